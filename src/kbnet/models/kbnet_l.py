@@ -1,0 +1,123 @@
+"""KBNet-L: the U-Net with concatenated skips and transposed attention (arXiv 2303.02881, section 3.3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kbnet.errors import InvalidInputError
+from kbnet.models.kbnet_s import run
+from kbnet.nn import FullFrame, KBBlockL
+from kbnet.nn.layers import coefficient_width
+
+LEVELS = 4
+
+
+@dataclass(frozen=True)
+class KBNetLConfig:
+    """Settings of a KBNet-L; the defaults are the published deraining and defocus deblurring network.
+
+    Attributes:
+        channels: of the image, 3 or 1.
+        width: channels of the first level; doubled at each further one.
+        blocks: blocks of the four levels, the last one being the lowest resolution; the decoder mirrors the first three.
+        refinement_blocks: blocks at full resolution after the decoder.
+        heads: attention heads of the four levels.
+        expansion: hidden width of the fusion over its channels.
+        bias: whether convolutions outside the channel branch and the coefficient head have biases.
+        bases, group_channels, kernel_size: N, G and k of kernel basis attention.
+        coefficient_limit: upper bound of the coefficient head's hidden width.
+    """
+
+    channels: int = 3
+    width: int = 48
+    blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
+    refinement_blocks: int = 4
+    heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    expansion: float = 1.5
+    bias: bool = False
+    bases: int = 32
+    group_channels: int = 2
+    kernel_size: int = 3
+    coefficient_limit: int = 24
+
+    def __post_init__(self) -> None:
+        if len(self.blocks) != LEVELS or len(self.heads) != LEVELS:
+            raise InvalidInputError(f"expected {LEVELS} levels in blocks and heads, got {self.blocks} and {self.heads}")
+
+
+class KBNetL(nn.Module):
+    """KBNet-L, [B,channels,H,W] -> the same shape; H and W must be multiples of 8.
+
+    Values are nominally in [0,1] and are not clipped.
+
+    Raises:
+        InvalidInputError: the input is not [B,channels,H,W], or its sides are not multiples of `input_multiple`.
+    """
+
+    family = "kbnet-l"
+    input_multiple = 2 ** (LEVELS - 1)
+
+    def __init__(self, config: KBNetLConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or KBNetLConfig()
+        w, counts, heads = config.width, config.blocks, config.heads
+        self.first = nn.Conv2d(config.channels, w, 3, padding=1, bias=False)
+        self.encoder = nn.ModuleList(self._stage(w * 2**i, counts[i], heads[i]) for i in range(3))
+        self.downsample = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(w * 2**i, w * 2**i // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
+            for i in range(3)
+        )
+        self.middle = self._stage(w * 8, counts[3], heads[3])
+        # From the lowest resolution up: levels 3, 2 and 1. Level 1 keeps both halves of its concatenation.
+        self.upsample = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(w * 2**i, w * 2**i * 2, 3, padding=1, bias=False), nn.PixelShuffle(2))
+            for i in (3, 2, 1)
+        )
+        self.reduce = nn.ModuleList(nn.Conv2d(w * 2**i * 2, w * 2**i, 1, bias=config.bias) for i in (2, 1))
+        self.decoder = nn.ModuleList(self._stage(w * 2 ** max(i, 1), counts[i], heads[i]) for i in (2, 1, 0))
+        self.refinement = self._stage(w * 2, config.refinement_blocks, heads[0])
+        self.last = nn.Conv2d(w * 2, config.channels, 3, padding=1, bias=False)
+
+    def _stage(self, width: int, count: int, heads: int) -> nn.ModuleList:
+        c = self.config
+        return nn.ModuleList(
+            KBBlockL(
+                width,
+                heads,
+                coefficient_width=coefficient_width(width, c.coefficient_limit),
+                bases=c.bases,
+                group_channels=c.group_channels,
+                kernel_size=c.kernel_size,
+                expansion=c.expansion,
+                bias=c.bias,
+            )
+            for _ in range(count)
+        )
+
+    def forward(self, image: Tensor, context: FullFrame | None = None) -> Tensor:
+        height, width = image.shape[-2:]
+        multiple = self.input_multiple
+        if image.ndim != 4 or image.shape[1] != self.config.channels or height % multiple or width % multiple:
+            raise InvalidInputError(
+                f"expected an image [B,{self.config.channels},H,W] with sides that are multiples of {multiple}, "
+                f"got {list(image.shape)}; pad it, or use a Restorer, which does"
+            )
+        context = context or FullFrame()
+        context.begin(height)
+
+        x = self.first(image)
+        skips = []
+        for stage, down in zip(self.encoder, self.downsample, strict=True):
+            x = run(stage, x, context)
+            skips.append(x)
+            x = down(x)
+        x = run(self.middle, x, context)
+        for level, (stage, up) in enumerate(zip(self.decoder, self.upsample, strict=True)):
+            x = torch.cat([up(x), skips.pop()], dim=1)
+            if level < len(self.reduce):
+                x = self.reduce[level](x)
+            x = run(stage, x, context)
+        x = run(self.refinement, x, context)
+        y: Tensor = self.last(x) + image
+        return y

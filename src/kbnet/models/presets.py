@@ -1,0 +1,77 @@
+"""Every network with a name: one table of settings."""
+
+from dataclasses import fields, replace
+
+from torch import nn
+
+from kbnet.errors import InvalidInputError, UnknownModelError
+from kbnet.models.kbnet_l import KBNetL, KBNetLConfig
+from kbnet.models.kbnet_s import KBNetS, KBNetSConfig
+
+Config = KBNetSConfig | KBNetLConfig
+Network = KBNetS | KBNetL
+
+PRESETS: dict[str, Config] = {
+    # The authors' (arXiv 2303.02881, section 4.1): one set of weights per noise level, or per data set.
+    "kbnet-s-gaussian-color": KBNetSConfig(),
+    "kbnet-s-gaussian-gray": KBNetSConfig(channels=1),
+    "kbnet-s-real": KBNetSConfig(lightweight=True, ffn_scale=1.5),
+    "kbnet-l-derain": KBNetLConfig(),
+    "kbnet-l-defocus": KBNetLConfig(),
+    # Ours, for CPUs: most of the work at low resolution, few bases, two million parameters.
+    "kbnet-nano": KBNetSConfig(
+        width=16, encoder_blocks=(1, 2, 2, 2), middle_blocks=2, decoder_blocks=(2, 2, 1, 1), bases=8, lightweight=True
+    ),
+    "kbnet-nano-gray": KBNetSConfig(
+        channels=1,
+        width=16,
+        encoder_blocks=(1, 2, 2, 2),
+        middle_blocks=2,
+        decoder_blocks=(2, 2, 1, 1),
+        bases=8,
+        lightweight=True,
+    ),
+}
+
+
+def preset_config(preset: str, **overrides: object) -> Config:
+    """Settings of a preset, some of them replaced.
+
+    Raises:
+        UnknownModelError: there is no such preset.
+        InvalidInputError: an override is no setting of this family of networks.
+    """
+    if preset not in PRESETS:
+        raise UnknownModelError(f"expected a preset, one of {', '.join(PRESETS)}; got {preset!r}")
+    config = PRESETS[preset]
+    known = {field.name for field in fields(config)}
+    if unknown := set(overrides) - known:
+        raise InvalidInputError(
+            f"expected settings of {preset} among {', '.join(sorted(known))}; got {', '.join(sorted(unknown))}"
+        )
+    return replace(config, **overrides)  # type: ignore[arg-type]  # names were checked; values are checked by the network
+
+
+def build(config: Config) -> Network:
+    """A network with these settings and random weights, in training mode."""
+    return KBNetS(config) if isinstance(config, KBNetSConfig) else KBNetL(config)
+
+
+def create_model(preset: str, **overrides: object) -> Network:
+    """A network by preset name with random weights, in training mode.
+
+    Raises:
+        UnknownModelError: there is no such preset.
+        InvalidInputError: an override is no setting of this family of networks, or contradicts another.
+
+    Example:
+        >>> import kbnet
+        >>> kbnet.create_model("kbnet-nano", width=8).config.width
+        8
+    """
+    return build(preset_config(preset, **overrides))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of learned values."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,28 @@
+"""Layers and blocks built on the operator; each `forward` takes the `Context` that its averages over the image come from."""
+
+from kbnet.nn.blocks import KBBlockL, KBBlockS, MultiAxisFusion
+from kbnet.nn.context import FullFrame, Gather, Local, Shared
+from kbnet.nn.layers import (
+    ChannelBranch,
+    CoefficientHead,
+    KernelBasisAttention,
+    LayerNorm2d,
+    SimpleGate,
+    TransposedAttention,
+)
+
+__all__ = [
+    "ChannelBranch",
+    "CoefficientHead",
+    "FullFrame",
+    "Gather",
+    "KBBlockL",
+    "KBBlockS",
+    "KernelBasisAttention",
+    "LayerNorm2d",
+    "Local",
+    "MultiAxisFusion",
+    "Shared",
+    "SimpleGate",
+    "TransposedAttention",
+]

@@ -1,0 +1,143 @@
+"""The layers KBNet is made of."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kbnet.errors import InvalidInputError
+from kbnet.nn.context import FullFrame
+from kbnet.ops import kernel_basis_attention
+
+
+class LayerNorm2d(nn.Module):
+    """Normalise the channels of each pixel, [B,C,H,W] -> [B,C,H,W]; biased variance, eps 1e-6, affine."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In channels-last memory the permuted view is contiguous, and the fused kernel reads it as it lies.
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+class SimpleGate(nn.Module):
+    """Multiply one half of the channels by the other, [B,2C,H,W] -> [B,C,H,W] (NAFNet, arXiv 2204.04676)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=1)
+        return first * second
+
+
+class KernelBasisAttention(nn.Module):
+    """The N kernel bases, and the operator with them; a thin wrapper of `kbnet.ops.kernel_basis_attention`.
+
+    Args:
+        channels: C, of input and output.
+        bases: N.
+        group_channels: G, input channels read by each output channel; divides C.
+        kernel_size: k, odd.
+    """
+
+    def __init__(self, channels: int, bases: int = 32, group_channels: int = 4, kernel_size: int = 3) -> None:
+        super().__init__()
+        if channels % group_channels:
+            raise InvalidInputError(f"expected channels divisible by {group_channels} per group, got {channels}")
+        self.taps = (group_channels, kernel_size, kernel_size)
+        # [N,C,G*k*k] rather than [N,C,G,k,k]: Module.to(memory_format=torch.channels_last) fails on a parameter of rank 5.
+        self.weight = nn.Parameter(torch.empty(bases, channels, math.prod(self.taps)))
+        self.bias = nn.Parameter(torch.empty(bases, channels))
+        # What Kaiming's uniform rule with a = sqrt(5) gives on the authors' [1, N, C*G*k*k] tensor.
+        bound = 1 / math.sqrt(bases * channels * group_channels * kernel_size**2)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """x [B,C,H,W], coefficients [B,N,H,W] -> [B,C,H,W]."""
+        return kernel_basis_attention(x, coefficients, self.weight.unflatten(2, self.taps), self.bias)
+
+
+def coefficient_width(channels: int, limit: int) -> int:
+    """Hidden width of the coefficient head: the largest even divisor of `channels` that is not over `limit`.
+
+    At the authors' widths this is their rule, min(channels, limit), with 32 in KBNet-S and 24 in KBNet-L.
+
+    Raises:
+        InvalidInputError: `channels` is odd.
+    """
+    for width in range(min(channels, limit), 1, -1):
+        if channels % width == 0 and width % 2 == 0:
+            return width
+    raise InvalidInputError(f"expected an even number of channels, got {channels}")
+
+
+class CoefficientHead(nn.Module):
+    """Predict each pixel's mixing coefficients, [B,C,H,W] -> [B,N,H,W] (section 3.1 of the paper).
+
+    `head(x) * scale + projection(x)`: the head is a 3x3 convolution in `hidden` groups, a SimpleGate and a 1x1 convolution.
+    """
+
+    def __init__(self, channels: int, bases: int, hidden: int) -> None:
+        super().__init__()
+        if channels % hidden or hidden % 2:
+            raise InvalidInputError(f"expected an even hidden width that divides {channels} channels, got {hidden}")
+        self.grouped = nn.Conv2d(channels, hidden, 3, padding=1, groups=hidden)
+        self.gate = SimpleGate()
+        self.expand = nn.Conv2d(hidden // 2, bases, 1)
+        self.projection = nn.Conv2d(channels, bases, 1)
+        self.scale = nn.Parameter(torch.full((1, bases, 1, 1), 1e-2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.expand(self.gate(self.grouped(x))) * self.scale + self.projection(x)
+        return y
+
+
+class ChannelBranch(nn.Module):
+    """Weigh channels by their average over the image, [B,C,H,W] -> [B,D,1,1] (or [B,D,H,W] with a local context)."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, context: FullFrame) -> Tensor:
+        y: Tensor = self.mix(context.pool(x))
+        return y
+
+
+class TransposedAttention(nn.Module):
+    """Attention between channels instead of pixels, [B,C,H,W] -> [B,C,H,W] (Restormer, arXiv 2111.09881, section 3.1).
+
+    Per head, queries and keys are normalised to unit length along the pixels; the C/heads x C/heads attention matrix
+    depends on the image only through averages over its pixels, which is what `context` supplies.
+    """
+
+    def __init__(self, channels: int, heads: int, bias: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv = nn.Conv2d(channels, channels * 3, 1, bias=bias)
+        self.qkv_depthwise = nn.Conv2d(channels * 3, channels * 3, 3, padding=1, groups=channels * 3, bias=bias)
+        self.out = nn.Conv2d(channels, channels, 1, bias=bias)
+
+    def forward(self, x: Tensor, context: FullFrame) -> Tensor:
+        q, k, v = self.qkv_depthwise(self.qkv(x)).chunk(3, dim=1)
+        # Means over pixels: a sum would depend on the tile's size. The lengths' ratio is unchanged by it.
+        seen_q, seen_k = (self._per_head(context.pixels(t)) for t in (q, k))  # [B,heads,C/heads,pixels]
+        pixels = seen_q.shape[-1]
+        gram = context.share(seen_q @ seen_k.transpose(-2, -1) / pixels)
+        length_q = context.share(seen_q.square().mean(-1, keepdim=True)).sqrt()
+        length_k = context.share(seen_k.square().mean(-1, keepdim=True)).sqrt().transpose(-2, -1)
+        # F.normalize's eps of 1e-12 is on the length of a sum over pixels; on a mean it is smaller by sqrt(pixels).
+        eps = 1e-12 / math.sqrt(pixels)
+        attention = gram / (length_q.clamp_min(eps) * length_k.clamp_min(eps)) * self.temperature
+        y = attention.softmax(-1) @ self._per_head(v)
+        y = self.out(y.flatten(1, 2).unflatten(-1, x.shape[2:]))
+        return y
+
+    def _per_head(self, t: Tensor) -> Tensor:
+        return t.unflatten(1, (self.heads, -1)).flatten(3)

@@ -1,0 +1,133 @@
+"""Kernel basis attention in plain PyTorch: the executable specification of the operator.
+
+Every other backend is tested against this file. It is written as
+
+    y = sum_n a_n * (grouped_conv(x; W_n) + b_n)            (KBNet, arXiv 2303.02881, section 3.1, bases applied before mixing)
+
+which equals mixing a kernel per pixel and applying it, with the same number of multiply-adds, but needs no kernel per
+pixel. The N convolutions run as one, over one block of pixels at a time, so that scratch memory is bounded whatever
+the size of the image.
+
+Shapes: x [B,C,H,W], coefficients [B,N,H,W], weight [N,C,G,k,k], bias [N,C] -> [B,C,H,W], with C/G groups: output channel c
+reads the G input channels of its own group.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SCRATCH_BYTES = 48 * 2**20
+"""Size of the largest intermediate of one block, [B,N*C,h,w]; a block holds at most four such at once."""
+
+Block = tuple[slice, slice, slice]
+
+
+def blocks(batch: int, height: int, width: int, bytes_per_pixel: int, limit: int = SCRATCH_BYTES) -> Iterator[Block]:
+    """Cut [batch, height, width] into (images, rows, columns) blocks of at most `limit` bytes, rows whole if they fit."""
+    pixels = max(1, limit // bytes_per_pixel)
+    columns = min(width, pixels)
+    rows = min(height, max(1, pixels // max(1, columns)))
+    images = min(batch, max(1, pixels // max(1, rows * columns)))
+    for i in range(0, batch, images):
+        for r in range(0, height, rows):
+            for c in range(0, width, columns):
+                yield slice(i, i + images), slice(r, min(r + rows, height)), slice(c, min(c + columns, width))
+
+
+def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply the operator; see the module docstring for shapes. Half precisions are computed in float32."""
+    dtype = _compute_dtype(x)
+    stacked, stacked_bias = _stack(weight.to(dtype), bias.to(dtype))
+    groups = x.shape[1] // weight.shape[2]
+    y = torch.empty_like(x)
+    for i, rows, cols in _blocks_of(x, weight):
+        convolved = F.conv2d(_neighbourhood(x, i, rows, cols, weight.shape[-1] // 2).to(dtype), stacked, stacked_bias, groups=groups)
+        a = coefficients[i, :, rows, cols].to(dtype)
+        y[i, :, rows, cols] = _mix(_split(convolved, weight), a)
+    return y
+
+
+def backward(
+    dy: Tensor, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, coefficients, weight and bias, each in the shape and dtype of what it belongs to.
+
+    With z_n = a_n * dy: dW_n = corr(x, z_n), dx = sum_n grouped_conv_transpose(z_n; W_n),
+    da_n = sum_c dy[c] * (conv_n(x)[c] + b_n[c]), db_n = sum over pixels of z_n. The convolutions are computed again
+    rather than kept from the forward pass.
+    """
+    dtype = _compute_dtype(x)
+    stacked, stacked_bias = _stack(weight.to(dtype), bias.to(dtype))
+    groups = x.shape[1] // weight.shape[2]
+    dx, da = torch.zeros_like(x, dtype=dtype), torch.empty_like(coefficients)
+    dw, db = torch.zeros_like(stacked), torch.zeros_like(stacked_bias)
+    for i, rows, cols in _blocks_of(x, weight):
+        around = _neighbourhood(x, i, rows, cols, weight.shape[-1] // 2).to(dtype)
+        a, g = coefficients[i, :, rows, cols].to(dtype), dy[i, :, rows, cols].to(dtype)
+        convolved = _split(F.conv2d(around, stacked, stacked_bias, groups=groups), weight)
+        g_grouped = g.unflatten(1, (groups, 1, -1))
+        da[i, :, rows, cols] = (convolved * g_grouped).sum((1, 3))
+        del convolved
+        z = (g_grouped * a[:, None, :, None]).flatten(1, 3)  # [B,groups*N*G,h,w]
+        d_around, d_stacked, d_bias = torch.ops.aten.convolution_backward(
+            z, around, stacked, [z.shape[1]], [1, 1], [0, 0], [1, 1], False, [0, 0], groups, [True, True, True]
+        )
+        dw += d_stacked
+        db += d_bias
+        _add_inside(dx, d_around, i, rows, cols, weight.shape[-1] // 2)
+    dweight, dbias = _unstack(dw, db, weight)
+    return dx.to(x.dtype), da, dweight.to(weight.dtype), dbias.to(bias.dtype)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def _blocks_of(x: Tensor, weight: Tensor) -> Iterator[Block]:
+    n, c = weight.shape[:2]
+    itemsize = torch.finfo(_compute_dtype(x)).bits // 8
+    return blocks(x.shape[0], x.shape[2], x.shape[3], n * c * itemsize)
+
+
+def _stack(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The N grouped convolutions as one: [N,C,G,k,k] -> [C/G*N*G,G,k,k], output channels ordered (group, basis, out)."""
+    n, c, g = weight.shape[:3]
+    stacked = weight.unflatten(1, (c // g, g)).transpose(0, 1).flatten(0, 2)
+    return stacked.contiguous(), bias.unflatten(1, (c // g, g)).transpose(0, 1).flatten()
+
+
+def _unstack(stacked: Tensor, stacked_bias: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    n, c, g = weight.shape[:3]
+    back = stacked.unflatten(0, (c // g, n, g)).transpose(0, 1).flatten(1, 2)
+    return back.contiguous(), stacked_bias.view(c // g, n, g).transpose(0, 1).flatten(1)
+
+
+def _split(convolved: Tensor, weight: Tensor) -> Tensor:
+    """[B,C/G*N*G,h,w] -> [B,C/G,N,G,h,w]."""
+    n, c, g = weight.shape[:3]
+    return convolved.unflatten(1, (c // g, n, g))
+
+
+def _mix(convolved: Tensor, a: Tensor) -> Tensor:
+    """Weigh the bases by the coefficients [B,N,h,w] and add them up: [B,C/G,N,G,h,w] -> [B,C,h,w]."""
+    return (convolved * a[:, None, :, None]).sum(2).flatten(1, 2)
+
+
+def _neighbourhood(x: Tensor, i: slice, rows: slice, cols: slice, pad: int) -> Tensor:
+    """The block with `pad` more pixels on each side, zeros where it leaves the image."""
+    height, width = x.shape[2:]
+    top, bottom = max(rows.start - pad, 0), min(rows.stop + pad, height)
+    left, right = max(cols.start - pad, 0), min(cols.stop + pad, width)
+    outside = (left - (cols.start - pad), cols.stop + pad - right, top - (rows.start - pad), rows.stop + pad - bottom)
+    return F.pad(x[i, :, top:bottom, left:right], outside)
+
+
+def _add_inside(total: Tensor, part: Tensor, i: slice, rows: slice, cols: slice, pad: int) -> None:
+    """Add the gradient of a neighbourhood to that of the image, leaving out what lies in the zero padding."""
+    height, width = total.shape[2:]
+    top, bottom = max(rows.start - pad, 0), min(rows.stop + pad, height)
+    left, right = max(cols.start - pad, 0), min(cols.stop + pad, width)
+    y0, x0 = top - (rows.start - pad), left - (cols.start - pad)
+    total[i, :, top:bottom, left:right] += part[:, :, y0 : y0 + bottom - top, x0 : x0 + right - left]
