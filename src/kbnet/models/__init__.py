@@ -2,7 +2,7 @@
 
 from kbnet.models.kbnet_l import KBNetL, KBNetLConfig
 from kbnet.models.kbnet_s import KBNetS, KBNetSConfig
-from kbnet.models.presets import PRESETS, build, count_parameters, create_model, preset_config
+from kbnet.models.presets import PRESETS, Network, build, count_parameters, create_model, preset_config
 
 __all__ = [
     "PRESETS",
@@ -10,6 +10,7 @@ __all__ = [
     "KBNetLConfig",
     "KBNetS",
     "KBNetSConfig",
+    "Network",
     "build",
     "count_parameters",
     "create_model",
