@@ -1,18 +1,35 @@
 """The networks, their presets, and how their weights are loaded and saved."""
 
+from kbnet.models.catalogue import TASKS, CatalogueEntry, catalogue, find, list_models, load_model, resolve
+from kbnet.models.checkpoint import load_file, matching_presets, save_file, save_official
+from kbnet.models.cost import Cost, cost
 from kbnet.models.kbnet_l import KBNetL, KBNetLConfig
 from kbnet.models.kbnet_s import KBNetS, KBNetSConfig
-from kbnet.models.presets import PRESETS, Network, build, count_parameters, create_model, preset_config
+from kbnet.models.presets import PRESETS, Config, Network, build, count_parameters, create_model, preset_config
 
 __all__ = [
     "PRESETS",
+    "TASKS",
+    "CatalogueEntry",
+    "Config",
+    "Cost",
     "KBNetL",
     "KBNetLConfig",
     "KBNetS",
     "KBNetSConfig",
     "Network",
     "build",
+    "catalogue",
+    "cost",
     "count_parameters",
     "create_model",
+    "find",
+    "list_models",
+    "load_file",
+    "load_model",
+    "matching_presets",
     "preset_config",
+    "resolve",
+    "save_file",
+    "save_official",
 ]

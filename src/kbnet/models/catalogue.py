@@ -1,0 +1,134 @@
+"""The weights that ship in the package: what they are, where they come from, what they measured."""
+
+import hashlib
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from kbnet.errors import CheckpointError, UnknownModelError
+from kbnet.models.checkpoint import load_file
+from kbnet.models.presets import PRESETS, Network
+
+TASKS = ("denoise", "denoise-gray", "denoise-real", "derain", "deblur")
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One set of shipped weights.
+
+    Attributes:
+        name: by which `load_model` finds it.
+        task: what it restores; the entry marked `default` answers to the task's name too.
+        preset: the network.
+        file: name in the package's `weights` folder.
+        sha256: of that file; checked at loading.
+        parameters: number of learned values.
+        context: what the network sees of the image beyond its tile, the better one by measurement (see `kbnet.nn.context`).
+        summary: one line for people.
+        license: of the weights.
+        training_data: what they were trained on and the terms of those photographs.
+        recipe: file in the repository that trains them.
+        measured_by: the command that measured `metrics`.
+        metrics: measured figures by name, dB unless the name says otherwise.
+    """
+
+    name: str
+    task: str
+    default: bool
+    preset: str
+    file: str
+    sha256: str
+    parameters: int
+    context: str
+    summary: str
+    license: str
+    training_data: str
+    recipe: str
+    measured_by: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies in this installation."""
+        return _weights_folder() / self.file
+
+
+def _weights_folder() -> Path:
+    return Path(str(resources.files("kbnet") / "weights"))
+
+
+@cache
+def catalogue() -> dict[str, CatalogueEntry]:
+    """All shipped weights by name."""
+    table = tomllib.loads((_weights_folder() / "catalogue.toml").read_text(encoding="utf-8"))
+    return {name: CatalogueEntry(name=name, **entry) for name, entry in table.items()}
+
+
+def list_models(task: str | None = None) -> list[CatalogueEntry]:
+    """The shipped weights, of one task if it is given.
+
+    Raises:
+        UnknownModelError: there is no such task.
+
+    Example:
+        >>> import kbnet
+        >>> [model.name for model in kbnet.list_models("denoise") if model.default]
+        ['kbnet-nano-denoise']
+    """
+    if task is not None and task not in TASKS:
+        raise UnknownModelError(f"expected a task, one of {', '.join(TASKS)}; got {task!r}")
+    return [entry for entry in catalogue().values() if task in (None, entry.task)]
+
+
+def find(name: str) -> CatalogueEntry | None:
+    """The shipped weights of that name, or the default ones of the task of that name; None if there are none."""
+    by_task = (entry for entry in catalogue().values() if entry.default and entry.task == name)
+    return catalogue().get(name) or next(by_task, None)
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The weights file meant by a shipped model's name, a task's name, or a path.
+
+    Raises:
+        UnknownModelError: it is none of these, or a task or preset without shipped weights.
+        CheckpointError: a shipped file is not the one in the catalogue.
+    """
+    name = str(name_or_path)
+    if entry := find(name):
+        if hashlib.sha256(entry.path.read_bytes()).hexdigest() != entry.sha256:
+            raise CheckpointError(f"{entry.path} is not the file that was shipped; install kbnet again")
+        return entry.path
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = ", ".join(catalogue())
+    if name in PRESETS:
+        raise UnknownModelError(
+            f"{name} is a network without shipped weights; give the path of a weights file, or a shipped model: {shipped}"
+        )
+    if name in TASKS:
+        raise UnknownModelError(f"no weights ship for the task {name!r} yet; give --model PATH. Shipped: {shipped}")
+    raise UnknownModelError(
+        f"expected a shipped model ({shipped}), a task ({', '.join(TASKS)}) or the path of a weights file; got {name!r}"
+    )
+
+
+def load_model(name_or_path: str | Path) -> Network:
+    """A network with weights, in eval mode, float32, on the CPU.
+
+    Args:
+        name_or_path: a shipped model, a task (its default model), our own .safetensors file, or one of the authors'
+            checkpoints (.pth, any of their three layouts).
+
+    Raises:
+        UnknownModelError: there is no such model and no such file.
+        CheckpointError: the file is damaged, hostile, or of another network.
+
+    Example:
+        >>> import kbnet
+        >>> kbnet.load_model("denoise").family
+        'kbnet-s'
+    """
+    return load_file(resolve(name_or_path))
