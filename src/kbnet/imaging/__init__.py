@@ -1,0 +1,33 @@
+"""The only room that decodes and encodes picture files: bit depth, colour, alpha, orientation, profile.
+
+    file or bytes --read_photo--> Photo --(pixels restored elsewhere)--> plan_output, write_photo --> file or bytes
+
+>>> import numpy as np
+>>> photo = Photo(np.zeros((2, 3, 3), np.uint16))
+>>> again = read_photo(write_photo(photo, None, format="tiff"))
+>>> again.format, again.pixels.shape, again.bit_depth
+('tiff', (2, 3, 3), 16)
+"""
+
+from kbnet.imaging.photo import FORMATS, SUPPORTED_SUFFIXES, Metadata, Photo, Pixels, is_supported
+from kbnet.imaging.planning import over_white, plan_output, to_depth
+from kbnet.imaging.reading import DEFAULT_MAX_PIXELS, ImageInfo, probe, read_photo
+from kbnet.imaging.writing import encode, write_photo
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "FORMATS",
+    "SUPPORTED_SUFFIXES",
+    "ImageInfo",
+    "Metadata",
+    "Photo",
+    "Pixels",
+    "encode",
+    "is_supported",
+    "over_white",
+    "plan_output",
+    "probe",
+    "read_photo",
+    "to_depth",
+    "write_photo",
+]

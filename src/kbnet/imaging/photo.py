@@ -1,0 +1,124 @@
+"""What a decoded picture is: pixels, what is kept beside them, and where it came from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kbnet.errors import InvalidInputError
+
+Pixels = NDArray[np.uint8 | np.uint16]
+
+FORMATS = ("png", "jpeg", "tiff", "webp", "avif")
+SUFFIX_FORMATS = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".webp": "webp",
+    ".avif": "avif",
+}
+SUPPORTED_SUFFIXES = tuple(SUFFIX_FORMATS)
+"""File name endings that are read and written, lower case, with the dot."""
+
+
+def is_supported(path: Path | str) -> bool:
+    """Whether the file name ends as a picture that is read and written here; the file itself is not opened.
+
+    >>> is_supported("holiday.JPG"), is_supported("holiday.gif")
+    (True, False)
+    """
+    return Path(path).suffix.lower() in SUFFIX_FORMATS
+
+
+def printable(text: object) -> str:
+    """A name as one line that any terminal can print: control characters and undecodable bytes become escapes."""
+    shown = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What travels beside the pixels, as bytes that are not looked into more than needed.
+
+    `exif` starts at its TIFF header; its orientation is 1, for the pixels are upright, and it holds no thumbnail, which
+    would show the picture before restoration. `iptc` is JPEG's block of captions (APP13), which no other format takes
+    as it is. `resolution` is horizontal and vertical pixels per millimetre, or None where the file does not say.
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    resolution: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A decoded picture, upright, with all that is needed to write it back in kind.
+
+    `pixels` is [H,W] (gray) or [H,W,3] (colour), uint8 or uint16 over its whole range, never with alpha.
+    `alpha` is [H,W] of the same dtype, 0 for transparent, not premultiplied; it is carried and not restored.
+    `sample_bits` is the bits a sample had in the file (1 to 16), which 10-bit AVIF needs to stay 10-bit.
+    `lossless` says that the file's coding kept every sample, so that WebP can stay lossless.
+    `notes` holds one line for each thing that reading changed.
+
+    To write other pixels with the same surroundings: `dataclasses.replace(photo, pixels=restored)`.
+
+    Raises InvalidInputError when shapes or dtypes are not these, or the format is not one of FORMATS.
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None = None
+    format: str = "png"
+    icc_profile: bytes | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+    sample_bits: int = 0
+    lossless: bool = True
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_pixels(self.pixels)
+        shape = self.pixels.shape[:2]
+        if self.alpha is not None and (self.alpha.shape != shape or self.alpha.dtype != self.pixels.dtype):
+            raise InvalidInputError(
+                f"expected alpha of shape {shape} and dtype {self.pixels.dtype} like the pixels, "
+                f"got {self.alpha.shape} and {self.alpha.dtype}"
+            )
+        if self.format not in FORMATS:
+            raise InvalidInputError(f"expected a format among {', '.join(FORMATS)}, got {self.format!r}")
+        if self.sample_bits == 0:
+            object.__setattr__(self, "sample_bits", self.bit_depth)
+
+    @property
+    def bit_depth(self) -> int:
+        """8 or 16: the bits of one sample of `pixels`."""
+        return 8 * self.pixels.dtype.itemsize
+
+    @property
+    def height(self) -> int:
+        """Rows, after the picture was turned upright."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns, after the picture was turned upright."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether there is one channel."""
+        return self.pixels.ndim == 2
+
+
+def check_pixels(pixels: Any) -> None:
+    """Raise InvalidInputError unless `pixels` is a non-empty uint8 or uint16 array of [H,W] or [H,W,3]."""
+    if not isinstance(pixels, np.ndarray) or pixels.dtype not in (np.uint8, np.uint16):
+        kind = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise InvalidInputError(f"expected a uint8 or uint16 array of pixels, got {kind}")
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or 0 in pixels.shape:
+        raise InvalidInputError(
+            f"expected pixels of shape [H,W] or [H,W,3] with alpha kept apart, got {list(pixels.shape)}"
+        )

@@ -1,0 +1,317 @@
+"""Files and bytes into photos."""
+
+import io
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from kbnet.errors import ImageTooLargeError, InvalidInputError, UnreadableImageError, UnsupportedImageError
+from kbnet.imaging._vips import FAILURES, pyvips, reason
+from kbnet.imaging.metadata import exif_orientation, icc_name, upright_exif, upright_xmp
+from kbnet.imaging.photo import SUFFIX_FORMATS, Metadata, Photo, Pixels, printable
+from kbnet.imaging.sniff import Container, damaged, sniff
+
+DEFAULT_MAX_PIXELS = 250_000_000
+"""The largest picture read unless asked otherwise: above today's cameras, and within a few GB once decoded."""
+
+_LOADERS = {
+    "png": pyvips.Image.pngload_source,
+    "jpeg": pyvips.Image.jpegload_source,
+    "tiff": pyvips.Image.tiffload_source,
+    "webp": pyvips.Image.webpload_source,
+    "avif": pyvips.Image.heifload_source,
+}
+# "truncated" lets a cut TIFF through as noise, so all are read at "error". A JPEG with bad bytes in its middle fails at
+# "warning" only; cameras write harmless irregularities too, so that one is read again and noted rather than refused.
+_STRICTNESS = {"jpeg": ("warning", "error")}
+_SPACES = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3, "cmyk": 4}
+_KINDS = {"uchar": "8-bit integer", "ushort": "16-bit integer", "char": "signed 8-bit", "short": "signed 16-bit"}
+_KINDS |= {"uint": "32-bit integer", "int": "signed 32-bit", "float": "32-bit float", "double": "64-bit float"}
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a file's header says, for `kbnet info FILE`.
+
+    `width` and `height` are as shown, after `orientation` (EXIF, 1 to 8) was applied. `colour` is "gray", "RGB" or
+    "CMYK". `bit_depth` is the bits of one sample in the file, 1 to 16. `icc_name` is None without a profile.
+    """
+
+    format: str
+    width: int
+    height: int
+    colour: str
+    bit_depth: int
+    has_alpha: bool
+    orientation: int
+    icc_name: str | None
+
+
+@dataclass(frozen=True)
+class _Opened:
+    name: str
+    file: BinaryIO
+    data: bytes | None
+
+    def source(self) -> Any:
+        if self.data is not None:
+            return pyvips.Source.new_from_memory(self.data)
+        # The descriptor that was sniffed, not the path again: no other file can slip in between, and names that are
+        # not UTF-8 or that libvips would read options from are no matter.
+        self.file.seek(0)
+        return pyvips.Source.new_from_descriptor(self.file.fileno())
+
+
+def read_photo(source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
+    """Decode one picture, upright, with its alpha, colour profile and metadata kept beside it.
+
+    `source` is a path, or the bytes of a file. The format is told from the bytes, never from the name. 1, 2 and 4-bit
+    samples become 8-bit, 10 and 12-bit become 16-bit over the whole range, palettes become RGB, CMYK becomes
+    sRGB; whatever changes values or loses something has a line in `notes`.
+
+    Raises UnreadableImageError (missing, not allowed, not an image, cut short, damaged), UnsupportedImageError (an
+    animation, several pages, float samples, camera raw, another format), ImageTooLargeError (more than `max_pixels`,
+    told from the header before anything is decoded), InvalidInputError (`max_pixels` below 1).
+    """
+    if max_pixels < 1:
+        raise InvalidInputError(f"expected max_pixels of at least 1, got {max_pixels}")
+    with _opened(source) as opened:
+        container = sniff(opened.file, opened.name)
+        photo = _decode_strictly(opened, container, max_pixels)
+    notes = photo.notes
+    named = SUFFIX_FORMATS.get(Path(source).suffix.lower()) if isinstance(source, (str, Path)) else None
+    if named not in (None, container.format):
+        notes += (f"the file is named as {named} but holds {container.format}, and was read as that",)
+    return replace(photo, notes=notes)
+
+
+def probe(source: Path | str | bytes) -> ImageInfo:
+    """Read the header of one picture, of any size, without decoding it.
+
+    Raises UnreadableImageError and UnsupportedImageError as `read_photo` does, but for damage past the header.
+    """
+    with _opened(source) as opened:
+        container = sniff(opened.file, opened.name)
+        try:
+            image = _header(opened, container, "error")
+        except FAILURES as error:
+            raise damaged(opened.name, container.format, reason(error)) from None
+        orientation = _orientation(image, container)
+        width, height = image.width, image.height
+        if orientation >= 5:
+            width, height = height, width
+        profile = _blob(image, "icc-profile-data")
+        colour = {1: "gray", 4: "CMYK"}.get(_SPACES[image.interpretation], "RGB")
+        return ImageInfo(
+            format=container.format,
+            width=width,
+            height=height,
+            colour=colour,
+            bit_depth=_sample_bits(image),
+            has_alpha=bool(image.hasalpha()),
+            orientation=orientation,
+            icc_name=icc_name(profile) if profile else None,
+        )
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn stored pixels [H,W] or [H,W,C] the way EXIF orientation 1 to 8 says they are to be seen.
+
+    A view of the input where it can be; rows and columns change places for 5 to 8.
+    """
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+@contextmanager
+def _opened(source: Path | str | bytes) -> Iterator[_Opened]:
+    if isinstance(source, bytes):
+        yield _Opened("the image data", io.BytesIO(source), source)
+        return
+    name = printable(source)
+    try:
+        file = _open_file(Path(source), name)
+    except (OSError, ValueError) as error:
+        # ValueError: a name with a null byte
+        raise _not_readable(name, error) from None
+    with file:
+        try:
+            yield _Opened(name, file, file.getvalue() if isinstance(file, io.BytesIO) else None)
+        except OSError as error:
+            raise _not_readable(name, error) from None
+
+
+def _open_file(path: Path, name: str) -> BinaryIO:
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        # unbuffered: libvips reads through the same descriptor and so moves the same position
+        return cast("BinaryIO", path.open("rb", buffering=0))
+    if stat.S_ISFIFO(mode):
+        return io.BytesIO(path.read_bytes())
+    kind = "a folder" if stat.S_ISDIR(mode) else "a device or socket"
+    raise UnreadableImageError(f"{name}: expected an image file, got {kind}; give the path of a file")
+
+
+def _not_readable(name: str, error: OSError | ValueError) -> UnreadableImageError:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UnreadableImageError(f"{name}: cannot be read: {why.lower()}; check the path and its permissions")
+
+
+def _header(opened: _Opened, container: Container, level: str) -> Any:
+    """Open the picture lazily and refuse the kinds that are not handled; raises one of FAILURES for damage."""
+    image = _LOADERS[container.format](opened.source(), access="sequential", fail_on=level)
+    name, pages = opened.name, _number(image, "n-pages", 1)
+    if pages > 1:
+        if container.format == "webp":
+            what, cure = f"animations are not handled (WebP, {pages} frames)", "save the frames as separate PNG files"
+        else:
+            what, cure = f"files of several pages are not handled (this has {pages})", "save each page as its own file"
+        raise UnsupportedImageError(f"{name}: {what}; {cure}")
+    expected = _SPACES.get(image.interpretation)
+    if image.format not in ("uchar", "ushort"):
+        kind = _KINDS.get(image.format, str(image.format))
+        raise UnsupportedImageError(
+            f"{name}: expected 8 or 16-bit samples, got {kind}; convert it to a 16-bit TIFF or PNG, or give "
+            "kbnet.restore a float array"
+        )
+    if expected is None or image.bands - expected not in (0, 1) or (expected == 4 and image.bands != 4):
+        raise UnsupportedImageError(
+            f"{name}: expected gray, RGB or CMYK, at most with alpha, got {image.bands} channels of "
+            f"{image.interpretation}; convert it to RGB first"
+        )
+    return image
+
+
+def _decode_strictly(opened: _Opened, container: Container, max_pixels: int) -> Photo:
+    """Decode at the strictest level that the file passes, with a note where that is not the first."""
+    why = ""
+    notes: tuple[str, ...] = ()
+    # Only the words of a failure are kept: the exception would hold the half-decoded picture and its file open.
+    for level in _STRICTNESS.get(container.format, ("error",)):
+        try:
+            image = _header(opened, container, level)
+            _check_size(image, opened.name, max_pixels)
+            photo = _decode(image, container)
+            return replace(photo, notes=photo.notes + notes)
+        except FAILURES as error:
+            why = reason(error)
+            notes = ("the file holds irregular data; parts of the picture may be damaged, look at the result",)
+    raise damaged(opened.name, container.format, why)
+
+
+def _check_size(image: Any, name: str, max_pixels: int) -> None:
+    count = image.width * image.height
+    if count > max_pixels:
+        raise ImageTooLargeError(
+            f"{name}: {image.width} x {image.height} is {count / 1e6:.1f} megapixels, more than the limit of "
+            f"{max_pixels / 1e6:g}; if you trust the file, raise it with --max-pixels {count}"
+        )
+
+
+def _decode(image: Any, container: Container) -> Photo:
+    notes = list(container.notes)
+    sample_bits = _sample_bits(image)
+    if _number(image, "palette", 0):
+        notes.append("palette expanded to RGB")
+    elif sample_bits < 8:
+        notes.append(f"{sample_bits}-bit samples expanded to 8-bit")
+    orientation = _orientation(image, container)
+    if orientation != 1:
+        notes.append(f"turned upright (orientation {orientation})")
+    metadata, metadata_notes = _metadata(image, container)
+    image, profile, colour_notes = _to_rgb(image)
+    array = _pixels(image, sample_bits)
+    channels = 1 if image.bands < 3 else 3
+    alpha = array[:, :, channels] if image.hasalpha() else None
+    pixels = array[:, :, 0] if channels == 1 else array[:, :, :3]
+    return Photo(
+        pixels=np.ascontiguousarray(upright(pixels, orientation)),
+        alpha=None if alpha is None else np.ascontiguousarray(upright(alpha, orientation)),
+        format=container.format,
+        icc_profile=profile,
+        metadata=metadata,
+        sample_bits=sample_bits,
+        lossless=container.lossless,
+        notes=(*notes, *metadata_notes, *colour_notes),
+    )
+
+
+def _to_rgb(image: Any) -> tuple[Any, bytes | None, tuple[str, ...]]:
+    """Bring CMYK to sRGB; gray and RGB stay, with their profile."""
+    profile = _blob(image, "icc-profile-data")
+    if image.interpretation == "cmyk":
+        depth = 16 if image.format == "ushort" else 8
+        options = {"input_profile": "cmyk", "intent": "relative", "black_point_compensation": True, "depth": depth}
+        image = image.icc_transform("srgb", embedded=profile is not None, **options)
+        through = "its profile" if profile else "a generic profile, so colours are approximate"
+        return image, _blob(image, "icc-profile-data"), (f"CMYK converted to sRGB through {through}",)
+    return image, profile, ()
+
+
+def _pixels(image: Any, sample_bits: int) -> Pixels:
+    dtype = np.uint8 if image.format == "uchar" else np.uint16
+    shape = (image.height, image.width, image.bands)
+    array: Pixels = np.ndarray(shape, dtype, buffer=image.write_to_memory())
+    if dtype == np.uint16 and 8 < sample_bits < 16:
+        # libvips shifts 10 and 12-bit samples up, which leaves white below 65535
+        top = (1 << sample_bits) - 1
+        level = np.arange(65536, dtype=np.uint32) >> (16 - sample_bits)
+        array = ((level * 65535 + top // 2) // top).astype(np.uint16)[array]
+    return array
+
+
+def _metadata(image: Any, container: Container) -> tuple[Metadata, tuple[str, ...]]:
+    exif, xmp, iptc = _blob(image, "exif-data"), _blob(image, "xmp-data"), _blob(image, "iptc-data")
+    notes: list[str] = []
+    if xmp is not None and b"hdrgm:Version" in xmp:
+        # the packet describes a second picture that lies behind the first and is not carried along
+        xmp = None
+        notes.append("the HDR gain map is not kept; the standard picture is")
+    if iptc is not None and container.format != "jpeg":
+        # libvips hands over a quarter of what a TIFF holds, counting 4-byte words as bytes
+        iptc = None
+        notes.append("the IPTC caption block is not kept outside JPEG")
+    # libvips says 1.0 where the file says nothing
+    resolution = None if (image.xres, image.yres) == (1.0, 1.0) else (float(image.xres), float(image.yres))
+    return (
+        Metadata(
+            exif=upright_exif(exif) if exif else None,
+            xmp=upright_xmp(xmp) if xmp else None,
+            iptc=iptc,
+            resolution=resolution,
+        ),
+        tuple(notes),
+    )
+
+
+def _orientation(image: Any, container: Container) -> int:
+    if container.format == "avif":
+        # AVIF turns pictures by its own boxes, which the decoder has obeyed; its EXIF has no say
+        return 1
+    value = _number(image, "orientation", 0)
+    exif = _blob(image, "exif-data")
+    if value == 0 and exif:
+        value = exif_orientation(exif)
+    return value if 1 <= value <= 8 else 1
+
+
+def _sample_bits(image: Any) -> int:
+    return _number(image, "bits-per-sample", 16 if image.format == "ushort" else 8)
+
+
+def _number(image: Any, field: str, default: int) -> int:
+    return int(image.get(field)) if image.get_typeof(field) else default
+
+
+def _blob(image: Any, field: str) -> bytes | None:
+    return bytes(image.get(field)) or None if image.get_typeof(field) else None

@@ -1,0 +1,191 @@
+"""Which of the handled formats a file is, told from its first bytes; all else is refused by name.
+
+A loader is chosen by these bytes alone, so a file can never reach one of the many other loaders libvips has.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from kbnet.errors import UnreadableImageError, UnsupportedImageError
+from kbnet.imaging.metadata import first_directory
+
+_EXPECTED = "expected a PNG, JPEG, TIFF, WebP or AVIF image"
+_CONVERT = "convert it to PNG, JPEG, TIFF, WebP or AVIF first"
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+# Formats people do try, so that they read what theirs is called rather than "not an image".
+_STRANGERS = (
+    (b"BM", "a BMP image"),
+    (b"%PDF", "a PDF document"),
+    (b"8BPS", "a Photoshop document"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR image"),
+    (b"#?RADIANCE", "a Radiance HDR image"),
+    (b"<svg", "an SVG drawing"),
+    (b"FUJIFILMCCD-RAW", "a camera raw file"),
+    (b"IIRO", "a camera raw file"),
+    (b"IIRS", "a camera raw file"),
+    (b"IIU\0", "a camera raw file"),
+    (b"P4", "a PBM image"),
+    (b"P5", "a PGM image"),
+    (b"P6", "a PPM image"),
+)
+
+_NEW_SUBFILE_TYPE = 254
+_WIDTH, _HEIGHT = 256, 257
+_PHOTOMETRIC = 262
+_EXIF_IFD = 34665
+_DNG_VERSION = 50706
+# The longest side libvips takes; above it, it complains on stderr where no handler reaches.
+_MAX_SIDE = 100_000_000
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the first bytes tell: the format, whether its coding is lossless, and lines on what reading will lose."""
+
+    format: str
+    lossless: bool
+    notes: tuple[str, ...] = ()
+
+
+def sniff(file: BinaryIO, name: str) -> Container:
+    """Name the container, leaving the file's position anywhere.
+
+    Raises UnreadableImageError for what is no image, UnsupportedImageError for an image of another kind: another
+    format, an animation, a camera raw file, HEIC.
+    """
+    file.seek(0)
+    head = file.read(64)
+    if not head:
+        raise UnreadableImageError(f"{name}: the file is empty; {_EXPECTED}; get the file again from where it came")
+    if head.startswith(_PNG):
+        return _png(file, name)
+    if head.startswith(b"\xff\xd8\xff"):
+        return Container("jpeg", lossless=False)
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _tiff(file, name, head)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return Container("webp", lossless=_webp_is_lossless(file))
+    if head[4:8] == b"ftyp":
+        return _heif(file, name, head)
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        raise UnsupportedImageError(
+            f"{name}: GIF files, animated or not, are not handled; save the frame you want as PNG"
+        )
+    for magic, kind in _STRANGERS:
+        if head.startswith(magic):
+            raise UnsupportedImageError(f"{name}: this is {kind}, which is not handled; {_CONVERT}")
+    what = "text" if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head) else "data of no known image format"
+    raise UnreadableImageError(f"{name}: {_EXPECTED}, got {what}; check that this is the right file")
+
+
+def _png(file: BinaryIO, name: str) -> Container:
+    notes: list[str] = []
+    file.seek(len(_PNG))
+    # libvips reads only the first picture of an animated PNG and says nothing; the chunk that tells comes before IDAT.
+    for _ in range(1000):
+        header = file.read(8)
+        if len(header) < 8:
+            break
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"IDAT":
+            break
+        if kind == b"acTL":
+            frames = struct.unpack(">I", file.read(4).rjust(4, b"\0"))[0]
+            if frames > 1:
+                raise _animation(name, "PNG")
+            file.seek(length, 1)
+            continue
+        if kind == b"cICP":
+            notes.append("the PNG colour tag (cICP) is not kept; colours may look different if it was not sRGB")
+        file.seek(length + 4, 1)
+    return Container("png", lossless=True, notes=tuple(notes))
+
+
+def _tiff(file: BinaryIO, name: str, head: bytes) -> Container:
+    directory = first_directory(file)
+    if directory is None:
+        # BigTIFF, or damaged, on which libvips has the word
+        return Container("tiff", lossless=True)
+    # A camera raw file is a TIFF whose first picture is a small preview: restoring that would be a silent mistake.
+    values = directory.values
+    if max(values.get(_WIDTH, 0), values.get(_HEIGHT, 0)) > _MAX_SIDE:
+        raise damaged(name, "tiff", "senseless size")
+    if head[8:10] == b"CR" or _DNG_VERSION in values or values.get(_NEW_SUBFILE_TYPE, 0) & 1:
+        raise UnsupportedImageError(
+            f"{name}: camera raw files are not handled; develop it to a 16-bit TIFF or PNG in a raw converter first"
+        )
+    if values.get(_PHOTOMETRIC) in (8, 9, 10):
+        raise UnsupportedImageError(f"{name}: expected gray, RGB or CMYK, got Lab colours; convert it to RGB first")
+    notes = ("EXIF inside TIFF is not kept",) if _EXIF_IFD in values else ()
+    return Container("tiff", lossless=True, notes=notes)
+
+
+def _webp_is_lossless(file: BinaryIO) -> bool:
+    file.seek(12)
+    for _ in range(100):
+        header = file.read(8)
+        if len(header) < 8 or header[:4] == b"VP8 ":
+            return False
+        if header[:4] == b"VP8L":
+            return True
+        (length,) = struct.unpack("<I", header[4:])
+        file.seek(length + (length & 1), 1)
+    return False
+
+
+def _heif(file: BinaryIO, name: str, head: bytes) -> Container:
+    (size,) = struct.unpack(">I", head[:4])
+    file.seek(0)
+    box = file.read(min(max(size, 16), 4096))
+    brands = {box[8:12], *(box[i : i + 4] for i in range(16, len(box) - 3, 4))}
+    if b"avis" in brands:
+        raise _animation(name, "AVIF")
+    if b"avif" in brands:
+        return Container("avif", lossless=False, notes=_avif_notes(file, name))
+    if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}:
+        raise UnsupportedImageError(
+            f"{name}: HEIC photos are not handled, for want of a free decoder; export it as JPEG, PNG or AVIF first"
+        )
+    if b"crx " in brands:
+        raise UnsupportedImageError(
+            f"{name}: camera raw files are not handled; develop it to a 16-bit TIFF or PNG in a raw converter first"
+        )
+    raise UnsupportedImageError(f"{name}: {_EXPECTED}, got a video or another ISO media file; take a still from it")
+
+
+def _avif_notes(file: BinaryIO, name: str) -> tuple[str, ...]:
+    file.seek(0)
+    start = file.read(65536)
+    for size in re.finditer(rb"ispe....(.{4})(.{4})", start, re.DOTALL):
+        if max(int.from_bytes(side) for side in size.groups()) > _MAX_SIDE:
+            raise damaged(name, "avif", "senseless size")
+    at = start.find(b"colrnclx")
+    if at < 0 or len(start) < at + 12:
+        return ()
+    primaries, transfer = struct.unpack_from(">HH", start, at + 8)
+    if transfer in (16, 18):
+        raise UnsupportedImageError(f"{name}: HDR images (PQ or HLG) are not handled; convert it to an SDR image first")
+    if primaries not in (1, 2):
+        return (f"the AVIF colour tag (primaries {primaries}) is not kept; colours will be taken for sRGB",)
+    return ()
+
+
+def _animation(name: str, kind: str) -> UnsupportedImageError:
+    return UnsupportedImageError(f"{name}: animations are not handled ({kind}); save the frames as separate PNG files")
+
+
+def damaged(name: str, format: str, why: str = "") -> UnreadableImageError:
+    """The error for a file that begins as `format` and does not go on as one, with the decoder's words if any."""
+    kind = {"tiff": "TIFF", "webp": "WebP"}.get(format, format.upper())
+    said = f" ({why})" if why else ""
+    return UnreadableImageError(
+        f"{name}: expected a whole {kind} file, got one that is cut short or damaged{said}; "
+        "get the file again from where it came"
+    )

@@ -1,0 +1,228 @@
+"""Photos into files and bytes."""
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kbnet.errors import InvalidInputError, OutputError, OutputExistsError
+from kbnet.imaging._vips import FAILURES, pyvips, reason
+from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
+from kbnet.imaging.planning import format_of, plan_output
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_QUALITY = {"jpeg": 95, "webp": 95, "avif": 90}
+# What os.link answers on file systems without hard links (FAT, some network and phone storage).
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+
+
+def write_photo(
+    photo: Photo,
+    target: Path | str | None,
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    bit_depth: int | None = None,
+    overwrite: bool = False,
+) -> bytes | None:
+    """Encode the photo and put it at `target` in one step, or return the bytes where `target` is None.
+
+    `format` is by default the one `target` is named as, else the photo's own. `quality` is 1 to 100, by default 95
+    (AVIF 90); PNG and TIFF are always lossless and take no notice of it, and WebP is lossless by default where the
+    photo's source was. JPEG and AVIF keep full chroma. `bit_depth` is 8 or 16, by default the photo's. What the format
+    cannot hold is reduced as `plan_output` says, each loss logged at INFO; call that first to show them.
+
+    The file appears whole or not at all, with the permissions of a new file (those of the file it replaces, when
+    overwriting); an interrupted write leaves nothing behind. A symbolic link is replaced, not followed.
+
+    Raises OutputExistsError (there is a file and `overwrite` is False, even one that appeared meanwhile), OutputError
+    (no such folder, not allowed, disk full), UnsupportedImageError (a format or size that cannot be written),
+    InvalidInputError (`quality` or `bit_depth` out of range, or `format` against the name of `target`).
+    """
+    path = None if target is None else Path(target)
+    chosen = _choose_format(photo, path, format)
+    if path is not None:
+        _check_target(path, overwrite)
+    planned, notes = plan_output(photo, chosen, bit_depth=bit_depth)
+    for note in notes:
+        log.info("%s: %s", "output" if path is None else printable(path), note)
+    data = encode(planned, quality=quality)
+    if path is None:
+        return data
+    _publish(data, path, overwrite)
+    return None
+
+
+def encode(photo: Photo, *, quality: int | None = None) -> bytes:
+    """The bytes of a file in the photo's own format; the photo is one that `plan_output` returned.
+
+    Encoding goes to memory, not to the file: a full disk is then a plain OSError with its reason, where libvips would
+    report an encoder that failed; the encoded file is small beside the decoded one.
+
+    Raises InvalidInputError for a quality outside 1 to 100, OutputError where the encoder fails.
+    """
+    if quality is not None and not 1 <= quality <= 100:
+        raise InvalidInputError(f"expected a quality from 1 to 100, got {quality}")
+    q = quality or _DEFAULT_QUALITY.get(photo.format, 95)
+    try:
+        image = _to_vips(photo)
+        if photo.format == "png":
+            return bytes(image.pngsave_buffer(bitdepth=photo.bit_depth, filter="all"))
+        if photo.format == "jpeg":
+            return bytes(image.jpegsave_buffer(Q=q, subsample_mode="off", optimize_coding=True))
+        if photo.format == "tiff":
+            # classic TIFF ends at 4 GB; deflate can grow noise a little
+            big = photo.pixels.nbytes > 3 << 30
+            return bytes(image.tiffsave_buffer(compression="deflate", predictor="horizontal", bigtiff=big))
+        if photo.format == "webp":
+            if photo.lossless and quality is None:
+                return bytes(image.webpsave_buffer(lossless=True, exact=True))
+            return bytes(image.webpsave_buffer(Q=q, smart_subsample=True, exact=True))
+        bits = 8 if photo.bit_depth == 8 else _avif_bits(photo)
+        # effort 2 of 9: above it libaom takes ten times as long to save nothing at this quality
+        options = {"compression": "av1", "subsample_mode": "off", "effort": 2}
+        return bytes(image.heifsave_buffer(Q=q, bitdepth=bits, **options))
+    except FAILURES as error:
+        raise OutputError(
+            f"the {photo.format} encoder failed ({reason(error) or 'no reason given'}); try another format, such as png"
+        ) from None
+
+
+def _choose_format(photo: Photo, path: Path | None, format: str | None) -> str:
+    named = None if path is None else SUFFIX_FORMATS.get(path.suffix.lower())
+    if format is not None:
+        chosen = format_of(format)
+        if named not in (None, chosen) and path is not None:
+            raise InvalidInputError(
+                f"{printable(path)}: the name says {named} but the format asked for is {chosen}; change one of them"
+            )
+        return chosen
+    if path is not None and path.suffix and named is None:
+        return format_of(path.suffix)
+    return named or photo.format
+
+
+def _to_vips(photo: Photo) -> Any:
+    pixels, alpha = photo.pixels, photo.alpha
+    if photo.format == "avif" and photo.bit_depth == 16:
+        bits = _avif_bits(photo)
+        pixels, alpha = _shifted(pixels, bits), None if alpha is None else _shifted(alpha, bits)
+    array = pixels if alpha is None else np.dstack([pixels, alpha])
+    bands = 1 if array.ndim == 2 else array.shape[2]
+    wide = photo.bit_depth == 16
+    image = pyvips.Image.new_from_memory(
+        np.ascontiguousarray(array).data, photo.width, photo.height, bands, "ushort" if wide else "uchar"
+    )
+    space = ("grey16" if wide else "b-w") if photo.is_gray else ("rgb16" if wide else "srgb")
+    metadata = photo.metadata
+    horizontal, vertical = metadata.resolution or (image.xres, image.yres)
+    image = image.copy(interpretation=space, xres=horizontal, yres=vertical)
+    blobs = {"icc-profile-data": photo.icc_profile, "xmp-data": metadata.xmp, "iptc-data": metadata.iptc}
+    blobs["exif-data"] = metadata.exif
+    for field, blob in blobs.items():
+        if blob:
+            image.set_type(pyvips.GValue.blob_type, field, blob)
+    # libvips writes the tag from this field, so it is 1 even if a caller's EXIF block says otherwise
+    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+    return image
+
+
+def _avif_bits(photo: Photo) -> int:
+    return 10 if photo.sample_bits == 10 else 12
+
+
+def _shifted(samples: Pixels, bits: int) -> Pixels:
+    """16-bit samples rounded to `bits` and put in the high bits, where libvips takes them from."""
+    top = (1 << bits) - 1
+    table = ((np.arange(65536, dtype=np.uint32) * top + 32767) // 65535) << (16 - bits)
+    result: Pixels = table.astype(np.uint16)[samples]
+    return result
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    """Refuse early what can be seen early, before minutes go into encoding; publishing checks again without a race."""
+    name = printable(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise OutputError(f"{name}: its folder does not exist; create it first") from None
+        return
+    except (OSError, ValueError) as error:
+        raise _failed(path, error) from None
+    if not stat.S_ISREG(mode):
+        raise OutputError(f"{name}: expected the name of a file to write, got a folder or device; choose another")
+    if not overwrite:
+        raise _exists(path)
+
+
+def _publish(data: bytes, path: Path, overwrite: bool) -> None:
+    # In the same folder, for a rename does not cross file systems; hidden and unguessable, so nothing can lie in wait.
+    temporary = path.parent / f".kbnet-{secrets.token_hex(8)}.part"
+    try:
+        _write(data, temporary)
+        if overwrite:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+            temporary.replace(path)
+        else:
+            _place_new(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except (OSError, ValueError) as error:
+        raise _failed(path, error) from None
+    finally:
+        # on success it has another name by now, or a second one; on any failure, Ctrl-C included, it is litter
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink(missing_ok=True)
+
+
+def _write(data: bytes, temporary: Path) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    # 0o666 less the umask: what any other program's new file gets, not the 0600 of tempfile
+    descriptor = os.open(temporary, flags, 0o666)
+    with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 (a descriptor)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(descriptor)
+
+
+def _place_new(temporary: Path, path: Path) -> None:
+    """Give the file its name unless that is taken, in one step that two programs cannot both win."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # claim the name with an empty file, then replace that
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            temporary.replace(path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _exists(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{printable(path)}: the file exists; choose another name or ask for overwriting")
+
+
+def _failed(path: Path, error: Exception) -> OutputError:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    cures = {
+        errno.ENOSPC: "free some space or write elsewhere",
+        errno.EDQUOT: "free some space or write elsewhere",
+        errno.EFBIG: "write elsewhere or raise the file size limit",
+        errno.ENAMETOOLONG: "choose a shorter name",
+    }
+    code = error.errno if isinstance(error, OSError) else None
+    cure = cures.get(code or 0, "check the folder and its permissions")
+    return OutputError(f"{printable(path)}: cannot be written: {why.lower()}; {cure}")
