@@ -73,7 +73,9 @@ class PhotoPatches:
                 continue
             self.photos.append(pixels)
         if not self.photos:
-            raise InvalidInputError(f"expected photos of at least {smallest_side} pixels a side, found none that can be read")
+            raise InvalidInputError(
+                f"expected photos of at least {smallest_side} pixels a side, found none that can be read"
+            )
         self.weights = torch.tensor([float(p.shape[0] * p.shape[1]) for p in self.photos])
 
     def batch(self, count: int, patch: int, generator: Generator) -> Tensor:

@@ -136,7 +136,9 @@ def _read_own(path: Path) -> tuple[Config, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("kbnet") != "1" or header.get("family") not in _CONFIGS:
-                raise CheckpointError(f"expected a kbnet weights file, got {path}, a .safetensors file of something else")
+                raise CheckpointError(
+                    f"expected a kbnet weights file, got {path}, a .safetensors file of something else"
+                )
             config = _config_of(header["family"], json.loads(header.get("settings", "")))
             return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError, UnicodeDecodeError) as error:

@@ -104,7 +104,9 @@ def from_official(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
         if key.endswith("kba.weight"):  # [1,N,C*G*k*k] -> [N,C,G*k*k]
             bias = renamed.get(key.removesuffix("weight") + "bias")
             if bias is None or tensor.ndim != 3 or bias.shape[-1] == 0 or tensor.shape[-1] % bias.shape[-1]:
-                raise CheckpointError(f"expected kernel bases [1,N,C*G*k*k] with biases [1,N,C], got {list(tensor.shape)}")
+                raise CheckpointError(
+                    f"expected kernel bases [1,N,C*G*k*k] with biases [1,N,C], got {list(tensor.shape)}"
+                )
             renamed[key] = tensor[0].unflatten(1, (bias.shape[-1], -1))
     for key, tensor in renamed.items():
         if key.endswith("kba.bias") and tensor.ndim == 3:

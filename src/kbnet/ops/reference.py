@@ -43,7 +43,9 @@ def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Te
     groups = x.shape[1] // weight.shape[2]
     y = torch.empty_like(x)
     for i, rows, cols in _blocks_of(x, weight):
-        convolved = F.conv2d(_neighbourhood(x, i, rows, cols, weight.shape[-1] // 2).to(dtype), stacked, stacked_bias, groups=groups)
+        convolved = F.conv2d(
+            _neighbourhood(x, i, rows, cols, weight.shape[-1] // 2).to(dtype), stacked, stacked_bias, groups=groups
+        )
         a = coefficients[i, :, rows, cols].to(dtype)
         y[i, :, rows, cols] = _mix(_split(convolved, weight), a)
     return y

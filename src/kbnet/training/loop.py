@@ -180,5 +180,3 @@ class Run:
 def _centre(photo: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     top, left = ((side - VALIDATION_CROP) // 2 for side in photo.shape[:2])
     return photo[top : top + VALIDATION_CROP, left : left + VALIDATION_CROP]
-
-

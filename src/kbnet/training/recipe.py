@@ -27,7 +27,9 @@ class DegradationSection(_Section):
     """How a clean patch becomes the network's input."""
 
     kind: Literal["gaussian"] = Field(description="white Gaussian noise, not clipped")
-    sigma: tuple[float, float] = Field(description="range of the standard deviation on the scale of 255, drawn per patch")
+    sigma: tuple[float, float] = Field(
+        description="range of the standard deviation on the scale of 255, drawn per patch"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "DegradationSection":

@@ -1,0 +1,52 @@
+"""How much memory there is, and how large a tile fits into it."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from kbnet.models import KBNetL, Network
+
+BUDGET_BYTES = 768 * 2**20
+"""Tiles are kept to this much even where there is more: larger ones are not faster, and other programs want memory too."""
+
+_FALLBACK_BYTES = 2 * 2**30
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes(device: torch.device) -> int:
+    """Free memory of a device, with a container's limit taken into account; a cautious guess where it cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [_FALLBACK_BYTES]
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                found = [int(line.split()[1]) * 1024]
+    except (OSError, ValueError):
+        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+            found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    try:
+        limit, used = (
+            (_CGROUP / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current")
+        )
+        if limit != "max":
+            found.append(max(int(limit) - int(used), 0))
+    except (OSError, ValueError):
+        pass  # no container, or one that does not say
+    return min(found)
+
+
+def bytes_per_pixel(network: Network) -> int:
+    """Peak activation memory of a forward pass over its input pixels, as measured, rounded up."""
+    # Measured on 1-megapixel inputs (benchmarks/memory.py): about as many live float32 values a pixel as this times the
+    # width. KBNet-L's first level has twice the width, and its queries, keys and values exist twice.
+    values = 26 if isinstance(network, KBNetL) else 11
+    return 4 * values * network.config.width
+
+
+def auto_tile(network: Network, device: torch.device) -> int:
+    """Side of the largest square tile that the budget and half the free memory allow, at least 128 pixels."""
+    budget = min(BUDGET_BYTES, available_bytes(device) // 2)
+    side = int((budget / bytes_per_pixel(network)) ** 0.5)
+    return max(128, side // 64 * 64)

@@ -1,0 +1,279 @@
+"""The Restorer: a network, where it runs, and how an image of any size goes through it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kbnet.errors import InvalidInputError
+from kbnet.inference.arrays import to_batch, to_channels
+from kbnet.inference.memory import auto_tile
+from kbnet.inference.tiles import Span, plan, reflect_pad, sample_crops
+from kbnet.models import Network, find, load_file, resolve
+from kbnet.nn import FullFrame, Gather, Local, Shared
+
+Progress = Callable[[int, int], None]
+ContextName = Literal["global", "local", "tile"]
+
+DEFAULT_OVERLAP = 64
+LOCAL_WINDOW = 128
+"""Pixels of the local context's window."""
+
+SAMPLE_SIDE, SAMPLE_HALO = 192, 32
+"""Crops from which the global context is gathered, and the border of each that is not averaged over, pixels."""
+
+_PADDING = 8  # the protocols of the paper pad to this by reflection; KBNet-S goes on to 16 with zeros by itself
+
+
+class Restorer:
+    """Restores images with one network; build it once and call it for every image.
+
+    Args:
+        network: a KBNet-S or KBNet-L.
+        device: "auto" (CUDA if there is one), or what torch.device takes.
+        dtype: "auto" or "float32", or "bfloat16" (the network's products in bfloat16 under autocast). float16 is refused:
+            it overflows in these networks and gives black or coloured images.
+        tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that fits
+            into the memory available.
+        overlap: pixels that neighbouring tiles share.
+        context: where averages over the image come from (`kbnet.nn.context`): "global" (one set for the whole image,
+            gathered from a sample of it, so that tiles fit together), "local" (a window around each pixel), "tile" (each
+            tile for itself, with visible seams), or "auto".
+        ensemble: average over the eight flips and quarter turns; eight times the work, usually 0.05 to 0.1 dB better.
+
+    Raises:
+        InvalidInputError: an argument is none of these.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        tile: int | Literal["auto"] = "auto",
+        overlap: int | None = None,
+        context: ContextName | Literal["auto"] = "auto",
+        ensemble: bool = False,
+        name: str | None = None,
+    ) -> None:
+        self.device = _device(device)
+        self.dtype = _dtype(dtype)
+        self.network: Network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
+        self.tile = tile
+        if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0 or 0 < tile < 64):
+            raise InvalidInputError(f"expected tile 'auto', 0 for the full frame, or at least 64 pixels; got {tile!r}")
+        if overlap is not None and overlap < 0:
+            raise InvalidInputError(f"expected an overlap of 0 or more pixels, got {overlap}")
+        if context not in ("auto", "global", "local", "tile"):
+            raise InvalidInputError(f"expected context 'auto', 'global', 'local' or 'tile', got {context!r}")
+        self.context: ContextName = "global" if context == "auto" else context
+        self.overlap = overlap if overlap is not None else self._default_overlap()
+        self.ensemble = ensemble
+        self.name = name or self.network.family
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        tile: int | Literal["auto"] = "auto",
+        overlap: int | None = None,
+        context: ContextName | Literal["auto"] = "auto",
+        ensemble: bool = False,
+    ) -> "Restorer":
+        """A Restorer with shipped weights, by model or task name, or with those of a file (ours or the authors').
+
+        Raises:
+            UnknownModelError: there is no such model and no such file.
+            CheckpointError: the file is damaged, hostile, or of another network.
+
+        Example:
+            >>> import kbnet, numpy as np
+            >>> restorer = kbnet.Restorer.from_pretrained("denoise")
+            >>> restorer(np.zeros((48, 64, 3), np.uint8)).shape
+            (48, 64, 3)
+        """
+        entry = find(str(name_or_path))
+        if context == "auto" and entry is not None:
+            context = entry.context  # type: ignore[assignment]  # checked by __init__
+        return cls(
+            load_file(resolve(name_or_path)),
+            device=device,
+            dtype=dtype,
+            tile=tile,
+            overlap=overlap,
+            context=context,
+            ensemble=ensemble,
+            name=entry.name if entry else str(name_or_path),
+        )
+
+    def __call__(self, image: Any, *, strength: float = 1.0, progress: Progress | None = None) -> Any:
+        """Restore one image (or a batch of tensors) and return the same kind, shape and depth.
+
+        Args:
+            image: PIL.Image; numpy uint8, uint16 or float [H,W] or [H,W,3]; or torch float [B,C,H,W] with 1 or 3
+                channels. Floats are nominally in [0,1]; values outside reach the network as they are and the result is
+                not clipped. Integers are rounded half to even and clipped. Alpha of a PIL image is kept.
+            strength: 1 for the restored image, 0 for the input, between for a blend.
+            progress: called with (tiles done, tiles in all) after each tile.
+
+        Raises:
+            NonFiniteInputError: NaN or infinity in the image.
+            InvalidInputError: any other kind of image, or a strength outside [0,1].
+        """
+        if not 0 <= strength <= 1:
+            raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
+        original, back = to_batch(image)
+        batch, back_to_channels = to_channels(original, self.network.config.channels)
+        with torch.inference_mode():
+            restored = self._restore(batch, progress or (lambda done, total: None))
+            result = back_to_channels(restored.to(original.device))
+            if strength != 1:
+                result = original + strength * (result - original)
+        return back(result)
+
+    def describe(self) -> dict[str, Any]:
+        """How images are restored, as plain values for reports."""
+        return {
+            "model": self.name,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "tile": self.tile,
+            "overlap": self.overlap,
+            "context": self.context,
+            "ensemble": self.ensemble,
+        }
+
+    def _default_overlap(self) -> int:
+        # A local window must lie inside the tile for the pixels that the tile contributes.
+        return DEFAULT_OVERLAP + LOCAL_WINDOW if self.context == "local" else DEFAULT_OVERLAP
+
+    def _restore(self, batch: Tensor, progress: Progress) -> Tensor:
+        """[B,C,H,W] float32 -> the same, on the network's device; tiles are cut from one image at a time."""
+        turns = range(8) if self.ensemble else range(1)
+        total = 0
+
+        def advance(done: int, count: int) -> None:
+            progress(total + done, count * len(batch) * len(turns))
+
+        results = []
+        for image in batch.split(1):
+            result = torch.zeros_like(image)
+            for turn in turns:
+                turned = _turn(image, turn)
+                restored, count = self._restore_one(turned, advance)
+                result += _turn_back(restored, turn).to(result.device) / len(turns)
+                total += count
+            results.append(result)
+        return torch.cat(results)
+
+    def _restore_one(self, image: Tensor, progress: Progress) -> tuple[Tensor, int]:
+        """[1,C,H,W] -> the same and the number of tiles it took."""
+        height, width = image.shape[2:]
+        padded = reflect_pad(image, _PADDING)
+        side = auto_tile(self.network, self.device) if self.tile == "auto" else self.tile
+        side = side or max(padded.shape[2:])
+        multiple = self.network.input_multiple
+        side = max(side, multiple)
+        overlap = min(self.overlap, max(side - multiple, 0))
+        rows = plan(padded.shape[2], side, overlap, multiple)
+        cols = plan(padded.shape[3], side, overlap, multiple)
+        if len(rows) == len(cols) == 1:
+            context = Local(LOCAL_WINDOW) if self.context == "local" else FullFrame()
+            restored = self._forward(padded, context).float()
+        else:
+            restored = self._tiled(padded, rows, cols, progress)
+        progress(len(rows) * len(cols), len(rows) * len(cols))
+        return restored[:, :, :height, :width], len(rows) * len(cols)
+
+    def _tiled(self, image: Tensor, rows: list[Span], cols: list[Span], progress: Progress) -> Tensor:
+        context: FullFrame = FullFrame()
+        if self.context == "local":
+            context = Local(LOCAL_WINDOW)
+        elif self.context == "global":
+            context = Shared(self._gather(image, (rows[0].stop - rows[0].start) * (cols[0].stop - cols[0].start)))
+        result = torch.zeros_like(image)
+        for i, row in enumerate(rows):
+            for j, col in enumerate(cols):
+                tile = image[:, :, row.start : row.stop, col.start : col.stop]
+                weights = row.weights[:, None] * col.weights
+                restored = self._forward(tile, context).to(result.device, torch.float32)
+                result[:, :, row.start : row.stop, col.start : col.stop] += restored * weights.to(result.device)
+                progress(i * len(cols) + j + 1, len(rows) * len(cols))
+        return result
+
+    def _gather(self, image: Tensor, tile_pixels: int) -> list[Tensor]:
+        """The image's averages, from crops spread over a quarter of it, or as many as a tile has pixels if that is less."""
+        height, width = image.shape[2:]
+        multiple = self.network.input_multiple
+        side = min(SAMPLE_SIDE, height // multiple * multiple, width // multiple * multiple)
+        halo = SAMPLE_HALO if side == SAMPLE_SIDE else 0
+        corners = sample_crops(height, width, side, min(height * width // 4, tile_pixels), multiple)
+        crops = torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners])
+        context = Gather(halo)
+        self._forward(crops, context)
+        return context.means
+
+    def _forward(self, x: Tensor, context: FullFrame) -> Tensor:
+        x = x.to(self.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            y: Tensor = self.network(x, context)
+        return y
+
+
+def restore(image: Any, task: str = "denoise") -> Any:
+    """Restore an image with the task's default model; see `Restorer.__call__` for the kinds of image.
+
+    The model is loaded anew each time: for many images build a `Restorer`.
+
+    Args:
+        image: PIL.Image, numpy array or torch tensor.
+        task: "denoise", "denoise-gray", "denoise-real", "derain" or "deblur".
+
+    Raises:
+        UnknownModelError: no weights ship for the task.
+        InvalidInputError: not such an image.
+
+    Example:
+        >>> import kbnet, numpy as np
+        >>> kbnet.restore(np.zeros((32, 32, 3), np.uint8)).dtype
+        dtype('uint8')
+    """
+    return Restorer.from_pretrained(task)(image)
+
+
+def _turn(image: Tensor, turn: int) -> Tensor:
+    return torch.rot90(image.flip(3) if turn >= 4 else image, turn % 4, (2, 3))
+
+
+def _turn_back(image: Tensor, turn: int) -> Tensor:
+    image = torch.rot90(image, -(turn % 4), (2, 3))
+    return image.flip(3) if turn >= 4 else image
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InvalidInputError(f"expected a device of this machine, got {device!r}: {reason}") from error
+    return found
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name == "float16":
+        raise InvalidInputError(
+            "float16 overflows in these networks and gives black or coloured images; use bfloat16, which does not"
+        )
+    if name not in ("auto", "float32", "bfloat16"):
+        raise InvalidInputError(f"expected dtype 'auto', 'float32' or 'bfloat16', got {name!r}")
+    return torch.bfloat16 if name == "bfloat16" else torch.float32

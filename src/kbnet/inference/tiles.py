@@ -1,0 +1,96 @@
+"""How an image is cut into overlapping tiles and put together again without seams. Pure functions of sizes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kbnet.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis: pixels `start` to `stop`, and the share of each in the result."""
+
+    start: int
+    stop: int
+    weights: Tensor  # [stop - start], float32; over all spans of an axis they add up to one at every pixel
+
+
+def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
+    """Cut `length` pixels of one axis into spans of at most `tile` that share at least `overlap` with their neighbours.
+
+    Spans start at multiples of `multiple`, so that the network halves the resolution of every tile on the same grid as
+    that of the whole image; the last one ends with the image.
+
+    A quarter of the overlap next to each cut has no weight, since the network saw zeros beyond it; over the middle half
+    one tile fades into the next.
+
+    Raises:
+        InvalidInputError: the tile leaves no step after the overlap.
+    """
+    tile -= tile % multiple
+    step = (tile - overlap) // multiple * multiple
+    if length > tile and (step <= 0 or overlap < 0):
+        raise InvalidInputError(
+            f"expected an overlap from 0 to under the tile's {tile} pixels by at least {multiple}, got {overlap}; "
+            "give a larger tile or a smaller overlap"
+        )
+    if length <= tile:
+        return [Span(0, length, torch.ones(length))]
+    last = -(-(length - tile) // multiple) * multiple
+    count = -(-last // step) + 1
+    starts = [last * i // (count - 1) // multiple * multiple for i in range(count)]
+    bounds = [(start, min(start + tile, length)) for start in starts]
+    raw = [_fade(stop - start, overlap, first=start == 0, last=stop == length) for start, stop in bounds]
+    total = torch.zeros(length)
+    for (start, stop), weights in zip(bounds, raw, strict=True):
+        total[start:stop] += weights
+    return [Span(a, b, w / total[a:b]) for (a, b), w in zip(bounds, raw, strict=True)]
+
+
+def _fade(length: int, overlap: int, *, first: bool, last: bool) -> Tensor:
+    """Weights that rise from 0 to 1 over the middle half of the overlap at each end that is not the image's."""
+    position = torch.arange(length) + 0.5
+    margin, ramp = overlap / 4, max(overlap / 2, 1)
+    rise = ((position - margin) / ramp).clamp(0, 1)
+    weights = torch.ones(length)
+    if not first:
+        weights = weights * rise
+    if not last:
+        weights = weights * rise.flip(0)
+    # Where three tiles meet in a short axis all could be zero; a trace of weight keeps the sum above it.
+    return weights.clamp_min(1e-6)
+
+
+def reflect_pad(image: Tensor, multiple: int) -> Tensor:
+    """Mirror [B,C,H,W] at the bottom and the right up to multiples of `multiple`, however small the image is."""
+    for axis in (2, 3):
+        length = image.shape[axis]
+        extra = -length % multiple
+        if extra:
+            index = torch.arange(length + extra, device=image.device)
+            period = max(2 * (length - 1), 1)
+            index = index % period
+            image = image.index_select(axis, torch.minimum(index, period - index) if length > 1 else index * 0)
+    return image
+
+
+def sample_crops(height: int, width: int, side: int, pixels: int, multiple: int) -> list[tuple[int, int]]:
+    """Top-left corners of evenly spread side x side crops, at most `pixels` of them in all, at least one.
+
+    Corners lie on multiples of `multiple`; crops that would leave the image are moved inside.
+    """
+    count = max(1, pixels // (side * side))
+    rows = max(1, min(round((count * height / width) ** 0.5), count, height // side))
+    cols = max(1, min(count // rows, width // side))
+
+    def spread(length: int, number: int) -> list[int]:
+        room = length - side
+        if number == 1:
+            return [room // 2 // multiple * multiple]
+        # The middles of `number` equal parts of the axis.
+        centres = [(2 * i + 1) * length / (2 * number) for i in range(number)]
+        return [int(min(max(c - side / 2, 0), room)) // multiple * multiple for c in centres]
+
+    return [(top, left) for top in spread(height, rows) for left in spread(width, cols)]
