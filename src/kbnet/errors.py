@@ -85,4 +85,6 @@ class MissingExtraError(KBNetError, ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package {package!r}, which is not installed; run: pip install 'kbnet[{extra}]'")
+        super().__init__(
+            f"this needs the package {package!r}, which is not installed; run: pip install 'kbnet[{extra}]'"
+        )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from kbnet.errors import ImageError, InvalidInputError
-from kbnet.imaging import is_supported, read_photo
+from kbnet.imaging import is_supported, read_photo, to_depth
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +34,7 @@ def decode(path: Path, channels: int) -> Pixels:
     Raises:
         ImageError: the file cannot be read.
     """
-    pixels = read_photo(path).pixels
-    if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    pixels: Pixels = to_depth(read_photo(path).pixels, 8).astype(np.uint8, copy=False)
     if channels == 1 and pixels.ndim == 3:
         pixels = np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
     if channels == 3 and pixels.ndim == 2:
@@ -52,11 +50,11 @@ def split(paths: list[Path], every: int) -> tuple[list[Path], list[Path]]:
 class PhotoPatches:
     """Random patches of photographs held in memory as 8 bits; larger photos are drawn from more often.
 
-    A batch is a pure function of its generator, so a training run that knows its step needs no other position in the data.
+    A batch is a pure function of its generator: a training run that knows its step needs no other position in the data.
     """
 
     def __init__(self, paths: list[Path], channels: int, smallest_side: int) -> None:
-        """Decode the photos. One that cannot be read, or is under `smallest_side` pixels, is named in a warning and left out.
+        """Decode the photos; one that cannot be read or is under `smallest_side` is named in a warning and left out.
 
         Raises:
             InvalidInputError: none is left.

@@ -100,8 +100,8 @@ def _refuse_non_finite(finite: bool) -> None:
 def to_channels(batch: Tensor, channels: int) -> tuple[Tensor, Back]:
     """Fit colour or gray images [B,1|3,H,W] to a network of 1 or 3 channels, and the way back for its result.
 
-    Gray into a colour network is replicated and the result averaged. Colour into a gray network: the luma is restored and
-    its change added to the three colours, which keeps the chroma.
+    Gray into a colour network is replicated and the result averaged. Colour into a gray network: the luma is restored
+    and its change added to the three colours, which keeps the chroma.
     """
     have = batch.shape[1]
     if have == channels:

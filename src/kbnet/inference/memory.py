@@ -8,14 +8,14 @@ import torch
 from kbnet.models import KBNetL, Network
 
 BUDGET_BYTES = 768 * 2**20
-"""Tiles are kept to this much even where there is more: larger ones are not faster, and other programs want memory too."""
+"""Tiles are kept to this much even where there is more: larger ones are not faster, and others want memory too."""
 
 _FALLBACK_BYTES = 2 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory of a device, with a container's limit taken into account; a cautious guess where it cannot be told."""
+    """Free memory of a device, within a container's limit; a cautious guess where it cannot be told."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     found = [_FALLBACK_BYTES]

@@ -33,14 +33,14 @@ class Restorer:
     Args:
         network: a KBNet-S or KBNet-L.
         device: "auto" (CUDA if there is one), or what torch.device takes.
-        dtype: "auto" or "float32", or "bfloat16" (the network's products in bfloat16 under autocast). float16 is refused:
-            it overflows in these networks and gives black or coloured images.
+        dtype: "auto" or "float32", or "bfloat16" (the network's products in bfloat16 under autocast). float16 is
+            refused: it overflows in these networks and gives black or coloured images.
         tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that fits
             into the memory available.
         overlap: pixels that neighbouring tiles share.
         context: where averages over the image come from (`kbnet.nn.context`): "global" (one set for the whole image,
-            gathered from a sample of it, so that tiles fit together), "local" (a window around each pixel), "tile" (each
-            tile for itself, with visible seams), or "auto".
+            gathered from a sample of it, so that tiles fit together), "local" (a window around each pixel), "tile"
+            (each tile for itself, with visible seams), or "auto".
         ensemble: average over the eight flips and quarter turns; eight times the work, usually 0.05 to 0.1 dB better.
 
     Raises:
@@ -162,7 +162,7 @@ class Restorer:
             progress(total + done, count * len(batch) * len(turns))
 
         results = []
-        for image in batch.split(1):
+        for image in torch.split(batch, 1):
             result = torch.zeros_like(image)
             for turn in turns:
                 turned = _turn(image, turn)
@@ -208,7 +208,7 @@ class Restorer:
         return result
 
     def _gather(self, image: Tensor, tile_pixels: int) -> list[Tensor]:
-        """The image's averages, from crops spread over a quarter of it, or as many as a tile has pixels if that is less."""
+        """The image's averages, from crops spread over a quarter of it, or over a tile's worth if that is less."""
         height, width = image.shape[2:]
         multiple = self.network.input_multiple
         side = min(SAMPLE_SIDE, height // multiple * multiple, width // multiple * multiple)

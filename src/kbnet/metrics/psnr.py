@@ -8,7 +8,8 @@ from kbnet.errors import InvalidInputError
 
 def to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Clip to [0,1], scale to 255 and round half to even."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return rounded
 
 
 def psnr(image: NDArray[np.generic], reference: NDArray[np.generic], peak: float = 255.0) -> float:

@@ -25,7 +25,7 @@ class CatalogueEntry:
         file: name in the package's `weights` folder.
         sha256: of that file; checked at loading.
         parameters: number of learned values.
-        context: what the network sees of the image beyond its tile, the better one by measurement (see `kbnet.nn.context`).
+        context: where averages over the image come from, the better choice by measurement (`kbnet.nn.context`).
         summary: one line for people.
         license: of the weights.
         training_data: what they were trained on and the terms of those photographs.
@@ -106,7 +106,7 @@ def resolve(name_or_path: str | Path) -> Path:
     shipped = ", ".join(catalogue())
     if name in PRESETS:
         raise UnknownModelError(
-            f"{name} is a network without shipped weights; give the path of a weights file, or a shipped model: {shipped}"
+            f"{name} is a network without shipped weights; give a weights file, or a shipped model: {shipped}"
         )
     if name in TASKS:
         raise UnknownModelError(f"no weights ship for the task {name!r} yet; give --model PATH. Shipped: {shipped}")

@@ -158,7 +158,8 @@ def _config_of(family: str, settings: Any) -> Config:
             continue
         if want is None or not (type(value) is want or (want is float and type(value) is int)):
             raise TypeError(f"setting {name!r} is unknown or of the wrong type")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+    return kind(**values)
 
 
 def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
@@ -166,7 +167,8 @@ def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors and was not opened, since it could run code ({_first_line(error)})"
+            f"{path} is damaged, or holds more than tensors and was not opened, since it could run code "
+            f"({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError,
             AssertionError, OverflowError, MemoryError, RecursionError, zipfile.BadZipFile) as error:  # fmt: skip

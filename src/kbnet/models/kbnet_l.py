@@ -20,7 +20,7 @@ class KBNetLConfig:
     Attributes:
         channels: of the image, 3 or 1.
         width: channels of the first level; doubled at each further one.
-        blocks: blocks of the four levels, the last one being the lowest resolution; the decoder mirrors the first three.
+        blocks: blocks of the four levels, the lowest resolution last; the decoder mirrors the first three.
         refinement_blocks: blocks at full resolution after the decoder.
         heads: attention heads of the four levels.
         expansion: hidden width of the fusion over its channels.

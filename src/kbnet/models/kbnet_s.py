@@ -40,7 +40,8 @@ class KBNetSConfig:
     def __post_init__(self) -> None:
         if len(self.encoder_blocks) != len(self.decoder_blocks):
             raise InvalidInputError(
-                f"expected as many encoder as decoder levels, got {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
+                "expected as many encoder as decoder levels, "
+                f"got {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
             )
 
 

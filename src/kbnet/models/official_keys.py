@@ -143,6 +143,8 @@ def _replace(rows: Rows, key: str, side: int) -> tuple[str | None, str]:
     for row in sorted(rows, key=lambda row: -row[side].count(".")):
         pattern = re.escape(row[side]).replace(r"\#", r"(\d+)")
         if match := re.match(rf"{pattern}(?=\.|$)", key):
-            numbers = iter(match.groups())
-            return re.sub("#", lambda _: next(numbers), row[1 - side]), key[match.end() :]
+            path = row[1 - side]
+            for number in match.groups():
+                path = path.replace("#", number, 1)
+            return path, key[match.end() :]
     return None, key

@@ -80,10 +80,11 @@ class Shared(FullFrame):
 
 
 class Local(FullFrame):
-    """Pool the channel branch over a `window` x `window` neighbourhood, in input pixels, smaller at the borders.
+    """Pool the channel branch over a `window` x `window` neighbourhood, in input pixels.
 
-    The window shrinks with the resolution of the level. Averages come from sums along rows and columns, so the cost does
-    not depend on the window (test-time local converter, arXiv 2112.04491). Transposed attention keeps the full frame.
+    The window shrinks with the resolution of the level. Averages come from sums along rows and columns, so the cost
+    does not depend on the window (test-time local converter, arXiv 2112.04491). Transposed attention keeps the full
+    frame.
     """
 
     def __init__(self, window: int) -> None:
@@ -108,7 +109,7 @@ def sliding_mean(u: Tensor, window: int) -> Tensor:
     rows, cols = min(window, height), min(window, width)
     if rows == height and cols == width:
         return u.mean((2, 3), keepdim=True)
-    # A running sum over thousands of pixels loses digits in float32; differences of it are taken in float64 on one axis.
+    # A running sum over thousands of pixels loses digits in float32, so it is kept in float64.
     for axis, size in ((2, rows), (3, cols)):
         total = F.pad(u.cumsum(axis, dtype=torch.float64), (1, 0, 0, 0) if axis == 3 else (0, 0, 1, 0))
         length = total.shape[axis]

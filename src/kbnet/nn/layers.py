@@ -49,7 +49,7 @@ class KernelBasisAttention(nn.Module):
         if channels % group_channels:
             raise InvalidInputError(f"expected channels divisible by {group_channels} per group, got {channels}")
         self.taps = (group_channels, kernel_size, kernel_size)
-        # [N,C,G*k*k] rather than [N,C,G,k,k]: Module.to(memory_format=torch.channels_last) fails on a parameter of rank 5.
+        # [N,C,G*k*k] rather than [N,C,G,k,k]: Module.to(memory_format=torch.channels_last) fails on rank 5.
         self.weight = nn.Parameter(torch.empty(bases, channels, math.prod(self.taps)))
         self.bias = nn.Parameter(torch.empty(bases, channels))
         # What Kaiming's uniform rule with a = sqrt(5) gives on the authors' [1, N, C*G*k*k] tensor.
@@ -79,7 +79,8 @@ def coefficient_width(channels: int, limit: int) -> int:
 class CoefficientHead(nn.Module):
     """Predict each pixel's mixing coefficients, [B,C,H,W] -> [B,N,H,W] (section 3.1 of the paper).
 
-    `head(x) * scale + projection(x)`: the head is a 3x3 convolution in `hidden` groups, a SimpleGate and a 1x1 convolution.
+    `head(x) * scale + projection(x)`, where the head is a 3x3 convolution in `hidden` groups, a SimpleGate and a 1x1
+    convolution.
     """
 
     def __init__(self, channels: int, bases: int, hidden: int) -> None:
@@ -135,9 +136,10 @@ class TransposedAttention(nn.Module):
         # F.normalize's eps of 1e-12 is on the length of a sum over pixels; on a mean it is smaller by sqrt(pixels).
         eps = 1e-12 / math.sqrt(pixels)
         attention = gram / (length_q.clamp_min(eps) * length_k.clamp_min(eps)) * self.temperature
-        y = attention.softmax(-1) @ self._per_head(v)
-        y = self.out(y.flatten(1, 2).unflatten(-1, x.shape[2:]))
+        mixed = attention.softmax(-1) @ self._per_head(v)
+        y: Tensor = self.out(mixed.flatten(1, 2).unflatten(-1, x.shape[2:]))
         return y
 
     def _per_head(self, t: Tensor) -> Tensor:
-        return t.unflatten(1, (self.heads, -1)).flatten(3)
+        y: Tensor = t.unflatten(1, (self.heads, -1)).flatten(3)
+        return y

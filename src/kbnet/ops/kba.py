@@ -20,8 +20,8 @@ def kernel_basis_attention(
         kernel at pixel p:  K_p[c,j,u,v] = sum_n coefficients[n,p] * weight[n,c,j,u,v]
         y[c,p] = sum_{j,u,v} K_p[c,j,u,v] * x[group(c)*G + j, p + (u,v) - k//2]  +  sum_n coefficients[n,p] * bias[n,c]
 
-    Zero padding k//2, stride 1. Coefficients are unbounded: there is no softmax. Differentiable in all four tensors, any
-    memory format. Half precisions accumulate in float32.
+    Zero padding k//2, stride 1. Coefficients are unbounded: there is no softmax. Differentiable in all four tensors,
+    any memory format. Half precisions accumulate in float32.
 
     Args:
         x: features [B, C, H, W].

@@ -2,14 +2,14 @@
 
 Every other backend is tested against this file. It is written as
 
-    y = sum_n a_n * (grouped_conv(x; W_n) + b_n)            (KBNet, arXiv 2303.02881, section 3.1, bases applied before mixing)
+    y = sum_n a_n * (grouped_conv(x; W_n) + b_n)        (arXiv 2303.02881, section 3.1, bases applied before mixing)
 
 which equals mixing a kernel per pixel and applying it, with the same number of multiply-adds, but needs no kernel per
 pixel. The N convolutions run as one, over one block of pixels at a time, so that scratch memory is bounded whatever
 the size of the image.
 
-Shapes: x [B,C,H,W], coefficients [B,N,H,W], weight [N,C,G,k,k], bias [N,C] -> [B,C,H,W], with C/G groups: output channel c
-reads the G input channels of its own group.
+Shapes: x [B,C,H,W], coefficients [B,N,H,W], weight [N,C,G,k,k], bias [N,C] -> [B,C,H,W], with C/G groups: output
+channel c reads the G input channels of its own group.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ Block = tuple[slice, slice, slice]
 
 
 def blocks(batch: int, height: int, width: int, bytes_per_pixel: int, limit: int = SCRATCH_BYTES) -> Iterator[Block]:
-    """Cut [batch, height, width] into (images, rows, columns) blocks of at most `limit` bytes, rows whole if they fit."""
+    """Cut [batch, height, width] into (images, rows, columns) blocks under `limit` bytes, rows whole if they fit."""
     pixels = max(1, limit // bytes_per_pixel)
     columns = min(width, pixels)
     rows = min(height, max(1, pixels // max(1, columns)))
@@ -94,8 +94,8 @@ def _blocks_of(x: Tensor, weight: Tensor) -> Iterator[Block]:
 
 
 def _stack(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The N grouped convolutions as one: [N,C,G,k,k] -> [C/G*N*G,G,k,k], output channels ordered (group, basis, out)."""
-    n, c, g = weight.shape[:3]
+    """The N grouped convolutions as one: [N,C,G,k,k] -> [C/G*N*G,G,k,k], outputs ordered (group, basis, out)."""
+    c, g = weight.shape[1:3]
     stacked = weight.unflatten(1, (c // g, g)).transpose(0, 1).flatten(0, 2)
     return stacked.contiguous(), bias.unflatten(1, (c // g, g)).transpose(0, 1).flatten()
 
@@ -109,7 +109,8 @@ def _unstack(stacked: Tensor, stacked_bias: Tensor, weight: Tensor) -> tuple[Ten
 def _split(convolved: Tensor, weight: Tensor) -> Tensor:
     """[B,C/G*N*G,h,w] -> [B,C/G,N,G,h,w]."""
     n, c, g = weight.shape[:3]
-    return convolved.unflatten(1, (c // g, n, g))
+    parts: Tensor = convolved.unflatten(1, (c // g, n, g))
+    return parts
 
 
 def _mix(convolved: Tensor, a: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from kbnet.data import PhotoPatches, list_photos, split
 from kbnet.degradations import gaussian_noise
 from kbnet.errors import TrainingError
 from kbnet.metrics import gaussian_scores
-from kbnet.models import Network
+from kbnet.models import KBNetL, KBNetS, Network
 from kbnet.training import checkpoint
 from kbnet.training.recipe import Recipe
 from kbnet.training.schedule import learning_rate
@@ -56,7 +56,8 @@ class Run:
         self.recipe, self.folder = recipe, folder
         self.accelerator = accelerator or Accelerator()
         torch.manual_seed(recipe.run.seed)
-        model = recipe.create_model().to(memory_format=torch.channels_last)
+        model = recipe.create_model()
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stub
         self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.run.ema))
         self.ema.to(self.accelerator.device)
         o = recipe.optimizer
@@ -92,7 +93,8 @@ class Run:
 
     def averaged(self) -> Network:
         """The network with averaged weights, in eval mode."""
-        network: Network = self.ema.module.eval()
+        network = self.ema.module.eval()
+        assert isinstance(network, KBNetS | KBNetL)
         return network
 
     def _advance(self) -> tuple[float, float]:
@@ -108,7 +110,8 @@ class Run:
         value = float(self.accelerator.reduce(loss.detach(), "mean"))
         if not np.isfinite(value):
             raise TrainingError(
-                f"the loss became {value} at step {self.step}; lower optimizer.lr or clip_norm and resume from the last checkpoint"
+                f"the loss became {value} at step {self.step}; lower optimizer.lr or optimizer.clip_norm and resume "
+                "from the last checkpoint"
             )
         self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
         self.step += 1

@@ -127,7 +127,10 @@ class Recipe(_Section):
 def _set(table: dict[str, Any], dotted: str, text: str) -> None:
     *sections, name = dotted.split(".")
     for section in sections:
-        table = table[int(section)] if isinstance(table, list) else table.setdefault(section, {})
+        inner: Any = table.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"expected the dotted name of a field outside lists, as in optimizer.lr; got {dotted!r}")
+        table = inner
     try:
         table[name] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
