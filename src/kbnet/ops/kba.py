@@ -62,6 +62,8 @@ def _check(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Non
         )
     batch, channels, height, width = x.shape
     bases, weight_channels, group_channels, k, k_across = weight.shape
+    if bases < 1 or channels < 1:
+        raise InvalidInputError(f"expected at least one basis and one channel, got weight {list(weight.shape)}")
     if coefficients.shape != (batch, bases, height, width):
         raise InvalidInputError(
             f"expected coefficients [B,N,H,W] = {[batch, bases, height, width]}, got {list(coefficients.shape)}"
