@@ -26,6 +26,8 @@ Block = tuple[slice, slice, slice]
 
 def blocks(batch: int, height: int, width: int, bytes_per_pixel: int, limit: int = SCRATCH_BYTES) -> Iterator[Block]:
     """Cut [batch, height, width] into (images, rows, columns) blocks under `limit` bytes, rows whole if they fit."""
+    if 0 in (batch, height, width):
+        return
     pixels = max(1, limit // bytes_per_pixel)
     columns = min(width, pixels)
     rows = min(height, max(1, pixels // max(1, columns)))
@@ -63,7 +65,8 @@ def backward(
     dtype = _compute_dtype(x)
     stacked, stacked_bias = _stack(weight.to(dtype), bias.to(dtype))
     groups = x.shape[1] // weight.shape[2]
-    dx, da = torch.zeros_like(x, dtype=dtype), torch.empty_like(coefficients)
+    # In the dtype of x: a wider copy would be as large as the image. Only pixels where blocks meet are rounded twice.
+    dx, da = torch.zeros_like(x), torch.empty_like(coefficients)
     dw, db = torch.zeros_like(stacked), torch.zeros_like(stacked_bias)
     for i, rows, cols in _blocks_of(x, weight):
         around = _neighbourhood(x, i, rows, cols, weight.shape[-1] // 2).to(dtype)
@@ -80,7 +83,7 @@ def backward(
         db += d_bias
         _add_inside(dx, d_around, i, rows, cols, weight.shape[-1] // 2)
     dweight, dbias = _unstack(dw, db, weight)
-    return dx.to(x.dtype), da, dweight.to(weight.dtype), dbias.to(bias.dtype)
+    return dx, da, dweight.to(weight.dtype), dbias.to(bias.dtype)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
@@ -90,7 +93,8 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 def _blocks_of(x: Tensor, weight: Tensor) -> Iterator[Block]:
     n, c = weight.shape[:2]
     itemsize = torch.finfo(_compute_dtype(x)).bits // 8
-    return blocks(x.shape[0], x.shape[2], x.shape[3], n * c * itemsize)
+    # Below 64 values a pixel it is not the result that weighs most: the library pads a convolution's channels to 16.
+    return blocks(x.shape[0], x.shape[2], x.shape[3], max(n * c, 64) * itemsize)
 
 
 def _stack(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
