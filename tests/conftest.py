@@ -1,0 +1,52 @@
+"""What every test stands on: poisoned memory, and the authors' numbers."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import kbnet
+
+OFFICIAL = Path(__file__).parent / "fixtures" / "official"
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Make torch fill uninitialised memory with NaN, so that an output which is not written everywhere shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope="session")
+def official() -> Path:
+    """Folder of the authors' implementation's outputs; see tests/fixtures/README.md."""
+    return OFFICIAL
+
+
+@pytest.fixture(scope="session")
+def official_index() -> dict:
+    return json.loads((OFFICIAL / "index.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., str]:
+    """Run `run_python(code, *arguments)` in a process of its own, which must succeed in silence; its output."""
+    package = str(Path(kbnet.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+
+    def run(code: str, *arguments: str) -> str:
+        child = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment
+        )
+        assert (child.returncode, child.stderr) == (0, "")
+        return child.stdout
+
+    return run
