@@ -1,0 +1,52 @@
+"""What every results file says of the machine and the command that made it, and how results are written."""
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kbnet
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def facts() -> dict[str, Any]:
+    """The machine and the software, as far as they change a figure."""
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_plain, sys.argv[1:])]),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "kbnet": kbnet.__version__,
+        "backends": list(kbnet.ops.available_backends()),
+    }
+
+
+def write(name: str, results: dict[str, Any]) -> Path:
+    """Write results and the facts to benchmarks/results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"facts": facts(), **results}, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _plain(argument: str) -> str:
+    """Folders of this machine are nobody's business: an absolute path is written as its last part."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    wanted = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in found.get("flags", "").split()]
+    return f"{found.get('model name', platform.processor())} ({', '.join(wanted)})"
