@@ -5,9 +5,9 @@
 
 namespace kbnet {
 
-void forward(const Kernels& kernels, const ForwardCall& call, int threads);
+void forward(const Kernels& kernels, ForwardCall call, int threads);
 
 // dweight [N, C, G, k, k] and dbias [N, C] are written if call.want_weight.
-void backward(const Kernels& kernels, const BackwardCall& call, float* dweight, float* dbias, int threads);
+void backward(const Kernels& kernels, BackwardCall call, float* dweight, float* dbias, int threads);
 
 }  // namespace kbnet

@@ -99,7 +99,7 @@ using ParallelRegion = void (*)(void (*body)(void*), void* data, unsigned thread
 ParallelRegion openmp() {
     static const ParallelRegion found = [] {
         pthread_atfork(nullptr, nullptr, after_fork_in_child);
-        const char* wish = std::getenv("KBNET_THREADS");
+        const char* wish = std::getenv("KBNET_THREAD_SOURCE");
         if (wish && std::strcmp(wish, "own") == 0) return ParallelRegion{};
         return reinterpret_cast<ParallelRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     }();
@@ -118,6 +118,6 @@ void run_on_threads(int count, const std::function<void(int)>& task) {
         pool().run(count, job);
 }
 
-const char* threads_in_use() { return openmp() ? "openmp" : "own"; }
+const char* thread_source() { return openmp() ? "openmp" : "own"; }
 
 }  // namespace kbnet

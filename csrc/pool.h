@@ -16,6 +16,6 @@ namespace kbnet {
 void run_on_threads(int count, const std::function<void(int)>& task);
 
 // "openmp" or "own": which threads the next call would use.
-const char* threads_in_use();
+const char* thread_source();
 
 }  // namespace kbnet

@@ -1,35 +1,44 @@
-// The plain data that drivers, kernels and the Python module hand to one another.
+// The plain data that the Python module, the drivers and the kernels hand to one another.
 //
-// Only C-like structs here: this header is seen both by ordinary code and by the code compiled once per instruction
-// set, and an inline function seen by both could end up, after linking, using instructions the machine lacks.
+// This header is seen both by ordinary code and by code compiled for one instruction set. An ordinary inline function
+// could be emitted by both and merged by the linker into the wrong one, so those here are always inlined.
 #pragma once
 
 #include <cstdint>
 
+#define KBNET_INLINE __attribute__((always_inline)) inline
+
 namespace kbnet {
 
-// A float tensor [batch, channels, height, width] owned by someone else, in any memory format (strides in elements).
+// A tensor [batch, channels, height, width] owned by someone else, in any memory format (strides in elements).
 struct Tensor4 {
-    float* data;
+    void* data;
     int64_t stride_b, stride_c, stride_y, stride_x;
+    bool bfloat16;  // else float32
+
+    KBNET_INLINE int64_t at(int64_t b, int64_t c, int64_t y, int64_t x) const {
+        return b * stride_b + c * stride_c + y * stride_y + x * stride_x;
+    }
 };
 
 // Sizes of one call. Output channel c reads the `group` input channels of group c / group.
 struct Sizes {
     int64_t batch, channels, height, width;
-    int64_t bases;  // N
-    int64_t group;  // G
+    int64_t bases;   // N
+    int64_t group;   // G
     int64_t kernel;  // k, odd
 
-    int64_t groups() const { return channels / group; }
-    int64_t taps() const { return group * kernel * kernel; }  // weights of one output channel and one basis
+    KBNET_INLINE int64_t groups() const { return channels / group; }
+    KBNET_INLINE int64_t half() const { return kernel / 2; }
+    // Weights of one output channel and one basis.
+    KBNET_INLINE int64_t taps() const { return group * kernel * kernel; }
 };
 
 // A block of pixels: rows [row0, row0 + rows) of all images stacked on one another, columns [col0, col0 + cols).
 struct Strip {
     int64_t row0, rows, col0, cols;
 
-    int64_t pixels() const { return rows * cols; }
+    KBNET_INLINE int64_t pixels() const { return rows * cols; }
 };
 
 struct ForwardCall {
@@ -37,6 +46,7 @@ struct ForwardCall {
     Tensor4 x, coefficients, y;
     const float* weight;  // [N, C, G, k, k]
     const float* bias;    // [N, C]
+    float* packed;        // the weights of all groups as Kernels::forward_pack leaves them
 };
 
 struct BackwardCall {
@@ -44,27 +54,33 @@ struct BackwardCall {
     Tensor4 x, coefficients, dy;
     const float* weight;
     const float* bias;
-    Tensor4 dx, dcoefficients;  // data == nullptr: not wanted
-    bool want_weight;           // the bases and their biases
+    float* packed;
+    Tensor4 dx, dcoefficients;  // data == nullptr: not wanted; dx is float32 whatever x is
+    bool want_weight;           // the gradients of weight and bias
 };
 
-// Where one thread adds its share of a gradient.
+// What one thread of a backward call works on.
 struct BackwardShare {
-    // Rows of dx outside [band_begin, band_end) belong to other threads: they go to the two `edge` buffers instead,
-    // each [C, k/2, W], added to dx when everyone has finished.
+    int64_t group0, group1;
+    // Rows of dx outside [band_begin, band_end) belong to other threads: they go to two edge buffers [C, k/2, W]
+    // instead, which are added to dx when everyone has finished.
     int64_t band_begin, band_end;
     float* edge_above;
     float* edge_below;
-    // Partial sums [C/G, taps + 1, G * N padded]; the last tap is the bias.
+    // Sums over this thread's pixels, [group1 - group0][taps + 1][dweight_pitch]; the last tap is the bias.
     float* dweight;
 };
 
-// The entry points of one instruction set.
+// One build of the kernels.
 struct Kernels {
     const char* name;
-    int64_t (*forward_scratch)(const Sizes&, const Strip& largest);  // floats of scratch a thread needs
+    int64_t (*forward_packed)(const ForwardCall&);  // floats of packed weights of one group
+    void (*forward_pack)(const ForwardCall&, int64_t group, float* packed);
+    int64_t (*forward_scratch)(const ForwardCall&, const Strip& largest);  // floats of scratch of one thread
     void (*forward_strip)(const ForwardCall&, const Strip&, int64_t group0, int64_t group1, float* scratch);
-    int64_t (*backward_scratch)(const Sizes&, const Strip& largest);
+    int64_t (*backward_packed)(const BackwardCall&);
+    void (*backward_pack)(const BackwardCall&, int64_t group, float* packed);
+    int64_t (*backward_scratch)(const BackwardCall&, const Strip& largest);
     void (*backward_strip)(const BackwardCall&, const BackwardShare&, const Strip&, float* scratch);
     int64_t (*dweight_pitch)(const Sizes&);  // floats between the taps of BackwardShare::dweight
 };
