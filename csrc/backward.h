@@ -153,29 +153,28 @@ inline void add_dweight(const Sizes& s, const BackwardScratch& k, float* out, in
         outer_columns<1, kAccumulators / 2>(s, k, out + m, k.z + m, pixels);
 }
 
-// dx += planes, minding who owns which row
-inline void scatter_dx(const BackwardCall& call, const BackwardShare& share, const BackwardScratch& k,
-                       int64_t channel0, const Strip& strip) {
-    const Sizes& s = call.sizes;
-    const Tensor4& dx = call.dx;
+// window += planes: what the strip adds to its own rows of dx, and to those around them
+inline void add_to_window(const BackwardShare& share, const BackwardScratch& k, int64_t g, const Sizes& s,
+                          const Strip& strip) {
     const Inside inside(s, strip);
-    const int64_t n = inside.last - inside.first, col = strip.col0 - s.half() + inside.first;
+    const int64_t col = strip.col0 - s.half() + inside.first;
+    const int64_t channels = (share.group1 - share.group0) * s.group, channel = (g - share.group0) * s.group;
     for_each_segment(s, strip, [&](const Segment& seg) {
         for (int64_t r = 0; r < seg.rows + 2 * s.half(); ++r) {
-            const int64_t y = seg.y - s.half() + r, row = seg.image * s.height + y;
+            const int64_t y = seg.y - s.half() + r;
             if (y < 0 || y >= s.height) continue;
-            const float* from = k.planes + (seg.plane + r) * k.shape.pitch + inside.first;
-            for (int64_t c = channel0; c < channel0 + s.group; ++c, from += k.shape.channel) {
-                if (row < share.band_begin)
-                    add_row(share.edge_above + (c * s.half() + row - share.band_begin + s.half()) * s.width + col, 1,
-                            from, n);
-                else if (row >= share.band_end)
-                    add_row(share.edge_below + (c * s.half() + row - share.band_end) * s.width + col, 1, from, n);
-                else
-                    add_row(static_cast<float*>(dx.data) + dx.at(seg.image, c, y, col), dx.stride_x, from, n);
-            }
+            const int64_t row = seg.image * s.height + y - share.window_row0;
+            for (int64_t j = 0; j < s.group; ++j)
+                add_row(share.window + (row * channels + channel + j) * s.width + col,
+                        k.planes + j * k.shape.channel + (seg.plane + r) * k.shape.pitch + inside.first,
+                        inside.last - inside.first);
         }
     });
+}
+
+void write_dx_row(const BackwardCall& call, int64_t channel0, int64_t channels, int64_t row, const float* from) {
+    const Sizes& s = call.sizes;
+    write_pixels(call.dx, call.dx.at(row / s.height, channel0, row % s.height, 0), from, s.width, channels, s.width);
 }
 
 void backward_strip(const BackwardCall& call, const BackwardShare& share, const Strip& strip, float* scratch) {
@@ -211,7 +210,7 @@ void backward_strip(const BackwardCall& call, const BackwardShare& share, const 
             for_each_block<SetDtaps>(s, k, packed, pixels);
             fill(k.planes, k.shape.floats(s.group), 0.0f);
             fold(k.planes, k.shape, k.dtaps, k.pitch, s, strip);
-            scatter_dx(call, share, k, g * s.group, strip);
+            add_to_window(share, k, g, s, strip);
         }
     }
     if (want_da) scatter_panel(call.dcoefficients, 0, s.bases, k.dcoefficients, k.pitch, s, strip);

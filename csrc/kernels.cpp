@@ -25,8 +25,8 @@ namespace kbnet {
 // The only symbol that leaves this file.
 extern const Kernels KBNET_JOIN(kernels_, KBNET_ISA);
 const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
-    KBNET_TEXT(KBNET_ISA), forward_packed, forward_pack,     forward_scratch, forward_strip,
-    backward_packed,       backward_pack,  backward_scratch, backward_strip,  dweight_pitch,
+    KBNET_TEXT(KBNET_ISA), forward_packed,   forward_pack,   forward_scratch, forward_strip, backward_packed,
+    backward_pack,         backward_scratch, backward_strip, write_dx_row,    dweight_pitch,
 };
 
 }  // namespace kbnet

@@ -88,7 +88,6 @@ void backward(const AnyTensor4& dy, const AnyTensor4& x, const AnyTensor4& coeff
     if (dx) {
         expect_same_shape(x, *dx, "dx must have the shape of x");
         call.dx = view(*dx);
-        expect(!call.dx.bfloat16, "dx must be float32");
     }
     if (dcoefficients) {
         expect_same_shape(coefficients, *dcoefficients, "dcoefficients must have the shape of coefficients");

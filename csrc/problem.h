@@ -55,20 +55,16 @@ struct BackwardCall {
     const float* weight;
     const float* bias;
     float* packed;
-    Tensor4 dx, dcoefficients;  // data == nullptr: not wanted; dx is float32 whatever x is
+    Tensor4 dx, dcoefficients;  // data == nullptr: not wanted
     bool want_weight;           // the gradients of weight and bias
 };
 
 // What one thread of a backward call works on.
 struct BackwardShare {
     int64_t group0, group1;
-    // Rows of dx outside [band_begin, band_end) belong to other threads: they go to two edge buffers [C, k/2, W]
-    // instead, which are added to dx when everyone has finished.
-    int64_t band_begin, band_end;
-    float* edge_above;
-    float* edge_below;
-    // Sums over this thread's pixels, [group1 - group0][taps + 1][dweight_pitch]; the last tap is the bias.
-    float* dweight;
+    float* window;        // sums of dx, [rows][channels of these groups][W], the first row being
+    int64_t window_row0;  // this one of the stacked images
+    float* dweight;       // sums over this thread's pixels, [groups][taps + 1][dweight_pitch]; the last tap is the bias
 };
 
 // One build of the kernels.
@@ -82,6 +78,8 @@ struct Kernels {
     void (*backward_pack)(const BackwardCall&, int64_t group, float* packed);
     int64_t (*backward_scratch)(const BackwardCall&, const Strip& largest);
     void (*backward_strip)(const BackwardCall&, const BackwardShare&, const Strip&, float* scratch);
+    // Writes a row of dx, [channels][W], the row counted in the stacked images.
+    void (*write_dx_row)(const BackwardCall&, int64_t channel0, int64_t channels, int64_t row, const float* from);
     int64_t (*dweight_pitch)(const Sizes&);  // floats between the taps of BackwardShare::dweight
 };
 

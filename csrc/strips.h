@@ -128,7 +128,7 @@ inline void fold(float* planes, const Planes& shape, const float* taps, int64_t 
                     float* to = planes + j * shape.channel + (seg.plane + u) * shape.pitch + v;
                     const float* row = from + seg.first * strip.cols;
                     for (int64_t r = 0; r < seg.rows; ++r, to += shape.pitch, row += strip.cols)
-                        add_row(to, 1, row, strip.cols);
+                        add_row(to, row, strip.cols);
                 });
 }
 

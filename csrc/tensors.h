@@ -117,12 +117,11 @@ inline void write_pixels(const Tensor4& t, int64_t at, const float* from, int64_
         write_pixels(static_cast<float*>(t.data) + at, t.stride_c, t.stride_x, from, pitch, channels, n);
 }
 
-// to[i * step] += from[i]
-inline void add_row(float* to, int64_t step, const float* from, int64_t n) {
+// to[i] += from[i]
+inline void add_row(float* to, const float* from, int64_t n) {
     int64_t i = 0;
-    if (step == 1)
-        for (; i + kLanes <= n; i += kLanes) store(to + i, load(to + i) + load(from + i));
-    for (; i < n; ++i) to[i * step] += from[i];
+    for (; i + kLanes <= n; i += kLanes) store(to + i, load(to + i) + load(from + i));
+    for (; i < n; ++i) to[i] += from[i];
 }
 
 }  // namespace
