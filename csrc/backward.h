@@ -82,13 +82,28 @@ inline void product_rows(int64_t rows, float* out, int64_t out_pitch, const floa
         product_tile<V, 1>(out, out_pitch, left, weight, weight_row, weight_step, inner);
 }
 
+// Rounding errors grow with the length of a sum, and a sum of sums is shorter: long sums are cut into such pieces.
+constexpr int64_t kProductLength = 128, kPixelsLength = 64;
+
+// out[r] += sum_i weight[r][i] left[i] over all rows of `left`
+template <int V, int R>
+inline void product(int64_t rows, float* out, int64_t out_pitch, const float* left, const float* weight,
+                    int64_t weight_row, int64_t weight_step, int64_t inner) {
+    const int64_t pieces = (inner + kProductLength - 1) / kProductLength;
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+        const int64_t begin = inner * piece / pieces, end = inner * (piece + 1) / pieces;
+        product_rows<V, R>(rows, out, out_pitch, left + begin * kBlock, weight + begin * weight_step, weight_row,
+                           weight_step, end - begin);
+    }
+}
+
 // da[n] += sum_(c,t) W[n,c,t] (dy[c] u[t])
 struct AddDcoefficients {
     template <int V>
     static inline void block(const Sizes& s, const BackwardScratch& k, const float* packed, int64_t p) {
         const int64_t taps1 = s.taps() + 1, inner = s.group * taps1;
         multiply_rows<V>(k.products, k.taps + p, taps1, k.dy + p, s.group, k.pitch, true);
-        product_rows<V, kWide>(s.bases, k.dcoefficients + p, k.pitch, k.products, packed, inner, 1, inner);
+        product<V, kWide>(s.bases, k.dcoefficients + p, k.pitch, k.products, packed, inner, 1, inner);
     }
 };
 
@@ -101,9 +116,9 @@ struct SetDtaps {
         for (int64_t t = 0; t < taps; ++t)
             for (int v = 0; v < V; ++v) store(k.dtaps + t * k.pitch + p + v * kLanes, Vec{});
         if (kRegisters == 32 && taps % 9 == 0)  // 3x3 kernels: 9 rows of 3 vectors just fit the registers
-            product_rows<V, 9>(taps, k.dtaps + p, k.pitch, k.products, packed, 1, taps + 1, inner);
+            product<V, 9>(taps, k.dtaps + p, k.pitch, k.products, packed, 1, taps + 1, inner);
         else
-            product_rows<V, kWide>(taps, k.dtaps + p, k.pitch, k.products, packed, 1, taps + 1, inner);
+            product<V, kWide>(taps, k.dtaps + p, k.pitch, k.products, packed, 1, taps + 1, inner);
     }
 };
 
@@ -128,29 +143,35 @@ inline void fill_z(const Sizes& s, const BackwardScratch& k, int64_t pixels) {
     }
 }
 
-// V vectors of (c, n) against all taps, T at a time.
+// V vectors of (c, n), from the m-th on, against all taps, T at a time; pixels [p, p + length).
 template <int V, int T>
-inline void outer_columns(const Sizes& s, const BackwardScratch& k, float* out, const float* z, int64_t pixels) {
+inline void outer_columns(const Sizes& s, const BackwardScratch& k, float* out, int64_t m, int64_t p, int64_t length) {
     const int64_t taps1 = s.taps() + 1;
+    const float* z = k.z + p * k.z_pitch + m;
+    const float* taps = k.taps + p;
+    out += m;
     int64_t t = 0;
     for (; t + T <= taps1; t += T)
-        outer_tile<V, T>(out + t * k.z_pitch, z, k.z_pitch, k.taps + t * k.pitch, k.pitch, pixels);
-    for (; t < taps1; ++t) outer_tile<V, 1>(out + t * k.z_pitch, z, k.z_pitch, k.taps + t * k.pitch, k.pitch, pixels);
+        outer_tile<V, T>(out + t * k.z_pitch, z, k.z_pitch, taps + t * k.pitch, k.pitch, length);
+    for (; t < taps1; ++t) outer_tile<V, 1>(out + t * k.z_pitch, z, k.z_pitch, taps + t * k.pitch, k.pitch, length);
 }
 
 // dW[t][c, n] += sum_p z[p][c, n] u[t, p]
 inline void add_dweight(const Sizes& s, const BackwardScratch& k, float* out, int64_t pixels) {
     constexpr int kAccumulators = 3 * kWide;
     const int64_t width = s.group * s.bases;
-    int64_t m = 0;
-    for (; m + 3 * kLanes < width; m += 4 * kLanes)
-        outer_columns<4, kAccumulators / 4>(s, k, out + m, k.z + m, pixels);
-    if (m + 2 * kLanes < width)
-        outer_columns<3, kAccumulators / 3>(s, k, out + m, k.z + m, pixels);
-    else if (m + kLanes < width)
-        outer_columns<2, kAccumulators / 2>(s, k, out + m, k.z + m, pixels);
-    else if (m < width)
-        outer_columns<1, kAccumulators / 2>(s, k, out + m, k.z + m, pixels);
+    for (int64_t p = 0; p < pixels; p += kPixelsLength) {
+        const int64_t length = smaller(kPixelsLength, pixels - p);
+        int64_t m = 0;
+        for (; m + 3 * kLanes < width; m += 4 * kLanes)
+            outer_columns<4, kAccumulators / 4>(s, k, out, m, p, length);
+        if (m + 2 * kLanes < width)
+            outer_columns<3, kAccumulators / 3>(s, k, out, m, p, length);
+        else if (m + kLanes < width)
+            outer_columns<2, kAccumulators / 2>(s, k, out, m, p, length);
+        else if (m < width)
+            outer_columns<1, kAccumulators / 2>(s, k, out, m, p, length);
+    }
 }
 
 // window += planes: what the strip adds to its own rows of dx, and to those around them
