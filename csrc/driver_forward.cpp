@@ -1,0 +1,38 @@
+#include <algorithm>
+#include <atomic>
+
+#include "driver.h"
+#include "work.h"
+
+namespace kbnet {
+
+// Of a strip: enough to hide what is done once a strip, while all panels of one group still fit a second-level cache.
+constexpr int64_t kForwardPixels = 384;
+
+void forward(const Kernels& kernels, ForwardCall call, int threads) {
+    const Sizes& s = call.sizes;
+    const int64_t rows = s.batch * s.height, groups = s.groups();
+    if (rows * s.width * groups == 0) return;
+    const Floats packed =
+        pack_groups(groups, kernels.forward_packed(call), threads,
+                    [&](int64_t g, float* to) { kernels.forward_pack(call, g, to); });
+    call.packed = packed.get();
+
+    const Cut cut(0, rows, s.width, kForwardPixels);
+    // Few strips: share their groups out too, so that every thread finds work.
+    const int64_t shares = threads == 1 ? 1 : std::clamp<int64_t>(divide_up(8 * threads, cut.count()), 1, groups);
+    const int64_t tasks = cut.count() * shares;
+    threads = static_cast<int>(std::min<int64_t>(threads, tasks));
+    const int64_t scratch_floats = kernels.forward_scratch(call, cut.largest());
+    const Floats scratch = allocate(threads * scratch_floats);
+    std::atomic<int64_t> next{0};
+    run_on_threads(threads, [&](int thread) {
+        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+            const int64_t share = i % shares;
+            kernels.forward_strip(call, cut.strip(i / shares), share * groups / shares, (share + 1) * groups / shares,
+                                  scratch.get() + thread * scratch_floats);
+        }
+    });
+}
+
+}  // namespace kbnet

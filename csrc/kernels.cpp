@@ -1,0 +1,32 @@
+// The kernels of one instruction set. CMake compiles this file several times, each with its own flags and KBNET_ISA.
+#include "backward.h"
+#include "forward.h"
+#include "problem.h"
+
+namespace {
+
+int64_t backward_packed(const kbnet::BackwardCall& call) {
+    return call.sizes.bases * call.sizes.group * (call.sizes.taps() + 1);
+}
+
+void backward_pack(const kbnet::BackwardCall& call, int64_t group, float* packed) {
+    pack_weight(packed, call.weight, call.bias, group, call.sizes);
+}
+
+}  // namespace
+
+#define KBNET_JOIN_(a, b) a##b
+#define KBNET_JOIN(a, b) KBNET_JOIN_(a, b)
+#define KBNET_TEXT_(a) #a
+#define KBNET_TEXT(a) KBNET_TEXT_(a)
+
+namespace kbnet {
+
+// The only symbol that leaves this file.
+extern const Kernels KBNET_JOIN(kernels_, KBNET_ISA);
+const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
+    KBNET_TEXT(KBNET_ISA), forward_packed,   forward_pack,   forward_scratch, forward_strip, backward_packed,
+    backward_pack,         backward_scratch, backward_strip, write_dx_row,    dweight_pitch,
+};
+
+}  // namespace kbnet

@@ -1,0 +1,124 @@
+// Python's view of the kernels: kbnet.ops._native. Tensors come in through DLPack; outputs are allocated by the caller.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu.h"
+#include "driver.h"
+#include "pool.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using AnyTensor4 = nb::ndarray<nb::ndim<4>, nb::device::cpu>;
+using Weight = nb::ndarray<const float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
+using Bias = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using WeightOut = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
+using BiasOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void expect(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+kbnet::Tensor4 view(const AnyTensor4& a) {
+    const nb::dlpack::dtype type = a.dtype();
+    const bool bfloat16 = type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat) && type.bits == 16;
+    expect(bfloat16 || type == nb::dtype<float>(), "expected float32 or bfloat16 tensors");
+    return {a.data(), a.stride(0), a.stride(1), a.stride(2), a.stride(3), bfloat16};
+}
+
+template <class A, class B>
+void expect_same_shape(const A& a, const B& b, const char* what) {
+    for (std::size_t i = 0; i < a.ndim(); ++i) expect(a.shape(i) == b.shape(i), what);
+}
+
+kbnet::Sizes sizes_of(const AnyTensor4& x, const AnyTensor4& a, const Weight& w, const Bias& b) {
+    const auto size = [](std::size_t n) { return static_cast<int64_t>(n); };
+    const kbnet::Sizes s{size(x.shape(0)), size(x.shape(1)), size(x.shape(2)), size(x.shape(3)),
+                         size(w.shape(0)), size(w.shape(2)), size(w.shape(3))};
+    expect(w.shape(1) == x.shape(1) && b.shape(1) == x.shape(1), "weight and bias must have the channels of x");
+    expect(w.shape(3) == w.shape(4) && s.kernel % 2 == 1, "kernels must be square with an odd side");
+    expect(s.group > 0 && s.channels % s.group == 0, "the channels must be a multiple of a group's");
+    expect(b.shape(0) == w.shape(0) && a.shape(1) == w.shape(0), "weight, bias and coefficients differ in bases");
+    expect(a.shape(0) == x.shape(0) && a.shape(2) == x.shape(2) && a.shape(3) == x.shape(3),
+           "coefficients must have the batch, height and width of x");
+    return s;
+}
+
+const kbnet::Kernels& kernels_named(const std::string& name) {
+    for (const kbnet::Kernels* kernels : kbnet::usable_kernels())
+        if (name.empty() || name == kernels->name) return *kernels;
+    throw std::invalid_argument("this processor or this build has no instruction set '" + name + "'");
+}
+
+void forward(const AnyTensor4& x, const AnyTensor4& coefficients, const Weight& weight, const Bias& bias,
+             const AnyTensor4& y, int threads, const std::string& instruction_set) {
+    const kbnet::ForwardCall call{
+        sizes_of(x, coefficients, weight, bias), view(x), view(coefficients), view(y), weight.data(), bias.data(),
+        nullptr};
+    expect_same_shape(x, y, "y must have the shape of x");
+    const kbnet::Kernels& kernels = kernels_named(instruction_set);
+    nb::gil_scoped_release release;
+    kbnet::forward(kernels, call, threads);
+}
+
+void backward(const AnyTensor4& dy, const AnyTensor4& x, const AnyTensor4& coefficients, const Weight& weight,
+              const Bias& bias, const std::optional<AnyTensor4>& dx, const std::optional<AnyTensor4>& dcoefficients,
+              const std::optional<WeightOut>& dweight, const std::optional<BiasOut>& dbias, int threads,
+              const std::string& instruction_set) {
+    kbnet::BackwardCall call{sizes_of(x, coefficients, weight, bias),
+                             view(x),
+                             view(coefficients),
+                             view(dy),
+                             weight.data(),
+                             bias.data(),
+                             nullptr,
+                             {},
+                             {},
+                             dweight.has_value()};
+    expect_same_shape(x, dy, "dy must have the shape of x");
+    if (dx) {
+        expect_same_shape(x, *dx, "dx must have the shape of x");
+        call.dx = view(*dx);
+    }
+    if (dcoefficients) {
+        expect_same_shape(coefficients, *dcoefficients, "dcoefficients must have the shape of coefficients");
+        call.dcoefficients = view(*dcoefficients);
+    }
+    expect(dweight.has_value() == dbias.has_value(), "dweight and dbias are computed together");
+    if (dweight) {
+        expect_same_shape(weight, *dweight, "dweight must have the shape of weight");
+        expect_same_shape(bias, *dbias, "dbias must have the shape of bias");
+    }
+    const kbnet::Kernels& kernels = kernels_named(instruction_set);
+    nb::gil_scoped_release release;
+    kbnet::backward(kernels, call, dweight ? dweight->data() : nullptr, dbias ? dbias->data() : nullptr, threads);
+}
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const kbnet::Kernels* kernels : kbnet::usable_kernels()) names.emplace_back(kernels->name);
+    return names;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    using namespace nb::literals;
+    m.doc() = "Kernel basis attention on the CPU; see csrc/.";
+    m.def("forward", &forward, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "y"_a, "threads"_a,
+          "instruction_set"_a = "", "Write the operator's value into y.");
+    m.def("backward", &backward, "dy"_a, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "dx"_a.none(),
+          "dcoefficients"_a.none(), "dweight"_a.none(), "dbias"_a.none(), "threads"_a, "instruction_set"_a = "",
+          "Write the gradients that are not None.");
+    m.def("instruction_sets", &instruction_sets, "Those this processor can run, the fastest first.");
+    m.def("thread_source", &kbnet::thread_source, "'openmp' or 'own': whose threads the kernels run on.");
+}

@@ -1,0 +1,123 @@
+#include "pool.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace kbnet {
+namespace {
+
+// One call's tasks. Whoever comes takes the next; it works with any number of helpers, even none.
+struct Job {
+    const std::function<void(int)>& task;
+    const int count;
+    std::atomic<int> next{0};
+
+    void help() {
+        for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+    }
+};
+
+class Pool {
+public:
+    void run(int threads, Job& job) {
+        std::lock_guard<std::mutex> turn(turn_);
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            while (static_cast<int>(workers_.size()) < threads - 1) {
+                const int index = static_cast<int>(workers_.size()) + 1;
+                workers_.emplace_back([this, index, seen = number_] { work(index, seen); });
+            }
+            job_ = &job;
+            threads_ = threads;
+            pending_ = threads - 1;
+            ++number_;
+        }
+        wake_.notify_all();
+        job.help();
+        std::unique_lock<std::mutex> lock(mutex_);
+        done_.wait(lock, [this] { return pending_ == 0; });
+        job_ = nullptr;
+    }
+
+private:
+    void work(int index, std::uint64_t seen) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (;;) {
+            wake_.wait(lock, [&] { return number_ != seen; });
+            seen = number_;
+            if (index >= threads_) continue;
+            Job* job = job_;
+            lock.unlock();
+            job->help();
+            lock.lock();
+            if (--pending_ == 0) done_.notify_one();
+        }
+    }
+
+    std::mutex turn_;   // one job at a time
+    std::mutex mutex_;  // guards everything below
+    std::condition_variable wake_, done_;
+    std::vector<std::thread> workers_;
+    Job* job_ = nullptr;
+    int threads_ = 0;
+    int pending_ = 0;  // workers that have not finished the present job
+    std::uint64_t number_ = 0;
+};
+
+std::atomic<Pool*> own_pool{nullptr};
+std::atomic<bool> forked{false};
+
+// The child of a fork has none of its parent's threads, and perhaps a mutex one of them held: it starts afresh. The
+// parent's pool is never destroyed either, since its workers may still be asleep in it when the process ends.
+void after_fork_in_child() {
+    own_pool.store(nullptr);
+    forked.store(true);
+}
+
+Pool& pool() {
+    Pool* current = own_pool.load();
+    if (!current) {
+        Pool* fresh = new Pool;
+        if (own_pool.compare_exchange_strong(current, fresh)) return *fresh;
+        delete fresh;
+    }
+    return *current;
+}
+
+// libgomp's entry point for `#pragma omp parallel`; LLVM's runtime offers the same one.
+using ParallelRegion = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+
+ParallelRegion openmp() {
+    static const ParallelRegion found = [] {
+        pthread_atfork(nullptr, nullptr, after_fork_in_child);
+        const char* wish = std::getenv("KBNET_THREAD_SOURCE");
+        if (wish && std::strcmp(wish, "own") == 0) return ParallelRegion{};
+        return reinterpret_cast<ParallelRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    }();
+    return forked.load(std::memory_order_relaxed) ? nullptr : found;
+}
+
+}  // namespace
+
+void run_on_threads(int count, const std::function<void(int)>& task) {
+    Job job{task, count};
+    if (count <= 1)
+        job.help();
+    else if (const ParallelRegion parallel = openmp())
+        parallel([](void* data) { static_cast<Job*>(data)->help(); }, &job, static_cast<unsigned>(count), 0);
+    else
+        pool().run(count, job);
+}
+
+const char* thread_source() { return openmp() ? "openmp" : "own"; }
+
+}  // namespace kbnet

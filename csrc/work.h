@@ -1,0 +1,67 @@
+// What both drivers need: memory, the cutting of images into strips, packed weights.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "pool.h"
+#include "problem.h"
+
+namespace kbnet {
+
+struct FreeAligned {
+    void operator()(float* p) const { std::free(p); }
+};
+using Floats = std::unique_ptr<float[], FreeAligned>;
+
+inline Floats allocate(int64_t floats) {
+    const std::size_t bytes = (static_cast<std::size_t>(floats) * sizeof(float) + 63) / 64 * 64;
+    void* p = std::aligned_alloc(64, std::max<std::size_t>(bytes, 64));
+    if (!p) throw std::bad_alloc();
+    return Floats(static_cast<float*>(p));
+}
+
+inline void set_zero(float* p, int64_t floats) { std::memset(p, 0, static_cast<std::size_t>(floats) * sizeof(float)); }
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+// How rows [begin, end) are cut into nearly equal strips of about `pixels` pixels each.
+struct Cut {
+    int64_t begin, end, width;
+    int64_t rows, cols, across, down;
+
+    Cut(int64_t begin_, int64_t end_, int64_t width_, int64_t pixels) : begin(begin_), end(end_), width(width_) {
+        across = width <= 96 ? 1 : divide_up(width, 64);
+        cols = divide_up(width, across);
+        across = divide_up(width, cols);
+        down = divide_up(end - begin, std::max<int64_t>(1, pixels / cols));
+        rows = divide_up(end - begin, down);
+        down = divide_up(end - begin, rows);
+    }
+    int64_t count() const { return across * down; }
+    Strip largest() const { return {begin, rows, 0, cols}; }
+    Strip strip(int64_t i) const {
+        const int64_t row0 = begin + i / across * rows, col0 = i % across * cols;
+        return {row0, std::min(rows, end - row0), col0, std::min(cols, width - col0)};
+    }
+};
+
+// Calls pack(group, where) for all groups, shared out over the threads.
+template <class Pack>
+Floats pack_groups(int64_t groups, int64_t floats_each, int threads, Pack pack) {
+    Floats packed = allocate(groups * floats_each);
+    const int64_t total = groups * floats_each;
+    const int shares = total < 1 << 15 ? 1 : static_cast<int>(std::min<int64_t>(threads, groups));
+    run_on_threads(shares, [&](int i) {
+        for (int64_t g = groups * i / shares; g < groups * (i + 1) / shares; ++g)
+            pack(g, packed.get() + g * floats_each);
+    });
+    return packed;
+}
+
+}  // namespace kbnet

@@ -1,0 +1,109 @@
+"""Kernel basis attention on the CPU by the compiled kernels of csrc/ (the extension `kbnet.ops._native`).
+
+Float32, or bfloat16 with float32 sums; any memory format, sliced and transposed tensors included, without a copy of the
+image. Threads are as many as `torch.get_num_threads()` says. The extension is loaded at the first use; it is missing
+where the package was installed without a C++ compiler.
+
+The environment variable KBNET_INSTRUCTION_SET forces one of `instruction_sets()`, KBNET_THREAD_SOURCE=own makes the
+kernels start threads of their own instead of using those of torch's OpenMP runtime.
+"""
+
+import os
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def refuses_here() -> str | None:
+    """Why this machine cannot run the kernels at all; None if it can."""
+    return _refuses_here(os.environ.get("KBNET_INSTRUCTION_SET", ""))
+
+
+def refuses(x: Tensor, weight: Tensor) -> str | None:
+    """Why the kernels cannot run on these tensors; None if they can."""
+    if x.device.type != "cpu":
+        return f"it runs on the CPU only, and the tensors are on {x.device}"
+    if x.dtype not in _DTYPES:
+        return f"it computes float32 and bfloat16, got {x.dtype}"
+    return None
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those this processor can run, the fastest first; "avx512bf16" is "avx512" with dot products of bfloat16."""
+    return tuple(_extension().instruction_sets())
+
+
+def describe() -> str:
+    """Instruction set, threads and whose they are, in a line for people; or why there is no native kernel."""
+    reason = refuses_here()
+    if reason is not None:
+        return f"not available: {reason}"
+    chosen = os.environ.get("KBNET_INSTRUCTION_SET") or instruction_sets()[0]
+    owner = {"openmp": "torch's OpenMP threads", "own": "threads of its own"}[_extension().thread_source()]
+    return f"{chosen}, {torch.get_num_threads()} of {owner}"
+
+
+def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply the operator: x [B,C,H,W], coefficients [B,N,H,W], weight [N,C,G,k,k], bias [N,C] -> [B,C,H,W]."""
+    y = torch.empty_like(x)
+    _extension().forward(x.detach(), coefficients.detach(), *_dense(weight, bias), y, **_settings())
+    return y
+
+
+def backward(
+    dy: Tensor, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, coefficients, weight and bias, each in the shape and dtype of what it belongs to."""
+    dx, dcoefficients = torch.empty_like(x), torch.empty_like(coefficients)
+    dense_weight, dense_bias = _dense(weight, bias)
+    dweight, dbias = torch.empty_like(dense_weight), torch.empty_like(dense_bias)
+    _extension().backward(
+        dy.detach(),
+        x.detach(),
+        coefficients.detach(),
+        dense_weight,
+        dense_bias,
+        dx,
+        dcoefficients,
+        dweight,
+        dbias,
+        **_settings(),
+    )
+    return dx, dcoefficients, _like(dweight, weight), _like(dbias, bias)
+
+
+@cache
+def _extension() -> Any:
+    return import_module("kbnet.ops._native")
+
+
+@cache
+def _refuses_here(wish: str) -> str | None:
+    try:
+        known = instruction_sets()
+    except ImportError as error:
+        return f"kbnet was installed without its native kernel, which needs GCC or Clang at installation ({error})"
+    if wish and wish not in known:
+        return f"KBNET_INSTRUCTION_SET is {wish!r}, and this machine has {', '.join(known)}"
+    return None
+
+
+def _settings() -> dict[str, Any]:
+    return {"threads": torch.get_num_threads(), "instruction_set": os.environ.get("KBNET_INSTRUCTION_SET", "")}
+
+
+def _dense(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The bases and their biases as the kernels read them. They are small: a copy costs nothing worth mentioning."""
+    return weight.detach().float().contiguous(), bias.detach().float().contiguous()
+
+
+def _like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the dtype and memory format of what it belongs to."""
+    if gradient.dtype == parameter.dtype and parameter.is_contiguous():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
