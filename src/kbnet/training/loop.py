@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Generator, Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from kbnet.data import PhotoPatches, list_photos, split
 from kbnet.degradations import gaussian_noise
@@ -58,7 +58,7 @@ class Run:
         torch.manual_seed(recipe.run.seed)
         model = recipe.create_model()
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stub
-        self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.run.ema))
+        self.ema = AveragedModel(model, multi_avg_fn=_average(recipe.run.ema))
         self.ema.to(self.accelerator.device)
         o = recipe.optimizer
         optimizer = torch.optim.AdamW(model.parameters(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
@@ -178,6 +178,16 @@ class Run:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+
+
+def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """An exponential moving average whose decay rises to `decay`, so that the random start is soon forgotten."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
 
 
 def _centre(photo: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -1,0 +1,67 @@
+"""Peak memory of `kbnet restore` on a 1-megapixel photograph: the process's maximum resident size.
+
+    python benchmarks/memory.py
+
+Runs the command in a process of its own for the shipped denoiser and for KBNet-S as published (random weights, saved to a
+file). Writes benchmarks/results/memory.json.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from facts import write
+
+from kbnet import create_model
+from kbnet.imaging import Photo, write_photo
+from kbnet.models import save_file
+
+HEIGHT, WIDTH = 1000, 1000
+
+
+def main() -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        noise = np.random.RandomState(0).normal(0, 25, (HEIGHT, WIDTH, 3))
+        ramp = np.linspace(30, 220, WIDTH)[None, :, None]
+        photo = folder / "noisy.png"
+        write_photo(Photo(np.clip(ramp + noise, 0, 255).astype(np.uint8)), photo)
+        published = folder / "kbnet-s-gaussian-color.safetensors"
+        save_file(create_model("kbnet-s-gaussian-color"), published)
+        for model, options in (
+            ("denoise", []),
+            ("denoise", ["--tile", "0"]),
+            ("denoise", ["--tile", "256"]),
+            (str(published), []),
+        ):
+            megabytes, seconds = measure(photo, folder / "clean.png", model, options)
+            row = {
+                "model": Path(model).stem,
+                "options": " ".join(options) or "none",
+                "peak_megabytes": megabytes,
+                "seconds": seconds,
+            }
+            print(f"{row['model']:24} {row['options']:10} peak {megabytes:6.0f} MB, {seconds:6.1f} s")
+            rows.append(row)
+    print(write("memory", {"pixels": HEIGHT * WIDTH, "rows": rows}))
+
+
+def measure(photo: Path, output: Path, model: str, options: list[str]) -> tuple[float, float]:
+    """Maximum resident size in MB and seconds of one `kbnet restore`, start-up included."""
+    command = [sys.executable, "-m", "kbnet", "restore", str(photo), "-o", str(output), "--model", model]
+    start = time.perf_counter()
+    with subprocess.Popen([*command, "--overwrite", "--quiet", *options]) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"kbnet restore failed with exit code {process.returncode}")
+    return round(usage.ru_maxrss / 1024, 0), round(time.perf_counter() - start, 1)
+
+
+if __name__ == "__main__":
+    main()
