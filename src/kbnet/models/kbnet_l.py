@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kbnet.errors import InvalidInputError
+from kbnet.models import bounds
 from kbnet.models.kbnet_s import run
 from kbnet.nn import FullFrame, KBBlockL
 from kbnet.nn.layers import coefficient_width
@@ -42,8 +43,20 @@ class KBNetLConfig:
     coefficient_limit: int = 24
 
     def __post_init__(self) -> None:
-        if len(self.blocks) != LEVELS or len(self.heads) != LEVELS:
-            raise InvalidInputError(f"expected {LEVELS} levels in blocks and heads, got {self.blocks} and {self.heads}")
+        bounds.whole("channels", self.channels, 1, 64)
+        bounds.whole("width", self.width, 2, 1024)
+        bounds.kernel_basis_attention(self.bases, self.group_channels, self.kernel_size, self.coefficient_limit)
+        bounds.positive("expansion", self.expansion, 16)
+        for name, low, high in (("blocks", 0, bounds.MAX_BLOCKS), ("heads", 1, 1024)):
+            # A list, as a file gives, is made the tuple that compares equal to a preset's.
+            values = bounds.wholes(name, getattr(self, name), low, high, (LEVELS, LEVELS))
+            object.__setattr__(self, name, values)
+        bounds.whole("refinement_blocks", self.refinement_blocks, 0, bounds.MAX_BLOCKS)
+        bounds.divisible("width", self.width, 2, "for the coefficient head and the resampling")
+        for level, heads in enumerate(self.heads):
+            width = self.width * 2**level
+            bounds.divisible("width * 2^level", width, heads, "the heads of that level")
+            bounds.divisible("expansion * width * 2^level", int(width * self.expansion), self.group_channels, "a group")
 
 
 class KBNetL(nn.Module):
@@ -98,7 +111,8 @@ class KBNetL(nn.Module):
     def forward(self, image: Tensor, context: FullFrame | None = None) -> Tensor:
         height, width = image.shape[-2:]
         multiple = self.input_multiple
-        if image.ndim != 4 or image.shape[1] != self.config.channels or height % multiple or width % multiple:
+        wrong_shape = image.ndim != 4 or image.shape[1] != self.config.channels or 0 in (height, width)
+        if wrong_shape or height % multiple or width % multiple:
             raise InvalidInputError(
                 f"expected an image [B,{self.config.channels},H,W] with sides that are multiples of {multiple}, "
                 f"got {list(image.shape)}; pad it, or use a Restorer, which does"

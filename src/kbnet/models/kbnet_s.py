@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kbnet.errors import InvalidInputError
+from kbnet.models import bounds
 from kbnet.nn import FullFrame, KBBlockS
 from kbnet.nn.layers import coefficient_width
 
@@ -38,11 +39,25 @@ class KBNetSConfig:
     coefficient_limit: int = 32
 
     def __post_init__(self) -> None:
+        bounds.whole("channels", self.channels, 1, 64)
+        bounds.whole("width", self.width, 2, 1024)
+        bounds.kernel_basis_attention(self.bases, self.group_channels, self.kernel_size, self.coefficient_limit)
+        bounds.positive("ffn_scale", self.ffn_scale, 16)
+        levels = (1, bounds.MAX_LEVELS)
+        for name in ("encoder_blocks", "decoder_blocks"):
+            # A list, as a file gives, is made the tuple that compares equal to a preset's.
+            object.__setattr__(self, name, bounds.wholes(name, getattr(self, name), 0, bounds.MAX_BLOCKS, levels))
+        bounds.whole("middle_blocks", self.middle_blocks, 0, bounds.MAX_BLOCKS)
         if len(self.encoder_blocks) != len(self.decoder_blocks):
             raise InvalidInputError(
                 "expected as many encoder as decoder levels, "
                 f"got {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
             )
+        bounds.divisible("width", self.width, self.group_channels, "the channels of a group")
+        bounds.divisible("width", self.width, 2 if self.lightweight else 4, "for the branches of a block")
+        for level in range(len(self.encoder_blocks) + 1):
+            hidden = int(self.ffn_scale * self.width * 2**level)
+            bounds.divisible("ffn_scale * width * 2^level", hidden, 2, "since the gate halves it")
 
 
 class KBNetS(nn.Module):
@@ -97,7 +112,7 @@ class KBNetS(nn.Module):
         )
 
     def forward(self, image: Tensor, context: FullFrame | None = None) -> Tensor:
-        if image.ndim != 4 or image.shape[1] != self.config.channels:
+        if image.ndim != 4 or image.shape[1] != self.config.channels or 0 in image.shape[2:]:
             raise InvalidInputError(f"expected an image [B,{self.config.channels},H,W], got {list(image.shape)}")
         context = context or FullFrame()
         height, width = image.shape[2:]
