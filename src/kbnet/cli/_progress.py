@@ -1,0 +1,68 @@
+"""The progress line of `kbnet restore`."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kbnet.cli._terminal import one_line
+
+
+class FileProgress:
+    """One live line: the file at work, how many are done, its tiles, tiles a second, the time left of all files.
+
+    Not shown, it draws nothing; what is printed through it goes out all the same.
+    """
+
+    def __init__(self, files: int, console: Console, *, shown: bool) -> None:
+        self._console = console
+        self._done = 0
+        self._tiles = 0
+        self._rate = 0.0
+        self._started = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[counts]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left", markup=False),
+            console=console,
+            transient=True,
+            disable=not shown,
+            # stdout may be the JSON or the picture itself
+            redirect_stdout=False,
+        )
+        self._files = files
+        self._task = self._progress.add_task("starting", total=files, counts="")
+
+    def __enter__(self) -> "FileProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def update(self, name: str, done: int, total: int) -> None:
+        """Tell how far the current file is; (name, 0, 0) when it begins."""
+        now = time.monotonic()
+        if total == 0:
+            self._started, self._tiles = now, 0
+        elif done > self._tiles:
+            self._rate = (done - self._tiles) / max(now - self._started, 1e-6)
+            self._started, self._tiles = now, done
+        counts = f"file {min(self._done + 1, self._files)}/{self._files}"
+        if total:
+            counts += f", tile {done}/{total}, {self._rate:.2g}/s"
+        fraction = done / total if total else 0.0
+        shown = name if len(name) <= 40 else "…" + name[-39:]
+        self._progress.update(self._task, description=shown, completed=self._done + fraction, counts=counts)
+
+    def finish(self) -> None:
+        """Count the current file as done."""
+        self._done += 1
+        self._progress.update(self._task, completed=self._done)
+
+    def say(self, text: str) -> None:
+        """Print one line above the bar."""
+        self._console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)

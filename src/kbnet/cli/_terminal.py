@@ -1,0 +1,71 @@
+"""What the commands print with: data goes to stdout, everything meant for people to stderr or a table."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# A table that is piped somewhere has no width of its own; wide enough for any row here.
+_PIPE_WIDTH = 200
+
+
+def one_line(text: str) -> str:
+    """Text on one line of printable characters: file names may hold line breaks, colour codes or undecodable bytes."""
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def complain(message: str) -> None:
+    """Say on stderr what went wrong, in one line."""
+    typer.echo(f"kbnet: error: {one_line(message)}", err=True)
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on stdout, at once, so that a program can follow along."""
+    typer.echo(json.dumps(value))
+    sys.stdout.flush()
+
+
+def table_console() -> "Console":
+    """A console on stdout that keeps rows whole when it is piped."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+
+
+def message_console() -> "Console":
+    """A console on stderr, for progress and what is said beside it."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_facts(facts: Mapping[str, Any], console: "Console") -> None:
+    """A two-column list of names and values; nested ones become "name value" pairs."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), Text(one_line(_shown(value))))
+    console.print(table)
+
+
+def _shown(value: object, *, nested: bool = False) -> str:
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{name} {_shown(inner, nested=True)}" for name, inner in value.items()) or "none"
+        return f"({pairs})" if nested and value else pairs
+    if isinstance(value, (list, tuple)):
+        return (" " if nested else ", ").join(_shown(inner) for inner in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
+    return "none" if value is None else str(value)

@@ -1,0 +1,58 @@
+"""`kbnet convert`: the authors' checkpoints to our weights files, and back."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from kbnet.models import Network
+
+
+class Layout(StrEnum):
+    """Where the authors' file keeps its tensors."""
+
+    NET = "net"
+    MODEL = "model"
+    PARAMS = "params"
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A .pth of the authors, a .safetensors, or a model's name.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Ends in .safetensors, or in .pth for the authors' code.")
+    ],
+    layout: Annotated[
+        Layout | None,
+        typer.Option(help="Of a .pth.", show_default="the authors' for such a network"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Convert weights between the authors' .pth and our .safetensors, which holds the network's settings too.
+
+    OUT's ending says which way. A .pth is read without running anything in it.
+    """
+    ending = target.suffix.lower()
+    if ending not in (".safetensors", ".pth"):
+        raise typer.BadParameter(f"expected a name ending in .safetensors or .pth, got {target}", param_hint="OUT")
+    if ending == ".safetensors" and layout is not None:
+        raise typer.BadParameter("only a .pth has a layout", param_hint="'--layout'")
+
+    from kbnet.models import count_parameters, load_file, resolve, save_file, save_official
+
+    network = load_file(resolve(source))
+    if ending == ".safetensors":
+        save_file(network, target, overwrite=overwrite)
+    else:
+        save_official(network, target, (layout or _usual_layout(network)).value, overwrite=overwrite)
+    typer.echo(f"{source} → {target}  {network.family}, {count_parameters(network):,} parameters", err=True)
+
+
+def _usual_layout(network: "Network") -> Layout:
+    """As the authors' test scripts expect: Gaussian noise, real noise, and the tasks of KBNet-L."""
+    if network.family == "kbnet-l":
+        return Layout.PARAMS
+    return Layout.MODEL if getattr(network.config, "lightweight", False) else Layout.NET

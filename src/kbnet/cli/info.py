@@ -1,0 +1,113 @@
+"""`kbnet info`: facts about a weights file, a picture, a shipped model, or this installation."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kbnet.cli._terminal import print_facts, print_json, table_console
+
+_WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
+
+
+def info(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE|NAME]", help="A picture, a weights file, a shipped model, a task or a network."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Tell about a picture, weights or a network; without FILE, about this installation."""
+    facts = _installation() if target is None else _about(target)
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts, table_console())
+
+
+def _about(target: str) -> dict[str, Any]:
+    from kbnet.models import PRESETS, find, resolve
+
+    if entry := find(target):
+        named = {**asdict(entry), "file": str(entry.path)}
+        return {**named, **_weights(resolve(target))}
+    if target in PRESETS and not Path(target).exists():
+        return {"network": target, **_network(PRESETS[target])}
+    path = Path(target)
+    if path.exists() and not _is_weights(path):
+        from kbnet.imaging import probe
+
+        return {"picture": target, **asdict(probe(path))}
+    return {"weights": target, **_weights(resolve(target))}
+
+
+def _is_weights(path: Path) -> bool:
+    """By the name, else by the first bytes: the header of safetensors, a zip of torch.save, or a pickle."""
+    from kbnet.imaging import is_supported
+
+    if path.suffix.lower() in _WEIGHTS_ENDINGS or is_supported(path) or not path.is_file():
+        return path.suffix.lower() in _WEIGHTS_ENDINGS
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        return False
+    return start[8:] == b"{" or start[:2] in (b"PK", b"\x80\x02")
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    from kbnet.models import load_file, matching_presets
+
+    network = load_file(path)
+    return {"matching_presets": matching_presets(network.config), **_network(network.config)}
+
+
+def _network(config: Any) -> dict[str, Any]:
+    import torch
+
+    from kbnet.models import build, cost
+
+    with torch.device("meta"):
+        network = build(config)
+    spent = cost(config)
+    return {
+        "family": network.family,
+        "settings": asdict(config),
+        "parameters": spent.parameters,
+        "macs_256x256_convolutions": spent.convolutions,
+        "macs_256x256_all": spent.total,
+        "macs_per_pixel": round(spent.per_pixel),
+        "input_multiple": network.input_multiple,
+    }
+
+
+def _installation() -> dict[str, Any]:
+    import platform
+
+    import pyvips
+    import torch
+
+    from kbnet import __version__
+    from kbnet.models import list_models
+    from kbnet.ops import available_backends
+
+    usable = available_backends()
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "kbnet": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "libvips": ".".join(str(pyvips.version(part)) for part in range(3)),
+        "device": f"cuda ({', '.join(gpus)})" if torch.cuda.is_available() else "cpu",
+        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "backends": {"usable": list(usable), "not_here": _refusals(), "auto": usable[0]},
+        "models": {entry.name: {"task": entry.task, "license": entry.license} for entry in list_models()},
+    }
+
+
+def _refusals() -> dict[str, str]:
+    from kbnet.ops.backends import BACKENDS
+
+    return {backend.name: why for backend in BACKENDS if (why := backend.refuses_here()) is not None}

@@ -1,0 +1,212 @@
+"""`kbnet restore`: pictures in, restored pictures out."""
+
+import sys
+from dataclasses import replace
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kbnet.cli._pipes import PIPE, check_pipes, plan_pipe, read_stdin
+from kbnet.cli._signals import Stopped
+from kbnet.cli._terminal import complain, message_console, one_line, print_json
+
+if TYPE_CHECKING:
+    from kbnet.cli._progress import FileProgress
+    from kbnet.inference.jobs import Result
+
+_SUFFIXES = {"derain": "-derained", "deblur": "-deblurred"}
+
+
+class Task(StrEnum):
+    """What to remove."""
+
+    DENOISE = "denoise"
+    DENOISE_GRAY = "denoise-gray"
+    DENOISE_REAL = "denoise-real"
+    DERAIN = "derain"
+    DEBLUR = "deblur"
+
+
+class ContextChoice(StrEnum):
+    """Where averages over the image come from."""
+
+    AUTO = "auto"
+    GLOBAL = "global"
+    LOCAL = "local"
+    TILE = "tile"
+
+
+def restore(
+    ctx: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT", help="Pictures, folders (all the way down), quoted patterns, or - for stdin."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUTPUT",
+            help="A file for one picture, otherwise a folder, made if needed, in which trees are mirrored; - for "
+            "stdout. Without it results go beside their inputs, as in photo-denoised.png.",
+        ),
+    ] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="What to remove, with its default model.", show_default="denoise")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="A shipped model or a weights file, in place of --task's.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    tile: Annotated[
+        str, typer.Option(metavar="auto|N|0", help="Side of the tiles in pixels; 0 for the whole picture at once.")
+    ] = "auto",
+    overlap: Annotated[int | None, typer.Option(min=0, help="Pixels that neighbouring tiles share.")] = None,
+    context: Annotated[
+        ContextChoice,
+        typer.Option(help="Averages over the picture: shared by all tiles, around each pixel, or per tile."),
+    ] = ContextChoice.AUTO,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Average eight flips and turns: a little better, eight times the work.")
+    ] = False,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="1 for the restored picture, 0 for the input, between for a blend.")
+    ] = 1.0,
+    suffix: Annotated[
+        str | None, typer.Option(help="Goes between a result's name and ending.", show_default="-denoised and so on")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    format: Annotated[str | None, typer.Option(help="png, jpg, tif, webp or avif.", show_default="the input's")] = None,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF.", show_default="95, AVIF 90")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Larger pictures are refused.", show_default="250000000")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a file on stdout, nothing else.")
+    ] = False,
+) -> None:
+    """Restore pictures: remove noise, rain or blur.
+
+    The result keeps the picture's format, bit depth, transparency, colour profile and EXIF data. No file is overwritten
+    unless --overwrite is given, and a result appears whole or not at all. A picture that cannot be read is reported and
+    the others go on.
+
+    Exit code: 0 if all went well, 1 if a picture failed, 2 for a mistake in the command, 130 after Ctrl-C.
+    """
+    side = _parse_tile(tile)
+    to_pipe = output == PIPE or (PIPE in inputs and output is None)
+    check_pipes(inputs, to_pipe=to_pipe, as_json=as_json, suffix=suffix)
+    count = done = failed = 0
+    try:
+        from kbnet.cli._progress import FileProgress
+        from kbnet.imaging import DEFAULT_MAX_PIXELS
+        from kbnet.inference import Restorer
+        from kbnet.inference.jobs import plan_jobs, run_jobs
+
+        limit = max_pixels or DEFAULT_MAX_PIXELS
+        if to_pipe or PIPE in inputs:
+            jobs = [plan_pipe(inputs[0], None if to_pipe else output, format)]
+        else:
+            ending = suffix if suffix is not None else ("" if output is not None else _usual_suffix(task, model))
+            jobs = plan_jobs(inputs, output, suffix=ending, format=format, overwrite=overwrite)
+        count = len(jobs)
+        restorer = Restorer.from_pretrained(
+            model or (task or Task.DENOISE).value,
+            device=device,
+            dtype=dtype,
+            tile=side,
+            overlap=overlap,
+            context=context.value,
+            ensemble=ensemble,
+        )
+        if PIPE in inputs:
+            jobs = [replace(jobs[0], input=read_stdin(limit))]
+        # Two programs may not draw on one line: not with JSON on the same terminal.
+        shown = sys.stderr.isatty() and not quiet and not (as_json and sys.stdout.isatty())
+        with FileProgress(count, message_console(), shown=shown) as bar:
+            results = run_jobs(
+                jobs,
+                partial(restorer, strength=strength),
+                format=format,
+                quality=quality,
+                overwrite=overwrite,
+                max_pixels=limit,
+                progress=lambda job, tiles, total: bar.update(_shown(job.input), tiles, total),
+            )
+            for result in results:
+                if result.data is not None:
+                    sys.stdout.buffer.write(result.data)
+                    sys.stdout.buffer.flush()
+                done += result.ok
+                failed += not result.ok
+                bar.finish()
+                _report(result, bar, quiet=quiet, as_json=as_json)
+                if ctx.obj:
+                    # the exception was lost: those raised in callbacks from C, and in destructors, never arrive
+                    raise Stopped(ctx.obj[0])
+    except KeyboardInterrupt as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped()
+        so_far = f"{done} of {count} files done, nothing partial left" if count else "nothing was done"
+        typer.echo(f"kbnet: {stopped.word}: {so_far}", err=True)
+        raise typer.Exit(stopped.exit_code) from None
+    if failed and count > 1:
+        complain(f"{failed} of {count} files failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _parse_tile(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected auto, 0 or a number of pixels, got {text!r}", param_hint="'--tile'"
+        ) from None
+
+
+def _usual_suffix(task: Task | None, model: str | None) -> str:
+    from kbnet.models import find
+
+    if model is not None and task is None:
+        entry = find(model)
+        if entry is None:
+            return "-restored"
+        task = Task(entry.task)
+    return _SUFFIXES.get(task or Task.DENOISE, "-denoised")
+
+
+def _shown(path: Path | bytes | None) -> str:
+    return PIPE if path is None or isinstance(path, bytes) else str(path)
+
+
+def _report(result: "Result", bar: "FileProgress", *, quiet: bool, as_json: bool) -> None:
+    source, target = _shown(result.job.input), _shown(result.job.output)
+    if as_json:
+        print_json(
+            {
+                "input": source,
+                "output": target,
+                "ok": result.ok,
+                "error": result.error,
+                "seconds": round(result.seconds, 3),
+                "width": result.width,
+                "height": result.height,
+                "notes": list(result.notes),
+            }
+        )
+    if result.error is not None:
+        bar.say(f"kbnet: error: {one_line(result.error)}")
+    elif not quiet and not as_json:
+        bar.say(f"{source} → {target}  {result.width}×{result.height}, {result.seconds:.1f} s")
+        for note in result.notes:
+            bar.say(f"  note: {note}")
