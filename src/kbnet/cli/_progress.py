@@ -55,7 +55,8 @@ class FileProgress:
         if total:
             counts += f", tile {done}/{total}, {self._rate:.2g}/s"
         fraction = done / total if total else 0.0
-        shown = name if len(name) <= 40 else "…" + name[-39:]
+        shown = one_line(name)
+        shown = shown if len(shown) <= 40 else "…" + shown[-39:]
         self._progress.update(self._task, description=shown, completed=self._done + fraction, counts=counts)
 
     def finish(self) -> None:
