@@ -12,6 +12,9 @@ import torch
 
 import kbnet
 
+# Tests work on tiny tensors. A second thread gains nothing there, and on a busy machine the two wait for each other.
+torch.set_num_threads(1)
+
 OFFICIAL = Path(__file__).parent / "fixtures" / "official"
 
 
@@ -40,7 +43,10 @@ def official_index() -> dict:
 def run_python() -> Callable[..., str]:
     """Run `run_python(code, *arguments)` in a process of its own, which must succeed in silence; its output."""
     package = str(Path(kbnet.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]),
+    }
 
     def run(code: str, *arguments: str) -> str:
         child = subprocess.run(

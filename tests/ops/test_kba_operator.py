@@ -12,10 +12,11 @@ TINY = {
 }
 
 
+@pytest.mark.parametrize("backend", available_backends())
 @pytest.mark.parametrize("shape", TINY.values(), ids=TINY.keys())
-def test_opcheck_finds_no_fault(shape):
+def test_opcheck_finds_no_fault(shape, backend):
     tensors = kba_cases.make(shape, torch.float32)
-    torch.library.opcheck(torch.ops.kbnet.kernel_basis_attention.default, (*tensors, "auto"))
+    torch.library.opcheck(torch.ops.kbnet.kernel_basis_attention.default, (*tensors, backend))
 
 
 @pytest.mark.parametrize("frozen", range(4), ids=kba_cases.NAMES)
@@ -64,7 +65,7 @@ def test_only_inputs_that_want_a_gradient_get_one():
 def test_a_gradient_of_the_gradient_is_refused_rather_than_wrong():
     x, *rest = kba_cases.make((1, 4, 3, 2, 3, 3, 5))
     (dx,) = torch.autograd.grad(kernel_basis_attention(x, *rest).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="autograd|backward"):
+    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
         dx.sum().backward()
 
 
@@ -101,7 +102,7 @@ def test_export_keeps_the_operator_whole_at_any_image_size():
 
 
 def test_a_call_on_meta_tensors_gives_the_shape_alone():
-    tensors = [t.detach().to("meta") for t in kba_cases.make((2, 8, 3, 4, 3, 4000, 5000)[:5] + (40, 50))]
+    tensors = [t.detach().to("meta") for t in kba_cases.make((2, 8, 3, 4, 3, 40, 50))]
     y = kernel_basis_attention(*tensors)
     assert (y.device.type, y.shape) == ("meta", (2, 8, 40, 50))
 
@@ -184,10 +185,11 @@ def test_tensors_that_are_not_real_floats_are_refused(dtype):
         kernel_basis_attention(*tensors)
 
 
+@pytest.mark.parametrize("backend", available_backends())
 @pytest.mark.parametrize("shape", [(0, 4, 3, 2, 3, 3, 5), (1, 4, 3, 2, 3, 0, 5), (1, 4, 3, 2, 3, 3, 0)])
-def test_an_empty_batch_or_image_gives_an_empty_result_and_zero_gradients(shape):
-    tensors = kba_cases.make(shape)
-    y = kernel_basis_attention(*tensors)
+def test_an_empty_batch_or_image_gives_an_empty_result_and_zero_gradients(shape, backend):
+    tensors = kba_cases.make(shape, torch.float32)
+    y = kernel_basis_attention(*tensors, backend=backend)
     assert y.shape == tensors[0].shape
     y.sum().backward()
     assert all(bool((t.grad == 0).all()) for t in tensors)
