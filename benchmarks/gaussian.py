@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from facts import write
 from rich.progress import track
 
+from facts import write
 from kbnet import Restorer
 from kbnet.data import decode, list_photos
 from kbnet.metrics import gaussian_scores

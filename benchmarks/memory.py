@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py
 
-Runs the command in a process of its own for the shipped denoiser and for KBNet-S as published (random weights, saved to a
-file). Writes benchmarks/results/memory.json.
+Runs the command in a process of its own for the shipped denoiser and for KBNet-S as published (random weights, saved
+to a file). Writes benchmarks/results/memory.json.
 """
 
 import os
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from facts import write
 
+from facts import write
 from kbnet import create_model
 from kbnet.imaging import Photo, write_photo
 from kbnet.models import save_file

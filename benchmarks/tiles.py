@@ -2,8 +2,8 @@
 
     python benchmarks/tiles.py [--data FOLDER] [--model denoise] [--tile 192]
 
-Without --data the photographs are those that come with scikit-image. Noise of sigma 25, full frame and tiles by the same
-context. Writes benchmarks/results/tiles.json.
+Without --data the photographs are those that come with scikit-image. Noise of sigma 25, full frame and tiles by the
+same context. Writes benchmarks/results/tiles.json.
 """
 
 import argparse
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from facts import write
 from numpy.typing import NDArray
 from rich.progress import track
 
+from facts import write
 from kbnet import Restorer
 from kbnet.data import decode, list_photos
 from kbnet.metrics import noisy, psnr, to_uint8

@@ -1,5 +1,19 @@
-"""Running a network on images of any size: the Restorer, tiles that fit together, jobs over files."""
+"""Running a network on images of any size: the Restorer, tiles that fit together, jobs over files.
 
-from kbnet.inference.restorer import Restorer, restore
+`kbnet.inference.jobs` needs no torch, so the Restorer is imported at its first use (PEP 562).
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["Restorer", "restore"]
+
+if TYPE_CHECKING:
+    from kbnet.inference.restorer import Restorer, restore
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from kbnet.inference import restorer
+
+        return getattr(restorer, name)
+    raise AttributeError(f"module 'kbnet.inference' has no attribute {name!r}")

@@ -41,7 +41,7 @@ def bytes_per_pixel(network: Network) -> int:
     """Peak activation memory of a forward pass over its input pixels, as measured, rounded up."""
     # Measured on 1-megapixel inputs (benchmarks/memory.py): about as many live float32 values a pixel as this times the
     # width. KBNet-L's first level has twice the width, and its queries, keys and values exist twice.
-    values = 26 if isinstance(network, KBNetL) else 11
+    values = 26 if isinstance(network, KBNetL) else 15
     return 4 * values * network.config.width
 
 

@@ -18,11 +18,14 @@ Progress = Callable[[int, int], None]
 ContextName = Literal["global", "local", "tile"]
 
 DEFAULT_OVERLAP = 64
-LOCAL_WINDOW = 128
-"""Pixels of the local context's window."""
+DEFAULT_WINDOW = 64
 
-SAMPLE_SIDE, SAMPLE_HALO = 192, 32
-"""Crops from which the global context is gathered, and the border of each that is not averaged over, pixels."""
+SAMPLE_SIDE, SAMPLE_HALO = 64, 8
+"""Crops from which the global context is gathered, and the border of each that is not averaged over, pixels.
+
+Many small crops stand for a photograph better than few large ones: with crops of 192, 96 and 64 pixels over a quarter
+of the image, tiles differed from the full frame by up to 5.4, 3.3 and 2.1 of 255; over all of it, 64 gave 0.7.
+"""
 
 _PADDING = 8  # the protocols of the paper pad to this by reflection; KBNet-S goes on to 16 with zeros by itself
 
@@ -37,10 +40,12 @@ class Restorer:
             refused: it overflows in these networks and gives black or coloured images.
         tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that fits
             into the memory available.
-        overlap: pixels that neighbouring tiles share.
-        context: where averages over the image come from (`kbnet.nn.context`): "global" (one set for the whole image,
+        overlap: pixels that neighbouring tiles share; by default 64, or a third of a tile if that is less.
+        context: where averages over the image come from (`kbnet.nn.context`): "global" (one set for the image,
             gathered from a sample of it, so that tiles fit together), "local" (a window around each pixel), "tile"
-            (each tile for itself, with visible seams), or "auto".
+            (each tile for itself, with visible seams), or "auto": the catalogue's choice for a shipped model, "global"
+            for others, which is what the authors' code does on a full frame.
+        window: side of the local context's window in pixels, best about the size of the training patches.
         ensemble: average over the eight flips and quarter turns; eight times the work, usually 0.05 to 0.1 dB better.
 
     Raises:
@@ -56,6 +61,7 @@ class Restorer:
         tile: int | Literal["auto"] = "auto",
         overlap: int | None = None,
         context: ContextName | Literal["auto"] = "auto",
+        window: int = DEFAULT_WINDOW,
         ensemble: bool = False,
         name: str | None = None,
     ) -> None:
@@ -70,7 +76,10 @@ class Restorer:
         if context not in ("auto", "global", "local", "tile"):
             raise InvalidInputError(f"expected context 'auto', 'global', 'local' or 'tile', got {context!r}")
         self.context: ContextName = "global" if context == "auto" else context
-        self.overlap = overlap if overlap is not None else self._default_overlap()
+        if window < 1:
+            raise InvalidInputError(f"expected a window of at least 1 pixel, got {window}")
+        self.window = window
+        self.overlap = overlap
         self.ensemble = ensemble
         self.name = name or self.network.family
 
@@ -101,6 +110,7 @@ class Restorer:
         entry = find(str(name_or_path))
         if context == "auto" and entry is not None:
             context = entry.context  # type: ignore[assignment]  # checked by __init__
+        window = entry.window if entry else DEFAULT_WINDOW
         return cls(
             load_file(resolve(name_or_path)),
             device=device,
@@ -108,6 +118,7 @@ class Restorer:
             tile=tile,
             overlap=overlap,
             context=context,
+            window=window,
             ensemble=ensemble,
             name=entry.name if entry else str(name_or_path),
         )
@@ -144,14 +155,11 @@ class Restorer:
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "tile": self.tile,
-            "overlap": self.overlap,
+            "overlap": DEFAULT_OVERLAP if self.overlap is None else self.overlap,
             "context": self.context,
+            "window": self.window,
             "ensemble": self.ensemble,
         }
-
-    def _default_overlap(self) -> int:
-        # A local window must lie inside the tile for the pixels that the tile contributes.
-        return DEFAULT_OVERLAP + LOCAL_WINDOW if self.context == "local" else DEFAULT_OVERLAP
 
     def _restore(self, batch: Tensor, progress: Progress) -> Tensor:
         """[B,C,H,W] float32 -> the same, on the network's device; tiles are cut from one image at a time."""
@@ -180,11 +188,11 @@ class Restorer:
         side = side or max(padded.shape[2:])
         multiple = self.network.input_multiple
         side = max(side, multiple)
-        overlap = min(self.overlap, max(side - multiple, 0))
+        overlap = min(DEFAULT_OVERLAP, side // 3) if self.overlap is None else self.overlap
         rows = plan(padded.shape[2], side, overlap, multiple)
         cols = plan(padded.shape[3], side, overlap, multiple)
         if len(rows) == len(cols) == 1:
-            context = Local(LOCAL_WINDOW) if self.context == "local" else FullFrame()
+            context = Local(self.window) if self.context == "local" else FullFrame()
             restored = self._forward(padded, context).float()
         else:
             restored = self._tiled(padded, rows, cols, progress)
@@ -194,9 +202,9 @@ class Restorer:
     def _tiled(self, image: Tensor, rows: list[Span], cols: list[Span], progress: Progress) -> Tensor:
         context: FullFrame = FullFrame()
         if self.context == "local":
-            context = Local(LOCAL_WINDOW)
+            context = Local(self.window)
         elif self.context == "global":
-            context = Shared(self._gather(image, (rows[0].stop - rows[0].start) * (cols[0].stop - cols[0].start)))
+            context = Shared(self._gather(image))
         result = torch.zeros_like(image)
         for i, row in enumerate(rows):
             for j, col in enumerate(cols):
@@ -207,13 +215,18 @@ class Restorer:
                 progress(i * len(cols) + j + 1, len(rows) * len(cols))
         return result
 
-    def _gather(self, image: Tensor, tile_pixels: int) -> list[Tensor]:
-        """The image's averages, from crops spread over a quarter of it, or over a tile's worth if that is less."""
+    def _gather(self, image: Tensor) -> list[Tensor]:
+        """The image's averages, from crops spread evenly over it, as many as memory allows.
+
+        The crops go through the network together, so that each averaging site sees inputs computed with the shared
+        averages of the sites before it, as it will in the tiles.
+        """
         height, width = image.shape[2:]
         multiple = self.network.input_multiple
-        side = min(SAMPLE_SIDE, height // multiple * multiple, width // multiple * multiple)
+        side = min(SAMPLE_SIDE, max(height // multiple, 1) * multiple, max(width // multiple, 1) * multiple)
         halo = SAMPLE_HALO if side == SAMPLE_SIDE else 0
-        corners = sample_crops(height, width, side, min(height * width // 4, tile_pixels), multiple)
+        pixels = min(height * width, auto_tile(self.network, self.device) ** 2)
+        corners = sample_crops(height, width, side, pixels, multiple)
         crops = torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners])
         context = Gather(halo)
         self._forward(crops, context)

@@ -29,15 +29,15 @@ def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
     Raises:
         InvalidInputError: the tile leaves no step after the overlap.
     """
+    if length <= tile:
+        return [Span(0, length, torch.ones(length))]
     tile -= tile % multiple
     step = (tile - overlap) // multiple * multiple
-    if length > tile and (step <= 0 or overlap < 0):
+    if step <= 0 or overlap < 0:
         raise InvalidInputError(
             f"expected an overlap from 0 to under the tile's {tile} pixels by at least {multiple}, got {overlap}; "
             "give a larger tile or a smaller overlap"
         )
-    if length <= tile:
-        return [Span(0, length, torch.ones(length))]
     last = -(-(length - tile) // multiple) * multiple
     count = -(-last // step) + 1
     starts = [last * i // (count - 1) // multiple * multiple for i in range(count)]

@@ -26,6 +26,7 @@ class CatalogueEntry:
         sha256: of that file; checked at loading.
         parameters: number of learned values.
         context: where averages over the image come from, the better choice by measurement (`kbnet.nn.context`).
+        window: side of the local context's window, pixels.
         summary: one line for people.
         license: of the weights.
         training_data: what they were trained on and the terms of those photographs.
@@ -42,6 +43,7 @@ class CatalogueEntry:
     sha256: str
     parameters: int
     context: str
+    window: int
     summary: str
     license: str
     training_data: str

@@ -110,7 +110,8 @@ def save_official(network: Network, path: Path, layout: str, *, overwrite: bool 
     prefix = "module." if layout == "net" else ""
     tensors = to_official(network.family, {k: t.detach().cpu() for k, t in network.state_dict().items()})
     buffer = io.BytesIO()
-    torch.save({layout: {prefix + key: tensor for key, tensor in tensors.items()}}, buffer)
+    # str(): a StrEnum would be pickled as itself, and the file could not be read back.
+    torch.save({str(layout): {prefix + key: tensor for key, tensor in tensors.items()}}, buffer)
     _write(path, buffer.getvalue(), overwrite)
 
 
@@ -167,8 +168,7 @@ def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors and was not opened, since it could run code "
-            f"({_first_line(error)})"
+            f"{path} is damaged, or holds more than tensors and was not opened, since it could run code"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError,
             AssertionError, OverflowError, MemoryError, RecursionError, zipfile.BadZipFile) as error:  # fmt: skip

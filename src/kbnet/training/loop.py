@@ -180,10 +180,13 @@ class Run:
         self.step = state["step"]
 
 
-def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+_Tensors = list[Tensor] | tuple[Tensor, ...]
+
+
+def _average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
     """An exponential moving average whose decay rises to `decay`, so that the random start is soon forgotten."""
 
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
         n = int(count)
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
