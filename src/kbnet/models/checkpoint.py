@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -32,6 +33,8 @@ MAX_FILE_BYTES = 8 * 2**30
 
 OFFICIAL_LAYOUTS = ("net", "model", "params")
 """Where the authors' files keep the tensors: Gaussian noise; SIDD and SenseNoise; derain and DPDD."""
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 _CONFIGS: dict[str, type[KBNetSConfig] | type[KBNetLConfig]] = {"kbnet-s": KBNetSConfig, "kbnet-l": KBNetLConfig}
 
@@ -57,7 +60,7 @@ def load_file(path: Path) -> Network:
             f"{path}: {len(wrong)} tensors have a wrong shape; {key} wants {list(expected[key].shape)}, "
             f"got {list(tensors[key].shape)}"
         )
-    if bad := [key for key, t in tensors.items() if not t.is_floating_point() or not bool(torch.isfinite(t).all())]:
+    if bad := [key for key, t in tensors.items() if t.dtype not in _DTYPES or not bool(torch.isfinite(t).all())]:
         raise CheckpointError(f"{path}: {_some(bad)} holds values that are not finite real numbers")
     float32 = {key: t if t.dtype == torch.float64 else t.float() for key, t in tensors.items()}
     network.load_state_dict(float32, assign=True)
@@ -123,8 +126,8 @@ def infer_config(family: str, tensors: Mapping[str, Tensor]) -> Config:
     """
     try:
         return _infer_s(tensors) if family == "kbnet-s" else _infer_l(tensors)
-    except (KeyError, IndexError, ZeroDivisionError, InvalidInputError) as error:
-        raise CheckpointError(f"the tensors are not those of a {family}: {error}") from error
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:  # an InvalidInputError is a ValueError
+        raise CheckpointError(f"the tensors are not those of a {family}: {_first_line(error)}") from error
 
 
 def matching_presets(config: Config) -> list[str]:
@@ -144,7 +147,7 @@ def _read_own(path: Path) -> tuple[Config, dict[str, Tensor]]:
             return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get it again") from error
-    except (json.JSONDecodeError, RecursionError, TypeError, InvalidInputError) as error:
+    except (ValueError, RecursionError, TypeError) as error:  # so are an InvalidInputError and what json raises
         raise CheckpointError(f"{path}: the settings in its header are not valid: {_first_line(error)}") from error
 
 
@@ -158,14 +161,17 @@ def _config_of(family: str, settings: Any) -> Config:
         if isinstance(value, list) and want is tuple and all(type(v) is int for v in value):
             continue
         if want is None or not (type(value) is want or (want is float and type(value) is int)):
-            raise TypeError(f"setting {name!r} is unknown or of the wrong type")
+            raise TypeError(f"setting {name!r:.80} is unknown or of the wrong type")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
     return kind(**values)
 
 
 def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_packed(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the kind of file; what cannot be read is an error below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is damaged, or holds more than tensors and was not opened, since it could run code"
@@ -184,6 +190,17 @@ def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def _refuse_packed(path: Path) -> None:
+    """Refuse an archive that unpacks to more than its size; torch never compresses, so no good file does."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise CheckpointError(f"expected a file saved by torch, got {path}, a compressed archive; unpack it first")
+
+
 def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
     for layout in OFFICIAL_LAYOUTS:
         if isinstance(content, dict) and isinstance(content.get(layout), dict):
@@ -193,7 +210,16 @@ def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"expected tensors under one of {', '.join(OFFICIAL_LAYOUTS)} in {path}, found none")
     if not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items()):
         raise CheckpointError(f"expected only named tensors in {path}, found other things among them")
+    if odd := [key for key, tensor in content.items() if not _is_plain(tensor)]:
+        raise CheckpointError(f"expected tensors stored value by value in {path}; {_some(odd)} is not")
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether each value has a place of its own: not sparse, on no other device, not one value seen as a billion."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    return tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
 def _counts(tensors: Mapping[str, Tensor], stage: str) -> int:
@@ -253,8 +279,13 @@ def _write(path: Path, content: bytes, overwrite: bool) -> None:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(_printable(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return _printable((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
+
+
+def _printable(text: str, length: int = 80) -> str:
+    """Text out of a file, made fit to stand in a message of one line."""
+    return "".join(c if c.isprintable() else "?" for c in text[:length])

@@ -100,17 +100,19 @@ def from_official(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
         CheckpointError: a name is not in the table, or the bases have an impossible shape.
     """
     renamed = {_translate(family, key, 0): tensor for key, tensor in tensors.items()}
-    for key, tensor in renamed.items():
-        if key.endswith("kba.weight"):  # [1,N,C*G*k*k] -> [N,C,G*k*k]
-            bias = renamed.get(key.removesuffix("weight") + "bias")
-            if bias is None or tensor.ndim != 3 or bias.shape[-1] == 0 or tensor.shape[-1] % bias.shape[-1]:
+    for key, weight in renamed.items():
+        if key.endswith("kba.weight"):  # [1,N,C*G*k*k] -> [N,C,G*k*k], with the bias [1,N,C] -> [N,C]
+            bias_key = key.removesuffix("weight") + "bias"
+            if bias_key not in renamed:
+                raise CheckpointError("expected biases with the kernel bases, found none")
+            bias = renamed[bias_key]
+            fits = weight.ndim == bias.ndim == 3 and weight.shape[0] == bias.shape[0] == 1
+            if not fits or bias.shape[2] == 0 or weight.shape[2] % bias.shape[2]:
                 raise CheckpointError(
-                    f"expected kernel bases [1,N,C*G*k*k] with biases [1,N,C], got {list(tensor.shape)}"
+                    "expected kernel bases [1,N,C*G*k*k] with biases [1,N,C], "
+                    f"got {list(weight.shape)} and {list(bias.shape)}"
                 )
-            renamed[key] = tensor[0].unflatten(1, (bias.shape[-1], -1))
-    for key, tensor in renamed.items():
-        if key.endswith("kba.bias") and tensor.ndim == 3:
-            renamed[key] = tensor[0]
+            renamed[key], renamed[bias_key] = weight[0].unflatten(1, (bias.shape[2], -1)), bias[0]
     return renamed
 
 
@@ -130,12 +132,12 @@ def _translate(family: str, key: str, side: int) -> str:
     """`key` from one side of the tables (0 the authors', 1 ours) to the other."""
     path, rest = _replace(_NETWORK[family], key, side)
     if path is None:
-        raise CheckpointError(f"the tensor {key!r} belongs to no part of {family}")
+        raise CheckpointError(f"the tensor {key!r:.80} belongs to no part of {family}")
     if not re.match("encoder|middle|latent|decoder|refinement", path):
         return path + rest
     inner, rest = _replace(_BLOCK[family], rest.removeprefix("."), side)
     if inner is None:
-        raise CheckpointError(f"the tensor {key!r} belongs to no part of a {family} block")
+        raise CheckpointError(f"the tensor {key!r:.80} belongs to no part of a {family} block")
     return f"{path}.{inner}{rest}"
 
 
