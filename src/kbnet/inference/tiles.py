@@ -79,14 +79,15 @@ def reflect_pad(image: Tensor, multiple: int) -> Tensor:
 def sample_crops(height: int, width: int, side: int, pixels: int, multiple: int) -> list[tuple[int, int]]:
     """Top-left corners of evenly spread side x side crops, at most `pixels` of them in all, at least one.
 
-    Corners lie on multiples of `multiple`; crops that would leave the image are moved inside.
+    Corners lie on multiples of `multiple`; crops that would leave the image are moved inside. An image shorter than
+    `side` has its crops begin at its edge.
     """
     count = max(1, pixels // (side * side))
     rows = max(1, min(round((count * height / width) ** 0.5), count, height // side))
     cols = max(1, min(count // rows, width // side))
 
     def spread(length: int, number: int) -> list[int]:
-        room = length - side
+        room = max(length - side, 0)  # an axis shorter than a crop is in it as a whole
         if number == 1:
             return [room // 2 // multiple * multiple]
         # The middles of `number` equal parts of the axis.
