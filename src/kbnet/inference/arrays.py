@@ -52,14 +52,15 @@ def _from_array(image: NDArray[Any]) -> tuple[Tensor, Back]:
         hint = "; keep alpha apart from the colours" if len(shape) == 3 and shape[2] == 4 else ""
         raise InvalidInputError(f"expected an array [H,W] or [H,W,3], got {list(shape)}{hint}")
     if image.dtype.kind == "f":
-        _refuse_non_finite(bool(np.isfinite(image).all()))
         scale = 1.0
     elif image.dtype in (np.uint8, np.uint16):
         scale = float(np.iinfo(image.dtype).max)
     else:
         raise InvalidInputError(f"expected uint8, uint16 or floating values, got {image.dtype}; convert them first")
-    pixels = torch.from_numpy(np.ascontiguousarray(image.reshape(*shape[:2], -1), dtype=np.float32))
-    batch = pixels.permute(2, 0, 1)[None] / scale
+    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, and is refused as such
+        pixels = torch.from_numpy(np.array(image.reshape(*shape[:2], -1), dtype=np.float32, order="C"))  # a copy
+    _refuse_non_finite(bool(torch.isfinite(pixels).all()))
+    batch = pixels.div_(scale).permute(2, 0, 1)[None]
 
     def back(result: Tensor) -> NDArray[Any]:
         array = result[0].permute(1, 2, 0).cpu().numpy().reshape(shape)
@@ -94,7 +95,7 @@ def _from_pil(image: Any) -> tuple[Tensor, Back]:
 
 def _refuse_non_finite(finite: bool) -> None:
     if not finite:
-        raise NonFiniteInputError("expected finite values, got NaN or infinity; replace them before restoring")
+        raise NonFiniteInputError("expected finite float32 values, got NaN or infinity; replace them before restoring")
 
 
 def to_channels(batch: Tensor, channels: int) -> tuple[Tensor, Back]:
