@@ -43,7 +43,8 @@ def _from_tensor(image: Tensor) -> tuple[Tensor, Back]:
         )
     batch = image.detach().float()
     _refuse_non_finite(bool(torch.isfinite(batch).all()))
-    return batch, lambda result: result.to(device=image.device, dtype=image.dtype)
+    # Always a copy: one taken outside of inference mode is a tensor like any other, which the caller may write to.
+    return batch, lambda result: result.to(device=image.device, dtype=image.dtype, copy=True)
 
 
 def _from_array(image: NDArray[Any]) -> tuple[Tensor, Back]:
