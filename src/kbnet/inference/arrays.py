@@ -77,6 +77,12 @@ def _from_pil(image: Any) -> tuple[Tensor, Back]:
     original = image.mode
     if getattr(image, "is_animated", False):
         raise InvalidInputError("expected a still picture, got an animation; restore its frames one by one")
+    if original[0] in "IF" and original != "I;16":
+        # Pillow would cut everything above 255 off.
+        raise InvalidInputError(
+            f"expected a PIL image of 8 bits or of mode I;16, got mode {original}; "
+            "give its values as a numpy array, uint16 or floating in [0,1]"
+        )
     if original not in ("L", "LA", "RGB", "RGBA", "I;16"):
         image = image.convert("RGBA" if original in ("PA", "La", "RGBa") or "transparency" in image.info else "RGB")
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
