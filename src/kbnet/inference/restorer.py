@@ -194,9 +194,9 @@ class Restorer:
         if len(rows) == len(cols) == 1:
             context = Local(self.window) if self.context == "local" else FullFrame()
             restored = self._forward(padded, context).float()
+            progress(1, 1)
         else:
             restored = self._tiled(padded, rows, cols, progress)
-        progress(len(rows) * len(cols), len(rows) * len(cols))
         return restored[:, :, :height, :width], len(rows) * len(cols)
 
     def _tiled(self, image: Tensor, rows: list[Span], cols: list[Span], progress: Progress) -> Tensor:
