@@ -71,15 +71,17 @@ class Restorer:
         self.tile = tile
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0 or 0 < tile < 64):
             raise InvalidInputError(f"expected tile 'auto', 0 for the full frame, or at least 64 pixels; got {tile!r}")
-        if overlap is not None and overlap < 0:
-            raise InvalidInputError(f"expected an overlap of 0 or more pixels, got {overlap}")
+        if overlap is not None and (not isinstance(overlap, int) or isinstance(overlap, bool) or overlap < 0):
+            raise InvalidInputError(f"expected an overlap of 0 or more whole pixels, got {overlap!r}")
         if context not in ("auto", "global", "local", "tile"):
             raise InvalidInputError(f"expected context 'auto', 'global', 'local' or 'tile', got {context!r}")
         self.context: ContextName = "global" if context == "auto" else context
-        if window < 1:
-            raise InvalidInputError(f"expected a window of at least 1 pixel, got {window}")
+        if not isinstance(window, int) or window < 1:
+            raise InvalidInputError(f"expected a window of at least 1 whole pixel, got {window!r}")
         self.window = window
         self.overlap = overlap
+        if isinstance(tile, int) and tile:
+            plan(tile + self.network.input_multiple, *self._tiling(tile))  # refuses an overlap that leaves no step
         self.ensemble = ensemble
         self.name = name or self.network.family
 
@@ -155,7 +157,7 @@ class Restorer:
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "tile": self.tile,
-            "overlap": DEFAULT_OVERLAP if self.overlap is None else self.overlap,
+            "overlap": self._tiling(DEFAULT_OVERLAP * 3 if self.tile in ("auto", 0) else int(self.tile))[1],
             "context": self.context,
             "window": self.window,
             "ensemble": self.ensemble,
@@ -186,11 +188,8 @@ class Restorer:
         padded = reflect_pad(image, _PADDING)
         side = auto_tile(self.network, self.device) if self.tile == "auto" else self.tile
         side = side or max(padded.shape[2:])
-        multiple = self.network.input_multiple
-        side = max(side, multiple)
-        overlap = min(DEFAULT_OVERLAP, side // 3) if self.overlap is None else self.overlap
-        rows = plan(padded.shape[2], side, overlap, multiple)
-        cols = plan(padded.shape[3], side, overlap, multiple)
+        rows = plan(padded.shape[2], *self._tiling(side))
+        cols = plan(padded.shape[3], *self._tiling(side))
         if len(rows) == len(cols) == 1:
             context = Local(self.window) if self.context == "local" else FullFrame()
             restored = self._forward(padded, context).float()
@@ -198,6 +197,12 @@ class Restorer:
         else:
             restored = self._tiled(padded, rows, cols, progress)
         return restored[:, :, :height, :width], len(rows) * len(cols)
+
+    def _tiling(self, side: int) -> tuple[int, int, int]:
+        """Tile, overlap and multiple, as `plan` takes them, for tiles of `side` pixels."""
+        multiple = self.network.input_multiple
+        side = max(side, multiple)
+        return side, min(DEFAULT_OVERLAP, side // 3) if self.overlap is None else self.overlap, multiple
 
     def _tiled(self, image: Tensor, rows: list[Span], cols: list[Span], progress: Progress) -> Tensor:
         context: FullFrame = FullFrame()
