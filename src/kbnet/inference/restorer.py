@@ -166,6 +166,8 @@ class Restorer:
     def _restore(self, batch: Tensor, progress: Progress) -> Tensor:
         """[B,C,H,W] float32 -> the same, on the network's device; tiles are cut from one image at a time."""
         turns = range(8) if self.ensemble else range(1)
+        # Once, since free memory changes, and with it the number of tiles that was announced.
+        largest = auto_tile(self.network, self.device)
         total = 0
 
         def advance(done: int, count: int) -> None:
@@ -176,18 +178,17 @@ class Restorer:
             result = torch.zeros_like(image)
             for turn in turns:
                 turned = _turn(image, turn)
-                restored, count = self._restore_one(turned, advance)
+                restored, count = self._restore_one(turned, largest, advance)
                 result += _turn_back(restored, turn).to(result.device) / len(turns)
                 total += count
             results.append(result)
         return torch.cat(results)
 
-    def _restore_one(self, image: Tensor, progress: Progress) -> tuple[Tensor, int]:
-        """[1,C,H,W] -> the same and the number of tiles it took."""
+    def _restore_one(self, image: Tensor, largest: int, progress: Progress) -> tuple[Tensor, int]:
+        """[1,C,H,W] -> the same and the number of tiles it took; `largest` is the side of one that memory allows."""
         height, width = image.shape[2:]
         padded = reflect_pad(image, _PADDING)
-        side = auto_tile(self.network, self.device) if self.tile == "auto" else self.tile
-        side = side or max(padded.shape[2:])
+        side = largest if self.tile == "auto" else self.tile or max(padded.shape[2:])
         rows = plan(padded.shape[2], *self._tiling(side))
         cols = plan(padded.shape[3], *self._tiling(side))
         if len(rows) == len(cols) == 1:
@@ -195,7 +196,7 @@ class Restorer:
             restored = self._forward(padded, context).float()
             progress(1, 1)
         else:
-            restored = self._tiled(padded, rows, cols, progress)
+            restored = self._tiled(padded, rows, cols, largest, progress)
         return restored[:, :, :height, :width], len(rows) * len(cols)
 
     def _tiling(self, side: int) -> tuple[int, int, int]:
@@ -204,12 +205,12 @@ class Restorer:
         side = max(side, multiple)
         return side, min(DEFAULT_OVERLAP, side // 3) if self.overlap is None else self.overlap, multiple
 
-    def _tiled(self, image: Tensor, rows: list[Span], cols: list[Span], progress: Progress) -> Tensor:
+    def _tiled(self, image: Tensor, rows: list[Span], cols: list[Span], largest: int, progress: Progress) -> Tensor:
         context: FullFrame = FullFrame()
         if self.context == "local":
             context = Local(self.window)
         elif self.context == "global":
-            context = Shared(self._gather(image))
+            context = Shared(self._gather(image, largest**2))
         result = torch.zeros_like(image)
         for i, row in enumerate(rows):
             for j, col in enumerate(cols):
@@ -220,8 +221,8 @@ class Restorer:
                 progress(i * len(cols) + j + 1, len(rows) * len(cols))
         return result
 
-    def _gather(self, image: Tensor) -> list[Tensor]:
-        """The image's averages, from crops spread evenly over it, as many as memory allows.
+    def _gather(self, image: Tensor, limit: int) -> list[Tensor]:
+        """The image's averages, from crops spread evenly over it, of at most `limit` pixels together.
 
         The crops go through the network together, so that each averaging site sees inputs computed with the shared
         averages of the sites before it, as it will in the tiles.
@@ -230,7 +231,7 @@ class Restorer:
         multiple = self.network.input_multiple
         side = min(SAMPLE_SIDE, max(height // multiple, 1) * multiple, max(width // multiple, 1) * multiple)
         halo = SAMPLE_HALO if side == SAMPLE_SIDE else 0
-        pixels = min(height * width, auto_tile(self.network, self.device) ** 2)
+        pixels = min(height * width, limit)
         corners = sample_crops(height, width, side, pixels, multiple)
         crops = torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners])
         context = Gather(halo)
