@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kbnet.errors import RecipeError
-from kbnet.models import PRESETS, Network, create_model
+from kbnet.models import PRESETS, KBNetL, KBNetLConfig, Network, create_model, preset_config
 
 Positive = Annotated[int, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -54,7 +55,7 @@ class OptimizerSection(_Section):
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise from zero")
     hold_steps: int = Field(default=0, ge=0, description="steps at `lr` after the warm-up; the rest is cosine")
     weight_decay: float = Field(default=1e-4, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     clip_norm: float = Field(gt=0, description="bound of the gradient's norm over all parameters")
 
 
@@ -81,6 +82,13 @@ class Recipe(_Section):
     def _consistent(self) -> "Recipe":
         if self.model.preset not in PRESETS:
             raise ValueError(f"model.preset wants one of {', '.join(PRESETS)}, got {self.model.preset!r}")
+        # An InvalidInputError is a ValueError, so wrong settings become part of pydantic's report.
+        config = preset_config(self.model.preset, **self.model.settings)
+        multiple = KBNetL.input_multiple if isinstance(config, KBNetLConfig) else 1
+        if odd := [phase.patch for phase in self.phases if phase.patch % multiple]:
+            raise ValueError(f"patch wants a multiple of {multiple} for {self.model.preset}, got {odd[0]}")
+        if self.optimizer.final_lr > self.optimizer.lr:
+            raise ValueError(f"final_lr is {self.optimizer.final_lr}, more than the lr of {self.optimizer.lr}")
         fixed = self.optimizer.warmup_steps + self.optimizer.hold_steps
         if fixed > self.steps:
             raise ValueError(f"warmup_steps + hold_steps is {fixed}, more than the {self.steps} steps of all phases")
