@@ -1,0 +1,209 @@
+"""Recipes: what is refused, with one line, and what the shipped ones say."""
+
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from kbnet.errors import KBNetError, RecipeError
+from kbnet.models import KBNetS
+from kbnet.training import Recipe
+from kbnet.training.schedule import learning_rate
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+GOOD = """
+[model]
+preset = "kbnet-nano"
+
+[degradation]
+kind = "gaussian"
+sigma = [0, 55]
+
+[[phases]]
+steps = 60
+patch = 64
+batch = 16
+
+[[phases]]
+steps = 40
+patch = 128
+batch = 4
+
+[optimizer]
+lr = 1e-3
+final_lr = 1e-6
+warmup_steps = 10
+hold_steps = 30
+clip_norm = 0.1
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(GOOD)
+    return path
+
+
+def refusal(path, replace=None):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.read(path, replace)
+    message = str(caught.value)
+    assert message.isprintable(), "one line"
+    return message
+
+
+def test_every_shipped_recipe_is_valid_and_its_network_can_be_built():
+    found = sorted(RECIPES.glob("*.toml"))
+    assert len(found) == 1
+    for path in found:
+        recipe = Recipe.read(path)
+        assert recipe.steps > 0
+        assert recipe.create_model().config.channels in (1, 3)
+
+
+def test_every_shipped_recipe_begins_with_the_command_that_runs_it():
+    for path in RECIPES.glob("*.toml"):
+        assert path.read_text().startswith(f"# kbnet train recipes/{path.name} ")
+
+
+def test_every_field_of_a_recipe_is_documented_or_has_a_plain_name():
+    undocumented = {
+        f"{section}.{name}"
+        for section, outer in Recipe.model_fields.items()
+        for name, inner in getattr(outer.annotation, "model_fields", {}).items()
+        if inner.description is None
+    }
+    assert undocumented <= {"optimizer.weight_decay", "optimizer.betas", "run.seed"}
+
+
+def test_a_good_recipe_is_read_as_it_is_written(path):
+    recipe = Recipe.read(path)
+    assert recipe.degradation.sigma == (0, 55)
+    assert recipe.steps == 100
+    assert [recipe.phase_at(step).patch for step in (0, 59, 60, 99)] == [64, 64, 128, 128]
+    assert isinstance(recipe.create_model(), KBNetS)
+
+
+def test_a_recipe_survives_the_json_in_which_a_checkpoint_keeps_it(path):
+    recipe = Recipe.read(path, {"model.settings.encoder_blocks": "[1, 1, 1, 1]"})
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_a_recipe_cannot_be_changed_after_it_was_checked(path):
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe.read(path).optimizer.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("optimizer.lr", "5e-4", lambda r: r.optimizer.lr == 5e-4),
+        ("run.seed", "7", lambda r: r.run.seed == 7),  # a section that the file leaves out
+        ("degradation.sigma", "[10, 10]", lambda r: r.degradation.sigma == (10, 10)),
+        ("model.preset", "kbnet-nano-gray", lambda r: r.model.preset == "kbnet-nano-gray"),  # a bare word
+        ("model.preset", '"kbnet-nano-gray"', lambda r: r.model.preset == "kbnet-nano-gray"),
+        ("model.settings.width", "8", lambda r: r.create_model().config.width == 8),
+        ("phases", "[{steps=50, patch=32, batch=2}]", lambda r: r.steps == 50),
+    ],
+)
+def test_a_dotted_name_replaces_one_field(name, value, read, path):
+    assert read(Recipe.read(path, {name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("optimizer.learning_rate", "1e-3", "optimizer.learning_rate"),
+        ("optimiser.lr", "1e-3", "optimiser"),
+        ("lr", "1e-3", "lr"),
+        ("optimizer.lr", "fast", "optimizer.lr"),
+        ("optimizer.lr", "0", "optimizer.lr"),
+        ("optimizer.lr", "nan", "optimizer.lr"),
+        ("optimizer.lr", "inf", "optimizer.lr"),
+        ("optimizer.final_lr", "1", "final_lr"),
+        ("optimizer.clip_norm", "-1", "optimizer.clip_norm"),
+        ("optimizer.betas", "[0.9]", "optimizer.betas"),
+        ("optimizer.betas", "[0.9, 1.0]", "optimizer.betas"),
+        ("optimizer.betas", "[-0.1, 0.9]", "optimizer.betas"),
+        ("optimizer.hold_steps", "91", "warmup_steps + hold_steps is 101, more than the 100 steps of all phases"),
+        ("optimizer.hold_steps", "1.5", "optimizer.hold_steps"),
+        ("degradation.kind", "rain", "degradation.kind"),
+        ("degradation.sigma", "[20, 10]", "0 <= low <= high"),
+        ("degradation.sigma", "[-1, 10]", "0 <= low <= high"),
+        ("degradation.sigma", "[0, nan]", "sigma"),
+        ("degradation.sigma", "[0, inf]", "sigma"),
+        ("degradation.sigma", "25", "degradation.sigma"),
+        ("phases", "[]", "phases"),
+        ("phases", "[{steps=0, patch=32, batch=2}]", "phases.0.steps"),
+        ("phases", "[{steps=50, patch=32}]", "phases.0.batch"),
+        ("phases.0.steps", "5", "phases.0.steps"),
+        ("phases..steps", "5", "phases..steps"),
+        ("", "5", "recipe"),
+        ("model.preset", "kbnet-m", "model.preset wants one of"),
+        ("model.preset.width", "8", "model.preset.width"),
+        ("model.settings.depth", "8", "depth"),
+        ("model.settings.width", "1000000000", "width"),
+        ("model.settings.width", "wide", "width"),
+        ("run.ema", "1", "run.ema"),
+        ("run.validation_every", "1", "run.validation_every"),
+        ("run.checkpoint_minutes", "0", "run.checkpoint_minutes"),
+    ],
+)
+def test_a_wrong_field_is_refused_and_named_in_one_line(name, value, says, path):
+    assert says in refusal(path, {name: value})
+
+
+def test_patches_that_the_network_cannot_take_are_refused(path):
+    message = refusal(path, {"model.preset": "kbnet-l-derain", "phases": "[{steps=100, patch=60, batch=2}]"})
+    assert "multiple of 8" in message
+
+
+def test_a_missing_section_is_named(path):
+    path.write_text(GOOD.replace("[degradation]", "").replace('kind = "gaussian"', "").replace("sigma = [0, 55]", ""))
+    assert "degradation: Field required" in refusal(path)
+
+
+@pytest.mark.parametrize("content", [b"not = = toml", b"\xff\xfe\x00", b"[model\n", b"a = 1\na = 2\n"])
+def test_a_file_that_is_not_toml_is_refused(content, path):
+    path.write_bytes(content)
+    assert "is not TOML" in refusal(path)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    assert "gone.toml: No such file" in refusal(tmp_path / "gone.toml")
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    assert "Is a directory" in refusal(tmp_path)
+
+
+def test_a_recipe_error_is_one_of_the_packages_errors():
+    assert issubclass(RecipeError, KBNetError)
+    assert issubclass(RecipeError, ValueError)
+
+
+def test_the_learning_rate_rises_holds_and_falls_to_its_last_value(path):
+    recipe = Recipe.read(path)
+    rates = [learning_rate(recipe, step) for step in range(recipe.steps)]
+    assert rates[0] == pytest.approx(1e-4)  # a tenth of the warm-up, and not zero
+    assert rates[9] == pytest.approx(1e-3)
+    assert rates[10:40] == [1e-3] * 30
+    assert rates[69] == pytest.approx((1e-3 + 1e-6) / 2)  # halfway down the cosine of 60 steps
+    assert rates[-1] == pytest.approx(1e-6)
+    assert all(a < b for a, b in pairwise(rates[:10]))
+    assert all(a > b for a, b in pairwise(rates[39:]))
+    assert learning_rate(recipe, recipe.steps + 5) == pytest.approx(1e-6)
+
+
+def test_a_recipe_without_a_cosine_holds_to_the_end(path):
+    recipe = Recipe.read(path, {"optimizer.hold_steps": "90"})
+    assert learning_rate(recipe, 99) == 1e-3
+
+
+def test_the_shipped_denoiser_is_trained_as_issue_and_catalogue_say():
+    table = tomllib.loads((RECIPES / "denoise-nano.toml").read_text())
+    assert table["degradation"] == {"kind": "gaussian", "sigma": [0, 55]}
+    assert table["model"]["preset"] == "kbnet-nano"
