@@ -23,8 +23,8 @@ def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
     Spans start at multiples of `multiple`, so that the network halves the resolution of every tile on the same grid as
     that of the whole image; the last one ends with the image.
 
-    A quarter of the overlap next to each cut has no weight, since the network saw zeros beyond it; over the middle half
-    one tile fades into the next.
+    Three eighths of the overlap next to each cut have no weight, since the network saw zeros beyond it; over the middle
+    quarter one tile fades into the next.
 
     Raises:
         InvalidInputError: the tile leaves no step after the overlap.
@@ -50,9 +50,9 @@ def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
 
 
 def _fade(length: int, overlap: int, *, first: bool, last: bool) -> Tensor:
-    """Weights that rise from 0 to 1 over the middle half of the overlap at each end that is not the image's."""
+    """Weights that rise from 0 to 1 over the middle quarter of the overlap at each end that is not the image's."""
     position = torch.arange(length) + 0.5
-    margin, ramp = overlap / 4, max(overlap / 2, 1)
+    margin, ramp = overlap * 3 / 8, max(overlap / 4, 1)
     rise = ((position - margin) / ramp).clamp(0, 1)
     weights = torch.ones(length)
     if not first:
@@ -76,22 +76,22 @@ def reflect_pad(image: Tensor, multiple: int) -> Tensor:
     return image
 
 
-def sample_crops(height: int, width: int, side: int, pixels: int, multiple: int) -> list[tuple[int, int]]:
-    """Top-left corners of evenly spread side x side crops, at most `pixels` of them in all, at least one.
+def sample_crops(height: int, width: int, side: int, halo: int, pixels: int, multiple: int) -> list[tuple[int, int]]:
+    """Top-left corners of evenly spread side x side crops that hold at most `pixels` in all; at least one.
 
-    Corners lie on multiples of `multiple`; crops that would leave the image are moved inside. An image shorter than
-    `side` has its crops begin at its edge.
+    As many as cover the image without their borders of `halo` pixels, if that is not too many. Corners lie on multiples
+    of `multiple` and the crops inside the image.
     """
-    count = max(1, pixels // (side * side))
-    rows = max(1, min(round((count * height / width) ** 0.5), count, height // side))
-    cols = max(1, min(count // rows, width // side))
+    inner = max(side - 2 * halo, 1)
+    rows, cols = (max(1, -(-(length - 2 * halo) // inner)) for length in (height, width))
+    if rows * cols * side * side > pixels:
+        count = max(1, pixels // (side * side))
+        rows = max(1, min(round((count * height / width) ** 0.5), count, rows))
+        cols = max(1, min(count // rows, cols))
 
     def spread(length: int, number: int) -> list[int]:
-        room = max(length - side, 0)  # an axis shorter than a crop is in it as a whole
-        if number == 1:
-            return [room // 2 // multiple * multiple]
         # The middles of `number` equal parts of the axis.
         centres = [(2 * i + 1) * length / (2 * number) for i in range(number)]
-        return [int(min(max(c - side / 2, 0), room)) // multiple * multiple for c in centres]
+        return [int(min(max(c - side / 2, 0), length - side)) // multiple * multiple for c in centres]
 
     return [(top, left) for top in spread(height, rows) for left in spread(width, cols)]
