@@ -1,7 +1,7 @@
 """The native kernels: every instruction set this machine runs, values and all gradients, against the reference.
 
 A result may err from float64 at most twice what plain PyTorch at the same precision errs, plus a rounding of the
-largest value (where PyTorch happens to be exact). Outputs start as NaN (see conftest.py): one that is not written shows.
+largest value (where PyTorch happens to be exact). Outputs start as NaN (see conftest.py): an unwritten one shows.
 """
 
 import multiprocessing
