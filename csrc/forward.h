@@ -53,13 +53,16 @@ inline int64_t forward_scratch(const ForwardCall& call, const Strip& largest) {
     return ForwardScratch(call, largest, nullptr).floats;
 }
 
-inline float pair_of(float low, float high) {
-    Bfloat16 halves[2];
-    narrow(low, halves[0]);
-    narrow(high, halves[1]);
-    float both;
-    std::memcpy(&both, halves, 4);
-    return both;
+// to[i] = low[i] and high[i] as bfloat16 numbers in one lane. Both came from bfloat16, so their upper halves are all
+// there is; without `high` its place is zero.
+inline void pair_up(float* to, const float* low, const float* high, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        uint32_t a, b = 0;
+        std::memcpy(&a, low + i, 4);
+        if (high) std::memcpy(&b, high + i, 4);
+        const uint32_t both = (a >> 16) | (b & 0xffff0000u);
+        std::memcpy(to + i, &both, 4);
+    }
 }
 
 inline int64_t forward_packed(const ForwardCall& call) {
@@ -86,26 +89,10 @@ inline void forward_pack(const ForwardCall& call, int64_t group, float* packed) 
         for (int64_t c = 0; c < s.group; ++c) {
             const int64_t row = n * s.channels + group * s.group + c;
             const float* from = call.weight + row * s.taps();
-            for (int64_t j = 0; j < s.group; j += 2)
-                for (int64_t i = 0; i < area; ++i)
-                    *packed++ = pair_of(from[j * area + i], j + 1 < s.group ? from[(j + 1) * area + i] : 0.0f);
-            *packed++ = pair_of(call.bias[row], 0.0f);
+            for (int64_t j = 0; j < s.group; j += 2, packed += area)
+                pair_up(packed, from + j * area, j + 1 < s.group ? from + (j + 1) * area : nullptr, area);
+            pair_up(packed++, call.bias + row, nullptr, 1);
         }
-}
-
-// pairs[j] = planes 2j and 2j + 1 in one; the values came from bfloat16, so their upper halves are all there is
-inline void pair_planes(float* pairs, const float* planes, int64_t channel, int64_t channels) {
-    for (int64_t j = 0; j < channels; j += 2, pairs += channel) {
-        const float* low = planes + j * channel;
-        const float* high = j + 1 < channels ? low + channel : nullptr;
-        for (int64_t i = 0; i < channel; ++i) {
-            uint32_t a, b = 0;
-            std::memcpy(&a, low + i, 4);
-            if (high) std::memcpy(&b, high + i, 4);
-            const uint32_t both = (a >> 16) | (b & 0xffff0000u);
-            std::memcpy(pairs + i, &both, 4);
-        }
-    }
 }
 
 template <class Dot, int V>
@@ -139,11 +126,16 @@ void forward_strip(const ForwardCall& call, const Strip& strip, int64_t group0, 
     const ForwardScratch k(call, strip, scratch);
     const bool paired = in_pairs(call);
     gather_panel(k.coefficients, k.pitch, call.coefficients, 0, s.bases, s, strip);
-    fill(k.taps + (k.inner - 1) * k.pitch, k.pitch, paired ? pair_of(1.0f, 0.0f) : 1.0f);
+    float* const bias_tap = k.taps + (k.inner - 1) * k.pitch;
+    fill(bias_tap, k.pitch, 1.0f);
+    if (paired) pair_up(bias_tap, bias_tap, nullptr, k.pitch);
     for (int64_t g = group0; g < group1; ++g) {
         const float* packed = call.packed + g * s.bases * s.group * k.inner;
         gather_planes(k.planes, k.shape, call.x, g * s.group, s, strip);
-        if (paired) pair_planes(k.pairs, k.planes, k.shape.channel, s.group);
+        if (paired)
+            for (int64_t j = 0; j < s.group; j += 2)
+                pair_up(k.pairs + j / 2 * k.shape.channel, k.planes + j * k.shape.channel,
+                        j + 1 < s.group ? k.planes + (j + 1) * k.shape.channel : nullptr, k.shape.channel);
         unfold(k.taps, k.pitch, k.pairs, k.shape, k.planes_count, s, strip);
         if (paired)
             mix_strip<PairDot>(s, k, packed, strip.pixels());

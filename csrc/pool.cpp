@@ -38,14 +38,14 @@ public:
             }
             job_ = &job;
             threads_ = threads;
-            pending_ = threads - 1;
             ++number_;
         }
         wake_.notify_all();
         job.help();
+        // Whoever has not come by now need not: on a busy machine that could take long.
         std::unique_lock<std::mutex> lock(mutex_);
-        done_.wait(lock, [this] { return pending_ == 0; });
         job_ = nullptr;
+        done_.wait(lock, [this] { return helping_ == 0; });
     }
 
 private:
@@ -54,12 +54,13 @@ private:
         for (;;) {
             wake_.wait(lock, [&] { return number_ != seen; });
             seen = number_;
-            if (index >= threads_) continue;
-            Job* job = job_;
+            Job* const job = job_;
+            if (!job || index >= threads_) continue;
+            ++helping_;
             lock.unlock();
             job->help();
             lock.lock();
-            if (--pending_ == 0) done_.notify_one();
+            if (--helping_ == 0) done_.notify_one();
         }
     }
 
@@ -69,7 +70,7 @@ private:
     std::vector<std::thread> workers_;
     Job* job_ = nullptr;
     int threads_ = 0;
-    int pending_ = 0;  // workers that have not finished the present job
+    int helping_ = 0;  // workers in the present job
     std::uint64_t number_ = 0;
 };
 

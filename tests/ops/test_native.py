@@ -1,7 +1,7 @@
 """The native kernels: every instruction set this machine runs, values and all gradients, against the reference.
 
-A result may err from float64 at most twice what plain PyTorch at the same precision errs, plus a rounding of the largest
-value (where PyTorch happens to be exact). Outputs start as NaN (see conftest.py), so one that is not written shows.
+A result may err from float64 at most twice what plain PyTorch at the same precision errs, plus a rounding of the
+largest value (where PyTorch happens to be exact). Outputs start as NaN (see conftest.py): an unwritten one shows.
 """
 
 import multiprocessing
@@ -166,7 +166,7 @@ def test_it_is_chosen_by_itself_and_explains_itself():
     x, coefficients, weight, bias, _ = make(SHAPES["7x13"])
     chosen = kernel_basis_attention(x, coefficients, weight, bias)
     assert torch.equal(chosen, kernel_basis_attention(x, coefficients, weight, bias, backend="native"))
-    with pytest.raises(BackendError, match="float32 and bfloat16, got torch.float64"):
+    with pytest.raises(BackendError, match=r"float32 and bfloat16, got torch\.float64"):
         kernel_basis_attention(x.double(), coefficients.double(), weight.double(), bias.double(), backend="native")
     assert native.instruction_sets()[0] in native.describe() or os.environ.get("KBNET_INSTRUCTION_SET")
 
@@ -174,7 +174,7 @@ def test_it_is_chosen_by_itself_and_explains_itself():
 def test_an_unknown_instruction_set_is_refused(monkeypatch):
     monkeypatch.setenv("KBNET_INSTRUCTION_SET", "abacus")
     x, coefficients, weight, bias, _ = make(SHAPES["one pixel"])
-    with pytest.raises(BackendError, match="KBNET_INSTRUCTION_SET is 'abacus', and this machine has .*portable"):
+    with pytest.raises(BackendError, match=r"KBNET_INSTRUCTION_SET is 'abacus', and this machine has .*portable"):
         kernel_basis_attention(x, coefficients, weight, bias, backend="native")
     assert "abacus" in native.describe()
 
