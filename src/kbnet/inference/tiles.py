@@ -80,7 +80,7 @@ def sample_crops(height: int, width: int, side: int, halo: int, pixels: int, mul
     """Top-left corners of evenly spread side x side crops that hold at most `pixels` in all; at least one.
 
     As many as cover the image without their borders of `halo` pixels, if that is not too many. Corners lie on multiples
-    of `multiple` and the crops inside the image.
+    of `multiple` and the crops inside the image; along an axis shorter than `side` they begin at its edge.
     """
     inner = max(side - 2 * halo, 1)
     rows, cols = (max(1, -(-(length - 2 * halo) // inner)) for length in (height, width))
@@ -90,8 +90,8 @@ def sample_crops(height: int, width: int, side: int, halo: int, pixels: int, mul
         cols = max(1, min(count // rows, cols))
 
     def spread(length: int, number: int) -> list[int]:
-        # The middles of `number` equal parts of the axis.
+        # The middles of `number` equal parts of the axis. Two of them may fall on the same multiple.
         centres = [(2 * i + 1) * length / (2 * number) for i in range(number)]
-        return [int(min(max(c - side / 2, 0), length - side)) // multiple * multiple for c in centres]
+        return sorted({int(max(min(c - side / 2, length - side), 0)) // multiple * multiple for c in centres})
 
     return [(top, left) for top in spread(height, rows) for left in spread(width, cols)]
