@@ -100,6 +100,10 @@ class Local(FullFrame):
     def pool(self, u: Tensor) -> Tensor:
         height, width = u.shape[2:]
         window = max(1, self.window * height // self.height)
+        if (
+            window >= height and window >= width
+        ):  # exactly, so that a patch of the training's size is seen as in training
+            return u.mean((2, 3), keepdim=True)
         cell = max(1, window // self.CELLS)
         cells = F.avg_pool2d(u, cell, ceil_mode=True, count_include_pad=False) if cell > 1 else u
         # An odd number of cells, so that the window is centred on its own.
