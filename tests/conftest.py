@@ -52,7 +52,7 @@ def run_python() -> Callable[..., str]:
         child = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment
         )
-        assert (child.returncode, child.stderr) == (0, "")
+        assert (child.returncode, child.stderr) == (0, ""), child.stdout
         return child.stdout
 
     return run

@@ -142,17 +142,41 @@ def test_gather_forgets_the_averages_of_the_pass_before():
 
 
 @pytest.mark.parametrize("family", NETWORKS)
-def test_a_local_window_over_the_whole_image_is_the_full_frame(family):
+@pytest.mark.parametrize("window", [24, 25, 1000])
+def test_a_local_window_over_the_whole_image_is_the_full_frame(family, window):
     model, image = network(family), torch.rand(1, 3, 16, 24)
     with torch.inference_mode():
-        torch.testing.assert_close(model(image, Local(24)), model(image), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(image, Local(window)), model(image), rtol=1e-5, atol=1e-5)
 
 
-def test_a_local_window_shrinks_with_the_level():
-    local = Local(window=8)
-    local.begin(32)
-    u = torch.rand(1, 2, 8, 12)  # a level of a quarter of the resolution
-    torch.testing.assert_close(local.pool(u), sliding_mean(u, 2))
+def local_pool(u, window, level=1):
+    local = Local(window)
+    local.begin(u.shape[2] * level)
+    return local.pool(u)
+
+
+@pytest.mark.parametrize("level", [1, 2, 4])
+def test_a_small_local_window_is_a_mean_around_every_pixel_and_shrinks_with_the_level(level):
+    u = torch.rand(1, 2, 40, 48, dtype=torch.float64)
+    torch.testing.assert_close(local_pool(u, 9 * level, level), sliding_mean(u, 9))
+
+
+@pytest.mark.parametrize("window", [3, 16, 40, 64])
+@pytest.mark.parametrize("size", [(65, 70), (80, 101), (1, 90), (129, 3)])
+def test_a_local_mean_of_a_flat_image_is_flat_to_the_last_pixel(size, window):
+    pooled = local_pool(torch.full((1, 2, *size), 0.7, dtype=torch.float64), window)
+    torch.testing.assert_close(pooled.expand(1, 2, *size), torch.full((1, 2, *size), 0.7, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("window", [32, 64, 100])
+def test_a_large_local_window_is_near_the_mean_around_every_pixel(window):
+    torch.manual_seed(0)
+    coarse = torch.rand(1, 4, 7, 9, dtype=torch.float64)
+    u = torch.nn.functional.interpolate(coarse, size=(150, 203), mode="bicubic") + 0.2 * torch.rand(1, 4, 150, 203)
+    # Nine cells of an eighth of the window: a little wider, and not the same near the borders; else a mean like any.
+    pooled, exact = local_pool(u, window), sliding_mean(u, window // 8 * 9)
+    error, spread = (pooled - exact).square().mean().sqrt(), exact.std()
+    assert error < 0.15 * spread
 
 
 def test_with_a_local_window_kbnet_s_gives_tile_and_full_frame_the_same_inside():

@@ -1,0 +1,63 @@
+"""Importing kbnet costs little and starts nothing."""
+
+import json
+
+import pytest
+
+# Of extras, of the tests, or needed by one command alone.
+UNWANTED = {
+    "accelerate",
+    "importlinter",
+    "matplotlib",
+    "PIL",
+    "pydantic",
+    "pytest",
+    "rich",
+    "scipy",
+    "skimage",
+    "tensorboard",
+    "typer",
+}
+
+LIST_MODULES = """
+import json, sys
+before = set(sys.modules)
+{statement}
+print(json.dumps(sorted({{name.partition(".")[0] for name in set(sys.modules) - before}})))
+"""
+
+USES = {
+    "import kbnet": "import kbnet",
+    "every public name": "import kbnet; [getattr(kbnet, name) for name in kbnet.__all__]",
+    "the operator": "import torch, kbnet; t = torch.ones; "
+    "kbnet.ops.kernel_basis_attention(t(1, 2, 3, 3), t(1, 2, 3, 3), t(2, 2, 1, 3, 3), t(2, 2))",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_optional_packages_are_not_imported(use, run_python):
+    imported = set(json.loads(run_python(LIST_MODULES.format(statement=USES[use]))))
+    assert "kbnet" in imported  # the list is of what was imported
+    assert imported & UNWANTED == set()
+
+
+def test_importing_the_package_alone_does_not_import_torch(run_python):
+    # Importing torch takes seconds, and `kbnet --help` needs none of it.
+    assert "torch" not in json.loads(run_python(LIST_MODULES.format(statement="import kbnet")))
+
+
+def test_cuda_is_not_initialised(run_python):
+    code = "import kbnet, torch; [getattr(kbnet, name) for name in kbnet.__all__]; print(torch.cuda.is_initialized())"
+    assert run_python(code) == "False\n"
+
+
+def test_nothing_is_printed_and_no_thread_or_global_setting_is_left_behind(run_python):
+    code = """
+import threading, torch
+before = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), threading.active_count())
+import kbnet
+[getattr(kbnet, name) for name in kbnet.__all__]
+after = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), threading.active_count())
+assert before == after, (before, after)
+"""
+    assert run_python(code) == ""
