@@ -90,7 +90,7 @@ def _installation() -> dict[str, Any]:
 
     from kbnet import __version__
     from kbnet.models import list_models
-    from kbnet.ops import available_backends
+    from kbnet.ops import available_backends, native
 
     usable = available_backends()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -103,6 +103,7 @@ def _installation() -> dict[str, Any]:
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "backends": {"usable": list(usable), "not_here": _refusals(), "auto": usable[0]},
+        "native_kernel": native.describe(),
         "models": {entry.name: {"task": entry.task, "license": entry.license} for entry in list_models()},
     }
 

@@ -1,0 +1,95 @@
+"""Every shipped set of weights is what its catalogue entry says."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import kbnet
+from kbnet.errors import CheckpointError, UnknownModelError
+from kbnet.models import PRESETS, TASKS, catalogue, cost, count_parameters, find, list_models, load_model, resolve
+from kbnet.models import catalogue as _catalogue_function
+
+ROOT = Path(__file__).parents[2]
+ENTRIES = list(catalogue().values())
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+def test_entry_is_true(entry: kbnet.models.CatalogueEntry) -> None:
+    content = entry.path.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == entry.sha256
+    assert len(content) < 10e6
+    network = load_model(entry.name)
+    assert network.config == PRESETS[entry.preset]
+    assert count_parameters(network) == entry.parameters
+    assert not network.training
+    assert entry.task in TASKS
+    assert entry.context in ("global", "local")
+    assert (ROOT / entry.recipe).is_file()
+    assert "Licen" in entry.training_data or "licen" in entry.training_data
+    assert len(entry.license) > 3
+    assert cost(network.config).per_pixel <= 60_000
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+def test_metrics_are_those_of_a_results_file_of_these_weights(entry: kbnet.models.CatalogueEntry) -> None:
+    results = [json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("gaussian-*.json")]
+    measured = {
+        f"{result['set']} {sigma}": value
+        for result in results
+        if result.get("sha256") == entry.sha256 and result["restorer"]["context"] == entry.context
+        for sigma, value in result["psnr"].items()
+    }
+    assert entry.metrics
+    for name, value in entry.metrics.items():
+        assert value == pytest.approx(measured[name], abs=0.005), name
+
+
+def test_some_weights_ship_and_each_task_has_one_default_at_most() -> None:
+    assert find("denoise") is not None
+    for task in TASKS:
+        assert sum(entry.default for entry in list_models(task)) <= 1
+    with pytest.raises(UnknownModelError, match="expected a task"):
+        list_models("denois")
+
+
+def test_a_model_is_found_by_name_task_and_path() -> None:
+    entry = find("denoise")
+    assert entry is not None
+    assert resolve("denoise") == resolve(entry.name) == resolve(entry.path) == entry.path
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no-such-model", "expected a shipped model"),
+        ("kbnet-s-gaussian-color", "without shipped weights"),
+        ("/nowhere/at/all.pth", "expected a shipped model"),
+    ],
+)
+def test_an_unknown_name_is_refused_in_one_line(name: str, says: str) -> None:
+    with pytest.raises(UnknownModelError, match=says) as caught:
+        load_model(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_shipped_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = find("denoise")
+    assert entry is not None
+    content = bytearray(entry.path.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / entry.file).write_bytes(content)
+    module = __import__(_catalogue_function.__module__, fromlist=["_weights_folder"])
+    monkeypatch.setattr(module, "_weights_folder", lambda: tmp_path)
+    with pytest.raises(CheckpointError, match="not the file that was shipped"):
+        load_model(entry.name)
+
+
+def test_the_shipped_denoiser_denoises() -> None:
+    torch.manual_seed(0)
+    ramp = torch.linspace(0.2, 0.8, 96).expand(1, 3, 96, 96)
+    noisy = ramp + 25 / 255 * torch.randn(1, 3, 96, 96)
+    restored = kbnet.Restorer.from_pretrained("denoise")(noisy)
+    assert (restored - ramp).square().mean() < (noisy - ramp).square().mean() / 20
