@@ -5,11 +5,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbnet.errors import InvalidInputError
 from kbnet.inference.tiles import plan, reflect_pad, sample_crops
+
+no_deadline = settings(deadline=None)  # a busy machine is no failure
 
 
 @st.composite
@@ -35,17 +37,18 @@ def total_weights(spans, length):
     return total
 
 
+@no_deadline
 @given(tilings())
 def test_the_shares_of_all_tiles_add_up_to_one_at_every_pixel(tiling):
     spans = plan(*tiling)
     assert all(span.weights.shape == (span.stop - span.start,) for span in spans)
     assert all(span.weights.min() > 0 and span.weights.max() <= 1 for span in spans)
-    # Float32 weights, of at most a handful of tiles each.
-    torch.testing.assert_close(
-        total_weights(spans, tiling[0]), torch.ones(tiling[0], dtype=torch.float64), rtol=0, atol=1e-6
-    )
+    # Sums of float32: as many roundings as tiles may meet at a pixel, and the division's.
+    ones = torch.ones(tiling[0], dtype=torch.float64)
+    torch.testing.assert_close(total_weights(spans, tiling[0]), ones, rtol=0, atol=1e-7 * (len(spans) + 2))
 
 
+@no_deadline
 @given(long_tilings())
 def test_tiles_run_from_one_end_of_the_image_to_the_other_on_the_networks_grid(tiling):
     length, tile, _, multiple = tiling
@@ -57,6 +60,7 @@ def test_tiles_run_from_one_end_of_the_image_to_the_other_on_the_networks_grid(t
     assert all(0 < span.stop - span.start <= tile for span in spans)
 
 
+@no_deadline
 @given(long_tilings())
 def test_neighbours_share_at_least_the_overlap(tiling):
     spans = plan(*tiling)
@@ -66,6 +70,7 @@ def test_neighbours_share_at_least_the_overlap(tiling):
         assert left.stop - right.start >= tiling[2]
 
 
+@no_deadline
 @given(long_tilings())
 def test_no_tile_could_be_left_out(tiling):
     # With one tile fewer, at whole multiples, the image could not be covered with the same overlap.
@@ -89,6 +94,7 @@ def test_pixels_next_to_a_cut_have_no_share_and_the_middle_of_a_tile_has_all_of_
     assert steps.max() <= 1.01 / quarter
 
 
+@no_deadline
 @given(tilings())
 def test_an_image_no_longer_than_a_tile_is_one_tile(tiling):
     length, tile, overlap, multiple = tiling
@@ -110,6 +116,7 @@ def test_an_overlap_that_leaves_no_step_is_refused_in_one_line(tile, overlap, mu
 sides = st.integers(1, 40)
 
 
+@no_deadline
 @given(sides, sides, st.integers(1, 32))
 def test_padding_mirrors_as_numpy_does(height, width, multiple):
     image = np.random.default_rng(0).random((2, 3, height, width), np.float32)
@@ -144,6 +151,7 @@ def samples(draw):
     return height, width, side, halo, draw(st.integers(0, 2 * height * width)), multiple
 
 
+@no_deadline
 @given(samples())
 def test_sample_crops_lie_inside_the_image_on_the_networks_grid(sample):
     height, width, side, _, pixels, multiple = sample
@@ -165,6 +173,7 @@ def starts_by_axis(sample):
     return (height, sorted(tops)), (width, sorted(lefts))
 
 
+@no_deadline
 @given(samples())
 def test_sample_crops_are_spread_over_the_whole_image(sample):
     side, multiple = sample[2], sample[5]
@@ -178,6 +187,7 @@ def test_sample_crops_are_spread_over_the_whole_image(sample):
         assert all(b - a <= part + multiple for a, b in pairwise(middles))
 
 
+@no_deadline
 @given(samples())
 def test_with_pixels_enough_sample_crops_cover_the_image(sample):
     height, width, side, halo, _, multiple = sample
