@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kbnet.degradations import gaussian_noise
+from kbnet.errors import InvalidInputError
 
 
 def generator(seed=0):
@@ -68,3 +69,8 @@ def test_the_clean_image_is_left_alone_and_its_dtype_kept(dtype):
     before = clean.clone()
     assert gaussian_noise(clean, torch.tensor([25.0], dtype=torch.float64), generator()).dtype == dtype
     assert torch.equal(clean, before)
+
+
+def test_a_list_of_deviations_that_does_not_fit_the_batch_is_refused():
+    with pytest.raises(InvalidInputError, match=r"one for each of 1 images, got \[3\]"):
+        gaussian_noise(torch.zeros(1, 3, 8, 8), torch.tensor([1.0, 2.0, 3.0]), generator())

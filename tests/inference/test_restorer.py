@@ -337,19 +337,18 @@ def test_the_device_chosen_is_the_graphics_card_if_there_is_one(monkeypatch):
 @pytest.mark.parametrize("context", ["global", "local"])
 def test_one_restorer_serves_several_threads(context):
     shared = on_cpu(QUIET, tile=64, context=context, window=16)
-    # As unlike as they can be in brightness and size: with another thread's averages a result would be far off.
-    images = [noise(40 + 8 * i, 100, 3) * 0.2 + 0.25 * i for i in range(4)]
+    # As unlike in brightness as they can be: with another thread's averages a result would be far off.
+    images = [noise(40, 100, 3) * 0.2 + 0.25 * i for i in range(4)]
     expected = [shared(image) for image in images]
-    start = threading.Barrier(4)
+    tiles = threading.Barrier(4, timeout=60)
 
-    def work(i):
-        start.wait()
-        return [shared(images[i]) for _ in range(3)]
+    def work(image):
+        # All are between the same two tiles of their images at once, so that what they might share is mixed up.
+        return shared(image, progress=lambda done, total: tiles.wait())
 
     with ThreadPoolExecutor(4) as pool:
-        for one, results in zip(expected, pool.map(work, range(4)), strict=True):
-            for result in results:
-                np.testing.assert_allclose(result, one, atol=1e-5)
+        for one, result in zip(expected, pool.map(work, images), strict=True):
+            np.testing.assert_allclose(result, one, atol=1e-5)
 
 
 def test_the_network_is_put_into_eval_mode_and_learns_nothing():

@@ -16,7 +16,8 @@ PREVIOUS = "checkpoint-previous.pt"
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` under a temporary name, then put it in place; the checkpoint before it is kept as well."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{NAME}.{os.getpid()}"
+    # One name, as one process writes: what a killed run leaves is overwritten by the next.
+    temporary = folder / f".{NAME}.part"
     try:
         with temporary.open("wb") as file:
             torch.save(state, file)
