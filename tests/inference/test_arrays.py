@@ -211,6 +211,13 @@ def test_alpha_comes_back_as_it_was(mode):
     np.testing.assert_array_equal(values(NETWORKS[3](image).getchannel("A")), alpha)
 
 
+def test_a_pil_images_profile_exif_and_resolution_are_kept():
+    image = Image.new("RGB", (8, 8))
+    image.info.update(icc_profile=b"profile", exif=b"Exif", dpi=(300, 300), other="dropped")
+    batch, back = to_batch(image)
+    assert back(batch).info == {"icc_profile": b"profile", "exif": b"Exif", "dpi": (300, 300)}
+
+
 def test_a_palettes_transparent_colour_becomes_alpha():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])

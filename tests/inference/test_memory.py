@@ -20,12 +20,13 @@ no_deadline = settings(deadline=None)  # a busy machine is no failure
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """`machine(meminfo, limit, used)`: a machine that says this of its memory; None for a file that is missing."""
+    """`machine(meminfo, limit, used, stat)`: a machine that says this of its memory; None for a missing file."""
     monkeypatch.setattr(memory, "Path", lambda path: tmp_path / path.strip("/"))
     monkeypatch.setattr(memory, "_CGROUP", tmp_path / "cgroup")
 
-    def build(meminfo=None, limit=None, used=None):
-        files = {"proc/meminfo": meminfo, "cgroup/memory.max": limit, "cgroup/memory.current": used}
+    def build(meminfo=None, limit=None, used=None, stat=None):
+        container = {"cgroup/memory.max": limit, "cgroup/memory.current": used, "cgroup/memory.stat": stat}
+        files = {"proc/meminfo": meminfo, **container}
         for name, text in files.items():
             if text is not None:
                 file = tmp_path / name
@@ -51,6 +52,12 @@ def test_a_container_without_a_limit_changes_nothing(machine):
 def test_a_containers_limit_counts_where_it_is_lower(machine):
     machine(MEMINFO, limit=f"{300 * MEBIBYTE}\n", used=f"{100 * MEBIBYTE}\n")
     assert memory.available_bytes(CPU) == 200 * MEBIBYTE
+
+
+def test_files_that_a_container_merely_keeps_in_memory_do_not_count_as_used(machine):
+    stat = f"anon 5\ninactive_file {50 * MEBIBYTE}\nactive_file 7\n"
+    machine(MEMINFO, limit=f"{300 * MEBIBYTE}\n", used=f"{100 * MEBIBYTE}\n", stat=stat)
+    assert memory.available_bytes(CPU) == 250 * MEBIBYTE
 
 
 def test_the_system_counts_where_the_containers_limit_is_higher(machine):

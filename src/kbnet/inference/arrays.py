@@ -95,6 +95,7 @@ def _from_pil(image: Any) -> tuple[Tensor, Back]:
         restored = Image.fromarray(back_to_array(result))
         if alpha is not None:
             restored.putalpha(alpha)
+        restored.info.update({key: image.info[key] for key in ("icc_profile", "exif", "dpi") if key in image.info})
         return restored
 
     return batch, to_pil
