@@ -1,98 +1,31 @@
-"""The Restorer: tiles against the full frame, what averages are taken over, progress, ensemble, refusals."""
+"""The Restorer: tiles against the full frame, what averages are taken over, progress, ensemble, precision, threads."""
 
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from small_networks import (
+    FAMILIES,
+    HALVES,
+    NETWORKS,
+    QUIET,
+    blind_to_neighbours,
+    kbnet_s,
+    largest_difference,
+    loud,
+    noise,
+    on_cpu,
+    recorded,
+    tiles_of,
+)
 from torch import nn
 
-from kbnet.errors import CheckpointError, InvalidInputError, UnknownModelError
-from kbnet.inference import Restorer, restore, restorer
+from kbnet.errors import InvalidInputError
+from kbnet.inference import Restorer, restorer
 from kbnet.inference.tiles import plan, reflect_pad
-from kbnet.models import create_model, save_file
-from kbnet.nn import KernelBasisAttention
-
-
-def kbnet_s(levels=2, channels=3):
-    blocks = (1,) * levels
-    return create_model(
-        "kbnet-nano",
-        channels=channels,
-        width=8,
-        encoder_blocks=blocks,
-        decoder_blocks=blocks,
-        middle_blocks=1,
-        bases=4,
-    )
-
-
-def kbnet_l():
-    return create_model(
-        "kbnet-l-derain", width=12, blocks=(1, 1, 1, 1), refinement_blocks=1, bases=4, heads=(1, 2, 2, 4)
-    )
-
-
-def loud(build, *arguments):
-    """A network whose residual branches count as much as its trunk, so that what they average over is seen."""
-    torch.manual_seed(0)
-    network = build(*arguments)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if name.endswith("scale"):
-                parameter.fill_(1)
-    return network
-
-
-def blind_to_neighbours(network):
-    """The same with only the middle tap of every kernel: nothing but averages ties pixels together any more."""
-    with torch.no_grad():
-        for layer in network.modules():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size in ((3, 3), (5, 5)):
-                middle = layer.weight.flatten(2)[..., layer.weight[0, 0].numel() // 2].clone()
-                layer.weight.zero_()
-                layer.weight[..., layer.kernel_size[0] // 2, layer.kernel_size[1] // 2] = middle
-            if isinstance(layer, KernelBasisAttention):
-                kernels = layer.weight.unflatten(2, layer.taps)
-                middle = kernels[..., 1, 1].clone()
-                kernels.zero_()
-                kernels[..., 1, 1] = middle
-    return network
-
-
-NETWORKS = {"kbnet-s": loud(kbnet_s), "kbnet-l": loud(kbnet_l)}
-QUIET = loud(kbnet_s)
-FAMILIES = pytest.mark.parametrize("family", NETWORKS)
-# Brighter on the right, so that a tile's averages are not the image's.
-HALVES = np.random.default_rng(0).random((48, 240, 3), np.float32) * 0.3
-HALVES[:, 120:] += 0.6
-
-
-def noise(*shape):
-    return np.random.default_rng(1).random(shape, np.float32)
-
-
-def on_cpu(network, **options):
-    return Restorer(network, **{"device": "cpu", "tile": 0} | options)
-
-
-def largest_difference(a, b):
-    return float(np.abs(a - b).max())
-
-
-def recorded(restore, image, **options):
-    """The result and the progress calls."""
-    calls = []
-    result = restore(image, progress=lambda done, total: calls.append((done, total)), **options)
-    return result, calls
-
-
-def tiles_of(height, width, *tiling):
-    return len(plan(height, *tiling)) * len(plan(width, *tiling))
-
 
 # Full frame -----------------------------------------------------------------------------------------------------------
 
@@ -357,102 +290,3 @@ def test_the_network_is_put_into_eval_mode_and_learns_nothing():
     assert not network.training
     restore_(torch.rand(1, 3, 8, 8, requires_grad=True))
     assert all(parameter.grad is None for parameter in network.parameters())
-
-
-# Arguments ------------------------------------------------------------------------------------------------------------
-
-REFUSED = {
-    "tile too small": ({"tile": 63}, "expected tile 'auto', 0 for the full frame, or at least 64 pixels; got 63"),
-    "negative tile": ({"tile": -64}, "at least 64 pixels; got -64"),
-    "broken tile": ({"tile": 96.0}, "at least 64 pixels; got 96.0"),
-    "true tile": ({"tile": True}, "at least 64 pixels; got True"),
-    "other tile": ({"tile": "large"}, "at least 64 pixels; got 'large'"),
-    "negative overlap": ({"overlap": -1}, "expected an overlap of 0 or more whole pixels, got -1"),
-    "broken overlap": ({"overlap": 1.5}, "expected an overlap of 0 or more whole pixels, got 1.5"),
-    "overlap of a whole tile": ({"tile": 64, "overlap": 64}, "expected an overlap from 0 to under the tile's 64"),
-    "overlap without a step": ({"tile": 64, "overlap": 61}, "by at least 4, got 61; give a larger tile"),
-    "context": ({"context": "galactic"}, "expected context 'auto', 'global', 'local' or 'tile', got 'galactic'"),
-    "window": ({"window": 0}, "expected a window of at least 1 whole pixel, got 0"),
-    "broken window": ({"window": 6.5}, "expected a window of at least 1 whole pixel, got 6.5"),
-    "dtype": ({"dtype": "int8"}, "expected dtype 'auto', 'float32' or 'bfloat16', got 'int8'"),
-    "torch dtype": ({"dtype": torch.float64}, "expected dtype .* got 'float64'"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_contradictions_are_refused_when_the_restorer_is_built(name):
-    options, line = REFUSED[name]
-    with pytest.raises(InvalidInputError, match=line) as refusal:
-        on_cpu(QUIET, **options)
-    assert "\n" not in str(refusal.value)
-
-
-def test_the_largest_overlap_that_leaves_a_step_is_accepted():
-    image = noise(8, 80, 3)
-    result, calls = recorded(on_cpu(QUIET, tile=64, overlap=60, context="tile"), image)
-    assert len(calls) == 5  # one every 4 pixels, the network's multiple
-    assert result.shape == image.shape
-
-
-def test_describe_says_how_images_are_restored():
-    described = on_cpu(
-        QUIET, dtype="bfloat16", tile=96, overlap=20, context="local", window=40, ensemble=True, name="mine"
-    )
-    assert described.describe() == {
-        "model": "mine",
-        "device": "cpu",
-        "dtype": "bfloat16",
-        "tile": 96,
-        "overlap": 20,
-        "context": "local",
-        "window": 40,
-        "ensemble": True,
-    }
-    plain = Restorer(NETWORKS["kbnet-l"], device="cpu").describe()
-    assert (plain["model"], plain["tile"], plain["overlap"]) == ("kbnet-l", "auto", 64)
-    assert (plain["dtype"], plain["context"], plain["ensemble"]) == ("float32", "global", False)
-
-
-def test_the_overlap_is_64_pixels_and_half_a_window_more_but_no_more_than_half_a_tile():
-    assert on_cpu(QUIET, tile=640).describe()["overlap"] == 64
-    assert on_cpu(QUIET, tile=640, context="local", window=64).describe()["overlap"] == 96
-    small = on_cpu(QUIET, tile=96, context="tile")
-    assert small.describe()["overlap"] == 48
-    _, calls = recorded(small, noise(8, 400))
-    assert len(calls) == tiles_of(8, 400, 96, 48, 4) != tiles_of(8, 400, 96, 64, 4)
-
-
-# Weights by name ------------------------------------------------------------------------------------------------------
-
-
-def test_a_weights_file_is_restored_with(tmp_path):
-    path = tmp_path / "own.safetensors"
-    save_file(QUIET, path)
-    loaded = Restorer.from_pretrained(path, device="cpu", tile=0)
-    image = noise(9, 11, 3)
-    np.testing.assert_allclose(loaded(image), on_cpu(QUIET)(image), atol=1e-6)
-    assert loaded.describe()["model"] == str(path)
-    assert loaded.context == "global"
-
-
-def test_shipped_weights_bring_their_context_unless_another_is_asked_for(tmp_path, monkeypatch):
-    path = tmp_path / "shipped.safetensors"
-    save_file(QUIET, path)
-    entry = SimpleNamespace(name="shipped", context="local", window=48)
-    monkeypatch.setattr(restorer, "find", {"denoise": entry}.get)
-    monkeypatch.setattr(restorer, "resolve", {"denoise": path}.get)
-    shipped = Restorer.from_pretrained("denoise", device="cpu")
-    assert (shipped.name, shipped.context, shipped.window) == ("shipped", "local", 48)
-    assert Restorer.from_pretrained("denoise", device="cpu", context="tile").context == "tile"
-    image = noise(60, 70)
-    np.testing.assert_allclose(restore(image), shipped(image), atol=1e-6)
-    assert largest_difference(restore(image), image) > 0.1
-
-
-def test_what_is_no_model_is_refused(tmp_path):
-    with pytest.raises(UnknownModelError, match="got 'no-such-model'"):
-        Restorer.from_pretrained("no-such-model")
-    damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(b"\0" * 100)
-    with pytest.raises(CheckpointError):
-        Restorer.from_pretrained(damaged)
