@@ -1,6 +1,6 @@
 """Tiles against the full frame: largest difference, PSNR and time, by context and overlap.
 
-    python benchmarks/tiles.py [--data FOLDER] [--model denoise] [--tile 192]
+    python benchmarks/tiles.py [--data FOLDER] [--model denoise] [--tile 256]
 
 Without --data the photographs are those that come with scikit-image. Noise of sigma 25, full frame and tiles by the
 same context. Writes benchmarks/results/tiles.json.
@@ -21,7 +21,7 @@ from kbnet.data import decode, list_photos
 from kbnet.metrics import noisy, psnr, to_uint8
 
 SIGMA = 25
-OVERLAPS = (16, 32, 48, 64, 96)
+OVERLAPS = (16, 32, 64, 96, 128)
 
 
 def photographs(folder: Path | None, limit: int) -> dict[str, NDArray[np.uint8]]:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of clean photographs")
     parser.add_argument("--limit", type=int, default=8, help="photographs at most")
     parser.add_argument("--model", default="denoise", help="shipped model, task or weights file")
-    parser.add_argument("--tile", type=int, default=192, help="side of a tile, pixels")
+    parser.add_argument("--tile", type=int, default=256, help="side of a tile, pixels")
     parser.add_argument("--name", default="tiles", help="of the results file")
     options = parser.parse_args()
 

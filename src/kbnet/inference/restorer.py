@@ -40,8 +40,8 @@ class Restorer:
             refused: it overflows in these networks and gives black or coloured images.
         tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that fits
             into the memory available.
-        overlap: pixels that neighbouring tiles share; by default 64, or 96 with the local context, whose windows reach
-            beyond the tile, but no more than half a tile.
+        overlap: pixels that neighbouring tiles share; by default 64, or a window more with the local context, whose
+            windows reach beyond the tile, but no more than half a tile.
         context: where averages over the image come from (`kbnet.nn.context`): "global" (one set for the image,
             gathered from a sample of it, so that tiles fit together), "local" (a window around each pixel), "tile"
             (each tile for itself, with visible seams), or "auto": the catalogue's choice for a shipped model, "global"
@@ -204,7 +204,7 @@ class Restorer:
         """Tile, overlap and multiple, as `plan` takes them, for tiles of `side` pixels."""
         multiple = self.network.input_multiple
         side = max(side, multiple)
-        usual = DEFAULT_OVERLAP + self.window // 2 if self.context == "local" else DEFAULT_OVERLAP
+        usual = DEFAULT_OVERLAP + self.window if self.context == "local" else DEFAULT_OVERLAP
         return side, min(usual, side // 2) if self.overlap is None else self.overlap, multiple
 
     def _tiled(self, image: Tensor, rows: list[Span], cols: list[Span], largest: int, progress: Progress) -> Tensor:

@@ -38,8 +38,13 @@ def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
             f"expected an overlap from 0 to under the tile's {tile} pixels by at least {multiple}, got {overlap}; "
             "give a larger tile or a smaller overlap"
         )
-    last = -(-(length - tile) // multiple) * multiple
-    count = -(-last // step) + 1
+    last, count = _count(length, tile, step, multiple)
+    # As small as that many tiles can be: what they share beyond the overlap is work done twice.
+    while tile - multiple > overlap + multiple:
+        fewer, same = _count(length, tile - multiple, (tile - multiple - overlap) // multiple * multiple, multiple)
+        if same != count:
+            break
+        tile, last = tile - multiple, fewer
     starts = [last * i // (count - 1) // multiple * multiple for i in range(count)]
     bounds = [(start, min(start + tile, length)) for start in starts]
     raw = [_fade(stop - start, overlap, first=start == 0, last=stop == length) for start, stop in bounds]
@@ -47,6 +52,12 @@ def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
     for (start, stop), weights in zip(bounds, raw, strict=True):
         total[start:stop] += weights
     return [Span(a, b, w / total[a:b]) for (a, b), w in zip(bounds, raw, strict=True)]
+
+
+def _count(length: int, tile: int, step: int, multiple: int) -> tuple[int, int]:
+    """Start of the last of the tiles that are at most `step` apart, and their number."""
+    last = -(-(length - tile) // multiple) * multiple
+    return last, -(-last // step) + 1
 
 
 def _fade(length: int, overlap: int, *, first: bool, last: bool) -> Tensor:
