@@ -65,9 +65,9 @@ def test_describe_says_how_images_are_restored():
     assert (plain["dtype"], plain["context"], plain["ensemble"]) == ("float32", "global", False)
 
 
-def test_the_overlap_is_64_pixels_and_half_a_window_more_but_no_more_than_half_a_tile():
+def test_the_overlap_is_64_pixels_and_a_window_more_with_the_local_context_but_no_more_than_half_a_tile():
     assert on_cpu(QUIET, tile=640).describe()["overlap"] == 64
-    assert on_cpu(QUIET, tile=640, context="local", window=64).describe()["overlap"] == 96
+    assert on_cpu(QUIET, tile=640, context="local", window=64).describe()["overlap"] == 128
     small = on_cpu(QUIET, tile=96, context="tile")
     assert small.describe()["overlap"] == 48
     _, calls = recorded(small, noise(8, 400))
