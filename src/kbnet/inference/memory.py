@@ -49,7 +49,8 @@ def _reclaimable() -> int:
 def bytes_per_pixel(network: Network) -> int:
     """Peak activation memory of a forward pass over its input pixels, as measured, rounded up."""
     # Measured as the growth of the process over one forward pass: as many float32 values a pixel as this times the
-    # width, 12.6 to 14.4 in KBNet-S and 25.1 in KBNet-L. KBNet-L's first level has twice the width, and its queries, keys and values exist twice.
+    # width, 12.6 to 14.4 in KBNet-S and 25.1 in KBNet-L, whose first level has twice the width, and whose queries, keys
+    # and values exist twice.
     values = 26 if isinstance(network, KBNetL) else 15
     return 4 * values * network.config.width
 
