@@ -72,7 +72,7 @@ def restore(
         typer.Option(help="Averages over the picture: shared by all tiles, around each pixel, or per tile."),
     ] = ContextChoice.AUTO,
     ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Average eight flips and turns: a little better, eight times the work.")
+        bool, typer.Option("--ensemble", help="Average eight flips and turns: eight times the work.")
     ] = False,
     strength: Annotated[
         float, typer.Option(min=0, max=1, help="1 for the restored picture, 0 for the input, between for a blend.")

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from kbnet.errors import ImageError, InvalidInputError
 from kbnet.imaging import is_supported, read_photo, to_depth
+from kbnet.inference.arrays import LUMA
 
 _log = logging.getLogger(__name__)
 
@@ -29,14 +30,14 @@ def list_photos(folder: Path) -> list[Path]:
 
 
 def decode(path: Path, channels: int) -> Pixels:
-    """One photo as 8-bit [H,W,3] or, with channels = 1, [H,W] luma (ITU-R BT.601, as OpenCV converts).
+    """One photo as 8-bit [H,W,3] or, with channels = 1, [H,W] luma (ITU-R BT.601, rounded).
 
     Raises:
         ImageError: the file cannot be read.
     """
     pixels: Pixels = to_depth(read_photo(path).pixels, 8).astype(np.uint8, copy=False)
     if channels == 1 and pixels.ndim == 3:
-        pixels = np.rint(pixels @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+        pixels = np.rint(pixels @ np.array(LUMA)).astype(np.uint8)
     if channels == 3 and pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     return pixels

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from kbnet.data import PhotoPatches, list_photos, split
 from kbnet.degradations import gaussian_noise
 from kbnet.errors import TrainingError
+from kbnet.inference.arrays import to_batch
 from kbnet.metrics import gaussian_scores
 from kbnet.models import KBNetL, KBNetS, Network
 from kbnet.training import checkpoint
@@ -137,10 +138,9 @@ class Run:
 
         @torch.inference_mode()
         def restore(image: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, Any]:
-            batch = torch.from_numpy(np.ascontiguousarray(image)).to(self.accelerator.device)
-            batch = batch[None, None] if batch.ndim == 2 else batch.permute(2, 0, 1)[None]
-            y = network(batch)[0].cpu().numpy()
-            return np.asarray(y[0] if image.ndim == 2 else y.transpose(1, 2, 0))
+            batch, back = to_batch(image)
+            restored: np.ndarray[Any, Any] = back(network(batch.to(self.accelerator.device)))
+            return restored
 
         return {
             sigma: float(np.mean([after for _, after in gaussian_scores(restore, self.validation, sigma)]))
