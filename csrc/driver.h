@@ -10,4 +10,9 @@ void forward(const Kernels& kernels, ForwardCall call, int threads);
 // dweight [N, C, G, k, k] and dbias [N, C] are written if call.want_weight.
 void backward(const Kernels& kernels, BackwardCall call, float* dweight, float* dbias, int threads);
 
+// The halves of a block in inference, and the sums its channel branch needs; see problem.h.
+void fusion(const Kernels& kernels, const FusionCall& call, int threads);
+void feed_forward(const Kernels& kernels, const FeedForwardCall& call, int threads);
+void cell_sums(const Kernels& kernels, const SumsCall& call, int threads);
+
 }  // namespace kbnet

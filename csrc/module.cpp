@@ -6,39 +6,24 @@
 #include <nanobind/stl/vector.h>
 
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu.h"
 #include "driver.h"
+#include "module_block.h"
 #include "pool.h"
+#include "views.h"
 
 namespace nb = nanobind;
 
 namespace {
 
-using AnyTensor4 = nb::ndarray<nb::ndim<4>, nb::device::cpu>;
+using kbnet::AnyTensor4, kbnet::expect, kbnet::expect_same_shape, kbnet::kernels_named, kbnet::view;
 using Weight = nb::ndarray<const float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 using Bias = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using WeightOut = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 using BiasOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-void expect(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
-
-kbnet::Tensor4 view(const AnyTensor4& a) {
-    const nb::dlpack::dtype type = a.dtype();
-    const bool bfloat16 = type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat) && type.bits == 16;
-    expect(bfloat16 || type == nb::dtype<float>(), "expected float32 or bfloat16 tensors");
-    return {a.data(), a.stride(0), a.stride(1), a.stride(2), a.stride(3), bfloat16};
-}
-
-template <class A, class B>
-void expect_same_shape(const A& a, const B& b, const char* what) {
-    for (std::size_t i = 0; i < a.ndim(); ++i) expect(a.shape(i) == b.shape(i), what);
-}
 
 kbnet::Sizes sizes_of(const AnyTensor4& x, const AnyTensor4& a, const Weight& w, const Bias& b) {
     const auto size = [](std::size_t n) { return static_cast<int64_t>(n); };
@@ -51,12 +36,6 @@ kbnet::Sizes sizes_of(const AnyTensor4& x, const AnyTensor4& a, const Weight& w,
     expect(a.shape(0) == x.shape(0) && a.shape(2) == x.shape(2) && a.shape(3) == x.shape(3),
            "coefficients must have the batch, height and width of x");
     return s;
-}
-
-const kbnet::Kernels& kernels_named(const std::string& name) {
-    for (const kbnet::Kernels* kernels : kbnet::usable_kernels())
-        if (name.empty() || name == kernels->name) return *kernels;
-    throw std::invalid_argument("this processor or this build has no instruction set '" + name + "'");
 }
 
 void forward(const AnyTensor4& x, const AnyTensor4& coefficients, const Weight& weight, const Bias& bias,
@@ -119,6 +98,7 @@ NB_MODULE(_native, m) {
     m.def("backward", &backward, "dy"_a, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "dx"_a.none(),
           "dcoefficients"_a.none(), "dweight"_a.none(), "dbias"_a.none(), "threads"_a, "instruction_set"_a = "",
           "Write the gradients that are not None.");
+    kbnet::define_block(m);
     m.def("instruction_sets", &instruction_sets, "Those this processor can run, the fastest first.");
     m.def("thread_source", &kbnet::thread_source, "'openmp' or 'own': whose threads the kernels run on.");
 }

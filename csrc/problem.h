@@ -67,6 +67,62 @@ struct BackwardShare {
     float* dweight;       // sums over this thread's pixels, [groups][taps + 1][dweight_pitch]; the last tap is the bias
 };
 
+// A rectangle of pixels of one image.
+struct Tile {
+    int64_t image, row0, rows, col0, cols;
+};
+
+// Numbers of the caller, contiguous; data == nullptr: not there (no bias, no scale).
+struct Matrix {
+    const void* data;
+    bool bfloat16;  // else float32
+};
+
+// The first half of a block in inference (fusion.h), x [B, C, H, W] -> y, with D hidden channels.
+struct FusionCall {
+    Sizes sizes;  // of x; bases, group and kernel are the operator's
+    int64_t hidden, head, static_group, static_kernel;
+    bool gelu, paired;  // paired: products of bfloat16 pairs
+    float eps;
+    Tensor4 x, y;
+    Matrix norm_weight, norm_bias;                        // [C]
+    Matrix static_in, static_in_bias;                     // [D, C], [D]
+    Matrix static_conv, static_conv_bias;                 // [D, static_group, static_kernel, static_kernel], [D]
+    Matrix adaptive_in, adaptive_in_bias;                 // [D, C], [D]
+    Matrix adaptive_conv, adaptive_conv_bias;             // [D, 1, 3, 3], [D]
+    Matrix head_conv, head_conv_bias;                     // [head, C / head, 3, 3], [head]
+    Matrix expand, expand_bias, projection, projection_bias;  // [N, head / 2], [N], [N, C], [N]
+    Matrix coefficient_scale;                             // [N]
+    Matrix bases, bases_bias, kba_scale;                  // [N, D, G, k, k], [N, D], [D]
+    Matrix out, out_bias, out_scale;                      // [C, D], [C], [C]
+    // The channel branch: one value per `cell` x `cell` pixels, to be interpolated, or one per image if the grid is 1x1.
+    const float* means;  // [B or 1, D, grid_rows, grid_cols]
+    int64_t means_batch, grid_rows, grid_cols, cell;
+};
+
+// The second half of KBNet-S's block, x + out(gate(in(norm(x)))), with 2 D hidden channels; y may be x.
+struct FeedForwardCall {
+    Sizes sizes;
+    int64_t hidden;  // D
+    bool paired;
+    float eps;
+    Tensor4 x, y;
+    Matrix norm_weight, norm_bias, in, in_bias, out, out_bias, out_scale;
+};
+
+// Sums over cells of cell_rows x cell_cols pixels of the normalised x: [B, C, grid_rows, grid_cols].
+struct SumsCall {
+    Sizes sizes;
+    float eps;
+    Tensor4 x;
+    Matrix norm_weight, norm_bias;
+    float* sums;
+    int64_t cell_rows, cell_cols;
+
+    KBNET_INLINE int64_t grid_rows() const { return (sizes.height + cell_rows - 1) / cell_rows; }
+    KBNET_INLINE int64_t grid_cols() const { return (sizes.width + cell_cols - 1) / cell_cols; }
+};
+
 // One build of the kernels.
 struct Kernels {
     const char* name;
@@ -81,6 +137,12 @@ struct Kernels {
     // Writes a row of dx, [channels][W], the row counted in the stacked images.
     void (*write_dx_row)(const BackwardCall&, int64_t channel0, int64_t channels, int64_t row, const float* from);
     int64_t (*dweight_pitch)(const Sizes&);  // floats between the taps of BackwardShare::dweight
+    int64_t (*fusion_scratch)(const FusionCall&, const Tile& largest);
+    void (*fusion_tile)(const FusionCall&, const Tile&, float* scratch);
+    int64_t (*feed_forward_scratch)(const FeedForwardCall&, const Tile& largest);
+    void (*feed_forward_tile)(const FeedForwardCall&, const Tile&, float* scratch);
+    int64_t (*sums_scratch)(const SumsCall&);
+    void (*sums_row)(const SumsCall&, int64_t image, int64_t grid_row, float* scratch);
 };
 
 }  // namespace kbnet

@@ -120,7 +120,7 @@ class KBNetL(nn.Module):
         context = context or FullFrame()
         context.begin(height)
 
-        x = self.first(image)
+        x = self.first(image.to(self.first.weight.dtype))
         skips = []
         for stage, down in zip(self.encoder, self.downsample, strict=True):
             x = run(stage, x, context)

@@ -120,7 +120,7 @@ class KBNetS(nn.Module):
         padded = F.pad(image, (0, -width % multiple, 0, -height % multiple))
         context.begin(padded.shape[2])
 
-        x = self.first(padded)
+        x = self.first(padded.to(self.first.weight.dtype))
         skips = []
         for stage, down in zip(self.encoder, self.downsample, strict=True):
             x = run(stage, x, context)

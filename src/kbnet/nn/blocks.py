@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kbnet.nn import fused
 from kbnet.nn.context import FullFrame
 from kbnet.nn.layers import (
     ChannelBranch,
@@ -63,13 +64,32 @@ class KBBlockS(nn.Module):
         self.ffn_scale = _scale(c)
 
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
+        if fused.refuses(self, x) is None:
+            return self._forward_fused(x, context)
         u = self.fusion_norm(x)
         v = self.adaptive_in(u)
         adaptive = self.kba(v, self.coefficients(u)) * self.kba_scale + v
-        fused = self.fusion_out(adaptive * self.static_branch(u) * self.channel_branch(u, context))
-        x = x + fused * self.fusion_scale
+        merged = self.fusion_out(adaptive * self.static_branch(u) * self.channel_branch(u, context))
+        x = x + merged * self.fusion_scale
         y: Tensor = x + self.ffn_out(self.gate(self.ffn_in(self.ffn_norm(x)))) * self.ffn_scale
         return y
+
+    def _forward_fused(self, x: Tensor, context: FullFrame) -> Tensor:
+        layers = (self.ffn_norm, self.ffn_in, self.ffn_out)
+        return fused.block(
+            x,
+            context,
+            norm=self.fusion_norm,
+            channel_branch=self.channel_branch,
+            static_branch=self.static_branch,
+            adaptive_in=self.adaptive_in,
+            coefficients=self.coefficients,
+            kba=self.kba,
+            kba_scale=self.kba_scale,
+            out=self.fusion_out,
+            out_scale=self.fusion_scale,
+            feed_forward=[*(p for layer in layers for p in fused.parameters(layer)), self.ffn_scale],
+        )
 
 
 class MultiAxisFusion(nn.Module):
@@ -107,6 +127,23 @@ class MultiAxisFusion(nn.Module):
         adaptive = self.kba(v, self.coefficients(x)) * self.kba_scale + v
         y: Tensor = self.out(F.gelu(self.static_branch(x)) * adaptive * self.channel_branch(x, context))
         return y
+
+
+    def add_fused(self, x: Tensor, norm: LayerNorm2d, context: FullFrame) -> Tensor:
+        """`x + self(norm(x), context)` as one call; only where `fused.refuses` does not."""
+        return fused.block(
+            x,
+            context,
+            norm=norm,
+            channel_branch=self.channel_branch,
+            static_branch=self.static_branch,
+            adaptive_in=self.adaptive_in,
+            coefficients=self.coefficients,
+            kba=self.kba,
+            kba_scale=self.kba_scale,
+            out=self.out,
+            gelu=True,
+        )
 
 
 class KBBlockL(nn.Module):
@@ -148,6 +185,9 @@ class KBBlockL(nn.Module):
         self.attention = TransposedAttention(channels, heads, bias)
 
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
-        x = x + self.fusion(self.fusion_norm(x), context)
+        if fused.refuses(self.fusion, x) is None and fused.refuses(self.fusion_norm, x) is None:
+            x = self.fusion.add_fused(x, self.fusion_norm, context)
+        else:
+            x = x + self.fusion(self.fusion_norm(x), context)
         y: Tensor = x + self.attention(self.attention_norm(x), context)
         return y

@@ -13,10 +13,48 @@ A context is asked at each averaging site in the fixed order in which the networ
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class Features(Protocol):
+    """What can be averaged over pixels, [B,C,H,W]: a tensor (`Computed`), or one that is never stored (`nn.fused`)."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def inside(self, halo: int) -> "Features":
+        """Without `halo` pixels at each side."""
+
+    def mean(self) -> Tensor:
+        """Mean over pixels, [B,C,1,1]."""
+
+    def cell_means(self, cell: int) -> Tensor:
+        """Mean over cells of cell x cell pixels, smaller ones at the lower and right border, [B,C,h,w]."""
+
+
+class Computed:
+    """Features that lie in memory, [B,C,H,W]."""
+
+    def __init__(self, u: Tensor) -> None:
+        self.u = u
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.u.shape
+
+    def inside(self, halo: int) -> "Computed":
+        u = self.u
+        return Computed(u[:, :, halo : u.shape[2] - halo, halo : u.shape[3] - halo])
+
+    def mean(self) -> Tensor:
+        return self.u.mean((2, 3), keepdim=True)
+
+    def cell_means(self, cell: int) -> Tensor:
+        return F.avg_pool2d(self.u, cell, ceil_mode=True, count_include_pad=False) if cell > 1 else self.u
 
 
 class FullFrame:
@@ -25,13 +63,21 @@ class FullFrame:
     def begin(self, height: int) -> None:
         """Called by the network at the start of a forward pass with the height of its (padded) input."""
 
+    def grid(self, u: Features) -> tuple[Tensor, int]:
+        """Means [B,C,h,w] over pixels, and the side in pixels of the cells that they stand for; [B,C,1,1] for all."""
+        return self.share(u.inside(self.halo_at(u.shape[2])).mean()), 1
+
     def pool(self, u: Tensor) -> Tensor:
         """Mean over pixels: [B,C,H,W] -> [B,C,1,1] (or one value per pixel, [B,C,H,W], from `Local`)."""
-        return self.share(self.pixels(u).mean((2, 3), keepdim=True))
+        return expand(*self.grid(Computed(u)), u.shape[2], u.shape[3])
+
+    def halo_at(self, height: int) -> int:
+        """Pixels at each side of an input of that height that do not count in an average."""
+        return 0
 
     def pixels(self, u: Tensor) -> Tensor:
         """The pixels of [B,C,H,W] that count in an average."""
-        return u
+        return Computed(u).inside(self.halo_at(u.shape[2])).u
 
     def share(self, mean: Tensor) -> Tensor:
         """Turn this call's average over pixels, [B,...], into the one to use, [B,...] or [1,...]."""
@@ -50,9 +96,8 @@ class Gather(FullFrame):
         self.height = height
         self.means = []
 
-    def pixels(self, u: Tensor) -> Tensor:
-        halo = self.halo * u.shape[2] // self.height
-        return u[:, :, halo : u.shape[2] - halo, halo : u.shape[3] - halo] if halo else u
+    def halo_at(self, height: int) -> int:
+        return self.halo * height // self.height
 
     def share(self, mean: Tensor) -> Tensor:
         mean = mean.mean(0, keepdim=True)
@@ -70,8 +115,8 @@ class Shared(FullFrame):
     def begin(self, height: int) -> None:
         self.site = 0
 
-    def pool(self, u: Tensor) -> Tensor:
-        return self.share(u)
+    def grid(self, u: Features) -> tuple[Tensor, int]:
+        return self.share(torch.empty(0)), 1
 
     def share(self, mean: Tensor) -> Tensor:
         stored = self.means[self.site]
@@ -97,21 +142,22 @@ class Local(FullFrame):
     def begin(self, height: int) -> None:
         self.height = height
 
-    def pool(self, u: Tensor) -> Tensor:
+    def grid(self, u: Features) -> tuple[Tensor, int]:
         height, width = u.shape[2:]
         window = max(1, self.window * height // self.height)
-        if (
-            window >= height and window >= width
-        ):  # exactly, so that a patch of the training's size is seen as in training
-            return u.mean((2, 3), keepdim=True)
+        if window >= height and window >= width:
+            return u.mean(), 1  # exactly, so that a patch of the training's size is seen as in training
         cell = max(1, window // self.CELLS)
-        cells = F.avg_pool2d(u, cell, ceil_mode=True, count_include_pad=False) if cell > 1 else u
         # An odd number of cells, so that the window is centred on its own.
-        means = sliding_mean(cells, window // cell | 1)
-        if cell == 1 or means.shape[2:] == (1, 1):
-            return means
-        smooth = F.interpolate(means, scale_factor=float(cell), mode="bilinear", align_corners=False)
-        return smooth[:, :, :height, :width]
+        return sliding_mean(u.cell_means(cell), window // cell | 1), cell
+
+
+def expand(means: Tensor, cell: int, height: int, width: int) -> Tensor:
+    """One value per pixel, [B,C,height,width], interpolated between the centres of cells; [B,C,1,1] stays as it is."""
+    if cell == 1 or means.shape[2:] == (1, 1):
+        return means
+    smooth = F.interpolate(means, scale_factor=float(cell), mode="bilinear", align_corners=False)
+    return smooth[:, :, :height, :width]
 
 
 def sliding_mean(u: Tensor, window: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kbnet.errors import InvalidInputError
-from kbnet.nn.context import FullFrame
+from kbnet.nn.context import Computed, Features, FullFrame, expand
 from kbnet.ops import kernel_basis_attention
 
 
@@ -106,8 +106,13 @@ class ChannelBranch(nn.Module):
         self.mix = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
-        y: Tensor = self.mix(context.pool(x))
-        return y
+        return expand(*self.grid(Computed(x), context), x.shape[2], x.shape[3])
+
+    def grid(self, x: Features, context: FullFrame) -> tuple[Tensor, int]:
+        """The weights before they are interpolated: [B,D,h,w], and the side of their cells in pixels."""
+        means, cell = context.grid(x)
+        # Mixing channels and interpolating between pixels commute: the smaller tensor is mixed.
+        return self.mix(means.to(self.mix.weight.dtype)), cell
 
 
 class TransposedAttention(nn.Module):

@@ -35,7 +35,7 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
 
 def instruction_sets() -> tuple[str, ...]:
     """Those this processor can run, the fastest first; "avx512bf16" is "avx512" with dot products of bfloat16."""
-    return tuple(_extension().instruction_sets())
+    return tuple(extension().instruction_sets())
 
 
 def describe() -> str:
@@ -44,14 +44,14 @@ def describe() -> str:
     if reason is not None:
         return f"not available: {reason}"
     chosen = os.environ.get("KBNET_INSTRUCTION_SET") or instruction_sets()[0]
-    owner = {"openmp": "torch's OpenMP threads", "own": "threads of its own"}[_extension().thread_source()]
+    owner = {"openmp": "torch's OpenMP threads", "own": "threads of its own"}[extension().thread_source()]
     return f"{chosen}, {torch.get_num_threads()} of {owner}"
 
 
 def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Apply the operator: x [B,C,H,W], coefficients [B,N,H,W], weight [N,C,G,k,k], bias [N,C] -> [B,C,H,W]."""
     y = torch.empty_like(x)
-    _extension().forward(x.detach(), coefficients.detach(), *_dense(weight, bias), y, **_settings())
+    extension().forward(x.detach(), coefficients.detach(), *_dense(weight, bias), y, **settings())
     return y
 
 
@@ -62,7 +62,7 @@ def backward(
     dx, dcoefficients = torch.empty_like(x), torch.empty_like(coefficients)
     dense_weight, dense_bias = _dense(weight, bias)
     dweight, dbias = torch.empty_like(dense_weight), torch.empty_like(dense_bias)
-    _extension().backward(
+    extension().backward(
         dy.detach(),
         x.detach(),
         coefficients.detach(),
@@ -72,13 +72,14 @@ def backward(
         dcoefficients,
         dweight,
         dbias,
-        **_settings(),
+        **settings(),
     )
     return dx, dcoefficients, _like(dweight, weight), _like(dbias, bias)
 
 
 @cache
-def _extension() -> Any:
+def extension() -> Any:
+    """The compiled module; ImportError where there is none."""
     return import_module("kbnet.ops._native")
 
 
@@ -93,7 +94,8 @@ def _refuses_here(wish: str) -> str | None:
     return None
 
 
-def _settings() -> dict[str, Any]:
+def settings() -> dict[str, Any]:
+    """What every call of the extension is told: threads, and the instruction set asked for."""
     return {"threads": torch.get_num_threads(), "instruction_set": os.environ.get("KBNET_INSTRUCTION_SET", "")}
 
 

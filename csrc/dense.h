@@ -1,0 +1,201 @@
+// What a block of the network does to panels: products with matrices, convolutions, norms.
+//
+// Every product comes in register tiles of kRows outputs x kColumns vectors of pixels. Weights are packed per call and
+// tile, [outputs / kRows][inputs][kRows], with scales already in them: a tile has hundreds of pixels, so packing costs
+// under a percent. In bfloat16 two inputs share a lane, as in forward.h.
+#pragma once
+
+#include <cmath>
+
+#include "field.h"
+#include "tiles.h"
+
+namespace {
+
+using kbnet::Matrix;
+
+inline float element(const Matrix& m, int64_t i) {
+    return m.bfloat16 ? widen(static_cast<const Bfloat16*>(m.data)[i]) : static_cast<const float*>(m.data)[i];
+}
+
+inline uint32_t rounded_bits(float f) {
+    uint32_t bits;
+    std::memcpy(&bits, &f, 4);
+    return bits + 0x7fff + ((bits >> 16) & 1);  // NaN: an overflow needs all mantissa bits set, which no operation gives
+}
+
+inline float pair_of(float low, float high) {
+    const uint32_t both = (rounded_bits(low) >> 16) | (rounded_bits(high) & 0xffff0000u);
+    float f;
+    std::memcpy(&f, &both, 4);
+    return f;
+}
+
+// to[j][p] = from[2j][p] and from[2j + 1][p] in one lane
+inline void pair_panels(float* to, int64_t to_pitch, const float* from, int64_t pitch, int64_t channels, int64_t n) {
+    for (int64_t j = 0; j < channels; j += 2, to += to_pitch, from += 2 * pitch) {
+        const float* high = from + pitch;
+        if (j + 1 < channels)
+            for (int64_t p = 0; p < n; ++p) to[p] = pair_of(from[p], high[p]);
+        else
+            for (int64_t p = 0; p < n; ++p) to[p] = pair_of(from[p], 0.0f);
+    }
+}
+
+// Rows [row0, row0 + rows) of a matrix of `inner` columns, each row times scale[row], as product_block reads them.
+// Rows are padded with zeros to a multiple of kRows. Returns the steps of the sum.
+inline int64_t pack_rows(float* to, const Matrix& m, int64_t row0, int64_t rows, int64_t inner, const Matrix& scale,
+                         bool paired) {
+    const int64_t steps = paired ? (inner + 1) / 2 : inner;
+    for (int64_t r = 0; r < rows; r += kRows, to += steps * kRows)
+        for (int64_t s = 0; s < kRows; ++s) {
+            if (r + s >= rows) {
+                for (int64_t i = 0; i < steps; ++i) to[i * kRows + s] = 0.0f;
+                continue;
+            }
+            const int64_t row = row0 + r + s;
+            const float factor = scale.data ? element(scale, row) : 1.0f;
+            for (int64_t i = 0; i < steps; ++i) {
+                if (paired) {
+                    const float low = element(m, row * inner + 2 * i) * factor;
+                    const float high = 2 * i + 1 < inner ? element(m, row * inner + 2 * i + 1) * factor : 0.0f;
+                    to[i * kRows + s] = pair_of(low, high);
+                } else
+                    to[i * kRows + s] = element(m, row * inner + i) * factor;
+            }
+        }
+    return steps;
+}
+
+inline float bias_of(const Matrix& bias, const Matrix& scale, int64_t row) {
+    if (!bias.data) return 0.0f;
+    return element(bias, row) * (scale.data ? element(scale, row) : 1.0f);
+}
+
+// S x V sums: out[s][v] = (start or bias[s]) + sum_i weight[i][s] * left[i][v]
+template <class Dot, int S>
+inline void product_block(float* const (&out)[kColumns], int64_t out_pitch, const float* const (&left)[kColumns],
+                          int64_t left_pitch, const float* weight, int64_t steps, const float* bias, bool add) {
+    Vec acc[S][kColumns];
+    for (int s = 0; s < S; ++s)
+        for (int v = 0; v < kColumns; ++v) acc[s][v] = (add ? load(out[v] + s * out_pitch) : Vec{}) + bias[s];
+    for (int64_t i = 0; i < steps; ++i) {
+        Vec x[kColumns];
+        for (int v = 0; v < kColumns; ++v) x[v] = load(left[v] + i * left_pitch);
+        for (int s = 0; s < S; ++s) {
+            const float w = weight[i * kRows + s];
+            for (int v = 0; v < kColumns; ++v) acc[s][v] = Dot::add(acc[s][v], x[v], w);
+        }
+    }
+    for (int s = 0; s < S; ++s)
+        for (int v = 0; v < kColumns; ++v) store(out[v] + s * out_pitch, acc[s][v]);
+}
+
+// A long sum is cut, so that the block of `left` that many output rows read stays in the first-level cache.
+constexpr int64_t kInnerSteps = 96;
+
+// out = W left + bias for `rows` outputs (padded to kRows) at the given vectors. A null `out_at` means dense.
+template <class Dot>
+inline void product(float* out, int64_t out_pitch, const int32_t* out_at, const float* left, int64_t left_pitch,
+                    const int32_t* left_at, int64_t vectors, const float* weight, const float* bias, int64_t rows,
+                    int64_t steps, bool add = false) {
+    static const float zeros[kRows] = {};
+    for (int64_t j = 0; j < vectors; j += kColumns)
+        for (int64_t begin = 0; begin < steps; begin += kInnerSteps) {
+            const int64_t count = smaller(kInnerSteps, steps - begin);
+            const float* l[kColumns];
+            for (int v = 0; v < kColumns; ++v)
+                l[v] = left + (left_at ? left_at[j + v] : (j + v) * kLanes) + begin * left_pitch;
+            for (int64_t r = 0; r < rows; r += kRows) {
+                float* o[kColumns];
+                for (int v = 0; v < kColumns; ++v)
+                    o[v] = out + r * out_pitch + (out_at ? out_at[j + v] : (j + v) * kLanes);
+                product_block<Dot, kRows>(o, out_pitch, l, left_pitch, weight + (r * steps + begin * kRows), count,
+                                          begin ? zeros : bias + r, add || begin > 0);
+            }
+        }
+}
+
+// Distances in a panel from a pixel to the taps of its neighbourhood, (channel, row, column).
+inline void tap_offsets(int32_t* taps, int64_t channels, int64_t channel_pitch, int64_t kernel, int64_t pitch) {
+    for (int64_t j = 0; j < channels; ++j)
+        for (int64_t u = 0; u < kernel; ++u)
+            for (int64_t v = 0; v < kernel; ++v)
+                *taps++ = static_cast<int32_t>(j * channel_pitch + (u - kernel / 2) * pitch + v - kernel / 2);
+}
+
+// One group of a convolution, S output channels: out[s] = bias[s] + sum_t weight[t][s] * from[taps[t]]
+template <class Dot, int S>
+inline void convolve(float* out, int64_t out_pitch, const int32_t* out_at, const float* from, const Vectors& at,
+                     const int32_t* taps, int64_t count, const float* weight, const float* bias) {
+    for (int64_t j = 0; j < at.count; j += kColumns) {
+        const float* l[kColumns];
+        for (int v = 0; v < kColumns; ++v) l[v] = from + at.at[j + v];
+        Vec acc[S][kColumns];
+        for (int s = 0; s < S; ++s)
+            for (int v = 0; v < kColumns; ++v) acc[s][v] = Vec{} + bias[s];
+        for (int64_t t = 0; t < count; ++t) {
+            Vec x[kColumns];
+            for (int v = 0; v < kColumns; ++v) x[v] = load(l[v] + taps[t]);
+            for (int s = 0; s < S; ++s) {
+                const float w = weight[t * S + s];
+                for (int v = 0; v < kColumns; ++v) acc[s][v] = Dot::add(acc[s][v], x[v], w);
+            }
+        }
+        for (int s = 0; s < S; ++s)
+            for (int v = 0; v < kColumns; ++v)
+                store(out + s * out_pitch + (out_at ? out_at[j + v] : (j + v) * kLanes), acc[s][v]);
+    }
+}
+
+// The bases of one output channel, four at a time, mixed by the coefficients: weight [N / 4][taps][4], bias [N]
+template <class Dot>
+inline void mix_bases(float* out, const float* from, const Vectors& at, const int32_t* taps, int64_t count,
+                      const float* weight, const float* bias, const float* coefficients, int64_t pitch,
+                      int64_t bases) {
+    for (int64_t j = 0; j < at.count; j += kColumns) {
+        const float* l[kColumns];
+        for (int v = 0; v < kColumns; ++v) l[v] = from + at.at[j + v];
+        const float *w = weight, *a = coefficients + j * kLanes;
+        Vec sum[kColumns] = {};
+        for (int64_t n = 0; n < bases; n += kRows, w += count * kRows, a += kRows * pitch) {
+            Vec acc[kRows][kColumns];
+            for (int s = 0; s < kRows; ++s)
+                for (int v = 0; v < kColumns; ++v) acc[s][v] = Vec{} + bias[n + s];
+            for (int64_t t = 0; t < count; ++t) {
+                Vec x[kColumns];
+                for (int v = 0; v < kColumns; ++v) x[v] = load(l[v] + taps[t]);
+                for (int s = 0; s < kRows; ++s) {
+                    const float b = w[t * kRows + s];
+                    for (int v = 0; v < kColumns; ++v) acc[s][v] = Dot::add(acc[s][v], x[v], b);
+                }
+            }
+            for (int s = 0; s < kRows; ++s)
+                for (int v = 0; v < kColumns; ++v) sum[v] += acc[s][v] * load(a + s * pitch + v * kLanes);
+        }
+        for (int v = 0; v < kColumns; ++v) store(out + (j + v) * kLanes, sum[v]);
+    }
+}
+
+// Layer norm over the channels of every pixel of a panel, in place; n a multiple of kLanes
+inline void normalize(float* panel, int64_t pitch, int64_t channels, int64_t n, const float* weight, const float* bias,
+                      float eps) {
+    const float share = 1.0f / static_cast<float>(channels);
+    for (int64_t p = 0; p < n; p += kLanes) {
+        float* const x = panel + p;
+        Vec sum{};
+        for (int64_t c = 0; c < channels; ++c) sum += load(x + c * pitch);
+        const Vec mean = sum * share;
+        Vec squares{};
+        for (int64_t c = 0; c < channels; ++c) {
+            const Vec d = load(x + c * pitch) - mean;
+            squares += d * d;
+        }
+        Vec scale = squares * share + eps;
+        for (int i = 0; i < kLanes; ++i) scale[i] = 1.0f / std::sqrt(scale[i]);
+        for (int64_t c = 0; c < channels; ++c)
+            store(x + c * pitch, (load(x + c * pitch) - mean) * scale * weight[c] + bias[c]);
+    }
+}
+
+}  // namespace

@@ -1,0 +1,112 @@
+// The feed-forward half of KBNet-S's block over one tile, and sums over cells for the channel branch.
+//
+//     y = x + scale * out(gate(in(norm(x))))
+//
+// Both look at single pixels only, so a tile needs no border, and y may lie where x lies.
+#pragma once
+
+#include "fusion.h"
+
+namespace {
+
+using kbnet::FeedForwardCall;
+using kbnet::SumsCall;
+
+struct FeedForwardScratch {
+    int64_t row, dense, vectors, steps, steps_hidden;
+    float *norm_weight, *norm_bias, *u, *u_pairs, *gated, *first, *second, *out, *weight, *bias;
+    int64_t floats;
+
+    FeedForwardScratch(const FeedForwardCall& call, const Tile& tile, float* base) {
+        const int64_t channels = call.sizes.channels;
+        row = round_up(tile.cols, kLanes);
+        vectors = round_up(tile.rows * row / kLanes, kColumns);
+        dense = vectors * kLanes;
+        steps = call.paired ? (channels + 1) / 2 : channels;
+        steps_hidden = call.paired ? (call.hidden + 1) / 2 : call.hidden;
+        Arena arena{base};
+        norm_weight = arena.take(channels), norm_bias = arena.take(channels);
+        u = arena.take(channels * dense);
+        u_pairs = call.paired ? arena.take(steps * dense) : u;
+        gated = arena.take(steps_hidden * dense);
+        first = arena.take(16 * dense), second = arena.take(16 * dense), out = arena.take(16 * dense);
+        weight = arena.take(16 * larger(steps, steps_hidden));
+        bias = arena.take(16);
+        floats = arena.used;
+    }
+};
+
+inline int64_t feed_forward_scratch(const FeedForwardCall& call, const Tile& largest) {
+    return FeedForwardScratch(call, largest, nullptr).floats;
+}
+
+template <class Dot>
+inline void feed(const FeedForwardCall& call, const Tile& tile, float* scratch) {
+    const int64_t channels = call.sizes.channels;
+    const FeedForwardScratch k(call, tile, scratch);
+    for (int64_t c = 0; c < channels; ++c)
+        k.norm_weight[c] = element(call.norm_weight, c), k.norm_bias[c] = element(call.norm_bias, c);
+    gather_dense(k.u, k.dense, k.row, call.x, 0, channels, tile);
+    normalize(k.u, k.dense, channels, k.dense, k.norm_weight, k.norm_bias, call.eps);
+    if (call.paired) pair_panels(k.u_pairs, k.dense, k.u, k.dense, channels, k.dense);
+    for (int64_t c0 = 0; c0 < call.hidden; c0 += 16) {
+        const int64_t n = smaller(16, call.hidden - c0);
+        for (int half = 0; half < 2; ++half) {
+            const int64_t row0 = half * call.hidden + c0;
+            pack_rows(k.weight, call.in, row0, n, channels, Matrix{}, call.paired);
+            for (int64_t i = 0; i < round_up(n, kRows); ++i)
+                k.bias[i] = i < n ? bias_of(call.in_bias, Matrix{}, row0 + i) : 0.0f;
+            product<Dot>(half ? k.second : k.first, k.dense, nullptr, k.u_pairs, k.dense, nullptr, k.vectors, k.weight,
+                         k.bias, n, k.steps);
+        }
+        float* const to = call.paired ? k.first : k.gated + c0 * k.dense;
+        for (int64_t i = 0; i < n * k.dense; i += kLanes) store(to + i, load(k.first + i) * load(k.second + i));
+        if (call.paired) pair_panels(k.gated + c0 / 2 * k.dense, k.dense, k.first, k.dense, n, k.dense);
+    }
+    finish<Dot>(call, tile, k.out, k.weight, k.bias, k.gated, k.dense, k.vectors, call.hidden, k.steps_hidden);
+}
+
+void feed_forward_tile(const FeedForwardCall& call, const Tile& tile, float* scratch) {
+    if (call.paired && kHavePairs)
+        feed<PairDot>(call, tile, scratch);
+    else
+        feed<FloatDot>(call, tile, scratch);
+}
+
+constexpr int64_t kSumsPixels = 128;  // of a row, normalised at a time
+
+inline int64_t sums_scratch(const SumsCall& call) {
+    return call.sizes.channels * (kSumsPixels + 2 * 16) + 64;
+}
+
+// The sums of one row of cells
+void sums_row(const SumsCall& call, int64_t image, int64_t grid_row, float* scratch) {
+    const Sizes& s = call.sizes;
+    Arena arena{scratch};
+    float* const weight = arena.take(s.channels);
+    float* const bias = arena.take(s.channels);
+    float* const u = arena.take(s.channels * kSumsPixels);
+    const int64_t across = call.grid_cols(), cells = call.grid_rows() * across;
+    float* const sums = call.sums + image * s.channels * cells + grid_row * across;
+    for (int64_t c = 0; c < s.channels; ++c) {
+        weight[c] = element(call.norm_weight, c), bias[c] = element(call.norm_bias, c);
+        fill(sums + c * cells, across, 0.0f);
+    }
+    const int64_t end = smaller(s.height, (grid_row + 1) * call.cell_rows);
+    for (int64_t y = grid_row * call.cell_rows; y < end; ++y)
+        for (int64_t x0 = 0; x0 < s.width; x0 += kSumsPixels) {
+            const int64_t n = smaller(kSumsPixels, s.width - x0);
+            read_pixels(u, kSumsPixels, call.x, call.x.at(image, 0, y, x0), s.channels, n);
+            normalize(u, kSumsPixels, s.channels, round_up(n, kLanes), weight, bias, call.eps);
+            for (int64_t c = 0; c < s.channels; ++c)
+                for (int64_t x = 0; x < n;) {
+                    const int64_t cell = (x0 + x) / call.cell_cols;
+                    const int64_t stop = smaller(n, (cell + 1) * call.cell_cols - x0);
+                    float sum = 0.0f;  // of a piece of a row first: shorter sums round less
+                    for (; x < stop; ++x) sum += u[c * kSumsPixels + x];
+                    sums[c * cells + cell] += sum;
+                }
+        }
+}
+
+}  // namespace

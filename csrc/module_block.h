@@ -1,0 +1,10 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace kbnet {
+
+// Adds fusion, feed_forward and cell_sums to the module.
+void define_block(nanobind::module_& m);
+
+}  // namespace kbnet

@@ -1,0 +1,142 @@
+"""Blocks in inference as one call of the compiled kernels, where these can run them; see `kbnet.ops.block`.
+
+The modules of `kbnet.nn.blocks` remain the definition: they are what is trained, exported and compared with, and every
+call that is not plain inference on a CPU goes through them.
+"""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kbnet.nn.context import Computed, FullFrame
+from kbnet.nn.layers import ChannelBranch, CoefficientHead, KernelBasisAttention, LayerNorm2d
+from kbnet.ops import native
+from kbnet.ops.block import fused_block, normalized_cell_sums
+
+MAX_CHANNELS = 512
+MAX_CHANNELS_BFLOAT16 = 128
+"""Above these a block's matrix products outweigh everything else, and the libraries' are faster (measured)."""
+
+_BAND = 16  # rows summed together for a mean over the image
+
+
+def refuses(block: nn.Module, x: Tensor) -> str | None:
+    """Why a block cannot run on x [B,C,H,W] as one call; None if it can.
+
+    Setting KBNET_FUSED=off in the environment refuses every call: the layers then run one by one, to compare with.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "the network is being traced, and a graph wants its layers"
+    if block.training or torch.is_grad_enabled():
+        return "it computes no gradients; use eval() and torch.inference_mode()"
+    if os.environ.get("KBNET_FUSED") == "off":
+        return "KBNET_FUSED is off"
+    parameter = next(block.parameters())
+    reason = native.refuses_here() or native.refuses(x, parameter) or native.refuses(parameter, parameter)
+    if reason is not None:
+        return reason
+    limit = MAX_CHANNELS_BFLOAT16 if _in_bfloat16(x) else MAX_CHANNELS
+    if x.shape[1] > limit:
+        return f"with more than {limit} channels its layers are faster one by one"
+    # A hook wants to see a layer's own input and output.
+    if any(module._forward_hooks or module._forward_pre_hooks for module in block.modules()):
+        return "one of its layers has a hook"
+    return None
+
+
+def block(
+    x: Tensor,
+    context: FullFrame,
+    *,
+    norm: LayerNorm2d,
+    channel_branch: ChannelBranch,
+    static_branch: nn.Sequential,
+    adaptive_in: nn.Sequential,
+    coefficients: CoefficientHead,
+    kba: KernelBasisAttention,
+    kba_scale: Tensor,
+    out: nn.Module,
+    out_scale: Tensor | None = None,
+    gelu: bool = False,
+    feed_forward: Sequence[Tensor | None] = (),
+) -> Tensor:
+    """`x + out_scale * fusion(norm(x))`, and the feed-forward half if its parameters are given; [B,C,H,W] -> the same.
+
+    Call it only where `refuses` does not.
+    """
+    means, cell = channel_branch.grid(_Normalized(x, norm), context)
+    _, static = static_branch
+    assert isinstance(static, nn.Conv2d)
+    group_channels, kernel_size, _ = kba.taps
+    layers = (*static_branch, *adaptive_in, coefficients.grouped, coefficients.expand, coefficients.projection)
+    y: Tensor = fused_block(
+        x,
+        means,
+        [
+            *parameters(norm),
+            *(p for layer in layers for p in parameters(layer)),
+            coefficients.scale,
+            kba.weight,
+            kba.bias,
+            kba_scale,
+            *parameters(out),
+            out_scale,
+        ],
+        feed_forward,
+        cell=cell,
+        bases=kba.weight.shape[0],
+        group_channels=group_channels,
+        kernel_size=kernel_size,
+        head=coefficients.grouped.out_channels,
+        static_group=static.in_channels // static.groups,
+        static_kernel=static.kernel_size[0],
+        gelu=gelu,
+        bfloat16=_in_bfloat16(x),
+        eps=norm.eps,
+    )
+    return y
+
+
+def parameters(layer: nn.Module) -> list[Tensor | None]:
+    """Weight and bias of a layer."""
+    return [layer.weight, layer.bias]  # type: ignore[list-item]  # a module's attributes are tensors or modules to mypy
+
+
+def _in_bfloat16(x: Tensor) -> bool:
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return x.dtype == torch.bfloat16 or autocast
+
+
+class _Normalized:
+    """LayerNorm(x) for averages over its pixels, without ever storing it; a `Features` of `kbnet.nn.context`."""
+
+    def __init__(self, x: Tensor, norm: LayerNorm2d) -> None:
+        self.x, self.norm = x, norm
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.x.shape
+
+    def inside(self, halo: int) -> "_Normalized":
+        # The norm is of single pixels, so cutting commutes with it.
+        return _Normalized(Computed(self.x).inside(halo).u, self.norm)
+
+    def mean(self) -> Tensor:
+        height, width = self.x.shape[2:]
+        return self._sums(_BAND, width).sum((2, 3), keepdim=True) / (height * width)
+
+    def cell_means(self, cell: int) -> Tensor:
+        height, width = self.x.shape[2:]
+        return self._sums(cell, cell) / (_sizes(height, cell)[:, None] * _sizes(width, cell))
+
+    def _sums(self, rows: int, cols: int) -> Tensor:
+        norm = self.norm
+        sums: Tensor = normalized_cell_sums(self.x, norm.weight, norm.bias, rows, cols, norm.eps)
+        return sums
+
+
+def _sizes(length: int, cell: int) -> Tensor:
+    """Pixels in each cell along one side; the last may be smaller."""
+    return torch.tensor([float(min(cell, length - start)) for start in range(0, length, cell)])
