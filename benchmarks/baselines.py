@@ -1,0 +1,46 @@
+"""What the operator is compared with: the formula of the authors' published code, in plain PyTorch.
+
+Every pixel's kernel is mixed first and stored, C*G*k*k numbers a pixel, then multiplied with an unfolded copy of the
+input. Only the formula is taken from there; autograd differentiates it as it stands.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kbnet.ops import kernel_basis_attention
+
+
+def per_pixel_kernels(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Kernel basis attention as published: shapes as in `kbnet.ops.kernel_basis_attention`."""
+    b, c, h, w = x.shape
+    n, _, g, k, _ = weight.shape
+    a = coefficients.flatten(2).transpose(1, 2)  # [B,HW,N]
+    kernels = (a @ weight.reshape(n, -1)).view(b, h * w, c // g, g, g * k * k)
+    taps = F.unfold(x, k, padding=k // 2).view(b, c // g, g * k * k, h * w).permute(0, 3, 1, 2)  # [B,HW,C/G,G*k*k]
+    y = (kernels @ taps[..., None]).view(b, h * w, c) + a @ bias
+    return y.transpose(1, 2).reshape(b, c, h, w)
+
+
+@contextmanager
+def operator(name: str) -> Iterator[None]:
+    """Networks built of layers use this implementation of the operator: "published", or the name of a backend."""
+
+    def backend(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return kernel_basis_attention(x, coefficients, weight, bias, backend=name)
+
+    chosen = per_pixel_kernels if name == "published" else backend
+    with patch("kbnet.nn.layers.kernel_basis_attention", chosen), patch.dict("os.environ", {"KBNET_FUSED": "off"}):
+        yield
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """Floating-point operations a second of torch's matrix product, 2048 x 2048, the best of several."""
+    from timing import best
+
+    a, b = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)
+    return float(2 * 2048**3 / best({"matmul": lambda: a @ b}, repeats=5)["matmul"])

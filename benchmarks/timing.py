@@ -1,0 +1,57 @@
+"""Times and peaks of memory that can be compared: everything alternates in one process, and the best run counts."""
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+
+def best(calls: Mapping[str, Callable[[], object]], repeats: int = 5, seconds: float = 20.0) -> dict[str, float]:
+    """Shortest time of each call in seconds, in turns, so that a slow moment of the machine hits all of them.
+
+    After a warm-up round there are at least two rounds, and no more than `repeats`, or `seconds` in all.
+    """
+    for call in calls.values():
+        call()
+    found = dict.fromkeys(calls, float("inf"))
+    started = time.perf_counter()
+    for round_ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            found[name] = min(found[name], time.perf_counter() - start)
+        if round_ >= 1 and time.perf_counter() - started > seconds:
+            break
+    return found
+
+
+def peak_bytes(call: Callable[[], object]) -> int | None:
+    """How far the process's resident size rises above its level before the call, while it runs; None where unknown."""
+    status = Path("/proc/self/status")
+    try:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _kilobytes(status, "VmRSS")
+        result = call()
+        peak = _kilobytes(status, "VmHWM")
+        del result
+    except (OSError, AttributeError):
+        return None
+    return max(peak - before, 0) * 1024
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(name + ":"))
+    return int(line.split()[1])
+
+
+def agree(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> float:
+    """Largest difference over the largest value; refuses to go on where it is too large: no speed-up is then real."""
+    difference = float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
+    if not difference <= tolerance:
+        raise SystemExit(f"{what}: results differ by {difference:.2g} of the largest value, allowed {tolerance:.2g}")
+    return difference
