@@ -79,6 +79,18 @@ inline int64_t sums_scratch(const SumsCall& call) {
     return call.sizes.channels * (kSumsPixels + 2 * 16) + 64;
 }
 
+inline float sum_of(const float* from, int64_t n) {
+    float sum = 0.0f;
+    int64_t i = 0;
+    if (n >= kLanes) {
+        Vec lanes{};
+        for (; i + kLanes <= n; i += kLanes) lanes += load(from + i);
+        for (int lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
+    }
+    for (; i < n; ++i) sum += from[i];
+    return sum;
+}
+
 // The sums of one row of cells
 void sums_row(const SumsCall& call, int64_t image, int64_t grid_row, float* scratch) {
     const Sizes& s = call.sizes;
@@ -102,9 +114,8 @@ void sums_row(const SumsCall& call, int64_t image, int64_t grid_row, float* scra
                 for (int64_t x = 0; x < n;) {
                     const int64_t cell = (x0 + x) / call.cell_cols;
                     const int64_t stop = smaller(n, (cell + 1) * call.cell_cols - x0);
-                    float sum = 0.0f;  // of a piece of a row first: shorter sums round less
-                    for (; x < stop; ++x) sum += u[c * kSumsPixels + x];
-                    sums[c * cells + cell] += sum;
+                    sums[c * cells + cell] += sum_of(u + c * kSumsPixels + x, stop - x);
+                    x = stop;
                 }
         }
 }

@@ -32,11 +32,22 @@ inline void narrow(float f, Bfloat16& to) {  // round to nearest, ties to even; 
 }
 
 inline Quad widen4(const float* p) { return *reinterpret_cast<const UnalignedQuad*>(p); }
-inline Quad widen4(const Bfloat16* p) { return Quad{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])}; }
+typedef uint32_t QuadBits __attribute__((vector_size(16)));
+typedef uint16_t QuadHalf __attribute__((vector_size(8)));
+
+inline Quad widen4(const Bfloat16* p) {
+    QuadHalf half;
+    std::memcpy(&half, p, sizeof half);
+    return (Quad)(__builtin_convertvector(half, QuadBits) << 16);
+}
 
 inline void narrow4(Quad q, float* p) { *reinterpret_cast<UnalignedQuad*>(p) = q; }
 inline void narrow4(Quad q, Bfloat16* p) {
-    for (int i = 0; i < 4; ++i) narrow(q[i], p[i]);
+    const QuadBits bits = (QuadBits)q;
+    const QuadBits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const QuadBits nan = (bits >> 16) | 0x40, is_nan = (QuadBits)(q != q);
+    const QuadHalf half = __builtin_convertvector((nan & is_nan) | (rounded & ~is_nan), QuadHalf);
+    std::memcpy(p, &half, sizeof half);
 }
 
 // to[c * pitch + i] = from[c * stride_c + i * stride_x] for `channels` channels and n pixels
