@@ -12,25 +12,6 @@
 
 namespace {
 
-using kbnet::Matrix;
-
-inline float element(const Matrix& m, int64_t i) {
-    return m.bfloat16 ? widen(static_cast<const Bfloat16*>(m.data)[i]) : static_cast<const float*>(m.data)[i];
-}
-
-inline uint32_t rounded_bits(float f) {
-    uint32_t bits;
-    std::memcpy(&bits, &f, 4);
-    return bits + 0x7fff + ((bits >> 16) & 1);  // NaN: an overflow needs all mantissa bits set, which no operation gives
-}
-
-inline float pair_of(float low, float high) {
-    const uint32_t both = (rounded_bits(low) >> 16) | (rounded_bits(high) & 0xffff0000u);
-    float f;
-    std::memcpy(&f, &both, 4);
-    return f;
-}
-
 // to[j][p] = from[2j][p] and from[2j + 1][p] in one lane
 inline void pair_panels(float* to, int64_t to_pitch, const float* from, int64_t pitch, int64_t channels, int64_t n) {
     for (int64_t j = 0; j < channels; j += 2, to += to_pitch, from += 2 * pitch) {

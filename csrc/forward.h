@@ -71,13 +71,13 @@ inline int64_t forward_packed(const ForwardCall& call) {
 }
 
 // packed[n][c][t] = the bases of one group, each followed by its bias
-inline void pack_weight(float* packed, const float* weight, const float* bias, int64_t group, const Sizes& s) {
+inline void pack_weight(float* packed, const Matrix& weight, const Matrix& bias, int64_t group, const Sizes& s) {
     const int64_t taps = s.taps();
     for (int64_t n = 0; n < s.bases; ++n)
         for (int64_t c = 0; c < s.group; ++c, packed += taps + 1) {
             const int64_t row = n * s.channels + group * s.group + c;
-            std::memcpy(packed, weight + row * taps, taps * sizeof(float));
-            packed[taps] = bias[row];
+            read_numbers(packed, weight, row * taps, taps);
+            packed[taps] = element(bias, row);
         }
 }
 
@@ -87,11 +87,12 @@ inline void forward_pack(const ForwardCall& call, int64_t group, float* packed) 
     const int64_t area = s.kernel * s.kernel;
     for (int64_t n = 0; n < s.bases; ++n)
         for (int64_t c = 0; c < s.group; ++c) {
-            const int64_t row = n * s.channels + group * s.group + c;
-            const float* from = call.weight + row * s.taps();
-            for (int64_t j = 0; j < s.group; j += 2, packed += area)
-                pair_up(packed, from + j * area, j + 1 < s.group ? from + (j + 1) * area : nullptr, area);
-            pair_up(packed++, call.bias + row, nullptr, 1);
+            const int64_t row = n * s.channels + group * s.group + c, at = row * s.taps();
+            for (int64_t j = 0; j < s.group; j += 2)
+                for (int64_t t = 0; t < area; ++t)
+                    *packed++ = pair_of(element(call.weight, at + j * area + t),
+                                        j + 1 < s.group ? element(call.weight, at + (j + 1) * area + t) : 0.0f);
+            *packed++ = pair_of(element(call.bias, row), 0.0f);
         }
 }
 

@@ -19,9 +19,9 @@ namespace nb = nanobind;
 
 namespace {
 
-using kbnet::AnyTensor4, kbnet::expect, kbnet::expect_same_shape, kbnet::kernels_named, kbnet::view;
-using Weight = nb::ndarray<const float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
-using Bias = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using kbnet::AnyTensor4, kbnet::expect, kbnet::expect_same_shape, kbnet::kernels_named, kbnet::matrix, kbnet::view;
+using Weight = nb::ndarray<nb::ndim<5>, nb::c_contig, nb::device::cpu>;
+using Bias = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using WeightOut = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 using BiasOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -41,7 +41,7 @@ kbnet::Sizes sizes_of(const AnyTensor4& x, const AnyTensor4& a, const Weight& w,
 void forward(const AnyTensor4& x, const AnyTensor4& coefficients, const Weight& weight, const Bias& bias,
              const AnyTensor4& y, int threads, const std::string& instruction_set) {
     const kbnet::ForwardCall call{
-        sizes_of(x, coefficients, weight, bias), view(x), view(coefficients), view(y), weight.data(), bias.data(),
+        sizes_of(x, coefficients, weight, bias), view(x), view(coefficients), view(y), matrix(weight), matrix(bias),
         nullptr};
     expect_same_shape(x, y, "y must have the shape of x");
     const kbnet::Kernels& kernels = kernels_named(instruction_set);
@@ -57,8 +57,8 @@ void backward(const AnyTensor4& dy, const AnyTensor4& x, const AnyTensor4& coeff
                              view(x),
                              view(coefficients),
                              view(dy),
-                             weight.data(),
-                             bias.data(),
+                             matrix(weight),
+                             matrix(bias),
                              nullptr,
                              {},
                              {},

@@ -33,7 +33,7 @@ public:
         expect(static_cast<int64_t>(p->size()) == values, "parameter " + std::to_string(next_ - 1) + " has " +
                                                               std::to_string(p->size()) + " values, expected " +
                                                               std::to_string(values));
-        return {p->data(), is_bfloat16(*p)};
+        return matrix(*p);
     }
     Matrix maybe(int64_t values) { return take(values, false); }
     void end() const { expect(next_ == parameters_.size(), "too many parameters"); }

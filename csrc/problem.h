@@ -41,19 +41,24 @@ struct Strip {
     KBNET_INLINE int64_t pixels() const { return rows * cols; }
 };
 
+// Numbers of the caller, contiguous; data == nullptr: not there (no bias, no scale).
+struct Matrix {
+    const void* data;
+    bool bfloat16;  // else float32
+};
+
 struct ForwardCall {
     Sizes sizes;
     Tensor4 x, coefficients, y;
-    const float* weight;  // [N, C, G, k, k]
-    const float* bias;    // [N, C]
-    float* packed;        // the weights of all groups as Kernels::forward_pack leaves them
+    Matrix weight;  // [N, C, G, k, k]
+    Matrix bias;    // [N, C]
+    float* packed;  // the weights of all groups as Kernels::forward_pack leaves them
 };
 
 struct BackwardCall {
     Sizes sizes;
     Tensor4 x, coefficients, dy;
-    const float* weight;
-    const float* bias;
+    Matrix weight, bias;
     float* packed;
     Tensor4 dx, dcoefficients;  // data == nullptr: not wanted
     bool want_weight;           // the gradients of weight and bias
@@ -70,12 +75,6 @@ struct BackwardShare {
 // A rectangle of pixels of one image.
 struct Tile {
     int64_t image, row0, rows, col0, cols;
-};
-
-// Numbers of the caller, contiguous; data == nullptr: not there (no bias, no scale).
-struct Matrix {
-    const void* data;
-    bool bfloat16;  // else float32
 };
 
 // The first half of a block in inference (fusion.h), x [B, C, H, W] -> y, with D hidden channels.

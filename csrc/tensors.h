@@ -11,6 +11,7 @@
 
 namespace {
 
+using kbnet::Matrix;
 using kbnet::Tensor4;
 
 typedef uint16_t Bfloat16;
@@ -126,6 +127,32 @@ inline void write_pixels(const Tensor4& t, int64_t at, const float* from, int64_
         write_pixels(static_cast<Bfloat16*>(t.data) + at, t.stride_c, t.stride_x, from, pitch, channels, n);
     else
         write_pixels(static_cast<float*>(t.data) + at, t.stride_c, t.stride_x, from, pitch, channels, n);
+}
+
+// Two numbers, rounded to bfloat16, in the place of one float: what a dot product of pairs reads.
+inline uint32_t rounded_bits(float f) {
+    uint32_t bits;
+    std::memcpy(&bits, &f, 4);
+    return bits + 0x7fff + ((bits >> 16) & 1);  // NaN: an overflow needs all mantissa bits set, which no operation gives
+}
+
+inline float pair_of(float low, float high) {
+    const uint32_t both = (rounded_bits(low) >> 16) | (rounded_bits(high) & 0xffff0000u);
+    float f;
+    std::memcpy(&f, &both, 4);
+    return f;
+}
+
+inline float element(const Matrix& m, int64_t i) {
+    return m.bfloat16 ? widen(static_cast<const Bfloat16*>(m.data)[i]) : static_cast<const float*>(m.data)[i];
+}
+
+// to[i] = m[at + i]
+inline void read_numbers(float* to, const Matrix& m, int64_t at, int64_t n) {
+    if (m.bfloat16)
+        for (int64_t i = 0; i < n; ++i) to[i] = widen(static_cast<const Bfloat16*>(m.data)[at + i]);
+    else
+        std::memcpy(to, static_cast<const float*>(m.data) + at, static_cast<std::size_t>(n) * sizeof(float));
 }
 
 // to[i] += from[i]

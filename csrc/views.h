@@ -29,6 +29,11 @@ inline Tensor4 view(const AnyTensor4& a) {
     return {a.data(), a.stride(0), a.stride(1), a.stride(2), a.stride(3), is_bfloat16(a)};
 }
 
+template <class Array>
+inline Matrix matrix(const Array& a) {
+    return {a.data(), is_bfloat16(a)};
+}
+
 template <class A, class B>
 void expect_same_shape(const A& a, const B& b, const char* what) {
     for (std::size_t i = 0; i < a.ndim(); ++i) expect(a.shape(i) == b.shape(i), what);

@@ -16,7 +16,7 @@ from kbnet.ops import native
 from kbnet.ops.block import fused_block, normalized_cell_sums
 
 MAX_CHANNELS = 512
-MAX_CHANNELS_BFLOAT16 = 128
+MAX_CHANNELS_BFLOAT16 = 256
 """Above these a block's matrix products outweigh everything else, and the libraries' are faster (measured)."""
 
 _BAND = 16  # rows summed together for a mean over the image

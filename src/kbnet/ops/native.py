@@ -61,7 +61,7 @@ def backward(
     """Gradients of x, coefficients, weight and bias, each in the shape and dtype of what it belongs to."""
     dx, dcoefficients = torch.empty_like(x), torch.empty_like(coefficients)
     dense_weight, dense_bias = _dense(weight, bias)
-    dweight, dbias = torch.empty_like(dense_weight), torch.empty_like(dense_bias)
+    dweight, dbias = (torch.empty_like(t, dtype=torch.float32) for t in (dense_weight, dense_bias))
     extension().backward(
         dy.detach(),
         x.detach(),
@@ -100,8 +100,8 @@ def settings() -> dict[str, Any]:
 
 
 def _dense(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The bases and their biases as the kernels read them. They are small: a copy costs nothing worth mentioning."""
-    return weight.detach().float().contiguous(), bias.detach().float().contiguous()
+    """The bases and their biases as the kernels read them; they are small, a copy is made where it is needed."""
+    return weight.detach().contiguous(), bias.detach().contiguous()
 
 
 def _like(gradient: Tensor, parameter: Tensor) -> Tensor:
