@@ -1,8 +1,12 @@
-"""Noise added to clean photographs: pure functions of an image and a random generator."""
+"""Gaussian noise: as the papers add it, with one sigma an image or one a pixel."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
+from kbnet.degradations.base import Degradation, Range, ranged, share
+from kbnet.degradations.randomness import chance, log_uniform, smooth_field, uniform
 from kbnet.errors import InvalidInputError
 
 
@@ -11,21 +15,62 @@ def gaussian_noise(clean: Tensor, sigma: Tensor | float, generator: Generator | 
 
     Args:
         clean: images [B,C,H,W], nominally in [0,1].
-        sigma: standard deviation on the scale of 0 to 255; one number, or one per image, [B].
+        sigma: standard deviation on the scale of 0 to 255; one number, one per image, [B], or one per pixel,
+            [B,1,H,W].
         generator: source of the noise; torch's default one if not given.
 
     Returns:
         [B,C,H,W] in the dtype of `clean`, reaching outside [0,1].
 
     Raises:
-        InvalidInputError: `sigma` is neither one number nor one per image.
+        InvalidInputError: `sigma` is neither one number, nor one per image, nor one per pixel.
 
     Example:
         >>> gaussian_noise(torch.zeros(1, 3, 8, 8), 25.0, torch.Generator().manual_seed(0)).shape
         torch.Size([1, 3, 8, 8])
     """
     scale = torch.as_tensor(sigma, dtype=clean.dtype, device=clean.device) / 255
-    if scale.shape not in ((), (1,), clean.shape[:1]):
-        raise InvalidInputError(f"expected one sigma or one for each of {len(clean)} images, got {list(scale.shape)}")
+    if scale.shape in ((), (1,), clean.shape[:1]):
+        scale = scale.view(-1, 1, 1, 1)
+    elif scale.shape != (len(clean), 1, *clean.shape[2:]):
+        raise InvalidInputError(
+            f"expected one sigma or one for each of {len(clean)} images, got {list(scale.shape)}; "
+            f"one per pixel is [{len(clean)},1,{clean.shape[2]},{clean.shape[3]}]"
+        )
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
-    return clean + noise * scale.view(-1, 1, 1, 1)
+    return clean + noise * scale
+
+
+def sigma_map(height: int, width: int, ends: Range, scale: float, generator: Generator) -> Tensor:
+    """A smooth random map [H,W] of sigmas within `ends`, varying over about `scale` pixels.
+
+    Spatially varying noise as in FFDNet (arXiv 1710.04026, section IV-D) and VDNet (arXiv 1908.11314), whose maps are
+    fixed shapes; here they are random.
+    """
+    low, high = ends
+    return low + (high - low) * smooth_field(height, width, scale, generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianNoise(Degradation):
+    """White Gaussian noise, not clipped (KBNet, section 4.2); one sigma an image, in a share of calls a smooth map.
+
+    Fields:
+        sigma: standard deviation on the scale of 255; equal ends for a fixed one.
+        varying_share: share of calls with a map of sigmas between two numbers of that range.
+        varying_scale: pixels over which a map changes, log-uniform.
+    """
+
+    sigma: Range = ranged(0, 55, within=(0, 255))
+    varying_share: float = share(0.0)
+    varying_scale: Range = ranged(16, 256, within=(1, 4096))
+
+    def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
+        sigma: Tensor | float = uniform(self.sigma, generator)
+        if chance(self.varying_share, generator):
+            other = uniform(self.sigma, generator)
+            ends = (min(float(sigma), other), max(float(sigma), other))
+            scale = log_uniform(self.varying_scale, generator)
+            height, width = clean.shape[1:]
+            sigma = sigma_map(height, width, ends, scale, generator)[None, None]
+        return gaussian_noise(clean[None], sigma, generator)[0]

@@ -9,6 +9,7 @@
 ('tiff', (2, 3, 3), 16)
 """
 
+from kbnet.imaging.compression import compress_jpeg
 from kbnet.imaging.photo import FORMATS, SUPPORTED_SUFFIXES, Metadata, Photo, Pixels, is_supported
 from kbnet.imaging.planning import over_white, plan_output, to_depth
 from kbnet.imaging.reading import DEFAULT_MAX_PIXELS, ImageInfo, probe, read_photo
@@ -22,6 +23,7 @@ __all__ = [
     "Metadata",
     "Photo",
     "Pixels",
+    "compress_jpeg",
     "encode",
     "is_supported",
     "over_white",

@@ -1,0 +1,117 @@
+"""What every degradation shares: fields checked when it is made, and one generator that decides everything random."""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeGuard
+
+import torch
+from torch import Generator, Tensor
+
+from kbnet.degradations.randomness import chance
+from kbnet.errors import InvalidInputError
+
+Range = tuple[float, float]
+"""Lowest and highest value that a parameter is drawn from; in a recipe a list of two numbers, or one for both."""
+
+
+def ranged(low: float, high: float, *, within: Range, whole: bool = False) -> Any:
+    """A dataclass field of type Range: its default, and the limits that any other value is held to."""
+    return field(default=(low, high), metadata={"within": within, "whole": whole})
+
+
+def share(default: float) -> Any:
+    """A dataclass field for the share of calls, 0 to 1, in which something happens."""
+    return field(default=default, metadata={"share": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degradation:
+    """A random way in which photographs get worse; calling it makes one image worse.
+
+    Fields are ranges (uniform unless they say otherwise), shares of calls, or switches, and are documented by each
+    kind. A single number stands for a range of that number alone.
+
+    Raises InvalidInputError when made, if a range is reversed or leaves its limits, or a share is not in [0,1].
+    """
+
+    clean_share: float = share(0.0)
+    """Share of calls that return the image as it is, so that a network learns to leave clean photographs alone."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
+        """Make one image worse.
+
+        Args:
+            clean: [C,H,W] float32 in [0,1], with one channel (gray) or three (sRGB), of any size; left as it is.
+            generator: where all random numbers come from: in the same state, it gives the same output.
+
+        Returns:
+            A new tensor like `clean`: on the 256 levels of an 8-bit file, but for Gaussian noise, which papers leave
+            unclipped.
+
+        Raises:
+            InvalidInputError: `clean` is of another shape or dtype, or on another device than the generator.
+        """
+        check_image(clean)
+        if clean.device != generator.device:
+            raise InvalidInputError(f"expected an image on {generator.device} like the generator, got {clean.device}")
+        if chance(self.clean_share, generator):
+            return clean.clone()
+        return self._degrade(clean, generator)
+
+    def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
+        raise NotImplementedError
+
+
+def check_fields(settings: Any) -> None:
+    """Bring the `ranged` and `share` fields of a frozen dataclass into their form.
+
+    Raises:
+        InvalidInputError: a range is reversed or leaves its limits, or a share is not in [0,1].
+    """
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if "within" in one.metadata:
+            checked: object = _check_range(one.name, value, one.metadata["within"], whole=one.metadata["whole"])
+        elif "share" in one.metadata:
+            checked = _check_share(one.name, value)
+        else:
+            continue
+        object.__setattr__(settings, one.name, checked)
+
+
+def check_image(image: Tensor) -> None:
+    """Raise InvalidInputError unless `image` is float32 [C,H,W] with C = 1 or 3 and at least one pixel."""
+    if image.dtype != torch.float32 or image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
+        raise InvalidInputError(
+            f"expected one float32 image [C,H,W] of 1 or 3 channels, got {image.dtype} of shape {list(image.shape)}"
+        )
+
+
+def quantise(image: Tensor) -> Tensor:
+    """The values that an 8-bit file would keep: clipped to [0,1] and rounded to the nearest of 256 levels."""
+    return image.clamp(0, 1).mul_(255).round_().div_(255)
+
+
+def _number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_range(name: str, value: Any, within: Range, *, whole: bool) -> Range:
+    ends = (value, value) if _number(value) else value
+    if not isinstance(ends, tuple | list) or len(ends) != 2 or not all(map(_number, ends)):
+        raise InvalidInputError(f"expected {name} to be a range of two numbers, got {value!r}")
+    low, high = ends
+    if not within[0] <= low <= high <= within[1]:
+        raise InvalidInputError(f"expected {name} with {within[0]:g} <= low <= high <= {within[1]:g}, got {value!r}")
+    if whole and (low != int(low) or high != int(high)):
+        raise InvalidInputError(f"expected whole numbers in {name}, got {value!r}")
+    return (int(low), int(high)) if whole else (float(low), float(high))
+
+
+def _check_share(name: str, value: Any) -> float:
+    if not _number(value) or not 0 <= value <= 1:
+        raise InvalidInputError(f"expected {name} to be a share from 0 to 1, got {value!r}")
+    return float(value)

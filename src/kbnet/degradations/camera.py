@@ -1,0 +1,156 @@
+"""Camera noise: photons and electronics, before everything a camera does to them on the way to a file."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from kbnet.degradations import raw
+from kbnet.degradations.base import Degradation, Range, quantise, ranged, share
+from kbnet.degradations.blur import mirrored
+from kbnet.degradations.jpeg import random_jpeg
+from kbnet.degradations.randomness import chance, log_uniform, normal, uniform
+from kbnet.inference.arrays import LUMA
+
+_BORDER = 4  # pixels around the image that demosaicing and smoothing take from; even, so that phases stay
+
+
+def read_variance(shot: float, deviation: float = 0.0) -> float:
+    """Variance of read noise that goes with a shot noise gain: log-linear over ISO settings (Brooks et al., section
+    3.1: log read = 2.18 log shot + 1.2, with a standard deviation of 0.26 about that line).
+    """
+    return math.exp(2.18 * math.log(shot) + 1.2 + 0.26 * deviation)
+
+
+def sensor_noise(values: Tensor, shot: float, read: float, generator: Generator) -> Tensor:
+    """Noise of a sensor, to be added: normal, of variance shot * value + read, in linear values of white = 1."""
+    deviation = (values.clamp_min(0) * shot + read).sqrt_()
+    return torch.randn(values.shape, generator=generator, dtype=values.dtype).mul_(deviation)
+
+
+def camera_noise(
+    image: Tensor,
+    camera: raw.Camera,
+    shot: float,
+    read: float,
+    generator: Generator,
+    *,
+    phase: tuple[int, int] | None = (0, 0),
+    malvar: bool = False,
+) -> Tensor:
+    """Add the noise that a camera's sensor would have added to a photo, neither quantised nor compressed.
+
+    The photo is taken back to linear camera colours, noise is added to the mosaic of them, demosaiced, and goes forward
+    through the same processing. The photo itself is not mosaiced: what is returned differs from it by noise alone, for
+    the clean photographs of real pairs, too, are means of many that all went through the camera.
+
+    Args:
+        image: sRGB [3,H,W] in [0,1].
+        camera: its processing.
+        shot: variance per unit of the signal; read: variance without any.
+        generator: source of the noise.
+        phase: of the Bayer mosaic; None for one that is finer than the pixels (a photo that was made smaller), whose
+            noise is white.
+        malvar: demosaic by gradients instead of bilinearly.
+
+    Returns:
+        [3,H,W] in about [0,1].
+    """
+    signal = raw.unprocess(image, camera)
+    if phase is None:
+        noisy = (signal + sensor_noise(signal, shot, read, generator)).clamp_(0, 1)
+    else:
+        height, width = image.shape[1:]
+        masks = raw.bayer_masks(height, width, phase)
+        seen = raw.mosaic(signal, masks)
+        # black and white levels clip the noise; what the clean signal has beyond them is not the noise's doing
+        noise = (seen + sensor_noise(seen, shot, read, generator)).clamp_(0, 1) - seen.clamp(0, 1)
+        noisy = signal + (raw.demosaic_malvar if malvar else raw.demosaic_bilinear)(noise, masks)
+    return image + raw.process(noisy, camera) - raw.process(signal, camera)
+
+
+def smooth_noise(noise: Tensor, luma: float, chroma: float, chroma_gain: float = 1.0) -> Tensor:
+    """What a camera's own denoising leaves of noise [3,H,W]: blurred, colour more than brightness, so it turns blotchy.
+
+    Args:
+        luma, chroma: standard deviation of a Gaussian blur of each, pixels; 0 for none.
+        chroma_gain: factor of the colour noise.
+    """
+    brightness = torch.einsum("c,chw->hw", torch.tensor(LUMA, dtype=noise.dtype), noise)[None]
+    colour = (noise - brightness) * chroma_gain
+    return _gaussian_blur(brightness, luma) + _gaussian_blur(colour, chroma)
+
+
+def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    if sigma < 0.1:
+        return image
+    half = math.ceil(3 * sigma)
+    line = torch.exp(-0.5 * (torch.arange(-half, half + 1) / sigma).square())
+    line = line / line.sum()
+    padded = mirrored(image, half, half)[:, None]
+    across = torch.nn.functional.conv2d(padded, line.view(1, 1, 1, -1))
+    return torch.nn.functional.conv2d(across, line.view(1, 1, -1, 1))[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraNoise(Degradation):
+    """Noise as it is in files from cameras: "Unprocessing" (Brooks et al., arXiv 1811.11127), what the camera's own
+    denoising leaves (noise of real files is correlated: Plötz & Roth, arXiv 1707.01313, section 3), and JPEG.
+
+    A gray image is treated as three equal channels, of which the luma is kept.
+
+    Fields:
+        shot: variance of shot noise per unit of linear signal, log-uniform; read noise follows (`read_variance`).
+        red_gain, blue_gain: white balance. exposure: gain of all channels.
+        colour: strength of the colour correction, from none to that of real cameras.
+        tone: strength of the tone curve.
+        malvar_share: share of calls demosaiced by gradients instead of bilinearly.
+        fine_share: share of calls without a mosaic: white noise, as in a photo that was made smaller.
+        smoothed_share: share of calls in which the camera denoises.
+        luma_smoothing, chroma_smoothing: blur of what is left, standard deviation in pixels.
+        chroma_gain: how much of the colour noise is left then.
+        jpeg_share: share of calls that end in a JPEG; jpeg_quality, subsampled_share: as for `Jpeg`.
+    """
+
+    shot: Range = ranged(1e-5, 1.2e-2, within=(1e-7, 0.5))
+    red_gain: Range = ranged(1.4, 2.4, within=(0.5, 8))
+    blue_gain: Range = ranged(1.4, 2.2, within=(0.5, 8))
+    exposure: Range = ranged(1.0, 1.5, within=(1, 16))
+    colour: Range = ranged(0, 1, within=(0, 1))
+    tone: Range = ranged(0, 1.8, within=(0, 4))
+    malvar_share: float = share(0.5)
+    fine_share: float = share(0.15)
+    smoothed_share: float = share(0.5)
+    luma_smoothing: Range = ranged(0, 0.8, within=(0, 20))
+    chroma_smoothing: Range = ranged(0, 2.0, within=(0, 20))
+    chroma_gain: Range = ranged(0.3, 1.0, within=(0, 2))
+    jpeg_share: float = share(0.5)
+    jpeg_quality: Range = ranged(75, 100, within=(1, 100), whole=True)
+    subsampled_share: float = share(0.5)
+
+    def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
+        colour = mirrored(clean.expand(3, -1, -1), _BORDER, _BORDER)
+        camera = raw.random_camera(
+            generator,
+            red=self.red_gain,
+            blue=self.blue_gain,
+            exposure=self.exposure,
+            colour=self.colour,
+            tone=self.tone,
+        )
+        shot = log_uniform(self.shot, generator)
+        read = read_variance(shot, normal(generator))
+        phase = (int(uniform((0, 2), generator)), int(uniform((0, 2), generator)))
+        fine, malvar = chance(self.fine_share, generator), chance(self.malvar_share, generator)
+        noisy = camera_noise(colour, camera, shot, read, generator, phase=None if fine else phase, malvar=malvar)
+        if chance(self.smoothed_share, generator):
+            luma, chroma = uniform(self.luma_smoothing, generator), uniform(self.chroma_smoothing, generator)
+            noise = smooth_noise(noisy - colour, luma, chroma, uniform(self.chroma_gain, generator))
+            noisy = colour + noise
+        noisy = noisy[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
+        if len(clean) == 1:
+            noisy = torch.einsum("c,chw->hw", torch.tensor(LUMA, dtype=noisy.dtype), noisy)[None]
+        if chance(self.jpeg_share, generator):
+            return random_jpeg(noisy, self.jpeg_quality, self.subsampled_share, generator)
+        return quantise(noisy)

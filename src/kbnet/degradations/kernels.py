@@ -1,0 +1,215 @@
+"""Blur kernels: apertures, trajectories, and those that others publish in files. All sum to 1, none is negative."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kbnet.errors import InvalidInputError, MissingExtraError
+from kbnet.imaging import is_supported, read_photo
+
+MAX_KERNEL_SIDE = 255
+"""Largest side of a kernel read from a file; kernels in use are under 100."""
+
+_MAX_FILE_BYTES = 4 << 20
+_SAMPLES = 9  # across a pixel, each way, where its share of an aperture is counted
+
+
+def disk_kernel(radius: float) -> Tensor:
+    """The image of a point through a round aperture out of focus: a disk [k,k] of any radius in pixels, edges smooth.
+
+    Radius 0 is the identity. A pixel's value is its share of the disk, counted on a 9x9 grid.
+
+    Example:
+        >>> round(float(disk_kernel(3.3)[3, 3]) ** -1 / 3.3**2, 2)
+        3.14
+    """
+    return _aperture(radius, lambda down, across: down.square() + across.square() <= radius**2)
+
+
+def polygon_kernel(radius: float, blades: int, rotation: float = 0.0) -> Tensor:
+    """A disk's like through an aperture of straight blades: a regular polygon with the area of the disk.
+
+    Args:
+        radius: of the disk of that area, pixels.
+        blades: number of corners, at least 3.
+        rotation: in radians.
+
+    Raises:
+        InvalidInputError: fewer than 3 blades.
+    """
+    if blades < 3:
+        raise InvalidInputError(f"expected an aperture of at least 3 blades, got {blades}")
+    sector = 2 * math.pi / blades
+    circumradius = radius * math.sqrt(sector / math.sin(sector))
+    apothem = circumradius * math.cos(sector / 2)
+
+    def inside(down: Tensor, across: Tensor) -> Tensor:
+        angle = torch.remainder(torch.atan2(down, across) - rotation, sector) - sector / 2
+        return torch.hypot(down, across) * angle.cos() <= apothem
+
+    return _aperture(radius, inside, reach=circumradius)
+
+
+def path_kernel(path: Tensor, dwell: Tensor | None = None, *, side: int | None = None) -> Tensor:
+    """The image of a point that moves along a path: a kernel [k,k] whose centroid is its middle.
+
+    The path is sampled four times a pixel and every sample shared among its four nearest pixels, by which the kernel
+    has the path's own centroid, to a fraction of a pixel.
+
+    Args:
+        path: [T,2], offsets down and across in pixels, at least one.
+        dwell: [T-1], relative time spent on each piece of the path; equal if not given.
+        side: odd side of the result; by default the least one.
+
+    Raises:
+        InvalidInputError: the path does not fit `side`, or `dwell` does not fit the path.
+    """
+    path = path.double()
+    if path.ndim != 2 or path.shape[1] != 2 or len(path) == 0 or not torch.isfinite(path).all():
+        raise InvalidInputError(f"expected a path [T,2] of finite offsets, got shape {list(path.shape)}")
+    pieces = max(len(path) - 1, 1)
+    time = torch.ones(pieces, dtype=path.dtype) if dwell is None else dwell.to(path.dtype)
+    if time.shape != (pieces,):
+        raise InvalidInputError(
+            f"expected a dwell time for each of {pieces} pieces of the path, got {list(time.shape)}"
+        )
+    start, step = path[: len(time)], path.diff(dim=0) if len(path) > 1 else torch.zeros(1, 2, dtype=path.dtype)
+    count = max(1, math.ceil(float(step.norm(dim=1).max()) * 4))
+    along = (torch.arange(count, dtype=path.dtype) + 0.5) / count
+    points = (start[:, None] + step[:, None] * along[:, None]).reshape(-1, 2)
+    weight = (time / (time.sum() * count)).repeat_interleave(count)
+    points = points - (points * weight[:, None]).sum(0)
+    reach = math.ceil(float(points.abs().max()))
+    radius = reach if side is None else side // 2
+    if reach > radius or (side is not None and side % 2 == 0):
+        raise InvalidInputError(f"expected an odd side of at least {2 * reach + 1} for this path, got {side}")
+    return _splat(points, weight, radius)
+
+
+def centred(kernel: Tensor) -> Tensor:
+    """A kernel moved by whole pixels so that its centroid lies in the middle pixel, cut to what is not zero, sum 1.
+
+    Without this a network trained on the kernel would learn to shift the picture.
+
+    Raises:
+        InvalidInputError: not a matrix of finite values, none negative, that sum to more than zero.
+    """
+    if (
+        kernel.ndim != 2
+        or 0 in kernel.shape
+        or not torch.isfinite(kernel).all()
+        or kernel.min() < 0
+        or kernel.sum() <= 0
+    ):
+        raise InvalidInputError(
+            f"expected a kernel [k,l] of finite values >= 0 that do not all vanish, got shape {list(kernel.shape)}"
+        )
+    kernel = kernel.double() / kernel.double().sum()
+    rows, columns = kernel.sum(1), kernel.sum(0)
+    middle = [round(float((line * torch.arange(len(line))).sum())) for line in (rows, columns)]
+    used = [torch.nonzero(line).flatten().tolist() for line in (rows, columns)]
+    reach = max(max(abs(at - where[0]), abs(at - where[-1])) for at, where in zip(middle, used, strict=True))
+    result = torch.zeros(2 * reach + 1, 2 * reach + 1, dtype=kernel.dtype)
+    top, left = reach - middle[0] + used[0][0], reach - middle[1] + used[1][0]
+    cut = kernel[used[0][0] : used[0][-1] + 1, used[1][0] : used[1][-1] + 1]
+    result[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
+    return result.float()
+
+
+def load_kernels(path: Path | str) -> tuple[Tensor, ...]:
+    """Blur kernels from a file, or from all such files of a folder in the order of their names, each `centred`.
+
+    MATLAB files up to version 7 are read (every matrix in them, and every cell that holds one), and pictures, whose
+    values are the kernel. Nothing in a file is executed.
+
+    Raises:
+        InvalidInputError: nothing there, a file over 4 MiB, or something in it that is no kernel of at most 255 pixels
+            a side.
+        ImageError: a picture that cannot be read.
+        MissingExtraError: a MATLAB file, without scipy.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".mat" or is_supported(p))
+        if not files:
+            raise InvalidInputError(f"expected a folder of blur kernels (.mat or pictures), found none in {path}")
+        return tuple(kernel for file in files for kernel in load_kernels(file))
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InvalidInputError(f"expected a file of blur kernels, {path}: {error.strerror}") from None
+    if size > _MAX_FILE_BYTES:
+        raise InvalidInputError(f"expected a file of blur kernels under {_MAX_FILE_BYTES} bytes, {path} has {size}")
+    matrices = _matlab(path) if path.suffix.lower() == ".mat" else [_picture(path)]
+    for matrix in matrices:
+        if matrix.ndim != 2 or max(matrix.shape) > MAX_KERNEL_SIDE:
+            raise InvalidInputError(
+                f"{path}: expected kernels of at most {MAX_KERNEL_SIDE} pixels a side, got {list(matrix.shape)}"
+            )
+    try:
+        return tuple(centred(matrix) for matrix in matrices)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from None
+
+
+def _aperture(radius: float, inside: Any, reach: float | None = None) -> Tensor:
+    if not (math.isfinite(radius) and 0 <= radius <= MAX_KERNEL_SIDE / 2):
+        raise InvalidInputError(f"expected a radius of 0 to {MAX_KERNEL_SIDE / 2} pixels, got {radius}")
+    half = max(0, math.ceil((radius if reach is None else reach) - 0.5))
+    side = 2 * half + 1
+    position = (torch.arange(side * _SAMPLES) + 0.5) / _SAMPLES - side / 2
+    share: Tensor = inside(position[:, None], position).float().view(side, _SAMPLES, side, _SAMPLES).mean((1, 3))
+    if half == 0:
+        return torch.ones(1, 1)
+    return share / share.sum()
+
+
+def _splat(points: Tensor, weight: Tensor, radius: int) -> Tensor:
+    """Weights [P] at points [P,2] around the middle, each shared among the four pixels around it."""
+    side = 2 * radius + 1
+    place = points + radius
+    corner = place.floor().clamp(0, max(side - 2, 0))
+    part = place - corner
+    kernel = torch.zeros(side * side, dtype=points.dtype)
+    for down in (0, 1):
+        for across in (0, 1):
+            parts = (part if down else 1 - part)[:, 0] * (part if across else 1 - part)[:, 1]
+            index = (corner[:, 0] + down) * side + corner[:, 1] + across
+            kernel.index_add_(0, index.long().clamp_max(side * side - 1), weight * parts)
+    kernel = kernel.clamp_min_(0).view(side, side)
+    return (kernel / kernel.sum()).float()
+
+
+def _matlab(path: Path) -> list[Tensor]:
+    try:
+        from scipy.io import loadmat, whosmat
+    except ModuleNotFoundError:
+        raise MissingExtraError("scipy", "train") from None
+    try:
+        shapes = {name: shape for name, shape, _ in whosmat(str(path))}
+        if large := [name for name, shape in shapes.items() if math.prod(shape) > MAX_KERNEL_SIDE**2]:
+            raise InvalidInputError(
+                f"{path}: expected kernels of at most {MAX_KERNEL_SIDE} pixels a side, {large[0]} is {shapes[large[0]]}"
+            )
+        content = loadmat(str(path))
+    except InvalidInputError:
+        raise
+    except NotImplementedError:
+        raise InvalidInputError(f"{path} is a MATLAB 7.3 file; save it with -v7 to have it read") from None
+    except Exception as error:  # scipy's reader raises whatever the damage leads to
+        raise InvalidInputError(f"{path} is not a MATLAB file that can be read: {error}") from None
+    arrays = [
+        array for name in shapes for array in ([content[name]] if content[name].dtype != object else content[name].flat)
+    ]
+    kernels = [array for array in arrays if getattr(array, "ndim", 0) == 2 and array.dtype.kind in "fiu" and array.size]
+    if not kernels:
+        raise InvalidInputError(f"{path}: expected matrices of real numbers, found none")
+    return [torch.from_numpy(array.astype("float64")) for array in kernels]
+
+
+def _picture(path: Path) -> Tensor:
+    pixels = torch.from_numpy(read_photo(path, max_pixels=MAX_KERNEL_SIDE**2).pixels.astype("float64"))
+    return pixels.mean(-1) if pixels.ndim == 3 else pixels

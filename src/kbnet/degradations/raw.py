@@ -1,0 +1,167 @@
+"""From sRGB back to what a camera's sensor saw, and forward again: "Unprocessing Images for Learned Raw Denoising"
+(Brooks et al., CVPR 2019, arXiv 1811.11127, section 3)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from kbnet.degradations.randomness import uniform
+
+GAMMA = 2.2
+
+# XYZ (D65) to camera, from the DNG files of the four cameras of the Darmstadt Noise Dataset, which the paper takes.
+_XYZ_TO_CAMERA = torch.tensor(
+    [
+        [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],
+        [[0.4913, -0.0541, -0.0202], [-0.6130, 1.3513, 0.2906], [-0.1564, 0.2151, 0.7183]],
+        [[0.8380, -0.2630, -0.0639], [-0.2887, 1.0725, 0.2496], [-0.0627, 0.1427, 0.5438]],
+        [[0.6596, -0.2079, -0.0562], [-0.4782, 1.3016, 0.1933], [-0.0970, 0.1581, 0.5181]],
+    ]
+)
+_RGB_TO_XYZ = torch.tensor(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How one camera makes sRGB from its sensor's values.
+
+    Fields:
+        gains: white balance of red, green and blue, each with the exposure's gain in it.
+        to_rgb: colour correction, [3,3], rows of sum 1, from camera colours to linear sRGB.
+        tone: strength of the S-shaped tone curve; 0 for none, about 1.3 for that of the paper.
+    """
+
+    gains: tuple[float, float, float]
+    to_rgb: Tensor
+    tone: float = 0.0
+
+
+def colour_correction(mixture: Tensor, strength: float = 1.0) -> Tensor:
+    """A camera's colour correction [3,3], rows of sum 1: a mixture of real cameras (section 3.3).
+
+    Args:
+        mixture: [4] weights of the cameras, not negative, not all zero.
+        strength: 1 for the cameras' own, 0 for a camera that sees sRGB's colours, between for a blend.
+    """
+    to_camera = torch.einsum("n,nij->ij", mixture / mixture.sum(), _XYZ_TO_CAMERA) @ _RGB_TO_XYZ
+    to_camera = to_camera / to_camera.sum(1, keepdim=True)
+    to_rgb: Tensor = torch.linalg.inv(to_camera)
+    return strength * to_rgb + (1 - strength) * torch.eye(3)
+
+
+def tone_curve(image: Tensor, strength: float) -> Tensor:
+    """An S-shaped curve from [0,1] to itself: a scaled hyperbolic tangent.
+
+    The paper's (section 3.1) is the smoothstep 3x^2 - 2x^3, one fixed strength; cameras differ, hence a family of them
+    with a closed inverse. At 1.3 the slope in the middle is the smoothstep's.
+    """
+    if strength == 0:
+        return image.clamp(0, 1)
+    return torch.tanh((image.clamp(0, 1) * 2 - 1).mul_(strength)).mul_(0.5 / math.tanh(strength)).add_(0.5)
+
+
+def inverse_tone_curve(image: Tensor, strength: float) -> Tensor:
+    """What `tone_curve` takes to [C,H,W] in [0,1]."""
+    if strength == 0:
+        return image.clamp(0, 1)
+    return torch.atanh((image.clamp(0, 1) * 2 - 1).mul_(math.tanh(strength))).mul_(0.5 / strength).add_(0.5)
+
+
+def unprocess(image: Tensor, camera: Camera) -> Tensor:
+    """sRGB [3,H,W] in [0,1] as linear camera colours, before the mosaic; about [0,1].
+
+    Inverse tone curve, gamma, colour correction and white balance; the last saves highlights: a pixel that is white in
+    the photo is white on the sensor too, not below its clipping point (section 3.4).
+    """
+    linear = inverse_tone_curve(image, camera.tone).pow_(GAMMA)
+    colours = torch.einsum("ij,jhw->ihw", torch.linalg.inv(camera.to_rgb), linear)
+    inverse = 1 / torch.tensor(camera.gains).view(3, 1, 1)
+    highlight = colours.mean(0, keepdim=True).sub_(0.9).mul_(10).clamp_(0, 1).square_()
+    return colours * torch.maximum(highlight + (1 - highlight) * inverse, inverse)
+
+
+def process(raw: Tensor, camera: Camera) -> Tensor:
+    """Linear camera colours [3,H,W] as sRGB in [0,1]: the steps of `unprocess` forward, clipped as a sensor clips."""
+    balanced = (raw * torch.tensor(camera.gains).view(3, 1, 1)).clamp_(0, 1)
+    linear = torch.einsum("ij,jhw->ihw", camera.to_rgb, balanced).clamp_(1e-8, 1)
+    return tone_curve(linear.pow_(1 / GAMMA), camera.tone)
+
+
+def bayer_masks(height: int, width: int, phase: tuple[int, int] = (0, 0)) -> Tensor:
+    """Where a Bayer sensor sees red, green and blue: [3,H,W] of 0 and 1; red lies at `phase` of every 2x2 pixels."""
+    down = (torch.arange(height) + phase[0]) % 2
+    across = (torch.arange(width) + phase[1]) % 2
+    red = ((1 - down)[:, None] * (1 - across)).float()
+    blue = (down[:, None] * across).float()
+    return torch.stack([red, 1 - red - blue, blue])
+
+
+def mosaic(raw: Tensor, masks: Tensor) -> Tensor:
+    """The one value [H,W] a pixel that the sensor sees of [3,H,W]."""
+    return (raw * masks).sum(0)
+
+
+_BILINEAR = (
+    torch.tensor(
+        [
+            [[[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]],
+            [[[0.0, 1, 0], [1, 4, 1], [0, 1, 0]]],
+            [[[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]],
+        ]
+    )
+    / 4
+)
+
+
+def demosaic_bilinear(values: Tensor, masks: Tensor) -> Tensor:
+    """[H,W] seen through `masks` -> [3,H,W]: every missing value is the mean of its neighbours. Linear in the values.
+
+    At the border neighbours outside count as zero; give two pixels more than are needed.
+    """
+    return torch.nn.functional.conv2d((values * masks)[None], _BILINEAR, padding=1, groups=3)[0]
+
+
+_CROSS = torch.tensor([[0.0, 0, -1, 0, 0], [0, 0, 2, 0, 0], [-1, 2, 4, 2, -1], [0, 0, 2, 0, 0], [0, 0, -1, 0, 0]])
+_ALONG = torch.tensor([[0, 0, 0.5, 0, 0], [0, -1, 0, -1, 0], [-1, 4, 5, 4, -1], [0, -1, 0, -1, 0], [0, 0, 0.5, 0, 0]])
+_DIAGONAL = torch.tensor(
+    [[0, 0, -1.5, 0, 0], [0, 2, 0, 2, 0], [-1.5, 0, 6, 0, -1.5], [0, 2, 0, 2, 0], [0, 0, -1.5, 0, 0]]
+)
+_MALVAR = torch.stack([_CROSS, _ALONG, _ALONG.T, _DIAGONAL])[:, None] / 8
+
+
+def demosaic_malvar(values: Tensor, masks: Tensor) -> Tensor:
+    """As `demosaic_bilinear`, with the gradients of the seen colour as a correction (Malvar, He & Cutler, "High-quality
+    linear interpolation for demosaicing of Bayer-patterned color images", ICASSP 2004). Linear in the values.
+    """
+    cross, along, down, diagonal = torch.nn.functional.conv2d(values[None, None], _MALVAR, padding=2)[0]
+    red, green, blue = masks
+    # rows that hold red, among the green pixels
+    red_rows = green * red.amax(1, keepdim=True)
+    blue_rows = green - red_rows
+    return torch.stack(
+        [
+            red * values + red_rows * along + blue_rows * down + blue * diagonal,
+            green * values + (red + blue) * cross,
+            blue * values + blue_rows * along + red_rows * down + red * diagonal,
+        ]
+    )
+
+
+def random_camera(
+    generator: Generator,
+    *,
+    red: tuple[float, float] = (1.9, 2.4),
+    blue: tuple[float, float] = (1.5, 1.9),
+    exposure: tuple[float, float] = (1.0, 1.5),
+    colour: tuple[float, float] = (0.0, 1.0),
+    tone: tuple[float, float] = (0.0, 1.8),
+) -> Camera:
+    """A camera of uniformly random gains (by default those of section 3.4), colours (`colour_correction`) and tone."""
+    matrix = colour_correction(torch.rand(4, generator=generator) + 1e-6, uniform(colour, generator))
+    gain = uniform(exposure, generator)
+    gains = (gain * uniform(red, generator), gain, gain * uniform(blue, generator))
+    return Camera(gains, matrix, uniform(tone, generator))
