@@ -41,13 +41,13 @@ def convolve(image: Tensor, kernels: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     # relative to one pixel, so that rounding in the transform cannot tint a flat area
     reference = image[:, :1, :1]
-    size = (fast_length(height + 4 * rows), fast_length(width + 4 * columns))
+    # what the transform wraps around ends up outside the part that is kept
+    size = (fast_length(height + 2 * rows), fast_length(width + 2 * columns))
     spectrum = torch.fft.rfft2(mirrored(image - reference, rows, columns), s=size)
     product = spectrum[None] * torch.fft.rfft2(kernels.to(image.dtype), s=size)[:, None]
-    whole: Tensor = torch.fft.irfft2(product, s=size)[
-        ..., 2 * rows : 2 * rows + height, 2 * columns : 2 * columns + width
-    ]
-    return whole + reference * kernels.sum((1, 2)).to(image.dtype)[:, None, None, None]
+    whole: Tensor = torch.fft.irfft2(product, s=size)
+    kept = whole[..., 2 * rows : 2 * rows + height, 2 * columns : 2 * columns + width]
+    return kept + reference * kernels.sum((1, 2)).to(image.dtype)[:, None, None, None]
 
 
 def blur(image: Tensor, kernel: Tensor, *, linear: bool = True) -> Tensor:

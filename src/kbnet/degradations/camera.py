@@ -104,6 +104,7 @@ class CameraNoise(Degradation):
         shot: variance of shot noise per unit of linear signal, log-uniform; read noise follows (`read_variance`).
         red_gain, blue_gain: white balance. exposure: gain of all channels.
         colour: strength of the colour correction, from none to that of real cameras.
+        gamma: of the file; cameras' own curves are flatter than 2.2 in the shadows, where noise is then weaker.
         tone: strength of the tone curve.
         malvar_share: share of calls demosaiced by gradients instead of bilinearly.
         fine_share: share of calls without a mosaic: white noise, as in a photo that was made smaller.
@@ -113,18 +114,19 @@ class CameraNoise(Degradation):
         jpeg_share: share of calls that end in a JPEG; jpeg_quality, subsampled_share: as for `Jpeg`.
     """
 
-    shot: Range = ranged(1e-5, 1.2e-2, within=(1e-7, 0.5))
-    red_gain: Range = ranged(1.4, 2.4, within=(0.5, 8))
+    shot: Range = ranged(5e-5, 1.5e-2, within=(1e-7, 0.5))
+    red_gain: Range = ranged(1.4, 2.6, within=(0.5, 8))
     blue_gain: Range = ranged(1.4, 2.2, within=(0.5, 8))
     exposure: Range = ranged(1.0, 1.5, within=(1, 16))
     colour: Range = ranged(0, 1, within=(0, 1))
-    tone: Range = ranged(0, 1.8, within=(0, 4))
+    gamma: Range = ranged(1.0, 2.4, within=(1, 4))
+    tone: Range = ranged(0, 2.0, within=(0, 4))
     malvar_share: float = share(0.5)
-    fine_share: float = share(0.15)
+    fine_share: float = share(0.1)
     smoothed_share: float = share(0.5)
     luma_smoothing: Range = ranged(0, 0.8, within=(0, 20))
     chroma_smoothing: Range = ranged(0, 2.0, within=(0, 20))
-    chroma_gain: Range = ranged(0.3, 1.0, within=(0, 2))
+    chroma_gain: Range = ranged(0.4, 1.0, within=(0, 2))
     jpeg_share: float = share(0.5)
     jpeg_quality: Range = ranged(75, 100, within=(1, 100), whole=True)
     subsampled_share: float = share(0.5)
@@ -137,6 +139,7 @@ class CameraNoise(Degradation):
             blue=self.blue_gain,
             exposure=self.exposure,
             colour=self.colour,
+            gamma=self.gamma,
             tone=self.tone,
         )
         shot = log_uniform(self.shot, generator)

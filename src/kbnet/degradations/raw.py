@@ -9,8 +9,6 @@ from torch import Generator, Tensor
 
 from kbnet.degradations.randomness import uniform
 
-GAMMA = 2.2
-
 # XYZ (D65) to camera, from the DNG files of the four cameras of the Darmstadt Noise Dataset, which the paper takes.
 _XYZ_TO_CAMERA = torch.tensor(
     [
@@ -32,11 +30,13 @@ class Camera:
     Fields:
         gains: white balance of red, green and blue, each with the exposure's gain in it.
         to_rgb: colour correction, [3,3], rows of sum 1, from camera colours to linear sRGB.
+        gamma: exponent between linear values and the file's; sRGB's is about 2.2 (section 3.2).
         tone: strength of the S-shaped tone curve; 0 for none, about 1.3 for that of the paper.
     """
 
     gains: tuple[float, float, float]
     to_rgb: Tensor
+    gamma: float = 2.2
     tone: float = 0.0
 
 
@@ -77,7 +77,7 @@ def unprocess(image: Tensor, camera: Camera) -> Tensor:
     Inverse tone curve, gamma, colour correction and white balance; the last saves highlights: a pixel that is white in
     the photo is white on the sensor too, not below its clipping point (section 3.4).
     """
-    linear = inverse_tone_curve(image, camera.tone).pow_(GAMMA)
+    linear = inverse_tone_curve(image, camera.tone).pow_(camera.gamma)
     colours = torch.einsum("ij,jhw->ihw", torch.linalg.inv(camera.to_rgb), linear)
     inverse = 1 / torch.tensor(camera.gains).view(3, 1, 1)
     highlight = colours.mean(0, keepdim=True).sub_(0.9).mul_(10).clamp_(0, 1).square_()
@@ -88,7 +88,7 @@ def process(raw: Tensor, camera: Camera) -> Tensor:
     """Linear camera colours [3,H,W] as sRGB in [0,1]: the steps of `unprocess` forward, clipped as a sensor clips."""
     balanced = (raw * torch.tensor(camera.gains).view(3, 1, 1)).clamp_(0, 1)
     linear = torch.einsum("ij,jhw->ihw", camera.to_rgb, balanced).clamp_(1e-8, 1)
-    return tone_curve(linear.pow_(1 / GAMMA), camera.tone)
+    return tone_curve(linear.pow_(1 / camera.gamma), camera.tone)
 
 
 def bayer_masks(height: int, width: int, phase: tuple[int, int] = (0, 0)) -> Tensor:
@@ -158,10 +158,11 @@ def random_camera(
     blue: tuple[float, float] = (1.5, 1.9),
     exposure: tuple[float, float] = (1.0, 1.5),
     colour: tuple[float, float] = (0.0, 1.0),
-    tone: tuple[float, float] = (0.0, 1.8),
+    gamma: tuple[float, float] = (2.2, 2.2),
+    tone: tuple[float, float] = (0.0, 1.3),
 ) -> Camera:
     """A camera of uniformly random gains (by default those of section 3.4), colours (`colour_correction`) and tone."""
     matrix = colour_correction(torch.rand(4, generator=generator) + 1e-6, uniform(colour, generator))
     gain = uniform(exposure, generator)
     gains = (gain * uniform(red, generator), gain, gain * uniform(blue, generator))
-    return Camera(gains, matrix, uniform(tone, generator))
+    return Camera(gains, matrix, uniform(gamma, generator), uniform(tone, generator))
