@@ -73,9 +73,7 @@ def path_kernel(path: Tensor, dwell: Tensor | None = None, *, side: int | None =
     pieces = max(len(path) - 1, 1)
     time = torch.ones(pieces, dtype=path.dtype) if dwell is None else dwell.to(path.dtype)
     if time.shape != (pieces,):
-        raise InvalidInputError(
-            f"expected a dwell time for each of {pieces} pieces of a path, got {list(time.shape)}"
-        )
+        raise InvalidInputError(f"expected a dwell time for each of {pieces} pieces of a path, got {list(time.shape)}")
     start, step = path[: len(time)], path.diff(dim=0) if len(path) > 1 else torch.zeros(1, 2, dtype=path.dtype)
     count = max(1, math.ceil(float(step.norm(dim=1).max()) * 4))
     along = (torch.arange(count, dtype=path.dtype) + 0.5) / count

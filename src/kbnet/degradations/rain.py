@@ -155,8 +155,8 @@ class RainLook:
 LIGHT = RainLook(
     layers=(1, 1),
     angle_spread=(0, 0),
-    length=(15, 50),
-    width=(0.8, 2.0),
+    length=(15, 60),
+    width=(0.7, 1.8),
     cover=(0.04, 0.35),
     brightness=(0.2, 0.6),
     screen_share=0.1,
@@ -166,10 +166,9 @@ LIGHT = RainLook(
 
 HEAVY = RainLook(
     layers=(1, 4),
-    angle=(0, 40),
-    angle_spread=(0, 15),
+    angle_spread=(0, 18),
     length=(20, 100),
-    width=(0.8, 3.0),
+    width=(0.7, 2.4),
     cover=(0.3, 2.0),
     brightness=(0.25, 0.75),
     soft_share=0.4,
@@ -183,8 +182,8 @@ SHORT = RainLook(
     angle=(0, 45),
     length=(5, 25),
     width=(0.8, 3.5),
-    cover=(0.1, 1.2),
-    brightness=(0.15, 0.9),
+    cover=(0.1, 1.0),
+    brightness=(0.15, 0.8),
     screen_share=0.8,
     veil_share=0.3,
 )
