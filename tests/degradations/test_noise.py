@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from kbnet.degradations import gaussian_noise
+from kbnet.degradations import GaussianNoise, gaussian_noise
+from kbnet.degradations.noise import sigma_map
 from kbnet.errors import InvalidInputError
 
 
@@ -74,3 +75,36 @@ def test_the_clean_image_is_left_alone_and_its_dtype_kept(dtype):
 def test_a_list_of_deviations_that_does_not_fit_the_batch_is_refused():
     with pytest.raises(InvalidInputError, match=r"one for each of 1 images, got \[3\]"):
         gaussian_noise(torch.zeros(1, 3, 8, 8), torch.tensor([1.0, 2.0, 3.0]), generator())
+
+
+def test_one_sigma_a_pixel():
+    sigma = torch.zeros(2, 1, 64, 64)
+    sigma[1, :, :, 32:] = 30
+    noisy = gaussian_noise(torch.zeros(2, 3, 64, 64), sigma, generator()) * 255
+    assert torch.count_nonzero(noisy[0]) == torch.count_nonzero(noisy[1, :, :, :32]) == 0
+    assert noisy[1, :, :, 32:].std() == pytest.approx(30, rel=0.05)
+    with pytest.raises(InvalidInputError, match=r"one per pixel is \[2,1,64,64\]"):
+        gaussian_noise(torch.zeros(2, 3, 64, 64), sigma[0], generator())
+
+
+@pytest.mark.parametrize("scale", [4.0, 32.0, 1000.0])
+def test_a_sigma_map_is_smooth_and_keeps_to_its_range(scale):
+    maps = [sigma_map(96, 80, (5, 45), scale, generator(seed)) for seed in range(20)]
+    whole = torch.stack(maps)
+    assert 5 <= whole.min() <= whole.max() <= 45
+    assert whole.mean() == pytest.approx(25, abs=4)
+    assert max(float(m.diff(dim=0).abs().max()) for m in maps) < 3 * 40 / scale
+    if scale < 50:
+        assert min(float(m.max() - m.min()) for m in maps) > 15
+
+
+def test_varying_noise_has_the_deviation_of_its_map():
+    clean = torch.full((1, 256, 256), 0.5)
+    degrade = GaussianNoise(sigma=(5, 50), varying_share=1, varying_scale=64)
+    ratios = []
+    for seed in range(6):
+        noise = (degrade(clean, generator(seed)) - clean)[0] * 255
+        local = torch.nn.functional.avg_pool2d(noise[None].square(), 32)[0].sqrt()
+        assert 4 < local.min() < local.max() < 55
+        ratios.append(float(local.max() / local.min()))
+    assert max(ratios) > 2

@@ -59,7 +59,7 @@ class Degradation:
             raise InvalidInputError(f"expected an image on {generator.device} like the generator, got {clean.device}")
         if chance(self.clean_share, generator):
             return clean.clone()
-        return self._degrade(clean, generator)
+        return self._degrade(clean, generator).contiguous()
 
     def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
         raise NotImplementedError

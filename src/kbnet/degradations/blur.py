@@ -19,7 +19,7 @@ def to_srgb(linear: Tensor) -> Tensor:
 def mirrored(image: Tensor, rows: int, columns: int) -> Tensor:
     """[...,H,W] with a border of mirrored pixels (the edge pixel is repeated), which may be wider than the image."""
     height, width = image.shape[-2:]
-    return image[..., _mirror(height, rows)[:, None], _mirror(width, columns)]
+    return image.index_select(-2, _mirror(height, rows)).index_select(-1, _mirror(width, columns))
 
 
 def convolve(image: Tensor, kernels: Tensor) -> Tensor:
