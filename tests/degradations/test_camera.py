@@ -32,6 +32,14 @@ def test_tone_curves_are_undone_and_go_from_black_to_white(strength):
     assert (curve.diff() > 0).all()
 
 
+def test_the_inverse_tone_curve_never_leaves_its_range():
+    ends = torch.tensor([0.0, 1.0])
+    for step in range(1, 400):
+        linear = pipeline.inverse_tone_curve(ends, 0.01 * step)
+        assert 0 <= linear[0] < 1e-5
+        assert 1 - 1e-5 < linear[1] <= 1
+
+
 def test_the_tone_curve_of_strength_1_3_is_near_the_papers_smoothstep():
     x = torch.linspace(0, 1, 257)
     assert (pipeline.tone_curve(x, 1.3) - (3 * x**2 - 2 * x**3)).abs().max() < 0.05

@@ -4,7 +4,16 @@ import pytest
 import torch
 from degradation_images import generator, psnr, scene
 
-from kbnet.degradations import DEGRADATIONS, Blur, Defocus, Degradation, GaussianNoise, Motion, create_degradation
+from kbnet.degradations import (
+    DEGRADATIONS,
+    Blur,
+    Defocus,
+    Degradation,
+    GaussianNoise,
+    Motion,
+    create_degradation,
+    degrade_batch,
+)
 from kbnet.errors import InvalidInputError
 
 KINDS = sorted(DEGRADATIONS)
@@ -165,3 +174,51 @@ def test_contradictions_are_refused_when_made(kind, settings, message):
 def test_other_images_are_refused(image):
     with pytest.raises(InvalidInputError, match=r"float32 image \[C,H,W\] of 1 or 3 channels"):
         GaussianNoise()(image, generator())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_a_batch_every_image_has_its_own_draw_whoever_does_it(kind):
+    clean = scene().expand(5, -1, -1, -1)
+    degrade, source = create_degradation(kind), generator(3)
+    whole = degrade_batch(degrade, clean, source)
+    assert whole.shape == clean.shape
+    assert len({tuple(image.flatten().tolist()) for image in whole}) == 5
+    other = generator(3)
+    parts = [degrade_batch(degrade, clean, generator(3), slice(*ends)) for ends in ((0, 2), (2, 2), (2, 5))]
+    assert torch.equal(torch.cat(parts), whole)
+    degrade_batch(GaussianNoise(), clean, other, slice(1))
+    assert torch.equal(other.get_state(), source.get_state())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("defocus", {"radius": [5, 8], "layer_share": 0, "polygon_share": 1, "blades": 3}),
+        ("defocus", {"radius": [5, 8], "layer_share": 0, "polygon_share": 0}),
+        ("motion", {"length": [10, 20], "object_share": 0}),
+        ("blur", {"noise_share": 0, "jpeg_share": 0, "defocus": {"layer_share": 0}, "motion": {"object_share": 0}}),
+    ],
+)
+def test_nothing_reaches_farther_than_the_margin(kind, settings):
+    degrade = create_degradation(kind, **settings)
+    half, margin = 48, degrade.margin
+    assert 0 < margin < half
+    point = torch.zeros(1, 2 * half + 1, 2 * half + 1)
+    point[:, half, half] = 1
+    reach = []
+    for seed in range(40):
+        lit = degrade(point, generator(seed))[0].nonzero()
+        reach.append(int((lit - half).abs().max()))
+    assert max(reach) <= margin
+    assert max(reach) >= margin / 3
+    assert create_degradation("rain").margin == create_degradation("jpeg").margin == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_black_white_and_pure_colours_stay_numbers(kind, channels):
+    levels = torch.tensor([0.0, 1.0])
+    corners = torch.cartesian_prod(levels, levels, levels).T[:channels, :, None].expand(channels, 8, 8)
+    degrade = create_degradation(kind)
+    for seed in range(60):
+        assert torch.isfinite(degrade(corners, generator(seed))).all()

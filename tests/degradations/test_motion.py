@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.io as scipy_io
 import torch
 from degradation_images import generator, scene
 
@@ -14,8 +15,6 @@ from kbnet.degradations.kernels import centred, disk_kernel, path_kernel, polygo
 from kbnet.degradations.motion import random_trajectory, turning_kernels
 from kbnet.errors import InvalidInputError, UnreadableImageError
 from kbnet.imaging import Photo, write_photo
-
-scipy_io = pytest.importorskip("scipy.io")
 
 
 def centroid(kernel):

@@ -105,6 +105,13 @@ class Defocus(Degradation):
     layer_share: float = share(0.3)
     highlight_gain: Range = ranged(1, 2, within=(1, 20))
 
+    @property
+    def margin(self) -> int:
+        # a triangle's corners lie 1.56 radii from its middle, a pentagon's 1.15
+        blades = self.blades[0] if self.polygon_share else math.inf
+        sector = 2 * math.pi / blades
+        return math.ceil(self.radius[1] * (math.sqrt(sector / math.sin(sector)) if sector else 1))
+
     def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
         height, width = clean.shape[1:]
         blades = integer(self.blades, generator) if chance(self.polygon_share, generator) else 0

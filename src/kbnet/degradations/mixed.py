@@ -43,6 +43,10 @@ class Blur(Degradation):
             elif not isinstance(value, kind):
                 raise InvalidInputError(f"expected a table of settings for {name}, got {value!r}")
 
+    @property
+    def margin(self) -> int:
+        return max(self.defocus.margin, self.motion.margin)
+
     def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
         blurred = (self.motion if chance(self.motion_share, generator) else self.defocus)(clean, generator)
         if chance(self.noise_share, generator):

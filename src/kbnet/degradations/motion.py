@@ -119,6 +119,12 @@ class Motion(Degradation):
         if self.kernels is not None:
             object.__setattr__(self, "_loaded", load_kernels(Path(self.kernels)))
 
+    @property
+    def margin(self) -> int:
+        # a straight path on which the camera dwells at one end, and the corners' part of a turn
+        path = self.length[1] * (2 / 3 + (self.turning[1] / 2 if self.turning_share else 0))
+        return max(math.ceil(path), *(kernel.shape[0] // 2 for kernel in self._loaded), 0)
+
     def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
         height, width = clean.shape[1:]
         linear = chance(self.linear_share, generator)

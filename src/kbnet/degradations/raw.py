@@ -68,7 +68,9 @@ def inverse_tone_curve(image: Tensor, strength: float) -> Tensor:
     """What `tone_curve` takes to [C,H,W] in [0,1]."""
     if strength == 0:
         return image.clamp(0, 1)
-    return torch.atanh((image.clamp(0, 1) * 2 - 1).mul_(math.tanh(strength))).mul_(0.5 / strength).add_(0.5)
+    linear = torch.atanh((image.clamp(0, 1) * 2 - 1).mul_(math.tanh(strength))).mul_(0.5 / strength).add_(0.5)
+    # rounding may end just below zero, of which no power can be taken
+    return linear.clamp_(0, 1)
 
 
 def unprocess(image: Tensor, camera: Camera) -> Tensor:
