@@ -12,6 +12,7 @@ from kbnet.degradations.rain import (
     MAX_STREAK,
     SHORT,
     RainLook,
+    _drops,
     add_rain,
     add_veil,
     random_rain,
@@ -63,13 +64,17 @@ def test_a_layer_covers_what_was_asked_for_everywhere(cover):
     assert border == pytest.approx(cover, rel=0.3)
 
 
-def test_streaks_wrap_around_no_edge():
-    kernel = torch.zeros(41, 41)
-    kernel[:21, 20] = 1  # only upwards
-    layer = streak_layer(30, 30, [kernel], 0.02, generator(3), contrast=0.0)
-    single = (layer > 0.01).float()
-    # every streak is an unbroken vertical run
-    assert (single.diff(dim=0) > 0).sum(0).max() <= single.sum(0).max()
+def test_a_layer_is_its_drops_convolved_and_wraps_around_no_edge():
+    kernel = torch.rand(21, 21, generator=generator(9))
+    layer = streak_layer(17, 30, [kernel], 0.5, generator(3), contrast=0.7)
+    source = generator(3)
+    expected = 0.5 / float(kernel.sum()) * 37 * 50
+    count = round(expected + math.sqrt(expected) * float(torch.randn((), generator=source)))
+    drops = _drops(37, 50, count, 0.7, source)
+    assert 0.3 * count <= drops.sum() <= count
+    direct = torch.nn.functional.conv2d(drops[None, None], kernel.flip(0, 1)[None, None])[0, 0]
+    assert direct.max() > 0.5
+    assert torch.allclose(layer, direct, atol=1e-4)
     assert streak_layer(30, 30, [kernel], 0.0, generator()).abs().max() < 1e-6
 
 

@@ -13,7 +13,7 @@ from kbnet.imaging import is_supported, read_photo
 MAX_KERNEL_SIDE = 255
 """Largest side of a kernel read from a file; kernels in use are under 100."""
 
-_MAX_FILE_BYTES = 4 << 20
+_MAX_FILE_BYTES = 1 << 20  # which bounds what a compressed file may unpack to, about a thousandfold
 _SAMPLES = 9  # across a pixel, each way, where its share of an aperture is counted
 
 
@@ -124,7 +124,7 @@ def load_kernels(path: Path | str) -> tuple[Tensor, ...]:
     values are the kernel. Nothing in a file is executed.
 
     Raises:
-        InvalidInputError: nothing there, a file over 4 MiB, or something in it that is no kernel of at most 255 pixels
+        InvalidInputError: nothing there, a file over 1 MiB, or something in it that is no kernel of at most 255 pixels
             a side.
         ImageError: a picture that cannot be read.
         MissingExtraError: a MATLAB file, without scipy.

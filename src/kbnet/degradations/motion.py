@@ -122,7 +122,7 @@ class Motion(Degradation):
     @property
     def margin(self) -> int:
         # a straight path on which the camera dwells at one end, and the corners' part of a turn
-        path = self.length[1] * (2 / 3 + (self.turning[1] / 2 if self.turning_share else 0))
+        path = self.length[1] * (0.8 + (self.turning[1] / 2 if self.turning_share else 0))
         return max(math.ceil(path), *(kernel.shape[0] // 2 for kernel in self._loaded), 0)
 
     def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
@@ -174,5 +174,8 @@ class Motion(Degradation):
 
 
 def _dwell(generator: Generator) -> Tensor:
-    """Time spent on each step of a path: it changes smoothly, up to twice as slow here as there."""
-    return 0.5 + 0.5 * smooth_field(1, _STEPS, _STEPS / 3, generator)[0]
+    """Time spent on each step of a path: it changes smoothly, for hands pause; measured kernels (Levin et al., CVPR
+    2009) have spots about ten times as bright as the rest.
+    """
+    pauses = uniform((0, 2.5), generator)
+    return (pauses * smooth_field(1, _STEPS, _STEPS / 4, generator)[0]).exp()
