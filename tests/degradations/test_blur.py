@@ -183,3 +183,17 @@ def test_blur_is_defocus_or_motion():
     for degrade in (only_defocus, only_motion):
         assert max(psnr(degrade(clean, generator(seed)), clean) for seed in range(6)) < 30
     assert Defocus().radius[0] == 0
+
+
+def test_the_radius_varies_over_the_image_when_asked_to():
+    points = torch.zeros(1, 105, 105)
+    points[:, 10::21, 10::21] = 1
+    settings = {"radius": (1, 8), "layer_share": 0, "polygon_share": 0, "highlight_gain": 1, "scale": 32}
+
+    def unevenness(varying_share, seed):
+        result = to_linear(Defocus(**settings, varying_share=varying_share)(points, generator(seed)))[0]
+        areas = torch.nn.functional.unfold(result[None, None], 21, stride=21)[0].square().sum(0).reciprocal()
+        return float(areas.max() / areas.min())
+
+    assert max(unevenness(0, seed) for seed in range(5)) < 1.3
+    assert max(unevenness(1, seed) for seed in range(5)) > 2

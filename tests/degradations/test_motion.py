@@ -208,7 +208,7 @@ def test_files_that_hold_no_kernel_are_refused_and_nothing_in_them_is_run(tmp_pa
     refused("b.mat", b"", "not a MATLAB file")
     refused("c.mat", matlab(kernel=np.ones((9, 9)))[:150], "not a MATLAB file")
     refused("d.mat", matlab(kernel=np.ones((300, 3))), "at most 255")
-    refused("e.mat", matlab(kernel=np.ones((400, 400))), "at most 255")
+    refused("e.mat", matlab(kernel=np.ones((300, 300))), "at most 255")
     refused("f.mat", matlab(kernel="text"), "expected matrices of real numbers")
     refused("g.mat", matlab(kernel=-np.eye(3)), "g.mat: expected a kernel")
     refused("h.mat", matlab(kernel=np.zeros((3, 3))), "h.mat: expected a kernel")
