@@ -23,29 +23,61 @@ inline void pair_panels(float* to, int64_t to_pitch, const float* from, int64_t 
     }
 }
 
-// Rows [row0, row0 + rows) of a matrix of `inner` columns, each row times scale[row], as product_block reads them.
-// Rows are padded with zeros to a multiple of kRows. Returns the steps of the sum.
-inline int64_t pack_rows(float* to, const Matrix& m, int64_t row0, int64_t rows, int64_t inner, const Matrix& scale,
-                         bool paired) {
-    const int64_t steps = paired ? (inner + 1) / 2 : inner;
-    for (int64_t r = 0; r < rows; r += kRows, to += steps * kRows)
-        for (int64_t s = 0; s < kRows; ++s) {
-            if (r + s >= rows) {
-                for (int64_t i = 0; i < steps; ++i) to[i * kRows + s] = 0.0f;
-                continue;
-            }
-            const int64_t row = row0 + r + s;
-            const float factor = scale.data ? element(scale, row) : 1.0f;
-            for (int64_t i = 0; i < steps; ++i) {
-                if (paired) {
-                    const float low = element(m, row * inner + 2 * i) * factor;
-                    const float high = 2 * i + 1 < inner ? element(m, row * inner + 2 * i + 1) * factor : 0.0f;
-                    to[i * kRows + s] = pair_of(low, high);
-                } else
-                    to[i * kRows + s] = element(m, row * inner + i) * factor;
-            }
+inline Quad pair_of(Quad low, Quad high) {
+    const auto rounded = [](Quad q) { return (QuadBits)q + 0x7fff + (((QuadBits)q >> 16) & 1); };
+    return (Quad)((rounded(low) >> 16) | (rounded(high) & 0xffff0000u));
+}
+
+// Four rows of `inner` numbers, the given distance apart, as columns: to[i] = scale * (row 0, 1, 2, 3)[i], or in pairs.
+template <class T>
+inline void pack_four(float* to, const T* from, int64_t inner, Quad scale, bool paired) {
+    int64_t i = 0;
+    for (; i + 4 <= inner; i += 4, from += 4) {
+        Quad a = widen4(from), b = widen4(from + inner), c = widen4(from + 2 * inner), d = widen4(from + 3 * inner);
+        transpose(a, b, c, d);
+        if (paired) {
+            narrow4(pair_of(a * scale, b * scale), to);
+            narrow4(pair_of(c * scale, d * scale), to + 4);
+            to += 8;
+        } else {
+            narrow4(a * scale, to), narrow4(b * scale, to + 4), narrow4(c * scale, to + 8), narrow4(d * scale, to + 12);
+            to += 16;
         }
-    return steps;
+    }
+    const auto column = [&](int64_t at) {
+        return Quad{widen(from[at]), widen(from[at + inner]), widen(from[at + 2 * inner]), widen(from[at + 3 * inner])} *
+               scale;
+    };
+    for (int64_t rest = inner - i, at = 0; at < rest; at += paired ? 2 : 1, to += 4)
+        narrow4(paired ? pair_of(column(at), at + 1 < rest ? column(at + 1) : Quad{}) : column(at), to);
+}
+
+// Rows [row0, row0 + rows) of a matrix of `inner` columns, each row times scale[row], as product_block reads them.
+// Rows are padded with zeros to a multiple of kRows.
+inline void pack_rows(float* to, const Matrix& m, int64_t row0, int64_t rows, int64_t inner, const Matrix& scale,
+                      bool paired) {
+    static_assert(kRows == 4, "packs four rows at a time");
+    const int64_t steps = paired ? (inner + 1) / 2 : inner;
+    for (int64_t r = 0; r < rows; r += kRows, to += steps * kRows) {
+        Quad factor{};
+        for (int64_t s = 0; s < kRows && r + s < rows; ++s)
+            factor[s] = scale.data ? element(scale, row0 + r + s) : 1.0f;
+        const int64_t at = (row0 + r) * inner;
+        if (r + kRows <= rows) {
+            if (m.bfloat16)
+                pack_four(to, static_cast<const Bfloat16*>(m.data) + at, inner, factor, paired);
+            else
+                pack_four(to, static_cast<const float*>(m.data) + at, inner, factor, paired);
+            continue;
+        }
+        for (int64_t i = 0; i < steps; ++i)
+            for (int64_t s = 0; s < kRows; ++s) {
+                const auto number = [&](int64_t column) {
+                    return r + s < rows && column < inner ? element(m, at + s * inner + column) * factor[s] : 0.0f;
+                };
+                to[i * kRows + s] = paired ? pair_of(number(2 * i), number(2 * i + 1)) : number(i);
+            }
+    }
 }
 
 inline float bias_of(const Matrix& bias, const Matrix& scale, int64_t row) {
