@@ -41,6 +41,13 @@ def test_optional_packages_are_not_imported(use, run_python):
     assert imported & UNWANTED == set()
 
 
+def test_no_use_on_the_cpu_imports_the_triton_kernels(run_python):
+    # PyTorch itself imports triton, where it is installed, at the first call of a custom operator.
+    kernels = "print('kbnet.ops.triton' in sys.modules, 'kbnet.ops.triton_kernels' in sys.modules)"
+    assert run_python(f"import sys; {USES['the operator']}; {kernels}") == "True False\n"
+    assert run_python(f"import sys; {USES['every public name']}; print('triton' in sys.modules)") == "False\n"
+
+
 def test_importing_the_package_alone_does_not_import_torch(run_python):
     # Importing torch takes seconds, and `kbnet --help` needs none of it.
     assert "torch" not in json.loads(run_python(LIST_MODULES.format(statement="import kbnet")))

@@ -3,7 +3,16 @@
 import torch
 from torch.nn import functional as F
 
+from kbnet.ops.backends import BACKENDS
+
 NAMES = ("x", "coefficients", "weight", "bias")
+
+# Usable on this machine, and with tensors on the CPU.
+CPU_BACKENDS = tuple(
+    backend.name
+    for backend in BACKENDS
+    if backend.refuses_here() is None and backend.refuses(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1)) is None
+)
 
 # (B, C, N, G, k, H, W): odd and degenerate sizes rather than round ones.
 SHAPES = {

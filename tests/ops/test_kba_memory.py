@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import kba_cases
 import pytest
 
-from kbnet.ops import available_backends, reference
+from kbnet.ops import reference
 
 LIMIT = 256 * 2**20
 
@@ -56,7 +57,7 @@ CASES = {
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
-@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("backend", kba_cases.CPU_BACKENDS)
 def test_scratch_memory_is_bounded(backend, run_python):
     lines = run_python(CHILD, json.dumps(list(CASES.values())), backend).splitlines()
     peaks = dict(zip(CASES, map(json.loads, lines), strict=True))

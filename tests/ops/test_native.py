@@ -98,7 +98,7 @@ def channels_last(t):
 
 def sliced(t):
     """The same values as a window of a larger image, every second column of it."""
-    larger = torch.full((t.shape[0], t.shape[1] + 1, t.shape[2] + 2, 2 * t.shape[3] + 3), torch.nan, dtype=t.dtype)
+    larger = t.new_full((t.shape[0], t.shape[1] + 1, t.shape[2] + 2, 2 * t.shape[3] + 3), torch.nan)
     view = larger[:, 1:, 1:-1, 2:-1:2]
     return view.copy_(t)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kbnet.errors import BackendError
-from kbnet.ops import native, reference
+from kbnet.ops import native, reference, triton
 
 Forward = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -41,6 +41,7 @@ def _never(x: Tensor, weight: Tensor) -> str | None:
 
 BACKENDS: tuple[Backend, ...] = (
     Backend("native", native.forward, native.backward, refuses_here=native.refuses_here, refuses=native.refuses),
+    Backend("triton", triton.forward, triton.backward, refuses_here=triton.refuses_here, refuses=triton.refuses),
     Backend("reference", reference.forward, reference.backward, refuses_here=_never_here, refuses=_never),
 )
 """In order of preference; the last one runs everything."""

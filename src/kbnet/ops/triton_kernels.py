@@ -1,0 +1,255 @@
+"""The three Triton kernels of kernel basis attention. Imported only by `kbnet.ops.triton`, at its first use.
+
+All three turn on the same small product. For one offset (u,v) of the kernel, mixing the bases at P pixels is
+
+    E[(i,g,o), p] = sum_n W[n, (g,o), i, u, v] * a[n, p]
+
+a matrix product whose inner axis is the bases, so that neither k nor G wastes any of it; it lives in registers, for one
+offset, 16 output channels and P pixels at a time, and is used at once:
+
+    forward and dx    y[(g,o), p] += sum_i E[(i,g,o), p] * x[(g,i), p + (u,v)]
+    da                da[n, p]    += sum_(i,g,o) W * (x[(g,i), p + (u,v)] * dy[(g,o), p])
+    dW                dW          += sum_p (x * dy)[(i,g,o), p] * a[n, p]
+
+Axes of the tiles: P pixels, numbered through the whole batch (so that small images share a block) and always the last
+axis, which lets neighbouring threads read neighbouring pixels; GB groups; OG output channels of each; IG input channels
+of each; BN bases. All are powers of two; what sticks out over C, G or N is masked. Tiles that hold (input, group,
+output) channels have IG*GB*OG rows in that order. Bases come packed as [k*k, G, C, N] and biases as [C, N].
+
+Offsets into tensors are 64 bits wide; the numbers of pixels are as wide as they need to be.
+"""
+
+import triton
+import triton.language as tl
+
+# Integers are not specialised on their values: one compiled kernel serves every size of image.
+SIZES = ("blocks", "pixels", "height", "width", "channels")
+X, A, DY = (tuple(f"{t}_{axis}" for axis in ("image", "channel", "row", "column")) for t in ("x", "a", "dy"))
+Y = tuple(f"y_{axis}" for axis in ("image", "channel", "row", "column"))
+DA = ("da_part", "da_image", "da_channel", "da_row", "da_column")
+
+
+@triton.jit
+def _wide(stride):
+    return stride.to(tl.int64)
+
+
+@triton.jit
+def _pixels(block, pixels, height, width, P: tl.constexpr):
+    """Image, row and column of the pixels of a block, and which of them exist."""
+    number = tl.full((P,), block, pixels.dtype) * P + tl.arange(0, P)
+    exists = (number >= 0) & (number < pixels)  # the last block may run over the end of the integers
+    column = number % width
+    line = number // width
+    return (line // height).to(tl.int64), (line % height).to(tl.int64), column.to(tl.int64), exists
+
+
+@triton.jit
+def _channels(block, channels, G: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr):
+    """First group and first output channel in its group of a block of channels: groups slow, outputs fast."""
+    PARTS: tl.constexpr = (G + OG - 1) // OG
+    return block // PARTS * GB, block % PARTS * OG
+
+
+@triton.jit
+def _outputs(group, first, channels, G: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr):
+    """Channel numbers of the GB*OG outputs of a block, in the order (group, output), and which of them exist."""
+    number = tl.arange(0, GB * OG)
+    g, o = group + number // OG, first + number % OG
+    return g * G + o, (o < G) & (g * G < channels)
+
+
+@triton.jit
+def _inputs(group, first, channels, G: tl.constexpr, GB: tl.constexpr, IG: tl.constexpr):
+    """Channel numbers of the IG*GB inputs of a block, in the order (input, group), and which of them exist."""
+    number = tl.arange(0, IG * GB)
+    i, g = first + number // GB, group + number % GB
+    return g * G + i, (i < G) & (g * G < channels)
+
+
+@triton.jit
+def _basis_rows(group, out, first, channels, G: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr, IG: tl.constexpr):
+    """Rows (input of the group, output channel) of the packed bases of one offset, and which of them exist."""
+    number = tl.arange(0, IG * GB * OG)
+    i, g, o = first + number // (GB * OG), group + number // OG % GB, out + number % OG
+    return i.to(tl.int64) * channels + g * G + o, (i < G) & (o < G) & (g * G < channels)
+
+
+@triton.jit(do_not_specialize=[*SIZES, *X, *A, *Y])
+def apply_kernel(
+    x_ptr, a_ptr, w_ptr, b_ptr, y_ptr,
+    blocks, pixels, height, width, channels,
+    x_image, x_channel, x_row, x_column,
+    a_image, a_channel, a_row, a_column,
+    y_image, y_channel, y_row, y_column,
+    N: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
+    P: tl.constexpr, BN: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
+    BACKWARD: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Output for one block of channels and of pixels: y, or dx from dy and flipped bases.
+
+    The gradient of x is the same sum with the kernels flipped and the channels of a group exchanged, but for the
+    coefficients, which are then those of the pixel that is read, and for the bias.
+    """
+    program = tl.program_id(0)
+    group, out = _channels(program % blocks, channels, G, GB, OG)
+    image, row, column, exists = _pixels(program // blocks, pixels, height, width, P)
+    x_pixel = x_ptr + (image * x_image + row * x_row + column * x_column)
+    a_pixel = a_ptr + (image * a_image + row * a_row + column * a_column)
+    # Offsets of one step: small numbers of rows times what may be a large stride.
+    x_row, x_column, a_row, a_column = _wide(x_row), _wide(x_column), _wide(a_row), _wide(a_column)
+    NS: tl.constexpr = (N + BN - 1) // BN
+    IS: tl.constexpr = (G + IG - 1) // IG
+    n = tl.arange(0, BN)
+    a = tl.zeros((BN, P), a_ptr.dtype.element_ty)
+    if NS == 1 and not BACKWARD:
+        a = tl.load(a_pixel[None, :] + (n.to(tl.int64) * a_channel)[:, None], (n < N)[:, None] & exists[None, :], 0)
+    total = tl.zeros((IG * GB, OG, P), tl.float32)
+    for step in range(K * K * IS * NS):
+        first_n, first_i, offset = step % NS * BN, step // NS % IS * IG, step // (NS * IS)
+        down, right = offset // K - K // 2, offset % K - K // 2
+        seen = exists & (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
+        if NS > 1 or BACKWARD:
+            a_at, a_seen = a_pixel, exists
+            if BACKWARD:
+                a_at += down * a_row + right * a_column
+                a_seen = seen
+            basis = first_n + n
+            a = tl.load(
+                a_at[None, :] + (basis.to(tl.int64) * a_channel)[:, None], (basis < N)[:, None] & a_seen[None, :], 0
+            )
+        rows, real = _basis_rows(group, out, first_i, channels, G, GB, OG, IG)
+        w_at = w_ptr + channels.to(tl.int64) * N * G * offset + first_n
+        w = tl.load(w_at + rows[:, None] * N + n[None, :], real[:, None] & (first_n + n < N)[None, :], 0)
+        mixed = tl.dot(w.to(OPERAND), a.to(OPERAND), input_precision=PRECISION)
+        c, c_real = _inputs(group, first_i, channels, G, GB, IG)
+        x_at = x_pixel + (down * x_row + right * x_column)
+        x = tl.load(x_at[None, :] + (c.to(tl.int64) * x_channel)[:, None], c_real[:, None] & seen[None, :], 0)
+        total += tl.reshape(mixed, (IG * GB, OG, P)) * x.to(tl.float32)[:, None, :]
+    c, c_real = _outputs(group, out, channels, G, GB, OG)
+    y = tl.sum(tl.reshape(total, (IG, GB * OG, P)), 0)
+    if not BACKWARD:
+        for first_n in tl.static_range(0, N, BN):
+            if NS > 1:
+                basis = first_n + n
+                a = tl.load(
+                    a_pixel[None, :] + (basis.to(tl.int64) * a_channel)[:, None],
+                    (basis < N)[:, None] & exists[None, :],
+                    0,
+                )
+            b_at = b_ptr + c.to(tl.int64)[:, None] * N + (first_n + n)[None, :]
+            b = tl.load(b_at, c_real[:, None] & (first_n + n < N)[None, :], 0)
+            y += tl.dot(b.to(OPERAND), a.to(OPERAND), input_precision=PRECISION)
+    y_at = y_ptr + (image * y_image + row * y_row + column * y_column)[None, :] + (c.to(tl.int64) * y_channel)[:, None]
+    tl.store(y_at, y.to(y_ptr.dtype.element_ty), c_real[:, None] & exists[None, :])
+
+
+@triton.jit
+def _products(
+    x_at, dy_tile, x_channel, group, first_i, channels, seen, unit,
+    G: tl.constexpr, P: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
+):  # fmt: skip
+    """x * dy for every (input, group, output) and pixel, [IG*GB*OG, P] in float32; where `unit`, x is 1."""
+    c, c_real = _inputs(group, first_i, channels, G, GB, IG)
+    mask = c_real[:, None] & seen[None, :]
+    x = tl.load(x_at[None, :] + (c.to(tl.int64) * x_channel)[:, None], mask, 0).to(tl.float32)
+    x = tl.where(unit, 1.0, x)
+    outer = tl.reshape(x, (IG, GB, 1, P)) * tl.reshape(dy_tile, (1, GB, OG, P))
+    return tl.reshape(outer, (IG * GB * OG, P))
+
+
+@triton.jit(do_not_specialize=["blocks", "parts", *SIZES[1:], *X, *DY, *DA])
+def coefficients_gradient_kernel(
+    dy_ptr, x_ptr, w_ptr, b_ptr, da_ptr,
+    blocks, parts, pixels, height, width, channels,
+    dy_image, dy_channel, dy_row, dy_column,
+    x_image, x_channel, x_row, x_column,
+    da_part, da_image, da_channel, da_row, da_column,
+    N: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
+    P: tl.constexpr, BN: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """da of BN bases at one block of pixels, summed over one part of the blocks of channels."""
+    NS: tl.constexpr = (N + BN - 1) // BN
+    IS: tl.constexpr = (G + IG - 1) // IG
+    program = tl.program_id(0)
+    n = program % NS * BN + tl.arange(0, BN)
+    part = program // NS % parts
+    image, row, column, exists = _pixels(program // NS // parts, pixels, height, width, P)
+    x_pixel = x_ptr + (image * x_image + row * x_row + column * x_column)
+    dy_pixel = dy_ptr + (image * dy_image + row * dy_row + column * dy_column)
+    x_row, x_column = _wide(x_row), _wide(x_column)
+    da = tl.zeros((BN, P), tl.float32)
+    each = (blocks + parts - 1) // parts
+    for block in range(part * each, tl.minimum(part * each + each, blocks)):
+        group, out = _channels(block, channels, G, GB, OG)
+        c, c_real = _outputs(group, out, channels, G, GB, OG)
+        mask = c_real[:, None] & exists[None, :]
+        dy = tl.load(dy_pixel[None, :] + (c.to(tl.int64) * dy_channel)[:, None], mask, 0).to(tl.float32)
+        b = tl.load(b_ptr + c.to(tl.int64)[None, :] * N + n[:, None], c_real[None, :] & (n < N)[:, None], 0)
+        da = tl.dot(b.to(tl.float32), dy, da, input_precision=PRECISION)
+        for step in range(K * K * IS):
+            first_i, offset = step % IS * IG, step // IS
+            down, right = offset // K - K // 2, offset % K - K // 2
+            seen = exists & (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
+            rows, real = _basis_rows(group, out, first_i, channels, G, GB, OG, IG)
+            w_at = w_ptr + channels.to(tl.int64) * N * G * offset
+            w = tl.load(w_at + rows[None, :] * N + n[:, None], real[None, :] & (n < N)[:, None], 0)
+            x_at = x_pixel + (down * x_row + right * x_column)
+            outer = _products(x_at, dy, x_channel, group, first_i, channels, seen, False, G, P, IG, GB, OG)
+            da = tl.dot(w.to(tl.float32), outer, da, input_precision=PRECISION)
+    at = da_ptr + part.to(tl.int64) * da_part + (image * da_image + row * da_row + column * da_column)
+    da_at = at[None, :] + (n.to(tl.int64) * da_channel)[:, None]
+    tl.store(da_at, da.to(da_ptr.dtype.element_ty), (n < N)[:, None] & exists[None, :])
+
+
+@triton.jit(do_not_specialize=["blocks", "parts", *SIZES[1:], *X, *DY, *A])
+def bases_gradient_kernel(
+    dy_ptr, x_ptr, a_ptr, dw_ptr,
+    blocks, parts, pixels, height, width, channels,
+    dy_image, dy_channel, dy_row, dy_column,
+    x_image, x_channel, x_row, x_column,
+    a_image, a_channel, a_row, a_column,
+    N: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
+    P: tl.constexpr, BN: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dW and db of one block of channels, one offset and BN bases, summed over one part of the pixels.
+
+    Written to [parts, k*k*G + 1, C, N]. The last row is db: the gradient of a basis whose x is 1 everywhere.
+    """
+    NS: tl.constexpr = (N + BN - 1) // BN
+    IS: tl.constexpr = (G + IG - 1) // IG
+    STEPS: tl.constexpr = K * K * IS + 1
+    program = tl.program_id(0)
+    n = program % NS * BN + tl.arange(0, BN)
+    step = program // NS % STEPS
+    rest = program // (NS * STEPS)
+    part = rest // blocks
+    group, out = _channels(rest % blocks, channels, G, GB, OG)
+    is_bias = step == STEPS - 1
+    first_i, offset = step % IS * IG, step // IS
+    if is_bias:
+        first_i, offset = 0, K * K // 2  # the middle, where every pixel is inside the image
+    down, right = offset // K - K // 2, offset % K - K // 2
+    c, c_real = _outputs(group, out, channels, G, GB, OG)
+    dw = tl.zeros((IG * GB * OG, BN), tl.float32)
+    pixel_blocks = ((pixels + (P - 1)) // P).to(tl.int32)
+    each = (pixel_blocks + parts - 1) // parts
+    for block in range(part * each, tl.minimum(part * each + each, pixel_blocks)):
+        image, row, column, exists = _pixels(block, pixels, height, width, P)
+        seen = exists & (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
+        dy_at = dy_ptr + (image * dy_image + row * dy_row + column * dy_column)[None, :]
+        mask = c_real[:, None] & seen[None, :]
+        dy = tl.load(dy_at + (c.to(tl.int64) * dy_channel)[:, None], mask, 0).to(tl.float32)
+        x_at = x_ptr + (image * x_image + (row + down) * x_row + (column + right) * x_column)
+        outer = _products(x_at, dy, x_channel, group, first_i, channels, seen, is_bias, G, P, IG, GB, OG)
+        a_at = a_ptr + (image * a_image + row * a_row + column * a_column)[None, :]
+        a = tl.load(a_at + (n.to(tl.int64) * a_channel)[:, None], (n < N)[:, None] & seen[None, :], 0).to(tl.float32)
+        dw = tl.dot(outer, tl.trans(a), dw, input_precision=PRECISION)
+    rows, real = _basis_rows(group, out, first_i, channels, G, GB, OG, IG)
+    if is_bias:
+        real &= rows < channels  # of its inputs only the first
+        offset = K * K
+    start = (part.to(tl.int64) * (K * K * G + 1) + offset * G) * channels
+    tl.store(dw_ptr + (start + rows)[:, None] * N + n[None, :], dw, real[:, None] & (n < N)[None, :])
