@@ -85,13 +85,13 @@ inline float bias_of(const Matrix& bias, const Matrix& scale, int64_t row) {
     return element(bias, row) * (scale.data ? element(scale, row) : 1.0f);
 }
 
-// S x V sums: out[s][v] = (start or bias[s]) + sum_i weight[i][s] * left[i][v]
+// S x kColumns sums: out[s][v] = (what is there, if `add`) + bias[s] + sum_i weight[i][s] * left[i][v]
 template <class Dot, int S>
 inline void product_block(float* const (&out)[kColumns], int64_t out_pitch, const float* const (&left)[kColumns],
                           int64_t left_pitch, const float* weight, int64_t steps, const float* bias, bool add) {
     Vec acc[S][kColumns];
     for (int s = 0; s < S; ++s)
-        for (int v = 0; v < kColumns; ++v) acc[s][v] = (add ? load(out[v] + s * out_pitch) : Vec{}) + bias[s];
+        for (int v = 0; v < kColumns; ++v) acc[s][v] = Vec{} + bias[s];
     for (int64_t i = 0; i < steps; ++i) {
         Vec x[kColumns];
         for (int v = 0; v < kColumns; ++v) x[v] = load(left[v] + i * left_pitch);
@@ -100,6 +100,11 @@ inline void product_block(float* const (&out)[kColumns], int64_t out_pitch, cons
             for (int v = 0; v < kColumns; ++v) acc[s][v] = Dot::add(acc[s][v], x[v], w);
         }
     }
+    // Last, since every step of a sum that starts at a large number rounds like that number; and all before the first is
+    // stored, since the last vectors of a field may be one and the same.
+    if (add)
+        for (int s = 0; s < S; ++s)
+            for (int v = 0; v < kColumns; ++v) acc[s][v] += load(out[v] + s * out_pitch);
     for (int s = 0; s < S; ++s)
         for (int v = 0; v < kColumns; ++v) store(out[v] + s * out_pitch, acc[s][v]);
 }

@@ -11,8 +11,8 @@ void forward(const Kernels& kernels, ForwardCall call, int threads);
 void backward(const Kernels& kernels, BackwardCall call, float* dweight, float* dbias, int threads);
 
 // The halves of a block in inference, and the sums its channel branch needs; see problem.h.
-void fusion(const Kernels& kernels, const FusionCall& call, int threads);
-void feed_forward(const Kernels& kernels, const FeedForwardCall& call, int threads);
+void fusion(const Kernels& kernels, FusionCall call, int threads);
+void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads);
 void cell_sums(const Kernels& kernels, const SumsCall& call, int threads);
 
 }  // namespace kbnet

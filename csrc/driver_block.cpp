@@ -48,14 +48,16 @@ void share_out(int64_t count, int64_t floats, int threads, Work work) {
 
 }  // namespace
 
-void fusion(const Kernels& kernels, const FusionCall& call, int threads) {
+void fusion(const Kernels& kernels, FusionCall call, int threads) {
+    call.paired = call.paired && kernels.has_pairs;
     if (call.sizes.batch * call.sizes.height * call.sizes.width == 0) return;
     const Tiles tiles(call.sizes, threads);
     share_out(tiles.count, kernels.fusion_scratch(call, tiles.largest()), threads,
               [&](int64_t i, float* scratch) { kernels.fusion_tile(call, tiles.tile(i), scratch); });
 }
 
-void feed_forward(const Kernels& kernels, const FeedForwardCall& call, int threads) {
+void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads) {
+    call.paired = call.paired && kernels.has_pairs;
     if (call.sizes.batch * call.sizes.height * call.sizes.width == 0) return;
     const Tiles tiles(call.sizes, threads);
     share_out(tiles.count, kernels.feed_forward_scratch(call, tiles.largest()), threads,

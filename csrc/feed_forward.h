@@ -67,7 +67,7 @@ inline void feed(const FeedForwardCall& call, const Tile& tile, float* scratch) 
 }
 
 void feed_forward_tile(const FeedForwardCall& call, const Tile& tile, float* scratch) {
-    if (call.paired && kHavePairs)
+    if (call.paired)
         feed<PairDot>(call, tile, scratch);
     else
         feed<FloatDot>(call, tile, scratch);

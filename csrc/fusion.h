@@ -312,7 +312,7 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
 }
 
 void fusion_tile(const FusionCall& call, const Tile& tile, float* scratch) {
-    if (call.paired && kHavePairs)
+    if (call.paired)
         fuse<PairDot>(call, tile, scratch);
     else
         fuse<FloatDot>(call, tile, scratch);

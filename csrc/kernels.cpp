@@ -27,7 +27,7 @@ namespace kbnet {
 // The only symbol that leaves this file.
 extern const Kernels KBNET_JOIN(kernels_, KBNET_ISA);
 const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
-    KBNET_TEXT(KBNET_ISA), forward_packed,       forward_pack,      forward_scratch, forward_strip,
+    KBNET_TEXT(KBNET_ISA), kHavePairs,           forward_packed,    forward_pack,    forward_scratch, forward_strip,
     backward_packed,       backward_pack,        backward_scratch,  backward_strip,  write_dx_row,
     dweight_pitch,         fusion_scratch,       fusion_tile,       feed_forward_scratch,
     feed_forward_tile,     sums_scratch,         sums_row,

@@ -125,6 +125,7 @@ struct SumsCall {
 // One build of the kernels.
 struct Kernels {
     const char* name;
+    bool has_pairs;  // dot products of bfloat16 pairs
     int64_t (*forward_packed)(const ForwardCall&);  // floats of packed weights of one group
     void (*forward_pack)(const ForwardCall&, int64_t group, float* packed);
     int64_t (*forward_scratch)(const ForwardCall&, const Strip& largest);  // floats of scratch of one thread

@@ -90,7 +90,7 @@ def _installation() -> dict[str, Any]:
 
     from kbnet import __version__
     from kbnet.models import list_models
-    from kbnet.ops import available_backends, native
+    from kbnet.ops import available_backends, native, triton
 
     usable = available_backends()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -104,6 +104,7 @@ def _installation() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "backends": {"usable": list(usable), "not_here": _refusals(), "auto": usable[0]},
         "native_kernel": native.describe(),
+        "triton_kernel": triton.describe(),
         "models": {entry.name: {"task": entry.task, "license": entry.license} for entry in list_models()},
     }
 

@@ -1,5 +1,6 @@
 """The Restorer: a network, where it runs, and how an image of any size goes through it."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -36,8 +37,9 @@ class Restorer:
     Args:
         network: a KBNet-S or KBNet-L.
         device: "auto" (CUDA if there is one), or what torch.device takes.
-        dtype: "auto" or "float32", or "bfloat16" (the network's products in bfloat16 under autocast). float16 is
-            refused: it overflows in these networks and gives black or coloured images.
+        dtype: "auto" or "float32", or "bfloat16": a copy of the network computes in it, with sums and the image itself
+            in float32; faster where the processor has products of bfloat16. float16 is refused: it overflows in these
+            networks and gives black or coloured images.
         tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that fits
             into the memory available.
         overlap: pixels that neighbouring tiles share; by default 64, or a window more with the local context, whose
@@ -68,6 +70,8 @@ class Restorer:
     ) -> None:
         self.device = _device(device)
         self.dtype = _dtype(dtype)
+        if self.dtype == torch.bfloat16:
+            network = copy.deepcopy(network).to(torch.bfloat16)  # the caller's keeps its digits
         self.network: Network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
         self.tile = tile
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0 or 0 < tile < 64):
@@ -241,8 +245,7 @@ class Restorer:
 
     def _forward(self, x: Tensor, context: FullFrame) -> Tensor:
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            y: Tensor = self.network(x, context)
+        y: Tensor = self.network(x, context)
         return y
 
 

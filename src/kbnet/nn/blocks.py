@@ -128,7 +128,6 @@ class MultiAxisFusion(nn.Module):
         y: Tensor = self.out(F.gelu(self.static_branch(x)) * adaptive * self.channel_branch(x, context))
         return y
 
-
     def add_fused(self, x: Tensor, norm: LayerNorm2d, context: FullFrame) -> Tensor:
         """`x + self(norm(x), context)` as one call; only where `fused.refuses` does not."""
         return fused.block(

@@ -27,7 +27,7 @@ def refuses(block: nn.Module, x: Tensor) -> str | None:
 
     Setting KBNET_FUSED=off in the environment refuses every call: the layers then run one by one, to compare with.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return "the network is being traced, and a graph wants its layers"
     if block.training or torch.is_grad_enabled():
         return "it computes no gradients; use eval() and torch.inference_mode()"

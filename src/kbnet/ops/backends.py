@@ -4,13 +4,17 @@ One predicate per backend both makes the automatic choice and, when the user ask
 reason of the refusal.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor
 
 from kbnet.errors import BackendError
 from kbnet.ops import native, reference, triton
+
+_log = logging.getLogger(__name__)
 
 Forward = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -62,8 +66,17 @@ def choose(name: str, x: Tensor, weight: Tensor) -> Backend:
         if name in ("auto", backend.name):
             reason = backend.refuses_here() or backend.refuses(x, weight)
             if reason is None:
+                if backend.name == "reference" and name == "auto" and x.device.type == "cpu":
+                    _say_slow(native.refuses_here())
                 return backend
             if name != "auto":
                 raise BackendError(f"backend {name!r} cannot run this call: {reason}; use backend='auto'")
     known = ", ".join(repr(backend.name) for backend in BACKENDS)
     raise BackendError(f"expected backend 'auto' or one of {known}, got {name!r}")
+
+
+@cache
+def _say_slow(reason: str | None) -> None:
+    """Once a process: whoever waits should know why."""
+    if reason is not None:
+        _log.warning("kbnet runs without its compiled kernels, several times slower: %s", reason)

@@ -48,12 +48,6 @@ def kernel_basis_attention(
     return result
 
 
-def multiply_adds(channels: int, bases: int, group_channels: int, kernel_size: int) -> int:
-    """Multiply-adds a pixel of the operator: mixing (or N convolutions), applying, and bias."""
-    taps = channels * group_channels * kernel_size**2
-    return bases * taps + taps + bases * channels
-
-
 def _check(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> None:
     if x.ndim != 4 or coefficients.ndim != 4 or weight.ndim != 5 or bias.ndim != 2:
         raise InvalidInputError(
