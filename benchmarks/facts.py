@@ -29,10 +29,10 @@ def facts() -> dict[str, Any]:
     }
 
 
-def write(name: str, results: dict[str, Any]) -> Path:
-    """Write results and the facts to benchmarks/results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write results and the facts to benchmarks/results/NAME.json, or into another folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps({"facts": facts(), **results}, indent=1) + "\n", encoding="utf-8")
     return path
 

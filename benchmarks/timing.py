@@ -3,25 +3,36 @@
 import ctypes
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 
-def best(calls: Mapping[str, Callable[[], object]], repeats: int = 5, seconds: float = 20.0) -> dict[str, float]:
+def best(
+    calls: Mapping[str, Callable[[], object]],
+    repeats: int = 5,
+    seconds: float = 20.0,
+    *,
+    between: Collection[str] = (),
+    warm_up: bool = True,
+) -> dict[str, float]:
     """Shortest time of each call in seconds, in turns, so that a slow moment of the machine hits all of them.
 
-    After a warm-up round there are at least two rounds, and no more than `repeats`, or `seconds` in all.
+    After a warm-up round there are at least two rounds, and no more than `repeats`, or `seconds` in all. The calls
+    named in `between` run after each of the others: short ones have as many chances as long ones have duration.
     """
-    for call in calls.values():
-        call()
+    others = [name for name in calls if name not in between]
+    turns = [name for other in others for name in (other, *between)] or list(between)
+    if warm_up:
+        for call in calls.values():
+            call()
     found = dict.fromkeys(calls, float("inf"))
     started = time.perf_counter()
     for round_ in range(repeats):
-        for name, call in calls.items():
+        for name in turns:
             start = time.perf_counter()
-            call()
+            calls[name]()
             found[name] = min(found[name], time.perf_counter() - start)
         if round_ >= 1 and time.perf_counter() - started > seconds:
             break

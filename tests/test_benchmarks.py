@@ -1,0 +1,120 @@
+"""The benchmarks run, and write what their pictures are drawn from. No figure is judged here but its arithmetic."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+import kbnet
+from kbnet.ops import available_backends, multiply_adds
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SETS = ("KBNet-S", "KBNet-L", "kbnet-nano", "bases", "group channels")
+PASSES = {"forward": 1, "backward": 3, "forward and backward": 4}
+DTYPES = ("float32", "bfloat16")
+
+
+def run(script, *arguments):
+    package = str(Path(kbnet.__file__).parents[1])
+    path = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Folder with the results of a quick sweep."""
+    folder = tmp_path_factory.mktemp("results") / "new"
+    child = run("operator_sweep.py", "--quick", "--results", folder)
+    if "native" not in available_backends():
+        assert child.returncode == 1
+        assert "nothing to measure: the native backend is not available" in child.stderr
+        pytest.skip("the sweep needs the native backend")
+    assert (child.returncode, child.stderr) == (0, ""), child.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(results):
+    return json.loads((results / "operator.json").read_text())
+
+
+def test_the_sweep_has_a_row_for_every_size_pass_and_dtype(sweep, results):
+    assert sweep["facts"]["command"] == f"python benchmarks/operator_sweep.py --quick --results {results.name}"
+    found = [(row["set"], row["pass"], row["dtype"]) for row in sweep["rows"]]
+    assert found == list(product(SETS, PASSES, DTYPES))
+
+
+def test_figures_of_the_sweep_follow_from_its_seconds(sweep):
+    for row in sweep["rows"]:
+        a_pixel = multiply_adds(row["channels"], row["bases"], row["group_channels"], sweep["kernel_size"])
+        gflop = 2e-9 * a_pixel * row["side"] ** 2 * PASSES[row["pass"]]
+        assert row["gflop"] == pytest.approx(gflop, rel=1e-3)
+        for timed in (found for found in row["runs"].values() if "seconds" in found):
+            assert timed["gflops"] == pytest.approx(gflop / timed["seconds"], rel=2e-3)
+            assert timed["share_of_matmul"] == pytest.approx(timed["gflops"] / row["matmul_gflops"], rel=2e-3)
+            assert timed["extra_megabytes"] is None or timed["extra_megabytes"] < 256
+
+
+def test_speed_ups_are_told_where_both_were_timed_and_agree(sweep):
+    for row in sweep["rows"]:
+        ours, published = row["runs"]["native"], row["runs"].get("published formula", {})
+        assert ("speed_up_over_published" in ours) == (row["dtype"] == "float32" and row["pass"] != "backward")
+        if "speed_up_over_published" in ours:
+            assert ours["speed_up_over_published"] == pytest.approx(published["seconds"] / ours["seconds"], rel=1e-3)
+        assert ours["difference"] <= (1e-4 if row["dtype"] == "float32" else 2e-2)
+        assert ("speed_up_over_float32" in ours) == (row["dtype"] == "bfloat16")
+
+
+def test_results_that_disagree_end_the_sweep():
+    code = """
+import operator_sweep as sweep
+right = sweep.run
+def run(name, implementation, *tensors):
+    call = right(name, implementation, *tensors)
+    if implementation == "native" and name == "backward":
+        return lambda: tuple(t * 1.01 for t in call())
+    return call
+sweep.run = run
+list(sweep.measure(sweep.Size("KBNet-S", 8, 16, 4), "cpu", 64))
+"""
+    if "native" not in available_backends():
+        pytest.skip("the sweep needs the native backend")
+    package = str(Path(kbnet.__file__).parents[1])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([package, str(BENCHMARKS)])}
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert child.returncode == 1
+    assert "native: gradient of x: results differ by 0.01 of the largest value, allowed 0.0001" in child.stderr
+
+
+def test_pictures_are_drawn_of_what_there_is(results, tmp_path):
+    child = run("plot.py", "--results", results, "--output", tmp_path)
+    assert (child.returncode, child.stderr) == (0, "")
+    assert "network-speed.png is left out: there is no networks.json" in child.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["operator-speed.png"]
+    assert (tmp_path / "operator-speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_networks_needs_no_run_that_was_left_out(tmp_path):
+    runs = {
+        "float32": {"seconds": 1.0, "activation_megabytes": 100.0},
+        "bfloat16": {"seconds": 0.5, "activation_megabytes": None},
+    }
+    step = {"native": {"seconds": 3.0, "activation_megabytes": 300.0}}
+    rows = [
+        {"network": "kbnet-nano", "what": "forward", "shape": [1, 3, 256, 256], "runs": runs},
+        {"network": "kbnet-nano", "what": "training step", "shape": [16, 3, 64, 64], "runs": step},
+    ]
+    facts = {"processor": "a processor", "threads": 2, "torch": "2.9"}
+    (tmp_path / "networks.json").write_text(json.dumps({"facts": facts, "rows": rows}))
+    child = run("plot.py", "--results", tmp_path, "--output", tmp_path / "pictures")
+    assert (child.returncode, child.stderr) == (0, "")
+    assert (tmp_path / "pictures" / "network-speed.png").read_bytes().startswith(b"\x89PNG")
