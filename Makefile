@@ -15,6 +15,11 @@ check:  ## format, lint, types, import order
 	$(PYTHON) -m mypy
 	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
-bench:  ## speed, memory and tiles on this machine, into benchmarks/results
-	$(PYTHON) benchmarks/memory.py
-	$(PYTHON) benchmarks/tiles.py
+# Times are those of 2 server cores.
+bench:  ## speed, memory and tiles on this machine, into benchmarks/results: half an hour, better with nothing beside it
+	$(PYTHON) benchmarks/operator_sweep.py   # 4 minutes; 5 GB of memory
+	$(PYTHON) benchmarks/networks.py         # 20 minutes; 8 GB of memory
+	$(PYTHON) benchmarks/memory.py           # 2 minutes
+	$(PYTHON) benchmarks/tiles.py            # 1 minute
+	$(PYTHON) benchmarks/triton_compile.py   # 2 minutes; nothing without the package triton
+	$(PYTHON) benchmarks/plot.py             # seconds: docs/operator-speed.png and docs/network-speed.png
