@@ -9,6 +9,10 @@ reference results, gradients included, must agree before anything is timed. Oper
 of `kbnet.ops.multiply_adds`, twice, and three times as many for the backward pass. bfloat16 is compared with the
 published formula in accuracy only. Where there is a CUDA device, the Triton backend is measured on it too.
 
+The C library's allocator is left as it is: large tensors get fresh pages at every call, as they do for users. That
+weighs most on the published formula, which stores most; MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 in the
+environment makes glibc keep its pages, and shows the rest.
+
 Writes benchmarks/results/operator.json.
 """
 

@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from facts import RESULTS
 
@@ -156,14 +157,16 @@ def bars(
             where = group + (i - (len(there) - 1) / 2) * width
             bar = panel.bar(where, height, width * 0.94, color=colour, label=label)
             if text is not None:
-                panel.bar_label(bar, [text(height)], fontsize=6.5, padding=1)  # type: ignore[arg-type]
+                panel.bar_label(bar, [text(height)], fontsize=7, padding=2, rotation=90)  # type: ignore[arg-type]
     panel.set_xticks(range(len(names)), names)
     panel.tick_params(axis="x", length=0)
     panel.grid(axis="y", color="0.9")
     if log:
         panel.set_yscale("log")
-        panel.margins(y=0.12)
+        panel.margins(y=0.22)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def number(value: float) -> str:
