@@ -8,17 +8,20 @@ namespace kbnet {
 
 // Of a strip: enough to hide what is done once a strip, while all panels of one group still fit a second-level cache.
 constexpr int64_t kForwardPixels = 384;
+constexpr int64_t kFewStrips = 2;
 
 void forward(const Kernels& kernels, ForwardCall call, int threads) {
     const Sizes& s = call.sizes;
     const int64_t rows = s.batch * s.height, groups = s.groups();
     if (rows * s.width * groups == 0) return;
-    const Floats packed =
-        pack_groups(groups, kernels.forward_packed(call), threads,
-                    [&](int64_t g, float* to) { kernels.forward_pack(call, g, to); });
+    const Cut cut(0, rows, s.width, kForwardPixels);
+    // Packed weights that few strips read are best packed where they are used: with many channels they fit no cache.
+    Floats packed;
+    if (cut.count() > kFewStrips)
+        packed = pack_groups(groups, kernels.forward_packed(call), threads,
+                             [&](int64_t g, float* to) { kernels.forward_pack(call, g, to); });
     call.packed = packed.get();
 
-    const Cut cut(0, rows, s.width, kForwardPixels);
     // Few strips: share their groups out too, so that every thread finds work.
     const int64_t shares = threads == 1 ? 1 : std::clamp<int64_t>(divide_up(8 * threads, cut.count()), 1, groups);
     const int64_t tasks = cut.count() * shares;

@@ -30,7 +30,7 @@ struct ForwardScratch {
     int64_t inner;         // taps (or pairs of them) of one output channel, and the bias
     int64_t pitch;
     Planes shape;
-    float *planes, *pairs, *taps, *coefficients, *out;
+    float *planes, *pairs, *taps, *coefficients, *out, *packed;
     int64_t floats;
 
     ForwardScratch(const ForwardCall& call, const Strip& strip, float* base)
@@ -45,6 +45,7 @@ struct ForwardScratch {
         taps = arena.take(inner * pitch);
         coefficients = arena.take(s.bases * pitch);
         out = arena.take(s.group * pitch);
+        packed = call.packed ? nullptr : arena.take(s.bases * s.group * inner);
         floats = arena.used;
     }
 };
@@ -131,7 +132,8 @@ void forward_strip(const ForwardCall& call, const Strip& strip, int64_t group0, 
     fill(bias_tap, k.pitch, 1.0f);
     if (paired) pair_up(bias_tap, bias_tap, nullptr, k.pitch);
     for (int64_t g = group0; g < group1; ++g) {
-        const float* packed = call.packed + g * s.bases * s.group * k.inner;
+        if (k.packed) forward_pack(call, g, k.packed);
+        const float* packed = k.packed ? k.packed : call.packed + g * s.bases * s.group * k.inner;
         gather_planes(k.planes, k.shape, call.x, g * s.group, s, strip);
         if (paired)
             for (int64_t j = 0; j < s.group; j += 2)

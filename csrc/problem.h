@@ -52,7 +52,7 @@ struct ForwardCall {
     Tensor4 x, coefficients, y;
     Matrix weight;  // [N, C, G, k, k]
     Matrix bias;    // [N, C]
-    float* packed;  // the weights of all groups as Kernels::forward_pack leaves them
+    float* packed;  // the weights of all groups as Kernels::forward_pack leaves them; null: each strip packs its own
 };
 
 struct BackwardCall {
