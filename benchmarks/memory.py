@@ -41,6 +41,8 @@ def main() -> None:
             ("denoise", ["--tile", "0"]),
             ("denoise", ["--tile", "256"]),
             (str(published), []),
+            (str(published), ["--tile", "0"]),
+            (str(published), ["--tile", "0", "--dtype", "bfloat16"]),
         ):
             megabytes, seconds = measure(photo, folder / "clean.png", model, options)
             row = {
@@ -49,7 +51,7 @@ def main() -> None:
                 "peak_megabytes": megabytes,
                 "seconds": seconds,
             }
-            print(f"{row['model']:24} {row['options']:10} peak {megabytes:6.0f} MB, {seconds:6.1f} s")
+            print(f"{row['model']:24} {row['options']:28} peak {megabytes:6.0f} MB, {seconds:6.1f} s")
             rows.append(row)
     print(write("memory", {"pixels": HEIGHT * WIDTH, "rows": rows}))
 
