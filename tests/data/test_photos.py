@@ -1,75 +1,31 @@
-"""Photographs and the patches drawn from them."""
+"""Photographs decoded: into 8 bits and channels, into memory or a cache on disk."""
 
+import json
 import logging
 
 import numpy as np
 import pytest
 import torch
+from numbered_photos import numbered
 
-from kbnet.data import PhotoPatches, decode, list_photos, split, to_tensor
+from kbnet.data import decode, decode_all, list_photos, photos, to_tensor
 from kbnet.errors import ImageError, InvalidInputError
-from kbnet.imaging import Photo, write_photo
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def write(folder, name, pixels):
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_photo(Photo(pixels), path)
-    return path
-
-
-def numbered(height=16, width=16):
-    """A gray photo in which every pixel has a value of its own, so that a patch says where it is from."""
-    return np.arange(height * width, dtype=np.uint8).reshape(height, width)
-
-
-@pytest.fixture
-def patches(tmp_path):
-    return PhotoPatches([write(tmp_path, "numbered.png", numbered())], channels=1, smallest_side=4)
-
-
-def test_photos_are_found_in_all_folders_in_the_order_of_their_paths(tmp_path):
-    names = ["b/2.png", "b/1.PNG", "a.tiff", "c/d/e.jpg"]
-    for name in names:
-        write(tmp_path, name.lower(), numbered())
-    (tmp_path / "b" / "1.png").rename(tmp_path / "b" / "1.PNG")
-    (tmp_path / "notes.txt").write_text("no photo")
-    assert list_photos(tmp_path) == sorted(tmp_path / name for name in names)
-
-
-def test_a_folder_without_photos_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("no photo")
-    with pytest.raises(InvalidInputError, match=f"found none in {tmp_path}"):
-        list_photos(tmp_path)
-
-
-@pytest.mark.parametrize(("count", "every"), [(1, 2), (2, 2), (10, 3), (41, 20)])
-def test_a_split_gives_every_photo_to_one_side_and_every_nth_to_validation(count, every):
-    paths = [f"{i}.png" for i in range(count)]
-    training, held_out = split(paths, every)
-    assert sorted(training + held_out) == sorted(paths)
-    assert not set(training) & set(held_out)
-    assert held_out == [f"{i}.png" for i in range(0, count, every)]
-
-
-def test_sixteen_bits_are_rounded_to_eight(tmp_path):
+def test_sixteen_bits_are_rounded_to_eight(write):
     pixels = np.array([[0, 128, 129, 257, 32896, 65406, 65407, 65535]], np.uint16)
-    decoded = decode(write(tmp_path, "deep.png", pixels), channels=1)
+    decoded = decode(write("deep.png", pixels), channels=1)
     assert decoded.tolist() == np.rint(pixels / 257).astype(int).tolist()
 
 
-def test_colour_becomes_luma_for_a_gray_network(tmp_path):
+def test_colour_becomes_luma_for_a_gray_network(write):
     pixels = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [10, 20, 30]]], np.uint8)
-    decoded = decode(write(tmp_path, "colour.png", pixels), channels=1)
+    decoded = decode(write("colour.png", pixels), channels=1)
     assert decoded.tolist() == [[76, 150, 29, 255, 18]]  # 0.299, 0.587 and 0.114 of 255; 18.15
 
 
-def test_gray_is_repeated_for_a_colour_network(tmp_path):
-    decoded = decode(write(tmp_path, "gray.png", numbered()), channels=3)
+def test_gray_is_repeated_for_a_colour_network(write):
+    decoded = decode(write("gray.png"), channels=3)
     assert np.array_equal(decoded, np.repeat(numbered()[..., None], 3, axis=2))
 
 
@@ -81,76 +37,88 @@ def test_a_tensor_has_its_channels_first_and_lies_in_zero_to_one(channels):
     assert torch.equal(tensor, torch.from_numpy(pixels).permute(2, 0, 1) / 255)
 
 
-def test_a_batch_is_a_function_of_its_generator(patches):
-    first = patches.batch(8, 4, generator(1))
-    assert (first.shape, first.dtype) == ((8, 1, 4, 4), torch.float32)
-    torch.manual_seed(5)  # nothing else may count
-    assert torch.equal(first, patches.batch(8, 4, generator(1)))
-    assert not torch.equal(first, patches.batch(8, 4, generator(2)))
-
-
-def turned(patch, turn):
-    patch = np.rot90(patch, turn % 4)
-    return patch[:, ::-1] if turn >= 4 else patch
-
-
-def test_patches_are_cut_anywhere_and_turned_any_way_and_nothing_else(patches):
-    drawn = (patches.batch(4000, 4, generator()) * 255).round().to(torch.uint8).numpy()[:, 0]
-    photo = numbered()
-    known = {
-        turned(photo[top : top + 4, left : left + 4], turn).tobytes(): (top, left, turn)
-        for top in range(13)
-        for left in range(13)
-        for turn in range(8)
-    }
-    seen = [known[patch.tobytes()] for patch in drawn]  # a patch of any other kind would be a KeyError
-    for axis, values in ((0, 13), (1, 13), (2, 8)):
-        counts = np.bincount([place[axis] for place in seen], minlength=values)
-        assert counts.min() > 0.7 * 4000 / values  # borders and every turn as often as the rest
-
-
-def test_a_photo_of_just_the_size_of_a_patch_is_used_whole(tmp_path):
-    photos = PhotoPatches([write(tmp_path, "small.png", numbered(4, 4))], channels=1, smallest_side=4)
-    drawn = (photos.batch(20, 4, generator()) * 255).round()
-    assert (drawn.flatten(1).sort(dim=1).values == torch.arange(16.0)).all()
-
-
-def test_larger_photos_are_drawn_from_in_proportion_to_their_pixels(tmp_path):
-    small = write(tmp_path, "small.png", np.zeros((10, 10), np.uint8))
-    large = write(tmp_path, "large.png", np.full((30, 10), 255, np.uint8))
-    drawn = PhotoPatches([small, large], channels=1, smallest_side=4).batch(4000, 4, generator())
-    assert drawn.mean() == pytest.approx(0.75, abs=0.03)
-
-
-def test_a_damaged_photo_is_named_and_left_out(tmp_path, caplog):
-    good = write(tmp_path, "good.png", numbered())
-    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:60])
-    (tmp_path / "text.jpg").write_text("not a photo")
-    paths = list_photos(tmp_path)
-    with caplog.at_level(logging.WARNING, "kbnet"):
-        photos = PhotoPatches(paths, channels=1, smallest_side=4)
-    assert len(photos.photos) == 1
-    assert len(caplog.messages) == 2
-    for name, message in zip(("cut.png", "text.jpg"), caplog.messages, strict=True):
-        assert message.startswith("left out: ")
-        assert name in message
-
-
-def test_a_photo_smaller_than_a_patch_is_named_and_left_out(tmp_path, caplog):
-    paths = [write(tmp_path, "good.png", numbered()), write(tmp_path, "narrow.png", numbered(16, 7))]
-    with caplog.at_level(logging.WARNING, "kbnet"):
-        assert len(PhotoPatches(paths, channels=3, smallest_side=8).photos) == 1
-    (message,) = caplog.messages
-    assert "narrow.png is 7x16, under a patch's 8" in message
-
-
-def test_no_usable_photo_at_all_is_an_error(tmp_path):
-    (tmp_path / "text.jpg").write_text("not a photo")
-    with pytest.raises(InvalidInputError, match="expected photos of at least 8 pixels a side, found none"):
-        PhotoPatches([tmp_path / "text.jpg"], channels=3, smallest_side=8)
-
-
 def test_decoding_a_damaged_photo_is_an_image_error(tmp_path):
     (tmp_path / "text.jpg").write_text("not a photo")
     with pytest.raises(ImageError):
         decode(tmp_path / "text.jpg", 3)
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_a_damaged_photo_is_named_and_left_out(memory, tmp_path, write, caplog):
+    good = write("good.png")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:60])
+    (tmp_path / "text.jpg").write_text("not a photo")
+    paths = [*list_photos(tmp_path), tmp_path / "gone.png"]
+    with caplog.at_level(logging.WARNING, "kbnet"):
+        found = decode_all(paths, 1, memory=memory, cache=tmp_path / "cache")
+    assert list(found) == paths
+    assert [path.name for path in paths if found[path] is None] == ["cut.png", "text.jpg", "gone.png"]
+    assert np.array_equal(found[good], numbered())
+    assert len(caplog.messages) == 3
+    for name in ("cut.png", "text.jpg", "gone.png"):
+        (message,) = [message for message in caplog.messages if name in message]
+        assert message.startswith("left out: ")
+
+
+@pytest.fixture
+def many(write):
+    """Four colour photos of different sizes."""
+    rng = np.random.default_rng(0)
+    return [write(f"{i}.png", rng.integers(0, 256, (8 + i, 9, 3), dtype=np.uint8)) for i in range(4)]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[path], b[path]) for path in a)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_photos_are_the_same_from_memory_and_from_the_cache(channels, many, tmp_path):
+    cached = decode_all(many, channels, memory=8 * 9 * channels, cache=tmp_path / "cache")
+    assert same(cached, decode_all(many, channels))
+    assert all(isinstance(pixels, np.memmap) for pixels in cached.values())
+
+
+def test_photos_that_just_fit_are_kept_in_memory(many, tmp_path):
+    needed = sum((8 + i) * 9 * 3 for i in range(4))
+    assert not any(isinstance(p, np.memmap) for p in decode_all(many, 3, memory=needed, cache=tmp_path / "c").values())
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(InvalidInputError, match="more than the .* GiB allowed"):
+        decode_all(many, 3, memory=needed - 1)
+
+
+def count_decodes(monkeypatch):
+    decoded, real = [], photos.decode
+    monkeypatch.setattr(photos, "decode", lambda path, channels: (decoded.append(path.name), real(path, channels))[1])
+    return decoded
+
+
+def test_the_cache_is_built_once_and_again_for_photos_that_changed(many, write, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    first = decode_all(many, 3, memory=0, cache=cache)
+    decoded = count_decodes(monkeypatch)
+    assert same(decode_all(many, 3, memory=0, cache=cache), first)
+    assert decoded == []
+    write("1.png", np.zeros((20, 20, 3), np.uint8))
+    again = decode_all(many, 3, memory=0, cache=cache)
+    assert decoded == ["1.png"]
+    assert again[many[1]].shape == (20, 20, 3)
+    decode_all(many, 1, memory=0, cache=cache)  # another kind of decoding
+    assert sorted(decoded[1:]) == [f"{i}.png" for i in range(4)]
+
+
+def test_a_build_that_was_cut_off_goes_on_and_damage_is_repaired(many, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    expected = decode_all(many, 3)
+    decode_all(many, 3, memory=0, cache=cache)
+    manifest = cache / photos.MANIFEST
+    files = {entry["photo"]: entry["file"] for entry in map(json.loads, manifest.read_text().splitlines())}
+    lines = {json.loads(line)["photo"]: line for line in manifest.read_text().splitlines()}
+    # Killed in the middle of the line of 2.png, before 3.png; 1.png was damaged afterwards.
+    manifest.write_text(f"{lines['0.png']}\n{lines['1.png']}\n{lines['2.png'][:30]}")
+    (cache / files["1.png"]).write_bytes(b"not an array")
+    decoded = count_decodes(monkeypatch)
+    assert same(decode_all(many, 3, memory=0, cache=cache), expected)
+    assert sorted(decoded) == ["1.png", "2.png", "3.png"]
+    assert same(decode_all(many, 3, memory=0, cache=cache), expected)
+    assert len(decoded) == 3
+    assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == []

@@ -1,8 +1,12 @@
 """`kbnet train`: a recipe and a folder of photographs in, weights out."""
 
 import logging
+import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,21 +15,31 @@ import typer
 
 from kbnet.cli._signals import Stopped, stop_signals
 from kbnet.cli._terminal import message_console, one_line
-from kbnet.errors import InvalidInputError, MissingExtraError
+from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kbnet.training import Progress
+    from kbnet.models import Network
+    from kbnet.training import Progress, Run
 
 RESULT = "model.safetensors"
+BEST_RESULT = "best.safetensors"
 _LINE_EVERY = 100  # steps between lines where there is no live one, and between points of a curve
 _SMOOTHING = 0.98
+_SAME_REQUEST = 1.0  # seconds
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/denoise-nano.toml.")],
-    data: Annotated[Path, typer.Option(help="Folder of clean photographs.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of clean photographs or of pairs; may be given several times, and as NAME=FOLDER for one "
+            "source of a recipe with several.",
+        ),
+    ],
     run: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="For checkpoints, curves and the result.", show_default="runs/RECIPE"),
@@ -35,65 +49,118 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe: --set optimizer.lr=1e-3"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, max=256, help="Processes that prepare data, for each device.", show_default="by cores"),
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GiB for decoded photos; more are kept on disk.", show_default="half of what is free"),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="For decoded photos that do not fit.", show_default="beside the run"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Train a network. Ctrl-C saves a checkpoint after the step at hand, and --resume goes on from it.
 
-    The averaged weights are written to FOLDER/model.safetensors at the end. Needs the `train` extra; start it under
-    `accelerate launch -m kbnet train ...` for several devices.
+    The averaged weights are written to FOLDER/model.safetensors at the end, and those that validated best to
+    FOLDER/best.safetensors if they are others. Needs the `train` extra; start it under
+    `accelerate launch -m kbnet train ...` or `torchrun -m kbnet train ...` for several devices or processes.
     """
     settings = dict(_parse_setting(text) for text in replacements or [])
     folder = run or Path("runs") / recipe.stem
     try:
-        from kbnet.training import Recipe, Run
+        from kbnet.training import Recipe, Run, make_accelerator
         from kbnet.training.checkpoint import NAME
     except ModuleNotFoundError as error:
         if (error.name or "kbnet").partition(".")[0] == "kbnet":
             raise
         raise MissingExtraError(str(error.name), "train") from None
-    from kbnet.models import save_file
 
-    plan = Recipe.read(recipe, settings)
-    if (folder / NAME).exists() and not resume:
-        raise InvalidInputError(f"{folder} holds a run already; go on with --resume, or give another --run folder")
-    if resume and not (folder / NAME).exists():
-        raise InvalidInputError(
-            f"expected a checkpoint to go on from, found no {folder / NAME}; start without --resume"
-        )
-    console = message_console()
-    _show_warnings(console)
-    console.print(f"reading {data}", markup=False, soft_wrap=True) if not quiet else None
-    work = Run(plan, data, folder)
-    main_process = work.accelerator.is_main_process
+    with _one_voice():
+        plan = Recipe.read(recipe, settings)
+        if (folder / NAME).exists() and not resume:
+            raise InvalidInputError(f"{folder} holds a run already; go on with --resume, or give another --run folder")
+        if resume and not (folder / NAME).exists():
+            raise InvalidInputError(
+                f"expected a checkpoint to go on from, found no {folder / NAME}; start without --resume"
+            )
+        accelerator = make_accelerator()
+        console = message_console()
+        quiet = quiet or not accelerator.is_main_process
+        _show_messages(console, logging.WARNING if quiet else logging.INFO, shown=accelerator.is_main_process)
+        if not quiet:
+            console.print(f"reading {', '.join(data)}", markup=False, soft_wrap=True)
+        limit = None if memory is None else int(memory * 2**30)
+        try:
+            work = Run(plan, data, folder, accelerator, workers=workers, memory=limit, cache=cache)
+            _train(work, console, quiet=quiet)
+        finally:
+            accelerator.end_training()
+
+
+def _train(work: "Run", console: "Console", *, quiet: bool) -> None:
+    folder, plan = work.folder, work.recipe
     stopping: list[int] = []
+    last = 0.0
 
     def stop(number: int) -> None:
-        if stopping:
+        nonlocal last
+        now = time.monotonic()
+        # Terminals and launchers often send a signal twice at once; only one that comes later is a second request.
+        if stopping and now - last > _SAME_REQUEST:
             raise Stopped(number)
-        stopping.append(number)
+        if not stopping:
+            stopping.append(number)
+            last = now
 
-    with _Report(folder, work.step, plan.steps, console, quiet=quiet or not main_process) as shown, stop_signals(stop):
-
-        def report(progress: "Progress") -> None:
-            shown.step(progress)
-            if stopping:
-                raise Stopped(stopping[0])
-
+    with _Report(folder, work.step, plan.steps, console, quiet=quiet) as shown, stop_signals(stop):
         try:
-            network = work.train(report)
-        except Stopped as stopped:
-            # raised between two steps, unless asked for twice: then the step at hand is not whole
-            if work.step == shown.seen:
-                work.save()
+            network = work.train(shown.step, lambda: bool(stopping))
+            stopped = Stopped(stopping[0] if stopping else signal.SIGTERM)  # another process may have been told
+        except Stopped as again:  # asked for twice: the step at hand is not whole, and not saved
+            stopped, network = again, None
+    if network is None or work.step < plan.steps:
+        if work.accelerator.is_main_process:
             typer.echo(
-                f"kbnet: {stopped.word} after step {work.step} of {plan.steps}; go on with --resume --run {folder}",
+                f"kbnet: {stopped.word} after step {shown.seen} of {plan.steps}; go on with --resume --run {folder}",
                 err=True,
             )
-            raise typer.Exit(stopped.exit_code) from None
-    if main_process:
-        save_file(network, folder / RESULT, overwrite=True)
-        if not quiet:
-            console.print(f"averaged weights: {folder / RESULT}", markup=False, soft_wrap=True)
+        raise typer.Exit(stopped.exit_code)
+    if work.accelerator.is_main_process:
+        _write_weights(work, network, console, quiet=quiet)
+
+
+def _write_weights(work: "Run", network: "Network", console: "Console", *, quiet: bool) -> None:
+    from kbnet.models import save_file
+    from kbnet.training import checkpoint
+
+    folder = work.folder
+    save_file(network, folder / RESULT, overwrite=True)
+    if not quiet:
+        console.print(f"averaged weights: {folder / RESULT}", markup=False, soft_wrap=True)
+    best = checkpoint.load(folder, checkpoint.BEST)
+    if best is None or best["step"] == work.step:
+        return
+    work.ema.load_state_dict(best["ema"])
+    save_file(work.averaged(), folder / BEST_RESULT, overwrite=True)
+    if not quiet:
+        console.print(
+            f"those of step {best['step']}, which validated best: {folder / BEST_RESULT}", markup=False, soft_wrap=True
+        )
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes, which fail alike, let the first one say why."""
+    try:
+        yield
+    except KBNetError:
+        if int(os.environ.get("RANK", "0")) == 0:
+            raise
+        raise typer.Exit(1) from None
 
 
 class _Report:
@@ -102,10 +169,9 @@ class _Report:
     def __init__(self, folder: Path, step: int, steps: int, console: "Console", *, quiet: bool) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.seen = self._first = step
+        self.seen = step
         self._console, self._quiet = console, quiet
         self._live = sys.stderr.isatty() and not quiet
-        self._started = time.monotonic()
         self._loss: float | None = None
         self._scores = ""
         self._bar = Progress(
@@ -117,7 +183,7 @@ class _Report:
             disable=not self._live,
         )
         self._task = self._bar.add_task("", total=steps, completed=step)
-        self._writer = None if quiet else _curves(folder)
+        self._writer = None if quiet else _curves(folder, step)
 
     def __enter__(self) -> "_Report":
         self._bar.start()
@@ -133,48 +199,66 @@ class _Report:
         self.seen = progress.step
         loss = progress.loss if self._loss is None else _SMOOTHING * self._loss + (1 - _SMOOTHING) * progress.loss
         self._loss = loss
-        rate = (progress.step - self._first) / max(time.monotonic() - self._started, 1e-9)
-        if progress.psnr:
-            self._scores = ", ".join(f"σ{sigma:g} {value:.2f}" for sigma, value in progress.psnr.items()) + " dB"
-        text = f"step {progress.step}/{progress.steps}, loss {loss:.5f}, lr {progress.lr:.2e}, {rate:.2f} steps/s"
+        found = progress.validation
+        if found is not None:
+            self._scores = ", ".join(f"{name} {value:.2f}" for name, value in found.scores.items()) + " dB"
+        text = (
+            f"step {progress.step}/{progress.steps}, loss {loss:.5f}, lr {progress.lr:.2e}, "
+            f"{progress.rate:.2f} steps/s, loader {progress.loader_share:.1%}"
+        )
         if self._scores:
             text += f", {self._scores}"
         self._bar.update(self._task, completed=progress.step, description=text)
         point = progress.step % _LINE_EVERY == 0 or progress.step == progress.steps
-        if not self._quiet and (progress.psnr or (point and not self._live)):
+        if not self._quiet and (found is not None or (point and not self._live)):
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        if self._writer is not None and (point or progress.psnr):
-            self._writer.add_scalar("loss", loss, progress.step)
-            self._writer.add_scalar("lr", progress.lr, progress.step)
-            for sigma, value in (progress.psnr or {}).items():
-                self._writer.add_scalar(f"psnr/sigma-{sigma:g}", value, progress.step)
+        if self._writer is not None and (point or found is not None):
+            self._draw(self._writer, progress, loss)
+
+    def _draw(self, writer: Any, progress: "Progress", loss: float) -> None:
+        values = {
+            "loss": loss,
+            "lr": progress.lr,
+            "gradient norm": progress.grad_norm,
+            "steps a second": progress.rate,
+            "loader share": progress.loader_share,
+        }
+        if progress.validation is not None:
+            values |= {f"psnr/{name}": value for name, value in progress.validation.scores.items()}
+            for name, picture in progress.validation.pictures.items():
+                shape = "HW" if picture.ndim == 2 else "HWC"
+                writer.add_image(f"degraded, restored, clean/{name}", picture, progress.step, dataformats=shape)
+        for name, value in values.items():
+            writer.add_scalar(name, value, progress.step)
 
 
 class _ConsoleHandler(logging.Handler):
     """Log records as lines above the live one."""
 
     def __init__(self, console: "Console") -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"kbnet: warning: {one_line(record.getMessage())}"
+        kind = "warning: " if record.levelno >= logging.WARNING else ""
+        text = f"kbnet: {kind}{one_line(record.getMessage())}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _show_warnings(console: "Console") -> None:
+def _show_messages(console: "Console", level: int, *, shown: bool) -> None:
     logger = logging.getLogger("kbnet")
-    logger.addHandler(_ConsoleHandler(console))
+    logger.handlers = [_ConsoleHandler(console) if shown else logging.NullHandler()]
+    logger.setLevel(level)
     logger.propagate = False
 
 
-def _curves(folder: Path) -> Any:
+def _curves(folder: Path, step: int) -> Any:
     """A TensorBoard writer, or None where tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "curves"))
+    return SummaryWriter(str(folder / "curves"), purge_step=step + 1)
 
 
 def _parse_setting(text: str) -> tuple[str, str]:

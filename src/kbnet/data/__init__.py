@@ -1,5 +1,27 @@
-"""Training patches and benchmark sets."""
+"""Photographs and pairs on disk, training batches made of them, and the loader that makes batches ahead.
 
-from kbnet.data.photos import PhotoPatches, decode, list_photos, split, to_tensor
+folder --find_items--> Items --photo_set--> PhotoSet --PhotoPatches.batch(step, ...)--> (clean, degraded)
+"""
 
-__all__ = ["PhotoPatches", "decode", "list_photos", "split", "to_tensor"]
+from kbnet.data.layouts import LAYOUTS, Item, find_items, hold_out, list_photos
+from kbnet.data.loader import Loader
+from kbnet.data.patches import Degradation, GaussianNoise, Mixup, PhotoPatches, PhotoSet, photo_set
+from kbnet.data.photos import decode, decode_all, to_tensor
+
+__all__ = [
+    "LAYOUTS",
+    "Degradation",
+    "GaussianNoise",
+    "Item",
+    "Loader",
+    "Mixup",
+    "PhotoPatches",
+    "PhotoSet",
+    "decode",
+    "decode_all",
+    "find_items",
+    "hold_out",
+    "list_photos",
+    "photo_set",
+    "to_tensor",
+]

@@ -1,32 +1,28 @@
-"""A folder of clean photographs, decoded once, and random patches of it."""
+"""Photographs as 8-bit arrays: decoded once, then in memory or, where they do not fit, mapped from a cache on disk."""
 
+import hashlib
+import json
 import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Tensor
 
 from kbnet.errors import ImageError, InvalidInputError
-from kbnet.imaging import is_supported, read_photo, to_depth
+from kbnet.imaging import probe, read_photo, to_depth
 from kbnet.inference.arrays import LUMA
 
 _log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
-
-def list_photos(folder: Path) -> list[Path]:
-    """Every image file below `folder`, sorted by path.
-
-    Raises:
-        InvalidInputError: there is none.
-    """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_supported(path))
-    if not paths:
-        raise InvalidInputError(f"expected a folder with image files, found none in {folder}; give another --data")
-    return paths
+MANIFEST = "manifest.jsonl"
 
 
 def decode(path: Path, channels: int) -> Pixels:
@@ -43,55 +39,116 @@ def decode(path: Path, channels: int) -> Pixels:
     return pixels
 
 
-def split(paths: list[Path], every: int) -> tuple[list[Path], list[Path]]:
-    """Hold every n-th photo out: (training, validation); a folder sorted by source gives each source its share."""
-    return [p for i, p in enumerate(paths) if i % every], paths[::every]
-
-
-class PhotoPatches:
-    """Random patches of photographs held in memory as 8 bits; larger photos are drawn from more often.
-
-    A batch is a pure function of its generator: a training run that knows its step needs no other position in the data.
-    """
-
-    def __init__(self, paths: list[Path], channels: int, smallest_side: int) -> None:
-        """Decode the photos; one that cannot be read or is under `smallest_side` is named in a warning and left out.
-
-        Raises:
-            InvalidInputError: none is left.
-        """
-        self.photos: list[Pixels] = []
-        for path in paths:
-            try:
-                pixels = decode(path, channels)
-            except ImageError as error:
-                _log.warning("left out: %s", error)
-                continue
-            if min(pixels.shape[:2]) < smallest_side:
-                _log.warning("left out: %s is %dx%d, under a patch's %d", path, *pixels.shape[1::-1], smallest_side)
-                continue
-            self.photos.append(pixels)
-        if not self.photos:
-            raise InvalidInputError(
-                f"expected photos of at least {smallest_side} pixels a side, found none that can be read"
-            )
-        self.weights = torch.tensor([float(p.shape[0] * p.shape[1]) for p in self.photos])
-
-    def batch(self, count: int, patch: int, generator: Generator) -> Tensor:
-        """Patches [count,C,patch,patch] in [0,1], each flipped or turned at random."""
-        chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        numbers = torch.rand(count, 2, generator=generator).tolist()
-        turns = torch.randint(8, (count,), generator=generator).tolist()
-        patches = []
-        for index, (down, across), turn in zip(chosen.tolist(), numbers, turns, strict=True):
-            photo = self.photos[index]
-            top, left = int(down * (photo.shape[0] - patch + 1)), int(across * (photo.shape[1] - patch + 1))
-            cut = np.rot90(photo[top : top + patch, left : left + patch], turn % 4)
-            patches.append(to_tensor(cut[:, ::-1] if turn >= 4 else cut))
-        return torch.stack(patches)
-
-
 def to_tensor(pixels: Pixels) -> Tensor:
     """8-bit [H,W] or [H,W,3] -> float32 [C,H,W] in [0,1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(pixels))
     return (tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)).float() / 255
+
+
+def decode_all(
+    paths: Sequence[Path], channels: int, *, memory: int | None = None, cache: Path | None = None
+) -> dict[Path, Pixels | None]:
+    """Decode many photos; one that cannot be read is named in a warning and None in the result.
+
+    Args:
+        paths: the files; several times the same is read once.
+        channels: 3 or 1, see `decode`.
+        memory: bytes that they may take; None is as many as they want.
+        cache: folder for what does not fit into `memory`: one .npy a photo, mapped and not loaded. What lies there
+            from before, of the same size and time of change, is taken as it is; a build that was cut off goes on.
+
+    Raises:
+        InvalidInputError: they do not fit into `memory`, and there is no `cache`.
+        OSError: the cache cannot be written.
+    """
+    unique = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        if memory is not None:
+            needed = sum(pool.map(lambda path: _decoded_bytes(path, channels), unique))
+            if needed > memory:
+                if cache is None:
+                    raise InvalidInputError(
+                        f"the photos take {needed / 2**30:.1f} GiB, more than the {memory / 2**30:.1f} GiB allowed"
+                    )
+                _log.info("%.1f GiB of photos are mapped from %s", needed / 2**30, cache)
+                return dict(zip(unique, _Cache(cache, channels).map(unique, pool), strict=True))
+        return dict(zip(unique, pool.map(lambda path: _try_decode(path, channels), unique), strict=True))
+
+
+def _try_decode(path: Path, channels: int) -> Pixels | None:
+    try:
+        return decode(path, channels)
+    except (ImageError, OSError) as error:
+        _log.warning("left out: %s", error)
+        return None
+
+
+def _decoded_bytes(path: Path, channels: int) -> int:
+    try:
+        info = probe(path)
+    except (ImageError, OSError):
+        return 0  # named when it is decoded
+    return info.width * info.height * channels
+
+
+class _Cache:
+    """Decoded photos as .npy files, and a manifest with a line of JSON for each.
+
+    A photo's file is renamed into place before its line is written, and a line counts only if it is whole. So a build
+    may be killed, and several processes may share one folder: at worst a photo is decoded twice, to the same bytes.
+    """
+
+    def __init__(self, folder: Path, channels: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._channels = folder, channels
+        self._known: dict[str, dict[str, Any]] = {}
+        manifest = folder / MANIFEST
+        if manifest.exists():
+            text = manifest.read_text(encoding="utf-8", errors="replace")
+            if text and not text.endswith("\n"):  # the line at which a build was killed
+                with manifest.open("a", encoding="utf-8") as file:
+                    file.write("\n")
+            for line in text.splitlines():
+                try:
+                    entry = json.loads(line)
+                    self._known[entry["file"]] = entry
+                except (ValueError, KeyError, TypeError):
+                    continue
+
+    def map(self, paths: Iterable[Path], pool: ThreadPoolExecutor) -> list[Pixels | None]:
+        return list(pool.map(self._one, paths))
+
+    def _one(self, path: Path) -> Pixels | None:
+        try:
+            status = path.stat()
+        except OSError as error:
+            _log.warning("left out: %s: %s", path, error.strerror)
+            return None
+        name = hashlib.sha256(f"{path.resolve()} {self._channels}".encode("utf-8", "backslashreplace")).hexdigest()[:24]
+        target = self._folder / f"{name}.npy"
+        facts = {"file": target.name, "photo": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        known = self._known.get(target.name)
+        if known is not None and {key: known.get(key) for key in facts} == facts:
+            try:
+                return self._open(target, tuple(known["shape"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                pass  # gone or damaged: made again
+        pixels = _try_decode(path, self._channels)
+        if pixels is None:
+            return None
+        temporary = self._folder / f".{name}.{os.getpid()}.npy"
+        try:
+            np.save(temporary, pixels)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        line = json.dumps(facts | {"shape": pixels.shape}) + "\n"
+        with (self._folder / MANIFEST).open("a", encoding="utf-8") as manifest:
+            manifest.write(line)
+        return self._open(target, pixels.shape)
+
+    def _open(self, target: Path, shape: tuple[int, ...]) -> Pixels:
+        pixels: Pixels = np.load(target, mmap_mode="r")
+        if pixels.shape != shape or pixels.dtype != np.uint8:
+            raise ValueError("not what the manifest says")
+        return pixels

@@ -1,6 +1,7 @@
 """Training: a validated recipe, a loop that resumes, checkpoints. Needs the `train` extra."""
 
-from kbnet.training.loop import Progress, Run
+from kbnet.training.loop import Progress, Run, make_accelerator
 from kbnet.training.recipe import Recipe
+from kbnet.training.validation import Validation
 
-__all__ = ["Progress", "Recipe", "Run"]
+__all__ = ["Progress", "Recipe", "Run", "Validation", "make_accelerator"]

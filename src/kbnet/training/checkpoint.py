@@ -11,6 +11,7 @@ from kbnet.errors import TrainingError
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint-previous.pt"
+BEST = "checkpoint-best.pt"
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -25,23 +26,24 @@ def save(folder: Path, state: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         if (folder / NAME).exists():
             # A hard link and a rename: at every moment `NAME` is there and whole.
-            (folder / PREVIOUS).unlink(missing_ok=True)
-            try:
-                os.link(folder / NAME, folder / PREVIOUS)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(folder / NAME, folder / PREVIOUS)
+            _link(folder / NAME, folder / PREVIOUS)
         temporary.replace(folder / NAME)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint of a folder, or None if it has none.
+def keep_best(folder: Path) -> None:
+    """Keep the newest checkpoint as the best one too; without hard links a copy is made, else it takes no space."""
+    _link(folder / NAME, folder / BEST)
+
+
+def load(folder: Path, name: str = NAME) -> dict[str, Any] | None:
+    """The newest checkpoint of a folder, or the one of this name; None if there is none.
 
     Raises:
         TrainingError: there is one, but it is damaged.
     """
-    path = folder / NAME
+    path = folder / name
     if not path.exists():
         return None
     try:
@@ -51,3 +53,15 @@ def load(folder: Path) -> dict[str, Any] | None:
             f"{path} is damaged ({type(error).__name__}); replace it by {PREVIOUS}, or start in another folder"
         ) from error
     return state
+
+
+def _link(path: Path, other: Path) -> None:
+    """Give a file a second name, in the place of whatever had it."""
+    temporary = other.with_name(f".{other.name}.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, temporary)
+    temporary.replace(other)
+    temporary.unlink(missing_ok=True)  # left where both were names of one file already

@@ -1,43 +1,65 @@
 """The training loop: accelerate for devices and processes, everything random a function of the step."""
 
-import logging
+import contextlib
+import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Generator, Tensor
+from accelerate.utils import InitProcessGroupKwargs
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from kbnet.data import PhotoPatches, list_photos, split
-from kbnet.degradations import gaussian_noise
+from kbnet.data import Loader, Mixup, PhotoPatches
 from kbnet.errors import TrainingError
-from kbnet.inference.arrays import to_batch
-from kbnet.metrics import gaussian_scores
+from kbnet.inference.memory import available_bytes
 from kbnet.models import KBNetL, KBNetS, Network
 from kbnet.training import checkpoint
+from kbnet.training.journal import Journal
+from kbnet.training.losses import loss_of
 from kbnet.training.recipe import Recipe
 from kbnet.training.schedule import learning_rate
+from kbnet.training.sources import load_sources
+from kbnet.training.start import initial_model, resume
+from kbnet.training.validation import Validation, Validator
 
-_log = logging.getLogger(__name__)
+DIVERGED = "diverged.safetensors"
 
-VALIDATION_SIGMAS = (15.0, 25.0, 50.0)
-VALIDATION_CROP = 256
+_READ_EVERY = 10  # steps between looks at a GPU's losses; each look waits for it
+_SMOOTHING = 0.98  # of the rate and the loader's share
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop tells its caller after every step."""
+    """What the loop tells its caller after every step.
+
+    `loss` and `grad_norm` (before clipping) are of this step, over all processes; `rate` is in steps a second without
+    validations and checkpoints, `loader_share` the part of that time spent waiting for data.
+    """
 
     step: int
     steps: int
     loss: float
     lr: float
-    psnr: dict[float, float] | None = None  # dB by sigma, after a validation
+    grad_norm: float
+    validation: Validation | None = None
+    rate: float = field(default=0.0, compare=False)
+    loader_share: float = field(default=0.0, compare=False)
+
+
+def make_accelerator() -> Accelerator:
+    """The devices and processes there are: those of `accelerate launch` or torchrun, or one process."""
+    # Without a GPU, accelerate takes several processes for several processes only when told that it is to use CPUs.
+    several = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # the others wait while one decodes
+    return Accelerator(cpu=several, mixed_precision="no", kwargs_handlers=[patient])
 
 
 class Run:
@@ -45,51 +67,117 @@ class Run:
 
     Args:
         recipe: what to train.
-        data: folder of clean photographs.
+        data: folders of clean photographs or pairs, plain or as "NAME=FOLDER"; see `assign_folders`.
         folder: where checkpoints and curves go.
         accelerator: devices and processes; made here if not given.
+        workers: processes that make batches ahead, for each training process; None chooses.
+        memory: bytes that decoded photos may take in all processes together; None is half of what is free.
+        cache: where photos are decoded to that do not fit; beside `folder` if not given.
 
     Raises:
-        TrainingError: the folder holds the checkpoint of another recipe.
+        TrainingError: the folder holds the checkpoint of another recipe, or a batch is too small for the processes.
+        RecipeError: the weights to start from are of another network.
+        InvalidInputError: a source has no usable photo.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, folder: Path, accelerator: Accelerator | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path | str | Sequence[Path | str],
+        folder: Path,
+        accelerator: Accelerator | None = None,
+        *,
+        workers: int | None = None,
+        memory: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
         self.recipe, self.folder = recipe, folder
-        self.accelerator = accelerator or Accelerator()
+        self.accelerator = accelerator or make_accelerator()
+        processes = self.accelerator.num_processes
+        for phase in recipe.phases:
+            if phase.batch < processes * phase.accumulate:
+                raise TrainingError(
+                    f"a batch of {phase.batch} cannot be divided over {processes} processes and {phase.accumulate} "
+                    "parts in each; the batch is that of all processes together"
+                )
+        self.step = 0
+        self.best: tuple[int, float] | None = None
+        """Step and mean PSNR in dB of the best validation so far."""
+        self._interval: list[tuple[float, float]] = []
         torch.manual_seed(recipe.run.seed)
-        model = recipe.create_model()
+        model = initial_model(recipe, folder)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stub
         self.ema = AveragedModel(model, multi_avg_fn=_average(recipe.run.ema))
         self.ema.to(self.accelerator.device)
         o = recipe.optimizer
-        optimizer = torch.optim.AdamW(model.parameters(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
+        fused = self.accelerator.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=fused
+        )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.step = 0
-        self._resume()
+        if (state := resume(recipe, folder)) is not None:
+            self._restore(state, fused)
 
         channels = model.config.channels
-        train, held_out = split(list_photos(data), recipe.run.validation_every)
-        self.patches = PhotoPatches(train, channels, max(phase.patch for phase in recipe.phases))
-        self.validation = [_centre(p) for p in PhotoPatches(held_out, channels, VALIDATION_CROP).photos]
+        if memory is None:
+            memory = available_bytes(torch.device("cpu")) // 2
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        folders = [data] if isinstance(data, Path | str) else list(data)
+        with self.accelerator.local_main_process_first():
+            sets, held_out = load_sources(
+                recipe,
+                folders,
+                channels,
+                model.input_multiple,
+                memory=memory // local,
+                cache=cache or folder.parent / "cache",
+            )
+        mixup = None if recipe.mixup is None else Mixup(recipe.mixup.alpha, recipe.mixup.probability)
+        self.patches = PhotoPatches(sets, recipe.run.seed, mixup)
+        self.validator = Validator(held_out, model.input_multiple)
+        self.workers = default_workers(self.accelerator.device, local) if workers is None else workers
+        self.batch = Share(self.patches, recipe, self.accelerator.process_index, processes)
 
-    def train(self, report: Callable[[Progress], None] = lambda progress: None) -> Network:
-        """Run to the end of the recipe and return the averaged weights in eval mode.
+    def train(
+        self,
+        report: Callable[[Progress], None] = lambda progress: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Network:
+        """Run to the end of the recipe, or until `stop()`, and return the averaged weights in eval mode.
+
+        `stop` is asked after every step (on GPUs after every tenth). If any process says so all stop after the same
+        step, with a checkpoint; `step` is then less than `recipe.steps`.
 
         Raises:
-            TrainingError: the loss became NaN or infinite.
+            TrainingError: the loss or the gradient became NaN or infinite; nothing is saved but the batch it was.
         """
-        saved = time.monotonic()
+        run = self.recipe.run
+        journal = Journal(self.folder, self.step) if self.accelerator.is_main_process else None
+        every = 1 if self.accelerator.device.type == "cpu" else _READ_EVERY
+        pace, saved, stopping = _Pace(), time.monotonic(), False
+        pin = self.accelerator.device.type == "cuda"
         self.model.train()
-        while self.step < self.recipe.steps:
-            loss, lr = self._advance()
-            scores = None
-            if self.step % self.recipe.run.validation_steps == 0 or self.step == self.recipe.steps:
-                scores = self.validate()
-            report(Progress(self.step, self.recipe.steps, loss, lr, scores))
-            if scores or time.monotonic() - saved > self.recipe.run.checkpoint_minutes * 60:
-                self.save()
-                saved = time.monotonic()
-        self.save()
+        with Loader(self.batch, self.step, self.recipe.steps, self.workers, pin) as loader:
+            pending: list[Tensor] = []
+            while self.step < self.recipe.steps and not stopping:
+                pending.append(self._advance(*loader.next()))
+                due = self.step % run.validation_steps == 0 or self.step == self.recipe.steps
+                if len(pending) < every and not due:
+                    continue
+                losses, stopping = self._read(pending, stop())
+                pace.add(len(pending), loader.waited)
+                pending = []
+                validation = self.validator(self.averaged(), self.accelerator) if due else None
+                for index, (loss, norm) in enumerate(losses, self.step - len(losses) + 1):
+                    last = validation if index == self.step else None
+                    lr = learning_rate(self.recipe, index - 1)
+                    progress = Progress(index, self.recipe.steps, loss, lr, norm, last, pace.rate, pace.share)
+                    self._note(progress, journal)
+                    report(progress)
+                if validation or stopping or time.monotonic() - saved > run.checkpoint_minutes * 60:
+                    self.save(validation)
+                    saved = time.monotonic()
+                pace.resume()
         return self.averaged()
 
     def averaged(self) -> Network:
@@ -98,59 +186,13 @@ class Run:
         assert isinstance(network, KBNetS | KBNetL)
         return network
 
-    def _advance(self) -> tuple[float, float]:
-        clean, degraded = self.batch(self.step)
-        lr = learning_rate(self.recipe, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        loss = (self.model(degraded) - clean).abs().mean()
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
-        self.optimizer.step()
-        value = float(self.accelerator.reduce(loss.detach(), "mean"))
-        if not np.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} at step {self.step}; lower optimizer.lr or optimizer.clip_norm and resume "
-                "from the last checkpoint"
-            )
-        self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
-        self.step += 1
-        return value, lr
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Clean and degraded patches of a step, this process's share; the same whenever the step comes again."""
-        phase = self.recipe.phase_at(step)
-        generator = Generator().manual_seed(self.recipe.run.seed * 1_000_003 + step)
-        clean = self.patches.batch(phase.batch, phase.patch, generator)
-        low, high = self.recipe.degradation.sigma
-        sigma = low + (high - low) * torch.rand(phase.batch, generator=generator)
-        degraded = gaussian_noise(clean, sigma, generator)
-        index, count = self.accelerator.process_index, self.accelerator.num_processes
-        mine = slice(phase.batch * index // count, phase.batch * (index + 1) // count)
-        device = self.accelerator.device
-        clean, degraded = clean[mine].to(device), degraded[mine].to(device)
-        return clean, degraded.contiguous(memory_format=torch.channels_last)
-
-    def validate(self) -> dict[float, float]:
-        """Mean PSNR in dB by sigma of the averaged weights on the photos held out, centre crops."""
-        network = self.averaged()
-
-        @torch.inference_mode()
-        def restore(image: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, Any]:
-            batch, back = to_batch(image)
-            restored: np.ndarray[Any, Any] = back(network(batch.to(self.accelerator.device)))
-            return restored
-
-        return {
-            sigma: float(np.mean([after for _, after in gaussian_scores(restore, self.validation, sigma)]))
-            for sigma in VALIDATION_SIGMAS
-        }
-
-    def save(self) -> None:
-        """Write the checkpoint; only the main process does."""
+    def save(self, validation: Validation | None = None) -> None:
+        """Write the checkpoint, and keep it as the best one if `validation` says so; only the main process does."""
         if not self.accelerator.is_main_process:
             return
+        better = validation is not None and (self.best is None or validation.mean > self.best[1])
+        if better and validation is not None:
+            self.best = (self.step, validation.mean)
         checkpoint.save(
             self.folder,
             {
@@ -159,25 +201,144 @@ class Run:
                 "model": self.accelerator.unwrap_model(self.model).state_dict(),
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "best": self.best,
+                "interval": self._interval,
             },
         )
+        if better:
+            checkpoint.keep_best(self.folder)
 
-    def _resume(self) -> None:
-        state = checkpoint.load(self.folder)
-        if state is None:
-            return
-        before = Recipe.model_validate_json(state["recipe"])
-        if before.model != self.recipe.model:
-            raise TrainingError(
-                f"{self.folder} holds a run of {before.model.preset}, with other settings than this recipe's "
-                f"{self.recipe.model.preset}; give another folder"
-            )
-        if before != self.recipe:
-            _log.warning("the recipe changed since the checkpoint at step %d; going on with the new one", state["step"])
+    def _advance(self, clean: Tensor, degraded: Tensor) -> Tensor:
+        """Take one step; its loss, as this process's share of the mean over processes, and the gradient's norm, [2]."""
+        phase, device = self.recipe.phase_at(self.step), self.accelerator.device
+        clean, degraded = clean.to(device, non_blocking=True), degraded.to(device, non_blocking=True)
+        degraded = degraded.contiguous(memory_format=torch.channels_last)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.step)
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=device)
+        for index in range(phase.accumulate):
+            part = _part(len(clean), index, phase.accumulate)
+            last = index == phase.accumulate - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.run.bfloat16):
+                    restored = self.model(degraded[part])
+                # Gradients are averaged over processes, whose shares may differ by a patch.
+                weight = len(clean[part]) * self.accelerator.num_processes / phase.batch
+                loss = loss_of(self.recipe.loss, restored.float(), clean[part]) * weight
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
+        self.optimizer.step()
+        self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
+        self.step += 1
+        return torch.stack([total, norm])
+
+    def _read(self, pending: list[Tensor], stop: bool) -> tuple[list[tuple[float, float]], bool]:
+        """Losses and norms of the last steps, and whether any process is to stop, the same in all of them.
+
+        Nothing is saved before its loss was read here, so that no checkpoint holds what came after an accident.
+        """
+        values = torch.stack([*pending, pending[0].new_tensor([float(stop), 0.0])])
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, "mean")
+        *losses, (stopping, _) = values.tolist()
+        for index, (loss, norm) in enumerate(losses, self.step - len(losses)):
+            if not np.isfinite(loss) or not np.isfinite(norm):
+                self._tell_diverged(index, *(("loss", loss) if not np.isfinite(loss) else ("gradient's norm", norm)))
+        return [(loss, norm) for loss, norm in losses], stopping > 0
+
+    def _tell_diverged(self, step: int, what: str, value: float) -> None:
+        path = self.folder / DIVERGED
+        if self.accelerator.is_main_process:
+            phase = self.recipe.phase_at(step)
+            clean, degraded = self.patches.batch(step, phase.batch, phase.patch)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_tensors({"clean": clean, "degraded": degraded}, path, {"step": str(step)})
+        raise TrainingError(
+            f"the {what} became {value} at step {step}; lower optimizer.lr or optimizer.clip_norm and resume from the "
+            f"last checkpoint. The batch is in {path}"
+        )
+
+    def _note(self, progress: Progress, journal: Journal | None) -> None:
+        """Write the means since the last line; those since a checkpoint's last line are in the checkpoint."""
+        self._interval.append((progress.loss, progress.grad_norm))
+        if progress.step % self.recipe.run.log_steps == 0 or progress.step == self.recipe.steps:
+            losses, norms = zip(*self._interval, strict=True)
+            self._interval = []
+            if journal is not None:
+                entry = {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms)), "lr": progress.lr}
+                paces = {"steps_per_second": round(progress.rate, 4), "loader_share": round(progress.loader_share, 5)}
+                journal.write({"step": progress.step} | entry | paces)
+        if progress.validation is not None and journal is not None:
+            scores = {"psnr": progress.validation.scores, "input_psnr": progress.validation.inputs}
+            journal.write({"step": progress.step} | scores)
+
+    def _restore(self, state: dict[str, Any], fused: bool) -> None:
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["fused"] = fused  # a checkpoint of before says otherwise
         self.step = state["step"]
+        self.best = state.get("best")
+        self._interval = list(state.get("interval", []))
+        if self.best is not None and self.best[0] == self.step and self.accelerator.is_main_process:
+            checkpoint.keep_best(self.folder)  # as it was killed between the two
+
+
+@dataclass
+class Share:
+    """The batches of one process: `share(step)` gives its part of the whole batch, on the CPU."""
+
+    patches: PhotoPatches
+    recipe: Recipe
+    index: int
+    processes: int
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Clean and degraded patches, the same whenever the step comes again."""
+        phase = self.recipe.phase_at(step)
+        return self.patches.batch(step, phase.batch, phase.patch, _part(phase.batch, self.index, self.processes))
+
+
+def default_workers(device: torch.device, processes: int) -> int:
+    """Loader processes for each training process: a GPU wants several."""
+    cores = (os.cpu_count() or 1) // processes
+    if device.type == "cpu":
+        return 1 if cores > 1 else 0
+    return max(1, min(8, cores - 1))
+
+
+def _part(count: int, index: int, parts: int) -> slice:
+    return slice(count * index // parts, count * (index + 1) // parts)
+
+
+class _Pace:
+    """Steps a second and the loader's share of the time, of the last steps more than of the first."""
+
+    def __init__(self) -> None:
+        self._steps = self._seconds = self._waited = self._seen = 0.0
+        self._since = time.perf_counter()
+
+    def add(self, steps: int, waited: float) -> None:
+        kept = _SMOOTHING**steps
+        self._steps = kept * self._steps + steps
+        self._seconds = kept * self._seconds + time.perf_counter() - self._since
+        self._waited = kept * self._waited + waited - self._seen
+        self._seen = waited
+
+    def resume(self) -> None:
+        """Go on timing, after a validation or checkpoint."""
+        self._since = time.perf_counter()
+
+    @property
+    def rate(self) -> float:
+        return self._steps / max(self._seconds, 1e-9)
+
+    @property
+    def share(self) -> float:
+        return self._waited / max(self._seconds, 1e-9)
 
 
 _Tensors = list[Tensor] | tuple[Tensor, ...]
@@ -191,8 +352,3 @@ def _average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
     return update
-
-
-def _centre(photo: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    top, left = ((side - VALIDATION_CROP) // 2 for side in photo.shape[:2])
-    return photo[top : top + VALIDATION_CROP, left : left + VALIDATION_CROP]

@@ -1,0 +1,188 @@
+"""Which files of a folder belong together: photos alone, and pairs in the layouts that data sets are published in."""
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbnet.errors import InvalidInputError
+from kbnet.imaging import is_supported
+
+_log = logging.getLogger(__name__)
+
+_SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class Item:
+    """A clean photograph and, in sets of pairs, the picture of the same scene that is to be restored to it.
+
+    Items of one `scene` are held out together; "" makes each a scene of its own.
+    """
+
+    clean: Path
+    degraded: Path | None = None
+    scene: str = ""
+
+
+def list_photos(folder: Path) -> list[Path]:
+    """Every image file below `folder`, sorted by path.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_supported(path))
+    if not paths:
+        raise InvalidInputError(f"expected a folder with image files, found none in {folder}; give another --data")
+    return paths
+
+
+def find_items(folder: Path, layout: str) -> list[Item]:
+    """The photos or pairs of a folder, in an order that depends on their names alone.
+
+    Files without a partner are named in a warning and left out.
+
+    Args:
+        folder: where they lie; the layouts say what below it.
+        layout: a key of `LAYOUTS`.
+
+    Raises:
+        InvalidInputError: there is no such layout, or nothing of that layout in the folder.
+    """
+    if layout not in LAYOUTS:
+        raise InvalidInputError(f"expected a layout, one of {', '.join(LAYOUTS)}; got {layout!r}")
+    if not folder.is_dir():
+        raise InvalidInputError(f"expected a folder, got {folder}, which is not one; give another --data")
+    return LAYOUTS[layout](folder)
+
+
+def hold_out(items: list[Item], every: int) -> tuple[list[Item], list[Item]]:
+    """Hold the items of every n-th scene out: (training, validation).
+
+    In a folder sorted by source each source gives its share.
+    """
+    scenes: dict[str | int, int] = {}
+    numbers = [scenes.setdefault(item.scene or index, len(scenes)) for index, item in enumerate(items)]
+    return (
+        [item for item, number in zip(items, numbers, strict=True) if number % every],
+        [item for item, number in zip(items, numbers, strict=True) if not number % every],
+    )
+
+
+def _photos(folder: Path) -> list[Item]:
+    return [Item(path) for path in list_photos(folder)]
+
+
+def _pairs(folder: Path) -> list[Item]:
+    """`input` and `target` with the same names below both, whatever the suffix."""
+    return _matched(folder, folder / "input", folder / "target", lambda name: name)
+
+
+def _rain13k(folder: Path) -> list[Item]:
+    """Rain13K as Restormer (arXiv 2111.09881) and MPRNet publish it: train/Rain13K/input and target, same names."""
+    places = (folder / "train" / "Rain13K", folder / "Rain13K", folder / "train", folder)
+    return _pairs(_first(places, "input", folder, "Rain13K: train/Rain13K/input and target"))
+
+
+def _sensenoise(folder: Path) -> list[Item]:
+    """SenseNoise-500 (IDR, arXiv 2111.14358): `noisy` and `gt`, the words also in the names; test.txt is left out."""
+    root = _first((folder, *sorted(p for p in folder.iterdir() if p.is_dir())), "noisy", folder, "noisy and gt")
+    listed = root / "test.txt"
+    lines = listed.read_text(encoding="utf-8").split() if listed.is_file() else []
+    test = {Path(line.replace("noisy", "gt")).stem for line in lines}
+    items = _matched(folder, root / "noisy", root / "gt", lambda name: name.replace("noisy", "gt"))
+    kept = [item for item in items if item.clean.stem not in test]
+    if not kept:
+        raise InvalidInputError(f"every pair of {folder} is in its test.txt, which is not trained on")
+    return kept
+
+
+def _sidd(folder: Path) -> list[Item]:
+    """SIDD-Medium sRGB (Abdelhamed et al., CVPR 2018): Data/SCENE/[NNNN_]NOISY_SRGB_010.PNG and GT_SRGB_010.PNG.
+
+    The first four digits of a folder's name tell the instance and the next three the scene; what shows one scene is
+    held out together.
+    """
+    found: dict[str, dict[tuple[str, str], Path]] = {"NOISY": {}, "GT": {}}
+    for path in sorted(folder.rglob("*")):
+        if match := re.fullmatch(r"(?:\d+_)?(NOISY|GT)_SRGB_(\d+)\.png", path.name, re.IGNORECASE):
+            found[match[1].upper()][str(path.parent.relative_to(folder)), match[2]] = path
+    _tell_lonely(folder, (found["NOISY"][key] for key in sorted(found["NOISY"].keys() - found["GT"].keys())))
+    _tell_lonely(folder, (found["GT"][key] for key in sorted(found["GT"].keys() - found["NOISY"].keys())))
+    keys = sorted(found["NOISY"].keys() & found["GT"].keys())
+    if not keys:
+        raise InvalidInputError(
+            f"expected SIDD's Data/*/*NOISY_SRGB_010.PNG and *GT_SRGB_010.PNG, found none in {folder}"
+        )
+    return [Item(found["GT"][key], found["NOISY"][key], _sidd_scene(Path(key[0]).name)) for key in keys]
+
+
+def _sidd_scene(folder: str) -> str:
+    parts = folder.split("_")
+    return f"scene {parts[1]}" if len(parts) > 2 and parts[1].isdigit() else folder
+
+
+def _dpdd(folder: Path) -> list[Item]:
+    """DPDD, single image (Abuolaim and Brown, ECCV 2020): train_c/source and target, or Restormer's train/inputC.
+
+    The two pictures of a pair are two exposures with two names; their order tells which belong together.
+    """
+    for place in (folder / "train_c", folder / "dd_dp_dataset_png" / "train_c", folder / "train", folder):
+        for name in ("source", "inputC"):
+            if (place / name).is_dir() and (place / "target").is_dir():
+                degraded, clean = list_photos(place / name), list_photos(place / "target")
+                if len(degraded) != len(clean):
+                    raise InvalidInputError(
+                        f"expected as many pictures in {place / name} as in its target, "
+                        f"got {len(degraded)} and {len(clean)}; they are matched by their order"
+                    )
+                return [Item(c, d) for c, d in zip(clean, degraded, strict=True)]
+    raise InvalidInputError(f"expected DPDD's train_c/source and train_c/target, found none in {folder}")
+
+
+LAYOUTS: dict[str, Callable[[Path], list[Item]]] = {
+    "photos": _photos,
+    "pairs": _pairs,
+    "sidd": _sidd,
+    "sensenoise": _sensenoise,
+    "rain13k": _rain13k,
+    "dpdd": _dpdd,
+}
+"""What finds the items of each layout; all but "photos" give pairs."""
+
+
+def _first(places: Iterable[Path], name: str, folder: Path, expected: str) -> Path:
+    for place in places:
+        if (place / name).is_dir():
+            return place
+    raise InvalidInputError(f"expected {expected} in {folder}, found no folder {name!r} there; give another --data")
+
+
+def _matched(folder: Path, degraded: Path, clean: Path, clean_name: Callable[[str], str]) -> list[Item]:
+    for side in (degraded, clean):
+        if not side.is_dir():
+            raise InvalidInputError(f"expected {degraded.name} and {clean.name} in {folder}, found no {side}")
+    inputs = {clean_name(_key(path, degraded)): path for path in list_photos(degraded)}
+    targets = {_key(path, clean): path for path in list_photos(clean)}
+    names = sorted(inputs.keys() & targets.keys())
+    if not names:
+        here, there = (next(iter(found.values())).name for found in (inputs, targets))
+        raise InvalidInputError(
+            f"expected the same names in {degraded} and {clean.name}, found no name in both; "
+            f"{len(inputs)} like {here} and {len(targets)} like {there}"
+        )
+    _tell_lonely(folder, (inputs[name] for name in sorted(inputs.keys() - targets.keys())))
+    _tell_lonely(folder, (targets[name] for name in sorted(targets.keys() - inputs.keys())))
+    return [Item(targets[name], inputs[name]) for name in names]
+
+
+def _key(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _tell_lonely(folder: Path, paths: Iterable[Path]) -> None:
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        _log.warning("left out: %d without a partner in %s: %s%s", len(names), folder, ", ".join(names[:_SHOWN]), more)

@@ -1,0 +1,58 @@
+"""From a recipe's table to the degradation that it means."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from kbnet import degradations
+from kbnet.data import LAYOUTS, Degradation, GaussianNoise
+
+PAIRS = "pairs"
+"""The kind of data that is degraded already."""
+
+
+def build_degradation(kind: str, fields: Mapping[str, Any]) -> Degradation | None:
+    """The degradation of this kind with these fields; None for pairs.
+
+    Raises:
+        ValueError: no such kind, or the fields are not its own; an InvalidInputError where the degradation says so.
+    """
+    if kind == PAIRS:
+        if unknown := fields.keys() - {"layout"}:
+            raise ValueError(f"{PAIRS} have no field {', '.join(sorted(unknown))}")
+        pairs_layout(fields)
+        return None
+    known: dict[str, Any] = getattr(degradations, "DEGRADATIONS", {})
+    if kind == "gaussian" and fields.keys() <= {"sigma"}:
+        return GaussianNoise(_sigma(fields.get("sigma")))
+    if kind not in known:
+        raise ValueError(f"kind wants one of {', '.join(sorted({*known, 'gaussian', PAIRS}))}, got {kind!r}")
+    try:
+        built: Degradation = known[kind](**{name: _tuples(value) for name, value in fields.items()})
+    except TypeError as error:  # a field too many, one missing, or a value of another type
+        raise ValueError(f"{kind}: {error}") from None
+    return built
+
+
+def pairs_layout(fields: Mapping[str, Any]) -> str:
+    """The layout that a table of the kind "pairs" names.
+
+    Raises:
+        ValueError: it is no layout of pairs.
+    """
+    layout = fields.get("layout", "pairs")
+    if layout not in LAYOUTS or layout == "photos":
+        raise ValueError(f"layout wants one of {', '.join(sorted(LAYOUTS.keys() - {'photos'}))}, got {layout!r}")
+    return str(layout)
+
+
+def _sigma(value: Any) -> tuple[float, float]:
+    numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+    if not numbers or len(value) != 2 or not all(math.isfinite(v) for v in value) or not 0 <= value[0] <= value[1]:
+        raise ValueError(f"sigma wants [low, high], 0 <= low <= high on the scale of 255, got {value!r}")
+    return float(value[0]), float(value[1])
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as files give them, as the tuples that frozen dataclasses hold."""
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -1,0 +1,89 @@
+"""From a recipe and folders on disk to the sets that patches are cut from, and the photos held out of them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbnet.data import Item, PhotoSet, decode_all, find_items, hold_out, photo_set
+from kbnet.data.photos import Pixels
+from kbnet.errors import InvalidInputError
+from kbnet.training.recipe import Recipe, SourceSection
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Photos or pairs of one source that are validated on: clean pixels, and degraded ones of pairs."""
+
+    source: SourceSection
+    photos: list[tuple[Pixels, Pixels | None]]
+
+
+def assign_folders(sources: Sequence[SourceSection], data: Sequence[Path | str]) -> list[list[Path]]:
+    """Folders of each source, out of those given as FOLDER or NAME=FOLDER.
+
+    NAME is the `folder` of one source. A plain folder serves every source not named: one without a `folder` as it is,
+    one with a `folder` by what it holds under that name.
+
+    Raises:
+        InvalidInputError: a source has no folder.
+    """
+    names = {source.folder for source in sources if source.folder is not None}
+    plain: list[Path] = []
+    named: dict[str, list[Path]] = {}
+    for given in data:
+        name, equals, rest = str(given).partition("=")
+        if equals and rest and isinstance(given, str) and name in names:
+            named.setdefault(name, []).append(Path(rest))
+        else:
+            plain.append(Path(given))
+    assigned = []
+    for source in sources:
+        if source.folder is None:
+            folders = plain
+        else:
+            below = [folder / source.folder for folder in plain]
+            folders = named.get(source.folder) or [folder for folder in below if folder.is_dir()]
+        if not folders:
+            wanted = f"--data {source.folder}=FOLDER, or a --data with a folder {source.folder} in it"
+            raise InvalidInputError(
+                f"expected data for {source.label}: give {wanted if source.folder else '--data FOLDER'}"
+            )
+        assigned.append(folders)
+    return assigned
+
+
+def load_sources(
+    recipe: Recipe, data: Sequence[Path | str], channels: int, multiple: int, *, memory: int | None, cache: Path | None
+) -> tuple[list[PhotoSet], list[HeldOut]]:
+    """Decode everything that a recipe trains and validates on, one entry a source.
+
+    Args:
+        recipe: its sources, patch sizes and share of photos held out.
+        data: see `assign_folders`.
+        channels, multiple: of the network's input; held-out photos have at least `multiple` pixels a side.
+        memory, cache: see `decode_all`.
+
+    Raises:
+        InvalidInputError: a source has no folder or no usable photo.
+    """
+    largest = max(phase.patch for phase in recipe.phases)
+    run = recipe.run
+    divided: list[tuple[list[Item], list[Item]]] = []
+    for source, folders in zip(recipe.all_sources, assign_folders(recipe.all_sources, data), strict=True):
+        items = [item for folder in folders for item in find_items(folder, source.layout)]
+        training, held_out = hold_out(items, run.validation_every)
+        stride = -(-len(held_out) // run.validation_photos)
+        divided.append((training, held_out[::stride]))
+    items = [item for both in divided for part in both for item in part]
+    paths = [path for item in items for path in (item.clean, item.degraded) if path is not None]
+    decoded = decode_all(paths, channels, memory=memory, cache=cache)
+    sets, kept = [], []
+    for source, (training, held_out) in zip(recipe.all_sources, divided, strict=True):
+        degrade = None if source.degradation is None else source.degradation.build()
+        sets.append(photo_set(training, decoded, largest, degrade, weight=source.weight, margin=source.margin))
+        usable = photo_set(held_out, decoded, multiple, degrade, margin=source.margin)
+        kept.append(HeldOut(source, usable.photos))
+    return sets, kept

@@ -1,0 +1,45 @@
+"""Batches made ahead are those made when asked for, in the order of the steps."""
+
+import os
+import time
+
+import pytest
+import torch
+
+from kbnet.data import Loader
+
+
+def numbers(step):
+    time.sleep(0.02 if step % 2 else 0.0)  # so that some are ready before those asked for first
+    return torch.full((2,), float(step)), torch.randn(3, generator=torch.Generator().manual_seed(step))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_come_in_the_order_of_the_steps_whoever_makes_them(workers):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    with Loader(numbers, 4, 12, workers) as loader:
+        for step in range(4, 12):
+            assert all(map(torch.equal, loader.next(), numbers(step)))
+        with pytest.raises(StopIteration):
+            loader.next()
+        assert loader.waited > 0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_workers_are_processes_of_their_own_that_end_with_the_loader():
+    with Loader(lambda step: (torch.tensor(os.getpid()), torch.zeros(1)), 0, 100, 2) as loader:
+        found = {int(loader.next()[0]) for _ in range(4)}
+        assert len(found) == 2
+        assert os.getpid() not in found
+    for process in found:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def test_what_a_worker_fails_at_is_raised_where_the_batch_is_asked_for():
+    def fail(step):
+        raise ValueError(f"no batch {step}")
+
+    with Loader(fail, 0, 3, 1) as loader, pytest.raises(ValueError, match="no batch 0"):
+        loader.next()
