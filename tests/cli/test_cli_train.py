@@ -32,34 +32,36 @@ validation_every = 2
 def train(kbnet_, tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
-    for seed in range(2):
+    for seed in range(3):
         picture(tmp_path / "photos" / f"{seed}.png", 256, 256, seed=seed)
-    picture(tmp_path / "photos" / "small.png", 8, 8)
-    return lambda *options: kbnet_("train", recipe, "--data", tmp_path / "photos", "--run", tmp_path / "run", *options)
+    picture(tmp_path / "photos" / "0small.png", 8, 8)  # second, and so not held out
+    place = ("--data", tmp_path / "photos", "--run", tmp_path / "run", "--workers", 0)
+    return lambda *options: kbnet_("train", recipe, *place, *options)
 
 
 def test_a_run_ends_with_weights_and_is_not_started_over(train, kbnet_, tmp_path):
     done = train("--set", "optimizer.lr=2e-3")
     assert (done.code, done.out) == (0, b"")
     lines = done.err.splitlines()
-    assert any(line.startswith("kbnet: warning: left out:") and "small.png" in line for line in lines)
+    assert any(line.startswith("kbnet: warning: left out:") and "0small.png" in line for line in lines)
     assert "step 4/4, loss " in lines[-2]
-    assert "σ25 " in lines[-2]
+    assert "sigma 25 " in lines[-2]
+    assert "steps/s, loader " in lines[-2]
     weights = tmp_path / "run" / "model.safetensors"
     assert lines[-1] == f"averaged weights: {weights}"
     assert load_model(weights).config.width == 8
     again = train()
     assert (again.code, again.err.count("\n")) == (2, 1)
     assert "holds a run already; go on with --resume" in again.err
-    assert kbnet_("restore", tmp_path / "photos" / "small.png", "--model", weights, "-q").code == 0
+    assert kbnet_("restore", tmp_path / "photos" / "0small.png", "--model", weights, "-q").code == 0
 
 
 def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     advance = Run._advance
 
-    def interrupted(run):
-        result = advance(run)
+    def interrupted(run, *batch):
+        result = advance(run, *batch)
         if run.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return result
@@ -78,7 +80,7 @@ def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypat
     assert "model.safetensors" not in names(tmp_path / "run")
     steps = []
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_advance", lambda run: (steps.append(run.step), advance(run))[1])
+        patch.setattr(Run, "_advance", lambda run, *batch: (steps.append(run.step), advance(run, *batch))[1])
         assert train("--resume").code == 0
     assert steps == [2, 3]
     assert "model.safetensors" in names(tmp_path / "run")
@@ -94,3 +96,56 @@ def test_a_recipe_that_contradicts_itself_is_one_line(train):
     done = train("--set", "optimizer.warmup_steps=9")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "more than the 4 steps" in done.err
+
+
+def test_data_is_given_as_often_as_there_are_folders(train, tmp_path):
+    picture(tmp_path / "more" / "9.png", 20, 20)
+    done = train("--data", tmp_path / "more", "--set", "run.validation_every=9")
+    assert done.code == 0
+    assert done.err.startswith(f"reading {tmp_path / 'photos'}, {tmp_path / 'more'}\n")
+
+
+def test_photos_that_do_not_fit_are_mapped_from_the_cache(train, tmp_path):
+    done = train("--memory", 0.0001, "--cache", tmp_path / "decoded")
+    assert done.code == 0
+    assert f"of photos are mapped from {tmp_path / 'decoded'}" in " ".join(done.err.split())
+    assert len(list((tmp_path / "decoded").glob("*.npy"))) == 4
+
+
+def test_the_weights_that_validated_best_are_written_where_they_are_not_the_last(train, tmp_path):
+    # with so high a rate the last is not the best
+    done = train("--set", "run.validation_steps=1", "--set", "optimizer.lr=0.5", "--set", "run.ema=0")
+    best = tmp_path / "run" / "best.safetensors"
+    assert done.code == 0
+    assert done.err.splitlines()[-1].startswith("those of step ")
+    assert load_model(best).config.width == 8
+    assert best.read_bytes() != (tmp_path / "run" / "model.safetensors").read_bytes()
+
+
+def test_a_diverged_run_is_one_line(train, tmp_path):
+    done = train("-q", "--set", "optimizer.lr=1e30", "--set", "optimizer.clip_norm=1e30")
+    assert (done.code, done.err.count("kbnet: error: ")) == (1, 1)
+    assert done.err.splitlines()[-1].startswith("kbnet: error: the ")
+    assert f"The batch is in {tmp_path / 'run' / 'diverged.safetensors'}" in done.err
+    assert (tmp_path / "run" / "diverged.safetensors").exists()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_weights_of_another_network_are_no_start(train, tiny):
+    done = train("-q", "--set", f"model.init={tiny}", "--set", "model.settings.width=16")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "width 8 and not 16" in done.err
+
+
+def test_curves_and_pictures_are_drawn(train, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train().code == 0
+    drawn = EventAccumulator(str(tmp_path / "run" / "curves"))
+    drawn.Reload()
+    tags = drawn.Tags()
+    assert {"loss", "lr", "loader share", "psnr/sigma 15"} <= {*tags["scalars"]}
+    assert any(tag.startswith("degraded, restored, clean/sigma 15/") for tag in tags["images"])
+    (image,) = drawn.Images("degraded, restored, clean/sigma 50/0")
+    assert (image.width, image.height) == (3 * 256, 256)

@@ -29,7 +29,7 @@ def test_a_folder_without_photos_is_refused_in_one_line(layout, tmp_path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_folder_that_is_not_there_is_refused(layout, tmp_path):
-    with pytest.raises(InvalidInputError, match="expected a folder, got .*gone"):
+    with pytest.raises(InvalidInputError, match=r"expected a folder, got .*gone"):
         find_items(tmp_path / "gone", layout)
 
 

@@ -82,7 +82,7 @@ def test_photos_that_just_fit_are_kept_in_memory(many, tmp_path):
     needed = sum((8 + i) * 9 * 3 for i in range(4))
     assert not any(isinstance(p, np.memmap) for p in decode_all(many, 3, memory=needed, cache=tmp_path / "c").values())
     assert not (tmp_path / "c").exists()
-    with pytest.raises(InvalidInputError, match="more than the .* GiB allowed"):
+    with pytest.raises(InvalidInputError, match=r"more than the .* GiB allowed"):
         decode_all(many, 3, memory=needed - 1)
 
 

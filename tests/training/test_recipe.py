@@ -1,12 +1,15 @@
 """Recipes: what is refused, with one line, and what the shipped ones say."""
 
 import tomllib
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from kbnet.errors import KBNetError, RecipeError
+from kbnet import degradations
+from kbnet.data import GaussianNoise
+from kbnet.errors import InvalidInputError, KBNetError, RecipeError
 from kbnet.models import KBNetS
 from kbnet.training import Recipe
 from kbnet.training.schedule import learning_rate
@@ -81,7 +84,7 @@ def test_every_field_of_a_recipe_is_documented_or_has_a_plain_name():
 
 def test_a_good_recipe_is_read_as_it_is_written(path):
     recipe = Recipe.read(path)
-    assert recipe.degradation.sigma == (0, 55)
+    assert recipe.degradation.build() == GaussianNoise((0, 55))
     assert recipe.steps == 100
     assert [recipe.phase_at(step).patch for step in (0, 59, 60, 99)] == [64, 64, 128, 128]
     assert isinstance(recipe.create_model(), KBNetS)
@@ -102,7 +105,7 @@ def test_a_recipe_cannot_be_changed_after_it_was_checked(path):
     [
         ("optimizer.lr", "5e-4", lambda r: r.optimizer.lr == 5e-4),
         ("run.seed", "7", lambda r: r.run.seed == 7),  # a section that the file leaves out
-        ("degradation.sigma", "[10, 10]", lambda r: r.degradation.sigma == (10, 10)),
+        ("degradation.sigma", "[10, 10]", lambda r: r.degradation.build() == GaussianNoise((10, 10))),
         ("model.preset", "kbnet-nano-gray", lambda r: r.model.preset == "kbnet-nano-gray"),  # a bare word
         ("model.preset", '"kbnet-nano-gray"', lambda r: r.model.preset == "kbnet-nano-gray"),
         ("model.settings.width", "8", lambda r: r.create_model().config.width == 8),
@@ -130,16 +133,28 @@ def test_a_dotted_name_replaces_one_field(name, value, read, path):
         ("optimizer.betas", "[-0.1, 0.9]", "optimizer.betas"),
         ("optimizer.hold_steps", "91", "warmup_steps + hold_steps is 101, more than the 100 steps of all phases"),
         ("optimizer.hold_steps", "1.5", "optimizer.hold_steps"),
-        ("degradation.kind", "rain", "degradation.kind"),
+        ("degradation.kind", "snow", "degradation: Value error, kind wants one of"),
+        ("degradation.depth", "3", "degradation"),
         ("degradation.sigma", "[20, 10]", "0 <= low <= high"),
         ("degradation.sigma", "[-1, 10]", "0 <= low <= high"),
         ("degradation.sigma", "[0, nan]", "sigma"),
         ("degradation.sigma", "[0, inf]", "sigma"),
-        ("degradation.sigma", "25", "degradation.sigma"),
+        ("degradation.sigma", "25", "sigma wants [low, high]"),
+        ("degradation.sigma", "[25]", "sigma wants [low, high]"),
+        ("degradation.sigma", '["a", "b"]', "sigma wants [low, high]"),
         ("phases", "[]", "phases"),
         ("phases", "[{steps=0, patch=32, batch=2}]", "phases.0.steps"),
         ("phases", "[{steps=50, patch=32}]", "phases.0.batch"),
+        ("phases", "[{steps=100, patch=32, batch=2, accumulate=3}]", "accumulate is 3, more than the batch of 2"),
         ("phases.0.steps", "5", "phases.0.steps"),
+        ("loss.kind", "l2", "loss.kind"),
+        ("loss.epsilon", "0", "loss.epsilon"),
+        ("mixup.probability", "1.5", "mixup.probability"),
+        ("mixup.alpha", "0", "mixup.alpha"),
+        ("optimizer.schedule", "steps", "optimizer.schedule"),
+        ("optimizer.schedule", "cycles", "wants a list of cycles"),
+        ("optimizer.cycles", "[{steps=90}]", "wants a list of cycles, and the others want none"),
+        ("sources", "[{degradation={kind='gaussian', sigma=[0, 5]}}]", "and not both"),
         ("phases..steps", "5", "phases..steps"),
         ("", "5", "recipe"),
         ("model.preset", "kbnet-m", "model.preset wants one of"),
@@ -161,9 +176,85 @@ def test_patches_that_the_network_cannot_take_are_refused(path):
     assert "multiple of 8" in message
 
 
-def test_a_missing_section_is_named(path):
+def without_degradation(path):
     path.write_text(GOOD.replace("[degradation]", "").replace('kind = "gaussian"', "").replace("sigma = [0, 55]", ""))
-    assert "degradation: Field required" in refusal(path)
+
+
+def test_a_missing_section_is_named(path):
+    without_degradation(path)
+    assert "expected a section degradation, or a list of sources" in refusal(path)
+    path.write_text(GOOD.replace("[optimizer]", "[other]"))
+    assert "optimizer: Field required" in refusal(path)
+
+
+RAIN = "{weight=3, folder='photos', degradation={kind='gaussian', sigma=[5, 5]}, margin=4}"
+
+
+def test_sources_have_weights_folders_layouts_and_degradations(path):
+    without_degradation(path)
+    recipe = Recipe.read(path, {"sources": f"[{RAIN}, {{folder='rain-pairs', layout='rain13k'}}]"})
+    photos, pairs = recipe.all_sources
+    assert (photos.weight, photos.margin, photos.label) == (3, 4, "photos")
+    assert photos.degradation.build() == GaussianNoise((5, 5))
+    assert (pairs.weight, pairs.layout, pairs.degradation) == (1, "rain13k", None)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("sources", "says"),
+    [
+        ("[]", "expected a section degradation, or a list of sources"),
+        (f"[{RAIN}, {RAIN}]", "sources want names of their own; give folder to those called photos"),
+        ("[{layout='pairs'}, {layout='pairs'}]", "give folder to those called pairs"),
+        ("[{layout='raw'}]", "layout wants one of photos, pairs, sidd"),
+        ("[{folder='photos'}]", "layout photos wants a degradation"),
+        ("[{layout='sidd', degradation={kind='gaussian', sigma=[5, 5]}}]", "the layouts of pairs want none"),
+        ("[{layout='pairs', margin=3}]", "margin is for degradations"),
+        ("[{layout='pairs', weight=0}]", "sources.0.weight"),
+        ("[{layout='pairs', folder=''}]", "sources.0.folder"),
+        ("[{degradation={kind='pairs'}}]", "layout photos wants a degradation"),
+    ],
+)
+def test_wrong_sources_are_refused(sources, says, path):
+    without_degradation(path)
+    assert says in refusal(path, {"sources": sources})
+
+
+@pytest.mark.parametrize(("fields", "layout"), [("", "pairs"), (', layout="dpdd"', "dpdd")])
+def test_pairs_are_a_kind_of_degradation(fields, layout, path):
+    without_degradation(path)
+    (source,) = Recipe.read(path, {"degradation": f'{{kind="pairs"{fields}}}'}).all_sources
+    assert (source.layout, source.degradation) == (layout, None)
+    for wrong in ('layout="photos"', 'layout="raw"', "layout=1", "sigma=[0, 1]"):
+        assert "degradation" in refusal(path, {"degradation": f'{{kind="pairs", {wrong}}}'})
+
+
+@dataclass(frozen=True)
+class Snow:
+    flakes: int
+    size: tuple[float, float] = (1.0, 2.0)
+
+    def __post_init__(self):
+        if self.flakes < 0:
+            raise InvalidInputError(f"expected flakes of at least 0, got {self.flakes}")
+
+    def __call__(self, clean, generator):
+        return clean
+
+
+def test_the_other_fields_of_a_degradation_are_its_own(path, monkeypatch):
+    monkeypatch.setattr(degradations, "DEGRADATIONS", {"snow": Snow}, raising=False)
+    without_degradation(path)
+    recipe = Recipe.read(path, {"degradation": '{kind="snow", flakes=5, size=[0.5, 2]}'})
+    assert recipe.degradation.build() == Snow(5, (0.5, 2))
+    assert recipe.all_sources[0].label == "snow"
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    for fields, says in {
+        "flakes=-1": "expected flakes of at least 0, got -1",
+        "size=[1, 2]": "flakes",
+        "flakes=1, colour=2": "colour",
+    }.items():
+        assert says in refusal(path, {"degradation": f'{{kind="snow", {fields}}}'})
 
 
 @pytest.mark.parametrize("content", [b"not = = toml", b"\xff\xfe\x00", b"[model\n", b"a = 1\na = 2\n"])
@@ -201,6 +292,38 @@ def test_the_learning_rate_rises_holds_and_falls_to_its_last_value(path):
 def test_a_recipe_without_a_cosine_holds_to_the_end(path):
     recipe = Recipe.read(path, {"optimizer.hold_steps": "90"})
     assert learning_rate(recipe, 99) == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("schedule", "halfway", "quarter"),
+    [("cosine", 0.5, 0.8536), ("linear", 0.5, 0.75), ("1-sqrt", 1 - 0.5**0.5, 0.5)],
+)
+def test_every_way_down_ends_at_the_last_rate(schedule, halfway, quarter, path):
+    recipe = Recipe.read(path, {"optimizer.schedule": schedule})
+    low, high = 1e-6, 1e-3
+    for step, share in ((69, halfway), (54, quarter), (99, 0.0)):  # of the 60 steps from 40 on
+        assert learning_rate(recipe, step) == pytest.approx(low + (high - low) * share, rel=1e-3)
+
+
+def test_cycles_start_again_each_at_its_own_rate(path):
+    settings = {"optimizer.hold_steps": "0", "optimizer.schedule": "cycles"}
+    cycles = "[{steps=30, final_lr=1e-3}, {steps=20, lr=5e-4}, {steps=40, lr=1e-4, final_lr=1e-5}]"
+    recipe = Recipe.read(path, settings | {"optimizer.cycles": cycles})
+    rates = [learning_rate(recipe, step) for step in range(100)]
+    assert rates[9:40] == [pytest.approx(1e-3)] * 31  # the end of the warm-up, and a cycle that ends where it starts
+    assert rates[40] < 5e-4 < rates[39]
+    assert rates[49] == pytest.approx((5e-4 + 1e-6) / 2)
+    assert rates[59] == pytest.approx(1e-6)
+    assert rates[60] == pytest.approx(1e-4, rel=0.01)
+    assert rates[99] == learning_rate(recipe, 120) == pytest.approx(1e-5)
+    for wrong, says in {
+        "[{steps=89}]": "are 99 steps, and all phases 100",
+        "[{steps=90, lr=1e-7}]": "a cycle's final_lr is 1e-06, more than its lr of 1e-07",
+    }.items():
+        assert says in refusal(path, settings | {"optimizer.cycles": wrong})
+    assert "hold_steps wants another schedule" in refusal(
+        path, {"optimizer.schedule": "cycles", "optimizer.cycles": "[{steps=60}]"}
+    )
 
 
 def test_the_shipped_denoiser_is_trained_as_issue_and_catalogue_say():

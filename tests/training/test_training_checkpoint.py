@@ -28,6 +28,17 @@ def test_what_was_saved_is_loaded_and_the_one_before_is_kept(tmp_path):
     assert names(folder) == [checkpoint.PREVIOUS, checkpoint.NAME]
 
 
+def test_the_best_one_is_kept_under_its_own_name_and_may_be_kept_twice(tmp_path):
+    for step in range(3):
+        checkpoint.save(tmp_path, {"step": step})
+        if step < 2:
+            checkpoint.keep_best(tmp_path)
+            checkpoint.keep_best(tmp_path)
+    assert checkpoint.load(tmp_path, checkpoint.BEST)["step"] == 1
+    assert checkpoint.load(tmp_path)["step"] == 2
+    assert names(tmp_path) == [checkpoint.BEST, checkpoint.PREVIOUS, checkpoint.NAME]
+
+
 def test_saving_works_where_there_are_no_hard_links(tmp_path, monkeypatch):
     def refuse(*paths):
         raise OSError("Operation not supported")

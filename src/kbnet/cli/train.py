@@ -67,7 +67,7 @@ def train(
 
     The averaged weights are written to FOLDER/model.safetensors at the end, and those that validated best to
     FOLDER/best.safetensors if they are others. Needs the `train` extra; start it under
-    `accelerate launch -m kbnet train ...` or `torchrun -m kbnet train ...` for several devices or processes.
+    `accelerate launch -m kbnet train ...` or `torchrun -m -- kbnet train ...` for several devices or processes.
     """
     settings = dict(_parse_setting(text) for text in replacements or [])
     folder = run or Path("runs") / recipe.stem

@@ -1,6 +1,8 @@
 """Batches made ahead of the step that needs them, in processes of their own, always in the order of the steps."""
 
+import ctypes
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -12,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 Batch = tuple[Tensor, Tensor]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that a process gets when its parent ends
 
 
 class Loader:
@@ -86,3 +90,6 @@ def _quiet(worker: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        # torch looks every few seconds for a parent that was killed; until then its ports would stay in use here.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -157,7 +158,9 @@ class Run:
         pace, saved, stopping = _Pace(), time.monotonic(), False
         pin = self.accelerator.device.type == "cuda"
         self.model.train()
-        with Loader(self.batch, self.step, self.recipe.steps, self.workers, pin) as loader:
+        with Loader(self.batch, self.step, self.recipe.steps, self.workers, pin) as loader, warnings.catch_warnings():
+            # Of 1x1 convolutions, whose memory formats are one and the same; DDP copes.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             pending: list[Tensor] = []
             while self.step < self.recipe.steps and not stopping:
                 pending.append(self._advance(*loader.next()))

@@ -1,0 +1,170 @@
+"""Which folder serves which source, what is validated on, and where a run starts."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from small_runs import SETTINGS, make_photos, recipe
+
+from kbnet.data import to_tensor
+from kbnet.errors import InvalidInputError, RecipeError
+from kbnet.imaging import Photo, read_photo, write_photo
+from kbnet.metrics import noisy, psnr, to_uint8
+from kbnet.models import create_model, save_file
+from kbnet.training import Run, validation
+from kbnet.training.sources import assign_folders, load_sources
+from kbnet.training.validation import Validator
+
+NOISE = {"kind": "gaussian", "sigma": [20, 30]}
+
+
+def mixture(*sources, **sections):
+    return recipe(degradation=None, sources=list(sources), **sections)
+
+
+def assigned(data, *sources):
+    folders = assign_folders(mixture(*sources).all_sources, data)
+    return [[str(folder) for folder in of_source] for of_source in folders]
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """A folder with photos and pairs, whose input is 10 brighter."""
+    monkeypatch.setattr(validation, "CROP", 16)
+    make_photos(tmp_path / "photos")
+    make_photos(tmp_path / "pairs" / "target", count=3)
+    (tmp_path / "pairs" / "input").mkdir()
+    for path in (tmp_path / "pairs" / "target").iterdir():
+        brighter = np.clip(read_photo(path).pixels.astype(int) + 10, 0, 255).astype(np.uint8)
+        write_photo(Photo(brighter), tmp_path / "pairs" / "input" / path.name)
+    return tmp_path
+
+
+def test_a_plain_folder_serves_a_source_without_one(tmp_path):
+    assert assigned(["a", tmp_path], {"degradation": NOISE}) == [["a", str(tmp_path)]]
+    assert assigned(["odd=name"], {"degradation": NOISE}) == [["odd=name"]]
+
+
+def test_a_folder_below_serves_the_source_of_its_name(two):
+    photos, pairs = {"folder": "photos", "degradation": NOISE}, {"folder": "pairs", "layout": "pairs"}
+    assert assigned([two], photos, pairs) == [[str(two / "photos")], [str(two / "pairs")]]
+    assert assigned([two, "pairs=/elsewhere", "pairs=b"], photos, pairs)[1] == ["/elsewhere", "b"]
+    with pytest.raises(InvalidInputError, match="expected data for pairs: give --data pairs=FOLDER, or a --data"):
+        assigned(["photos=x"], photos, pairs)
+    with pytest.raises(InvalidInputError, match="expected data for gaussian: give --data FOLDER"):
+        assigned(["pairs=x"], {"degradation": NOISE}, pairs)
+
+
+def test_a_mixture_trains_and_is_validated_source_by_source(two, tmp_path):
+    plan = mixture(
+        {"folder": "photos", "degradation": NOISE, "weight": 3}, {"folder": "pairs", "layout": "pairs", "weight": 1}
+    )
+    run = Run(plan, two, tmp_path / "run", workers=0)
+    reports = []
+    run.train(reports.append)
+    found = reports[-1].validation
+    assert found.scores.keys() == {"photos sigma 25", "pairs"}
+    assert found.inputs["pairs"] == pytest.approx(20 * np.log10(255 / 10), abs=0.6)  # some are cut at white
+    assert found.inputs["photos sigma 25"] == pytest.approx(20 * np.log10(255 / 25), abs=0.6)
+    assert {picture.shape for picture in found.pictures.values()} == {(16, 48, 3)}
+    assert found.mean == pytest.approx(np.mean(list(found.scores.values())))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "names"),
+    [([0, 55], ["sigma 15", "sigma 25", "sigma 50"]), ([15, 15], ["sigma 15"]), ([0, 20], ["sigma 15"]),
+     ([30, 40], ["sigma 35"])],
+)  # fmt: skip
+def test_gaussian_noise_is_validated_at_the_published_levels_that_are_trained(sigma, names, two):
+    plan = recipe(degradation={"kind": "gaussian", "sigma": sigma})
+    _, held_out = load_sources(plan, [two / "photos"], 3, 1, memory=None, cache=None)
+    assert list(Validator(held_out).protocols) == names
+
+
+def test_validation_is_the_published_protocol(two):
+    _, held_out = load_sources(recipe(), [two / "photos"], 3, 1, memory=None, cache=None)
+    network = create_model("kbnet-nano", **SETTINGS).eval()
+    found = Validator(held_out)(network, Accelerator(cpu=True))
+    clean = read_photo(two / "photos" / "0.png").pixels[4:20, 2:18]
+    image = noisy(clean, 25)
+    with torch.no_grad():
+        restored = network(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    assert found.scores["sigma 25"] == pytest.approx(psnr(to_uint8(restored), clean))
+    assert found.inputs["sigma 25"] == pytest.approx(psnr(to_uint8(image), clean))
+
+
+def test_other_degradations_are_validated_with_fixed_seeds_and_real_surroundings(two, monkeypatch):
+    from kbnet import degradations
+
+    class Seen:
+        shapes, numbers = set(), []
+
+        def __call__(self, clean, generator):
+            self.shapes.add(tuple(clean.shape))
+            self.numbers.append(float(torch.rand((), generator=generator)))
+            return clean * 0.5
+
+    monkeypatch.setattr(degradations, "DEGRADATIONS", {"dim": Seen}, raising=False)
+    plan = mixture({"degradation": {"kind": "dim"}, "margin": 2}, run={"validation_every": 2})
+    _, held_out = load_sources(plan, [two / "photos"], 3, 8, memory=None, cache=None)
+    for _ in range(2):
+        validator = Validator(held_out, 8)
+    (images,) = validator.protocols.values()
+    assert list(validator.protocols) == ["dim"]
+    assert Seen.shapes == {(3, 20, 20)}  # 24x20: with two margins of 2, 16x16 and not 20x16
+    assert Seen.numbers[:3] == Seen.numbers[3:]
+    assert len({*Seen.numbers}) == 3
+    degraded, clean = images[0]
+    assert clean.shape == (16, 16, 3)
+    assert torch.allclose(torch.from_numpy(degraded).permute(2, 0, 1), to_tensor(clean) / 2)
+
+
+def test_validation_is_on_so_many_photos_at_most(two):
+    plan = recipe(run={"validation_every": 2, "validation_photos": 2})
+    sets, held_out = load_sources(plan, [two / "photos"], 3, 1, memory=None, cache=None)
+    assert sets[0].names == ["1.png", "3.png"]
+    assert len(held_out[0].photos) == 2  # of 0, 2 and 4
+
+
+def test_a_run_starts_from_the_weights_that_the_recipe_names(two, tmp_path):
+    torch.manual_seed(7)
+    network = create_model("kbnet-nano", **SETTINGS)
+    save_file(network, tmp_path / "start.safetensors")
+    plan = recipe(model={"init": str(tmp_path / "start.safetensors")})
+    run = Run(plan, two / "photos", tmp_path / "run", workers=0)
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(run.model.state_dict()[key], tensor)
+        assert torch.equal(run.averaged().state_dict()[key], tensor)
+    run.train()
+    # Once there is a checkpoint the weights are not asked for.
+    (tmp_path / "start.safetensors").unlink()
+    assert Run(plan, two / "photos", tmp_path / "run").step == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"width": 8}, "width 8 and not 4"),
+        ({"channels": 1}, "channels 1 and not 3"),
+        ({"bases": 3}, "bases 3 and not 2"),
+    ],
+)
+def test_weights_of_another_network_are_refused_in_one_line(settings, says, two, tmp_path):
+    save_file(create_model("kbnet-nano", **SETTINGS | settings), tmp_path / "start.safetensors")
+    plan = recipe(model={"init": str(tmp_path / "start.safetensors")})
+    with pytest.raises(RecipeError, match=says) as caught:
+        Run(plan, two / "photos", tmp_path / "run")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("init", ["nowhere.safetensors", "kbnet-l-derain"])
+def test_weights_that_are_not_there_are_refused(init, two, tmp_path):
+    with pytest.raises(RecipeError, match=r"model\.init: .*weights"):
+        Run(recipe(model={"init": init}), two / "photos", tmp_path / "run")
+
+
+def test_a_task_is_a_place_to_start_from(two, tmp_path):
+    with pytest.raises(
+        RecipeError, match="denoise is a kbnet-s with other settings than this recipe's kbnet-nano, width"
+    ):
+        Run(recipe(model={"init": "denoise"}), two / "photos", tmp_path / "run")
