@@ -8,7 +8,7 @@ import pytest
 import torch
 from numbered_photos import numbered
 
-from kbnet.data import GaussianNoise, Item, Mixup, PhotoPatches, decode_all, photo_set
+from kbnet.data import BatchNoise, Item, Mixup, PhotoPatches, decode_all, photo_set
 from kbnet.degradations import gaussian_noise
 from kbnet.errors import InvalidInputError
 
@@ -47,7 +47,7 @@ def test_a_batch_is_a_function_of_seed_and_step(photos):
         assert not torch.equal(again[1][:, :, 0, 0], degraded[:, :, 0, 0])
 
 
-@pytest.mark.parametrize("degrade", [GaussianNoise((0, 50)), Brighter()])
+@pytest.mark.parametrize("degrade", [BatchNoise((0, 50)), Brighter()])
 @pytest.mark.parametrize("mixup", [None, Mixup(1.2, 1.0)])
 def test_the_parts_of_a_batch_are_what_the_whole_batch_holds_there(degrade, mixup, write):
     patches = PhotoPatches([make_set([Item(write("numbered.png"))], degrade=degrade)], 3, mixup)
@@ -59,7 +59,7 @@ def test_the_parts_of_a_batch_are_what_the_whole_batch_holds_there(degrade, mixu
 
 def test_gaussian_noise_is_drawn_as_it_always_was(write):
     """So that a run which an older release began goes on with the batches that it would have seen."""
-    patches = PhotoPatches([make_set([Item(write("numbered.png"))], degrade=GaussianNoise((5, 30)))], seed=2)
+    patches = PhotoPatches([make_set([Item(write("numbered.png"))], degrade=BatchNoise((5, 30)))], seed=2)
     clean, degraded = patches.batch(9, 6, 4)
     generator = torch.Generator().manual_seed(2 * 1_000_003 + 9)
     torch.multinomial(torch.ones(1), 6, replacement=True, generator=generator)
@@ -169,6 +169,18 @@ def test_a_photo_smaller_than_a_patch_is_named_and_left_out(write, caplog):
     assert "narrow.png is 7x16, under a patch's 8" in message
     with pytest.raises(InvalidInputError, match="expected photos of at least 18 pixels a side, found none"):
         make_set(items, side=8, degrade=Brighter(), margin=5)
+
+
+def test_a_photo_smaller_than_the_largest_patch_serves_smaller_ones(write, caplog):
+    dark, light = np.zeros((12, 12), np.uint8), np.full((20, 20), 255, np.uint8)
+    items = [Item(write("small.png", dark)), Item(write("large.png", light))]
+    with caplog.at_level(logging.INFO, "kbnet"):
+        patches = PhotoPatches([make_set(items, side=4, largest=8, margin=4, degrade=Brighter())])
+    assert caplog.messages == ["1 of 2 photos are under the largest patch's 16"]
+    assert set(patches.batch(0, 200, 4)[0].unique().tolist()) == {0.0, 1.0}
+    assert patches.batch(0, 200, 8)[0].unique().tolist() == [1.0]
+    with pytest.raises(InvalidInputError, match="expected photos of at least 28 pixels a side"):
+        make_set(items, side=4, largest=20, margin=4, degrade=Brighter())
 
 
 def test_pairs_of_two_sizes_are_named_and_left_out(write, caplog):

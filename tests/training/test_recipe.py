@@ -6,12 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from kbnet import degradations
-from kbnet.data import GaussianNoise
+from kbnet.data import BatchNoise
 from kbnet.errors import InvalidInputError, KBNetError, RecipeError
 from kbnet.models import KBNetS
 from kbnet.training import Recipe
+from kbnet.training.recipe import MixupSection
 from kbnet.training.schedule import learning_rate
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -58,13 +60,50 @@ def refusal(path, replace=None):
     return message
 
 
+def kinds(table):
+    """Kinds of degradation that a recipe's table names."""
+    sections = [table.get("degradation"), *(source.get("degradation") for source in table.get("sources", []))]
+    return {section["kind"] for section in sections if section is not None}
+
+
 def test_every_shipped_recipe_is_valid_and_its_network_can_be_built():
     found = sorted(RECIPES.glob("*.toml"))
-    assert len(found) == 1
+    assert len(found) == 15
     for path in found:
+        if not kinds(tomllib.loads(path.read_text())) <= {
+            "gaussian",
+            "pairs",
+            *getattr(degradations, "DEGRADATIONS", ()),
+        }:
+            continue
         recipe = Recipe.read(path)
         assert recipe.steps > 0
-        assert recipe.create_model().config.channels in (1, 3)
+        with torch.device("meta"):
+            assert recipe.create_model().config.channels == (1 if "gray" in path.name else 3)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("kbnet-*.toml")), ids=lambda path: path.stem)
+def test_the_published_recipes_have_the_published_settings(path):
+    recipe = Recipe.read(path)
+    large = path.stem.startswith("kbnet-l")
+    per_gpu = (8, 5, 3, 1, 1, 1) if large else (8, 5, 3, 2, 1, 1)
+    assert [phase.batch for phase in recipe.phases] == [8 * batch for batch in per_gpu]
+    assert [phase.patch for phase in recipe.phases] == [128, 160, 192, 256, 320, 320 if large else 384]
+    assert [phase.steps for phase in recipe.phases] == [92_000, 64_000, 48_000, 36_000, 36_000, 24_000]
+    o = recipe.optimizer
+    assert (o.lr, o.final_lr, o.weight_decay, o.betas, o.clip_norm) == (3e-4, 1e-6, 1e-4, (0.9, 0.999), 0.01)
+    assert (o.warmup_steps, o.hold_steps, o.schedule) == (0, 92_000, "cosine")
+    assert [learning_rate(recipe, step) for step in (0, 91_999, 299_999)] == [3e-4, 3e-4, pytest.approx(1e-6)]
+    assert recipe.loss.kind == "l1"
+    assert recipe.mixup == (None if large else MixupSection(alpha=1.2, probability=0.5))
+    (source,) = recipe.all_sources
+    if "gaussian" in path.stem:
+        sigma = int(path.stem.rpartition("-")[2])
+        assert source.degradation.build() == BatchNoise((sigma, sigma))
+        assert recipe.model.preset == path.stem.rpartition("-")[0]
+    else:
+        name = path.stem.rpartition("-")[2]
+        assert source.layout == {"derain": "rain13k"}.get(name, name)
 
 
 def test_every_shipped_recipe_begins_with_the_command_that_runs_it():
@@ -84,7 +123,7 @@ def test_every_field_of_a_recipe_is_documented_or_has_a_plain_name():
 
 def test_a_good_recipe_is_read_as_it_is_written(path):
     recipe = Recipe.read(path)
-    assert recipe.degradation.build() == GaussianNoise((0, 55))
+    assert recipe.degradation.build() == BatchNoise((0, 55))
     assert recipe.steps == 100
     assert [recipe.phase_at(step).patch for step in (0, 59, 60, 99)] == [64, 64, 128, 128]
     assert isinstance(recipe.create_model(), KBNetS)
@@ -105,7 +144,7 @@ def test_a_recipe_cannot_be_changed_after_it_was_checked(path):
     [
         ("optimizer.lr", "5e-4", lambda r: r.optimizer.lr == 5e-4),
         ("run.seed", "7", lambda r: r.run.seed == 7),  # a section that the file leaves out
-        ("degradation.sigma", "[10, 10]", lambda r: r.degradation.build() == GaussianNoise((10, 10))),
+        ("degradation.sigma", "[10, 10]", lambda r: r.degradation.build() == BatchNoise((10, 10))),
         ("model.preset", "kbnet-nano-gray", lambda r: r.model.preset == "kbnet-nano-gray"),  # a bare word
         ("model.preset", '"kbnet-nano-gray"', lambda r: r.model.preset == "kbnet-nano-gray"),
         ("model.settings.width", "8", lambda r: r.create_model().config.width == 8),
@@ -195,7 +234,7 @@ def test_sources_have_weights_folders_layouts_and_degradations(path):
     recipe = Recipe.read(path, {"sources": f"[{RAIN}, {{folder='rain-pairs', layout='rain13k'}}]"})
     photos, pairs = recipe.all_sources
     assert (photos.weight, photos.margin, photos.label) == (3, 4, "photos")
-    assert photos.degradation.build() == GaussianNoise((5, 5))
+    assert photos.degradation.build() == BatchNoise((5, 5))
     assert (pairs.weight, pairs.layout, pairs.degradation) == (1, "rain13k", None)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 

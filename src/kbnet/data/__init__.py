@@ -5,13 +5,13 @@ folder --find_items--> Items --photo_set--> PhotoSet --PhotoPatches.batch(step, 
 
 from kbnet.data.layouts import LAYOUTS, Item, find_items, hold_out, list_photos
 from kbnet.data.loader import Loader
-from kbnet.data.patches import Degradation, GaussianNoise, Mixup, PhotoPatches, PhotoSet, photo_set
+from kbnet.data.patches import BatchNoise, Degradation, Mixup, PhotoPatches, PhotoSet, photo_set
 from kbnet.data.photos import decode, decode_all, to_tensor
 
 __all__ = [
     "LAYOUTS",
+    "BatchNoise",
     "Degradation",
-    "GaussianNoise",
     "Item",
     "Loader",
     "Mixup",

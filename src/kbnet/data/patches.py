@@ -23,8 +23,10 @@ Degradation = Callable[[Tensor, Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class BatchNoise:
     """White Gaussian noise, not clipped, of a standard deviation drawn evenly from a range for each patch.
+
+    Drawn for a whole batch at once, which costs a fraction of what drawing it patch by patch does.
 
     Attributes:
         sigma: lowest and highest, on the scale of 255.
@@ -76,22 +78,24 @@ class PhotoSet:
 def photo_set(
     items: Sequence[Item],
     decoded: Mapping[Path, Pixels | None],
-    smallest_side: int,
+    smallest: int,
     degrade: Degradation | None,
     *,
+    largest: int | None = None,
     weight: float = 1.0,
     margin: int = 0,
 ) -> PhotoSet:
     """The photos or pairs of one source, out of those decoded.
 
-    One that is smaller than `smallest_side` and its margins, or whose two pictures differ in size, is named in a
-    warning and left out; so are those that could not be decoded, which were named then.
+    One that is smaller than the `smallest` patch and its margins, or whose two pictures differ in size, is named in a
+    warning and left out; so are those that could not be decoded, which were named then. Those smaller than the
+    `largest` patch serve smaller ones.
 
     Raises:
-        InvalidInputError: none is left.
+        InvalidInputError: none is left for the largest patch.
     """
     loaded = PhotoSet([], [], degrade, weight, margin)
-    wanted = smallest_side + 2 * margin
+    wanted, largest = smallest + 2 * margin, (largest or smallest) + 2 * margin
     for item in items:
         clean = decoded[item.clean]
         degraded = None if item.degraded is None else decoded[item.degraded]
@@ -110,14 +114,18 @@ def photo_set(
         else:
             loaded.photos.append((clean, degraded))
             loaded.names.append(item.clean.name)
-    if not loaded.photos:
-        raise InvalidInputError(f"expected photos of at least {wanted} pixels a side, found none that can be read")
+    small = sum(min(clean.shape[:2]) < largest for clean, _ in loaded.photos)
+    if small == len(loaded.photos):
+        raise InvalidInputError(f"expected photos of at least {largest} pixels a side, found none that can be read")
+    if small:
+        _log.info("%d of %d photos are under the largest patch's %d", small, len(loaded.photos), largest)
     return loaded
 
 
 @dataclass
 class PhotoPatches:
-    """Random patches of one or several sets; within a set, larger photos are drawn from more often.
+    """Random patches of one or several sets; within a set, larger photos are drawn from more often, and
+    those smaller than the patch of a step never.
 
     A batch is a pure function of (seed, step), and any part of it can be made alone: a run that knows its step needs
     no other position in the data, and processes need not talk about who makes what.
@@ -127,14 +135,23 @@ class PhotoPatches:
     seed: int = 0
     mixup: Mixup | None = None
     _places: list[tuple[PhotoSet, int]] = field(init=False, repr=False)
+    _weights: dict[int, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._places = [(chosen, index) for chosen in self.sets for index in range(len(chosen.photos))]
-        weights = []
-        for chosen in self.sets:
-            areas = torch.tensor([float(clean.shape[0] * clean.shape[1]) for clean, _ in chosen.photos])
-            weights.append(areas if len(self.sets) == 1 else areas * (chosen.weight / float(areas.sum())))
-        self._weights = torch.cat(weights)
+        self._weights = {}
+
+    def _weights_for(self, patch: int) -> Tensor:
+        """How often each photo is drawn from: by its area, and never if it is smaller than a patch and its margins."""
+        if patch not in self._weights:
+            weights = []
+            for chosen in self.sets:
+                side = patch + 2 * chosen.margin
+                sizes = [clean.shape[:2] for clean, _ in chosen.photos]
+                areas = torch.tensor([float(h * w) if min(h, w) >= side else 0.0 for h, w in sizes])
+                weights.append(areas if len(self.sets) == 1 else areas * (chosen.weight / float(areas.sum())))
+            self._weights[patch] = torch.cat(weights)
+        return self._weights[patch]
 
     def batch(self, step: int, count: int, patch: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Clean and degraded patches of a step, each [B,C,patch,patch] float32; the clean ones lie in [0,1].
@@ -166,7 +183,7 @@ class PhotoPatches:
 
     def _patches(self, step: int, count: int, patch: int, wanted: list[int]) -> tuple[Tensor, Tensor]:
         generator = Generator().manual_seed(self.seed * 1_000_003 + step)
-        chosen = torch.multinomial(self._weights, count, replacement=True, generator=generator).tolist()
+        chosen = torch.multinomial(self._weights_for(patch), count, replacement=True, generator=generator).tolist()
         corners = torch.rand(count, 2, generator=generator).tolist()
         turns = torch.randint(8, (count,), generator=generator).tolist()
 
@@ -183,7 +200,7 @@ class PhotoPatches:
             )
 
         only = self.sets[0].degrade if len(self.sets) == 1 else None
-        if isinstance(only, GaussianNoise):
+        if isinstance(only, BatchNoise):
             # As runs have been made from the start: noise for the whole batch from the generator of the step.
             clean = torch.stack([cut(i)[1] for i in range(count)])
             degraded = only.batch(clean, generator)

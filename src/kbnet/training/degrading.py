@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kbnet import degradations
-from kbnet.data import LAYOUTS, Degradation, GaussianNoise
+from kbnet.data import LAYOUTS, BatchNoise, Degradation
 
 PAIRS = "pairs"
 """The kind of data that is degraded already."""
@@ -24,7 +24,7 @@ def build_degradation(kind: str, fields: Mapping[str, Any]) -> Degradation | Non
         return None
     known: dict[str, Any] = getattr(degradations, "DEGRADATIONS", {})
     if kind == "gaussian" and fields.keys() <= {"sigma"}:
-        return GaussianNoise(_sigma(fields.get("sigma")))
+        return BatchNoise(_sigma(fields.get("sigma")))
     if kind not in known:
         raise ValueError(f"kind wants one of {', '.join(sorted({*known, 'gaussian', PAIRS}))}, got {kind!r}")
     try:

@@ -318,14 +318,19 @@ def _part(count: int, index: int, parts: int) -> slice:
 
 
 class _Pace:
-    """Steps a second and the loader's share of the time, of the last steps more than of the first."""
+    """Steps a second and the loader's share of the time, of the last steps more than of the first.
+
+    The very first ones, for which everything starts up, are forgotten once there are others.
+    """
 
     def __init__(self) -> None:
         self._steps = self._seconds = self._waited = self._seen = 0.0
+        self._added = 0
         self._since = time.perf_counter()
 
     def add(self, steps: int, waited: float) -> None:
-        kept = _SMOOTHING**steps
+        kept = _SMOOTHING**steps if self._added != 1 else 0.0
+        self._added += 1
         self._steps = kept * self._steps + steps
         self._seconds = kept * self._seconds + time.perf_counter() - self._since
         self._waited = kept * self._waited + waited - self._seen

@@ -55,8 +55,11 @@ class SourceSection(_Section):
     )
     layout: str = Field(default="photos", description="how its files lie there; a key of kbnet.data.LAYOUTS")
     degradation: DegradationSection | None = Field(default=None, description="of clean photos; pairs have none")
-    margin: int = Field(
-        default=0, ge=0, description="pixels around a patch that are degraded with it and cut off, for blur"
+    margin: int | None = Field(
+        default=None,
+        ge=0,
+        description="pixels around a patch that are degraded with it and cut off; what the degradation asks for if "
+        "left out, fewer save time",
     )
 
     @model_validator(mode="after")
@@ -75,6 +78,13 @@ class SourceSection(_Section):
         """What it is called in validations and messages."""
         kind = self.layout if self.degradation is None else self.degradation.kind
         return self.folder or kind
+
+    @property
+    def actual_margin(self) -> int:
+        """The margin in pixels, the degradation's own if the recipe says nothing."""
+        if self.margin is not None or self.degradation is None:
+            return self.margin or 0
+        return int(getattr(self.degradation.build(), "margin", 0))
 
 
 class Phase(_Section):

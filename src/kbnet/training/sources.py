@@ -69,7 +69,7 @@ def load_sources(
     Raises:
         InvalidInputError: a source has no folder or no usable photo.
     """
-    largest = max(phase.patch for phase in recipe.phases)
+    sides = [phase.patch for phase in recipe.phases]
     run = recipe.run
     divided: list[tuple[list[Item], list[Item]]] = []
     for source, folders in zip(recipe.all_sources, assign_folders(recipe.all_sources, data), strict=True):
@@ -83,7 +83,17 @@ def load_sources(
     sets, kept = [], []
     for source, (training, held_out) in zip(recipe.all_sources, divided, strict=True):
         degrade = None if source.degradation is None else source.degradation.build()
-        sets.append(photo_set(training, decoded, largest, degrade, weight=source.weight, margin=source.margin))
-        usable = photo_set(held_out, decoded, multiple, degrade, margin=source.margin)
+        sets.append(
+            photo_set(
+                training,
+                decoded,
+                min(sides),
+                degrade,
+                largest=max(sides),
+                weight=source.weight,
+                margin=source.actual_margin,
+            )
+        )
+        usable = photo_set(held_out, decoded, multiple, degrade, margin=source.actual_margin)
         kept.append(HeldOut(source, usable.photos))
     return sets, kept

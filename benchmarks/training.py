@@ -1,0 +1,113 @@
+"""Patches a second of a recipe with the compiled operator and with the reference one, and the loader's share of it.
+
+    python benchmarks/training.py --recipe recipes/denoise-nano.toml --data FOLDER
+
+Writes benchmarks/results/training.json: for each phase size of the recipe and each backend, the rate of training steps
+from the run's own clock, after the first ones. Before it is timed, both backends take the same two steps: where their
+losses differ by more than rounding, nothing is timed.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from facts import write
+from kbnet.nn import layers
+from kbnet.ops import available_backends, kernel_basis_attention
+from kbnet.training import Progress, Recipe, Run, make_accelerator
+
+AGREE = 1e-3
+"""Largest relative difference between the losses of two backends after two steps."""
+
+
+@contextmanager
+def forced(backend: str) -> Iterator[None]:
+    """Make every layer ask for this backend, which raises where it cannot run instead of taking another."""
+    with mock.patch.object(layers, "kernel_basis_attention", partial(kernel_basis_attention, backend=backend)):
+        yield
+
+
+class Timed:
+    """Runs of one recipe, cut to one phase of a few steps."""
+
+    def __init__(self, recipe: Path, data: list[str], settings: dict[str, str], workers: int | None) -> None:
+        self.path, self.data, self.settings, self.workers = recipe, data, settings, workers
+        self.accelerator = make_accelerator()
+
+    def train(self, phase: str, steps: int, backend: str) -> tuple[list[Progress], Run]:
+        """Reports of so many steps, without validations and checkpoints between them."""
+        cut = {
+            "phases": f"[{{steps = {steps}, {phase}}}]",
+            "optimizer.warmup_steps": "0",
+            "optimizer.hold_steps": "0",
+            "run.validation_steps": "1000000",
+            "run.validation_photos": "1",
+            "run.checkpoint_minutes": "1e9",
+        }
+        reports: list[Progress] = []
+        with tempfile.TemporaryDirectory() as folder, forced(backend):
+            plan = Recipe.read(self.path, self.settings | cut)
+            run = Run(plan, self.data, Path(folder) / "run", self.accelerator, workers=self.workers)
+            run.train(reports.append)
+        return reports, run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/denoise-nano.toml"))
+    parser.add_argument("--data", action="append", required=True, help="as for kbnet train")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for kbnet train")
+    parser.add_argument("--steps", type=int, default=60, help="timed steps")
+    parser.add_argument("--backends", nargs="+", default=["native", "reference"], choices=available_backends())
+    parser.add_argument("--workers", type=int, help="loader processes; chosen by the run if not given")
+    parser.add_argument("--name", default="training", help="of the results file")
+    options = parser.parse_args()
+
+    settings = dict(text.split("=", 1) for text in options.set)
+    timed = Timed(options.recipe, options.data, settings, options.workers)
+    phases = {f"patch = {p.patch}, batch = {p.batch}": p.batch for p in Recipe.read(options.recipe, settings).phases}
+    rows: list[dict[str, Any]] = []
+    for phase, batch in phases.items():
+        losses = {backend: [r.loss for r in timed.train(phase, 2, backend)[0]] for backend in options.backends}
+        expected = losses[options.backends[-1]]
+        for backend, found in losses.items():
+            if not np.allclose(found, expected, rtol=AGREE):
+                raise SystemExit(f"{backend} gives the losses {found} and {options.backends[-1]} {expected}: not timed")
+        for backend in options.backends:
+            reports, run = timed.train(phase, options.steps, backend)
+            last = reports[-1]
+            rows.append(
+                {
+                    "phase": phase,
+                    "backend": backend,
+                    "patches_per_second": round(last.rate * batch, 3),
+                    "steps_per_second": round(last.rate, 4),
+                    "loader_share": round(last.loader_share, 5),
+                    "loader_processes": run.workers,
+                }
+            )
+            print(f"{phase}, {backend}: {last.rate * batch:.2f} patches/s, loader {last.loader_share:.2%}")
+    path = write(
+        options.name,
+        {
+            "recipe": options.recipe.name,
+            "settings": settings,
+            "device": str(timed.accelerator.device),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "steps": options.steps,
+            "rows": rows,
+        },
+    )
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
