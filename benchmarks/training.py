@@ -27,6 +27,17 @@ from kbnet.training import Progress, Recipe, Run, make_accelerator
 AGREE = 1e-3
 """Largest relative difference between the losses of two backends after two steps."""
 
+CUT = {
+    "optimizer.warmup_steps": "0",
+    "optimizer.hold_steps": "0",
+    "optimizer.schedule": "cosine",
+    "optimizer.cycles": "[]",
+    "run.validation_steps": "1000000",
+    "run.validation_photos": "1",
+    "run.checkpoint_minutes": "1e9",
+}
+"""What a run of a few steps cannot have: the schedule of a long one, validations and checkpoints between steps."""
+
 
 @contextmanager
 def forced(backend: str) -> Iterator[None]:
@@ -44,17 +55,9 @@ class Timed:
 
     def train(self, phase: str, steps: int, backend: str) -> tuple[list[Progress], Run]:
         """Reports of so many steps, without validations and checkpoints between them."""
-        cut = {
-            "phases": f"[{{steps = {steps}, {phase}}}]",
-            "optimizer.warmup_steps": "0",
-            "optimizer.hold_steps": "0",
-            "run.validation_steps": "1000000",
-            "run.validation_photos": "1",
-            "run.checkpoint_minutes": "1e9",
-        }
         reports: list[Progress] = []
         with tempfile.TemporaryDirectory() as folder, forced(backend):
-            plan = Recipe.read(self.path, self.settings | cut)
+            plan = Recipe.read(self.path, self.settings | {"phases": f"[{{steps = {steps}, {phase}}}]"})
             run = Run(plan, self.data, Path(folder) / "run", self.accelerator, workers=self.workers)
             run.train(reports.append)
         return reports, run
@@ -72,8 +75,10 @@ def main() -> None:
     options = parser.parse_args()
 
     settings = dict(text.split("=", 1) for text in options.set)
-    timed = Timed(options.recipe, options.data, settings, options.workers)
-    phases = {f"patch = {p.patch}, batch = {p.batch}": p.batch for p in Recipe.read(options.recipe, settings).phases}
+    timed = Timed(options.recipe, options.data, settings | CUT, options.workers)
+    phases = {
+        f"patch = {p.patch}, batch = {p.batch}": p.batch for p in Recipe.read(options.recipe, settings | CUT).phases
+    }
     rows: list[dict[str, Any]] = []
     for phase, batch in phases.items():
         losses = {backend: [r.loss for r in timed.train(phase, 2, backend)[0]] for backend in options.backends}
