@@ -3,15 +3,38 @@
 import os
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from kbnet.data import Loader
+from kbnet.imaging import Photo, read_photo, write_photo
 
 
 def numbers(step):
     time.sleep(0.02 if step % 2 else 0.0)  # so that some are ready before those asked for first
     return torch.full((2,), float(step)), torch.randn(3, generator=torch.Generator().manual_seed(step))
+
+
+def own_number(step):
+    return torch.tensor(os.getpid()), torch.zeros(1)
+
+
+def fail(step):
+    raise ValueError(f"no batch {step}")
+
+
+def encode(step):
+    """What degradations do that compress."""
+    pixels = np.random.default_rng(step).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    return torch.from_numpy(read_photo(write_photo(Photo(pixels), None, format="png")).pixels), torch.from_numpy(pixels)
+
+
+def test_workers_may_encode_and_decode_after_the_parent_has():
+    encode(0)  # its threads are not there in a worker
+    with Loader(encode, 0, 4, 1) as loader:
+        for _ in range(4):
+            assert torch.equal(*loader.next())
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -28,7 +51,7 @@ def test_batches_come_in_the_order_of_the_steps_whoever_makes_them(workers):
 
 
 def test_workers_are_processes_of_their_own_that_end_with_the_loader():
-    with Loader(lambda step: (torch.tensor(os.getpid()), torch.zeros(1)), 0, 100, 2) as loader:
+    with Loader(own_number, 0, 100, 2) as loader:
         found = {int(loader.next()[0]) for _ in range(4)}
         assert len(found) == 2
         assert os.getpid() not in found
@@ -38,8 +61,5 @@ def test_workers_are_processes_of_their_own_that_end_with_the_loader():
 
 
 def test_what_a_worker_fails_at_is_raised_where_the_batch_is_asked_for():
-    def fail(step):
-        raise ValueError(f"no batch {step}")
-
     with Loader(fail, 0, 3, 1) as loader, pytest.raises(ValueError, match="no batch 0"):
         loader.next()

@@ -1,6 +1,7 @@
 """The patches drawn from photographs and pairs: pure, fair, and the same in parts as in whole."""
 
 import logging
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,21 @@ def test_threads_do_not_change_a_batch_and_are_left_as_they_were(photos):
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert all(map(torch.equal, *batches))
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_shared_photos_are_sent_as_names_and_give_the_same_batches(memory, write, tmp_path):
+    items = [Item(write(f"{i}.png", numbered(16, 20 + i)), write(f"d{i}.png", numbered(16, 20 + i))) for i in range(3)]
+    paths = [path for item in items for path in (item.clean, item.degraded)]
+    pairs = photo_set(items, decode_all(paths, 1, memory=memory, cache=tmp_path / "cache"), 4, None)
+    single = make_set([Item(items[0].clean)], degrade=Brighter())
+    expected = PhotoPatches([pairs, single]).batch(1, 20, 4)
+    pairs.share()
+    single.share()
+    sent = pickle.dumps(PhotoPatches([pairs, single]))
+    assert all(bytes(clean) not in sent for clean, _ in pairs.photos)
+    for patches in (PhotoPatches([pairs, single]), pickle.loads(sent)):
+        assert all(map(torch.equal, patches.batch(1, 20, 4), expected))
 
 
 def turned(patch, turn):

@@ -1,8 +1,7 @@
 """Batches made ahead of the step that needs them, in processes of their own, always in the order of the steps."""
 
-import ctypes
+import multiprocessing
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -15,14 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 Batch = tuple[Tensor, Tensor]
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that a process gets when its parent ends
-
 
 class Loader:
     """An iterator over the batches of steps `first` to `last` - 1, and the time that was waited for them.
 
     Args:
-        batch: makes the batch of a step; a pure function, or a run could not be repeated.
+        batch: makes the batch of a step; a pure function, or a run could not be repeated. Workers get a pickled copy.
         first, last: steps.
         workers: processes that make batches ahead; with 0 each is made when it is asked for.
         pin: keep batches in page-locked memory, from which a GPU copies while it computes.
@@ -35,11 +32,8 @@ class Loader:
         """Seconds spent waiting so far."""
         options: dict[str, Any] = {}
         if workers:
-            # Forked, since that shares the photos in memory; nothing is decoded and no GPU is touched in a worker.
-            context = "fork" if "fork" in torch.multiprocessing.get_all_start_methods() else None
-            options = {"prefetch_factor": 4, "multiprocessing_context": context, "worker_init_fn": _quiet}
+            options = {"prefetch_factor": 4, "multiprocessing_context": _context(), "worker_init_fn": _quiet}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as asked for
             loader: DataLoader[Batch] = DataLoader(
                 _Steps(batch, last),
@@ -83,13 +77,18 @@ class _Steps(Dataset[Batch]):
         return self._batch(step)
 
 
+def _context() -> Any:
+    """Workers are not forked from this process: what they decode with starts threads, and a fork has none of them."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kbnet.data"])  # imported once, and not by each worker
+    return context
+
+
 def _quiet(worker: int) -> None:
-    # Ctrl-C and a closed terminal reach every process of a group. The parent finishes its step with the batches made
-    # here, and ends the workers itself.
-    for name in ("SIGINT", "SIGHUP"):
+    # Signals to end reach every process of a group. The parent finishes its step with the batches made here, and ends
+    # the workers itself; without a parent they end by themselves.
+    for name in ("SIGINT", "SIGHUP", "SIGTERM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":
-        # torch looks every few seconds for a parent that was killed; until then its ports would stay in use here.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Generator, Tensor
 
 from kbnet.data.layouts import Item
 from kbnet.data.photos import Pixels, to_tensor
+from kbnet.data.shared import SharedMemory, at, place_of, share
 from kbnet.degradations import gaussian_noise
 from kbnet.errors import InvalidInputError
 
@@ -73,6 +75,22 @@ class PhotoSet:
     degrade: Degradation | None
     weight: float = 1.0
     margin: int = 0
+    _memory: SharedMemory | None = field(default=None, init=False, repr=False, compare=False)
+
+    def share(self) -> None:
+        """Move the photos to where other processes find them; sent there, the set then takes no memory of theirs."""
+        arrays = [pixels for pair in self.photos for pixels in pair if pixels is not None]
+        self._memory, shared = share(arrays)
+        taken = iter(shared)
+        self.photos = [(next(taken), None if pair[1] is None else next(taken)) for pair in self.photos]
+
+    def __getstate__(self) -> dict[str, Any]:
+        photos = [(place_of(clean), None if other is None else place_of(other)) for clean, other in self.photos]
+        return self.__dict__ | {"photos": photos, "_memory": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        photos = [(at(clean), None if other is None else at(other)) for clean, other in state["photos"]]
+        self.__dict__ |= state | {"photos": photos}
 
 
 def photo_set(

@@ -133,10 +133,13 @@ class Run:
                 memory=memory // local,
                 cache=cache or folder.parent / "cache",
             )
+        self.workers = default_workers(self.accelerator.device, local) if workers is None else workers
+        if self.workers:
+            for photos in sets:
+                photos.share()
         mixup = None if recipe.mixup is None else Mixup(recipe.mixup.alpha, recipe.mixup.probability)
         self.patches = PhotoPatches(sets, recipe.run.seed, mixup)
         self.validator = Validator(held_out, model.input_multiple)
-        self.workers = default_workers(self.accelerator.device, local) if workers is None else workers
         self.batch = Share(self.patches, recipe, self.accelerator.process_index, processes)
 
     def train(
