@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from kbnet.data import Loader, Mixup, PhotoPatches
-from kbnet.errors import TrainingError
+from kbnet.errors import KBNetError, TrainingError
 from kbnet.inference.memory import available_bytes
 from kbnet.models import KBNetL, KBNetS, Network
 from kbnet.training import checkpoint
@@ -32,6 +32,8 @@ from kbnet.training.start import initial_model, resume
 from kbnet.training.validation import Validation, Validator
 
 DIVERGED = "diverged.safetensors"
+
+_Loaded = TypeVar("_Loaded")
 
 _READ_EVERY = 10  # steps between looks at a GPU's losses; each look waits for it
 _SMOOTHING = 0.98  # of the rate and the loader's share
@@ -124,8 +126,8 @@ class Run:
             memory = available_bytes(torch.device("cpu")) // 2
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
         folders = [data] if isinstance(data, Path | str) else list(data)
-        with self.accelerator.local_main_process_first():
-            sets, held_out = load_sources(
+        sets, held_out = self._together(
+            lambda: load_sources(
                 recipe,
                 folders,
                 channels,
@@ -133,6 +135,7 @@ class Run:
                 memory=memory // local,
                 cache=cache or folder.parent / "cache",
             )
+        )
         self.workers = default_workers(self.accelerator.device, local) if workers is None else workers
         if self.workers:
             for photos in sets:
@@ -279,6 +282,23 @@ class Run:
         if progress.validation is not None and journal is not None:
             scores = {"psnr": progress.validation.scores, "input_psnr": progress.validation.inputs}
             journal.write({"step": progress.step} | scores)
+
+    def _together(self, load: Callable[[], _Loaded]) -> _Loaded:
+        """What `load` returns, called first in one process of each machine; if it fails in one it fails in all."""
+        loaded, problem = None, None
+        with self.accelerator.local_main_process_first():
+            try:
+                loaded = load()
+            except (KBNetError, OSError) as error:
+                problem = error  # raised when nobody waits for this process any more
+        if self.accelerator.num_processes > 1:
+            failed = torch.tensor(float(loaded is None), device=self.accelerator.device)
+            if float(self.accelerator.reduce(failed, "sum")) and problem is None:
+                problem = TrainingError("another process could not read the data")
+        if problem is not None:
+            raise problem
+        assert loaded is not None
+        return loaded
 
     def _restore(self, state: dict[str, Any], fused: bool) -> None:
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
