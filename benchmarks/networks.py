@@ -19,7 +19,7 @@ from kbnet.models import Network
 from timing import agree, best, peak_bytes
 
 SIZES = {"kbnet-s-gaussian-color": (256, 512, 1024), "kbnet-l-derain": (256, 512), "kbnet-nano": (256, 512, 1024)}
-# The published formula needs 12 GB and more at a megapixel: it is compared where it fits, and layers where they are quick.
+# The published formula needs 12 GB and more at a megapixel: it is compared where it fits, layers where they are quick.
 PUBLISHED_UP_TO, LAYERS_UP_TO = 256, {"kbnet-s-gaussian-color": 512, "kbnet-l-derain": 256, "kbnet-nano": 1024}
 STEPS = {"kbnet-nano": (16, 64), "kbnet-s-gaussian-color": (1, 64), "kbnet-l-derain": (1, 64)}
 

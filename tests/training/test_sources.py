@@ -1,5 +1,8 @@
 """Which folder serves which source, what is validated on, and where a run starts."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -96,15 +99,17 @@ def test_validation_is_the_published_protocol(two):
 def test_other_degradations_are_validated_with_fixed_seeds_and_real_surroundings(two, monkeypatch):
     from kbnet import degradations
 
+    @dataclass(frozen=True)
     class Seen:
-        shapes, numbers = set(), []
+        shapes: ClassVar[set] = set()
+        numbers: ClassVar[list] = []
 
         def __call__(self, clean, generator):
             self.shapes.add(tuple(clean.shape))
             self.numbers.append(float(torch.rand((), generator=generator)))
             return clean * 0.5
 
-    monkeypatch.setattr(degradations, "DEGRADATIONS", {"dim": Seen}, raising=False)
+    monkeypatch.setitem(degradations.DEGRADATIONS, "dim", Seen)
     plan = mixture({"degradation": {"kind": "dim"}, "margin": 2}, run={"validation_every": 2})
     _, held_out = load_sources(plan, [two / "photos"], 3, 8, memory=None, cache=None)
     for _ in range(2):

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from kbnet import degradations
 from kbnet.data import LAYOUTS, BatchNoise, Degradation
+from kbnet.degradations import DEGRADATIONS, create_degradation
 
 PAIRS = "pairs"
 """The kind of data that is degraded already."""
@@ -22,16 +22,11 @@ def build_degradation(kind: str, fields: Mapping[str, Any]) -> Degradation | Non
             raise ValueError(f"{PAIRS} have no field {', '.join(sorted(unknown))}")
         pairs_layout(fields)
         return None
-    known: dict[str, Any] = getattr(degradations, "DEGRADATIONS", {})
     if kind == "gaussian" and fields.keys() <= {"sigma"}:
         return BatchNoise(_sigma(fields.get("sigma")))
-    if kind not in known:
-        raise ValueError(f"kind wants one of {', '.join(sorted({*known, 'gaussian', PAIRS}))}, got {kind!r}")
-    try:
-        built: Degradation = known[kind](**{name: _tuples(value) for name, value in fields.items()})
-    except TypeError as error:  # a field too many, one missing, or a value of another type
-        raise ValueError(f"{kind}: {error}") from None
-    return built
+    if kind not in DEGRADATIONS:
+        raise ValueError(f"kind wants one of {', '.join(sorted({*DEGRADATIONS, PAIRS}))}, got {kind!r}")
+    return create_degradation(kind, **fields)
 
 
 def pairs_layout(fields: Mapping[str, Any]) -> str:
@@ -51,8 +46,3 @@ def _sigma(value: Any) -> tuple[float, float]:
     if not numbers or len(value) != 2 or not all(math.isfinite(v) for v in value) or not 0 <= value[0] <= value[1]:
         raise ValueError(f"sigma wants [low, high], 0 <= low <= high on the scale of 255, got {value!r}")
     return float(value[0]), float(value[1])
-
-
-def _tuples(value: Any) -> Any:
-    """Lists, as files give them, as the tuples that frozen dataclasses hold."""
-    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
