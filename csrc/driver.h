@@ -15,4 +15,8 @@ void fusion(const Kernels& kernels, FusionCall call, int threads);
 void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads);
 void cell_sums(const Kernels& kernels, const SumsCall& call, int threads);
 
+// The gradients of the feed-forward half: call.dx, and those of the parameters in the order of the call's pointers.
+void feed_forward_backward(const Kernels& kernels, const FeedForwardBackwardCall& call, float* const* gradients,
+                           int threads);
+
 }  // namespace kbnet

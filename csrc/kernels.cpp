@@ -1,6 +1,7 @@
 // The kernels of one instruction set. CMake compiles this file several times, each with its own flags and KBNET_ISA.
 #include "backward.h"
 #include "feed_forward.h"
+#include "feed_forward_backward.h"
 #include "forward.h"
 #include "fusion.h"
 #include "problem.h"
@@ -30,7 +31,9 @@ const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
     KBNET_TEXT(KBNET_ISA), kHavePairs,           forward_packed,    forward_pack,    forward_scratch, forward_strip,
     backward_packed,       backward_pack,        backward_scratch,  backward_strip,  write_dx_row,
     dweight_pitch,         fusion_scratch,       fusion_tile,       feed_forward_scratch,
-    feed_forward_tile,     sums_scratch,         sums_row,
+    feed_forward_tile,
+    feed_forward_backward_scratch, feed_forward_backward_prepare, feed_forward_backward_strip,
+    sums_scratch,          sums_row,
 };
 
 }  // namespace kbnet

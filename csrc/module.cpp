@@ -99,6 +99,7 @@ NB_MODULE(_native, m) {
           "dcoefficients"_a.none(), "dweight"_a.none(), "dbias"_a.none(), "threads"_a, "instruction_set"_a = "",
           "Write the gradients that are not None.");
     kbnet::define_block(m);
+    kbnet::define_training(m);
     m.def("instruction_sets", &instruction_sets, "Those this processor can run, the fastest first.");
     m.def("thread_source", &kbnet::thread_source, "'openmp' or 'own': whose threads the kernels run on.");
 }

@@ -109,6 +109,20 @@ struct FeedForwardCall {
     Matrix norm_weight, norm_bias, in, in_bias, out, out_bias, out_scale;
 };
 
+// The gradient of the above for a given dy, float32. The sums of the parameters' gradients are one block of numbers in
+// the order norm_weight, norm_bias, in, in_bias, out, out_bias; those of `out` and its bias lack the scale.
+struct FeedForwardBackwardCall {
+    Sizes sizes;
+    int64_t hidden;  // D
+    float eps;
+    Tensor4 x, dy, dx;
+    const float *norm_weight, *norm_bias, *in, *in_bias, *out, *out_bias, *out_scale;
+
+    KBNET_INLINE int64_t sums() const {
+        return 2 * sizes.channels + 2 * hidden * (sizes.channels + 1) + sizes.channels * (hidden + 1);
+    }
+};
+
 // Sums over cells of cell_rows x cell_cols pixels of the normalised x: [B, C, grid_rows, grid_cols].
 struct SumsCall {
     Sizes sizes;
@@ -141,6 +155,10 @@ struct Kernels {
     void (*fusion_tile)(const FusionCall&, const Tile&, float* scratch);
     int64_t (*feed_forward_scratch)(const FeedForwardCall&, const Tile& largest);
     void (*feed_forward_tile)(const FeedForwardCall&, const Tile&, float* scratch);
+    // `prepare` once per thread, on the scratch of its strips
+    int64_t (*feed_forward_backward_scratch)(const FeedForwardBackwardCall&, const Strip& largest);
+    void (*feed_forward_backward_prepare)(const FeedForwardBackwardCall&, float* scratch);
+    void (*feed_forward_backward_strip)(const FeedForwardBackwardCall&, const Strip&, float* scratch, float* sums);
     int64_t (*sums_scratch)(const SumsCall&);
     void (*sums_row)(const SumsCall&, int64_t image, int64_t grid_row, float* scratch);
 };

@@ -66,11 +66,14 @@ class KBBlockS(nn.Module):
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
         if fused.refuses(self, x) is None:
             return self._forward_fused(x, context)
+        in_one = fused.refuses_training(self, x) is None
         u = self.fusion_norm(x)
         v = self.adaptive_in(u)
         adaptive = self.kba(v, self.coefficients(u)) * self.kba_scale + v
         merged = self.fusion_out(adaptive * self.static_branch(u) * self.channel_branch(u, context))
         x = x + merged * self.fusion_scale
+        if in_one:
+            return fused.feed_forward(x, self.ffn_norm, self.ffn_in, self.ffn_out, self.ffn_scale)
         y: Tensor = x + self.ffn_out(self.gate(self.ffn_in(self.ffn_norm(x)))) * self.ffn_scale
         return y
 

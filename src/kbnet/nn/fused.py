@@ -1,7 +1,7 @@
-"""Blocks in inference as one call of the compiled kernels, where these can run them; see `kbnet.ops.block`.
+"""Blocks as one call of the compiled kernels, or one per half in training, where these can run them.
 
-The modules of `kbnet.nn.blocks` remain the definition: they are what is trained, exported and compared with, and every
-call that is not plain inference on a CPU goes through them.
+See `kbnet.ops.block` and `kbnet.ops.training`. The modules of `kbnet.nn.blocks` remain the definition: they are what is
+exported and compared with, and every call that is not plain inference or training on a CPU goes through them.
 """
 
 import os
@@ -14,6 +14,7 @@ from kbnet.nn.context import Computed, FullFrame
 from kbnet.nn.layers import ChannelBranch, CoefficientHead, KernelBasisAttention, LayerNorm2d
 from kbnet.ops import native
 from kbnet.ops.block import fused_block, normalized_cell_sums
+from kbnet.ops.training import feed_forward as trained_feed_forward
 
 MAX_CHANNELS = 512
 MAX_CHANNELS_BFLOAT16 = 256
@@ -27,21 +28,42 @@ def refuses(block: nn.Module, x: Tensor) -> str | None:
 
     Setting KBNET_FUSED=off in the environment refuses every call: the layers then run one by one, to compare with.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-        return "the network is being traced, and a graph wants its layers"
     if block.training or torch.is_grad_enabled():
         return "it computes no gradients; use eval() and torch.inference_mode()"
+    reason = _refuses_always(block, x)
+    if reason is not None:
+        return reason
+    limit = MAX_CHANNELS_BFLOAT16 if _in_bfloat16(x) else MAX_CHANNELS
+    if x.shape[1] > limit:
+        return f"with more than {limit} channels its layers are faster one by one"
+    return None
+
+
+def refuses_training(block: nn.Module, x: Tensor) -> str | None:
+    """Why the halves of a block cannot be trained on x [B,C,H,W] as one call each; None if they can."""
+    if not torch.is_grad_enabled():
+        return "no gradients are wanted"
+    reason = _refuses_always(block, x)
+    if reason is not None:
+        return reason
+    if _in_bfloat16(x) or any(t.dtype != torch.float32 for t in (x, *block.parameters())):
+        return "training as one call is in float32"
+    return None
+
+
+def _refuses_always(block: nn.Module, x: Tensor) -> str | None:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return "the network is being traced, and a graph wants its layers"
     if os.environ.get("KBNET_FUSED") == "off":
         return "KBNET_FUSED is off"
     parameter = next(block.parameters())
     reason = native.refuses_here() or native.refuses(x, parameter) or native.refuses(parameter, parameter)
     if reason is not None:
         return reason
-    limit = MAX_CHANNELS_BFLOAT16 if _in_bfloat16(x) else MAX_CHANNELS
-    if x.shape[1] > limit:
-        return f"with more than {limit} channels its layers are faster one by one"
     # A hook wants to see a layer's own input and output.
-    if any(module._forward_hooks or module._forward_pre_hooks for module in block.modules()):
+    if any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in block.modules()
+    ):
         return "one of its layers has a hook"
     return None
 
@@ -96,6 +118,16 @@ def block(
         bfloat16=_in_bfloat16(x),
         eps=norm.eps,
     )
+    return y
+
+
+def feed_forward(x: Tensor, norm: LayerNorm2d, first: nn.Module, second: nn.Module, scale: Tensor) -> Tensor:
+    """`x + second(gate(first(norm(x)))) * scale` for training, [B,C,H,W] -> the same.
+
+    Call it only where `refuses_training` does not.
+    """
+    layers = (norm, first, second)
+    y: Tensor = trained_feed_forward(x, [*(p for layer in layers for p in parameters(layer)), scale], norm.eps)
     return y
 
 

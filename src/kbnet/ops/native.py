@@ -74,7 +74,7 @@ def backward(
         dbias,
         **settings(),
     )
-    return dx, dcoefficients, _like(dweight, weight), _like(dbias, bias)
+    return dx, dcoefficients, like(dweight, weight), like(dbias, bias)
 
 
 @cache
@@ -104,7 +104,7 @@ def _dense(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return weight.detach().contiguous(), bias.detach().contiguous()
 
 
-def _like(gradient: Tensor, parameter: Tensor) -> Tensor:
+def like(gradient: Tensor, parameter: Tensor) -> Tensor:
     """The gradient in the dtype and memory format of what it belongs to."""
     if gradient.dtype == parameter.dtype and parameter.is_contiguous():
         return gradient

@@ -1,0 +1,165 @@
+// What the training passes of a block do to dense planar panels, [channels][pitch] floats: products, sums over pixels,
+// norms, and 3x3 convolutions, each with its gradient.
+//
+// The pitch is a multiple of kStep floats. What lies between the last pixel and the pitch is zero
+// wherever pixels are summed over (clear_tail).
+#pragma once
+
+#include "dense.h"
+
+namespace {
+
+constexpr int64_t kStep = kColumns * kLanes;  // floats that `product` writes at a time
+
+inline int64_t planar_pitch(int64_t pixels) { return round_up(pixels, kStep); }
+
+inline void clear_tail(float* panel, int64_t pitch, int64_t channels, int64_t pixels) {
+    for (int64_t c = 0; c < channels; ++c) fill(panel + c * pitch + pixels, pitch - pixels, 0.0f);
+}
+
+inline float sum_of(Vec v) {
+    float lanes[kLanes];
+    store(lanes, v);
+    for (int width = kLanes / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
+// Sums longer than this many vectors are cut: rounding grows with the length of a sum.
+constexpr int64_t kSumVectors = 64;
+
+// A matrix [rows][inner], each row times scale[row], packed as `product` reads it. Returns where the packed one ends.
+inline float* pack_matrix(float* to, const float* m, int64_t rows, int64_t inner, const float* scale) {
+    pack_rows(to, Matrix{m, false}, 0, rows, inner, Matrix{scale, false}, false);
+    return to + round_up(rows, kRows) * inner;
+}
+
+// The same of the transpose: m is [inner][rows], scaled along `inner`.
+inline float* pack_transpose(float* to, const float* m, int64_t rows, int64_t inner, const float* scale) {
+    for (int64_t r = 0; r < rows; r += kRows, to += inner * kRows)
+        for (int64_t i = 0; i < inner; ++i)
+            for (int64_t s = 0; s < kRows; ++s)
+                to[i * kRows + s] = r + s < rows ? m[i * rows + r + s] * (scale ? scale[i] : 1.0f) : 0.0f;
+    return to;
+}
+
+inline int64_t packed_floats(int64_t rows, int64_t inner) { return round_up(rows, kRows) * inner; }
+
+// out = W left + bias, or out += W left. `bias` has round_up(rows, kRows) values; rows of `out` are rounded up too.
+inline void multiply(float* out, const float* packed, const float* bias, const float* left, int64_t pitch,
+                     int64_t rows, int64_t inner) {
+    product<FloatDot>(out, pitch, nullptr, left, pitch, nullptr, pitch / kLanes, packed, bias, rows, inner);
+}
+
+inline void multiply_add(float* out, const float* packed, const float* zeros, const float* left, int64_t pitch,
+                         int64_t rows, int64_t inner) {
+    product<FloatDot>(out, pitch, nullptr, left, pitch, nullptr, pitch / kLanes, packed, zeros, rows, inner, true);
+}
+
+constexpr int kOuterRows = 4, kOuterColumns = kRegisters == 32 ? 4 : 2;
+
+// out[r][c] += sum_p a[r][p] b[c][p] over whole pitches
+inline void add_outer(float* out, const float* a, int64_t rows, const float* b, int64_t columns, int64_t pitch) {
+    const int64_t vectors = pitch / kLanes;
+    for (int64_t begin = 0; begin < vectors; begin += kSumVectors) {
+        const int64_t first = begin * kLanes, last = smaller(vectors, begin + kSumVectors) * kLanes;
+        for (int64_t r = 0; r < rows; r += kOuterRows)
+            for (int64_t c = 0; c < columns; c += kOuterColumns) {
+                const float *left[kOuterRows], *right[kOuterColumns];
+                for (int i = 0; i < kOuterRows; ++i) left[i] = a + smaller(r + i, rows - 1) * pitch;
+                for (int j = 0; j < kOuterColumns; ++j) right[j] = b + smaller(c + j, columns - 1) * pitch;
+                Vec acc[kOuterRows][kOuterColumns] = {};
+                for (int64_t p = first; p < last; p += kLanes) {
+                    Vec x[kOuterColumns];
+                    for (int j = 0; j < kOuterColumns; ++j) x[j] = load(right[j] + p);
+                    for (int i = 0; i < kOuterRows; ++i) {
+                        const Vec y = load(left[i] + p);
+                        for (int j = 0; j < kOuterColumns; ++j) acc[i][j] += x[j] * y;
+                    }
+                }
+                float lanes[kOuterRows][kOuterColumns];
+                for (int i = 0; i < kOuterRows; ++i)
+                    for (int j = 0; j < kOuterColumns; ++j) lanes[i][j] = sum_of(acc[i][j]);
+                for (int64_t i = 0; i < smaller(kOuterRows, rows - r); ++i)
+                    for (int64_t j = 0; j < smaller(kOuterColumns, columns - c); ++j)
+                        out[(r + i) * columns + c + j] += lanes[i][j];
+            }
+    }
+}
+
+// The sum of a row of n floats, n a multiple of kLanes; of a product of two rows.
+inline float row_sum(const float* a, int64_t n) {
+    float total = 0.0f;
+    for (int64_t begin = 0; begin < n; begin += kSumVectors * kLanes) {
+        Vec sum{};
+        for (int64_t p = begin; p < smaller(n, begin + kSumVectors * kLanes); p += kLanes) sum += load(a + p);
+        total += sum_of(sum);
+    }
+    return total;
+}
+
+inline float row_dot(const float* a, const float* b, int64_t n) {
+    float total = 0.0f;
+    for (int64_t begin = 0; begin < n; begin += kSumVectors * kLanes) {
+        Vec sum{};
+        for (int64_t p = begin; p < smaller(n, begin + kSumVectors * kLanes); p += kLanes)
+            sum += load(a + p) * load(b + p);
+        total += sum_of(sum);
+    }
+    return total;
+}
+
+inline void add_row_sums(float* to, const float* panel, int64_t pitch, int64_t channels) {
+    for (int64_t c = 0; c < channels; ++c) to[c] += row_sum(panel + c * pitch, pitch);
+}
+
+// panel = (panel - mean) * scale over the channels of every pixel, scale = 1 / deviation; u = panel * weight + bias
+inline void norm(float* panel, float* scale, float* u, int64_t pitch, int64_t channels, const float* weight,
+                 const float* bias, float eps) {
+    const float share = 1.0f / static_cast<float>(channels);
+    for (int64_t p = 0; p < pitch; p += kLanes) {
+        float* const x = panel + p;
+        Vec sum{}, squares{};
+        for (int64_t c = 0; c < channels; ++c) sum += load(x + c * pitch);
+        const Vec mean = sum * share;
+        for (int64_t c = 0; c < channels; ++c) {
+            const Vec d = load(x + c * pitch) - mean;
+            squares += d * d;
+            store(x + c * pitch, d);
+        }
+        store(scale + p, squares * share + eps);
+    }
+    for (int64_t p = 0; p < pitch; ++p) scale[p] = 1.0f / std::sqrt(scale[p]);
+    for (int64_t c = 0; c < channels; ++c)
+        for (int64_t p = 0; p < pitch; p += kLanes) {
+            const Vec x = load(panel + c * pitch + p) * load(scale + p);
+            store(panel + c * pitch + p, x);
+            store(u + c * pitch + p, x * weight[c] + bias[c]);
+        }
+}
+
+// dx += the gradient through the norm of du, which is overwritten; x and scale as `norm` left them, zero tails in du
+inline void norm_backward(float* dx, float* du, const float* x, const float* scale, int64_t pitch, int64_t channels,
+                          const float* weight, float* dweight, float* dbias) {
+    for (int64_t c = 0; c < channels; ++c) {
+        dweight[c] += row_dot(du + c * pitch, x + c * pitch, pitch);
+        dbias[c] += row_sum(du + c * pitch, pitch);
+    }
+    const float share = 1.0f / static_cast<float>(channels);
+    for (int64_t p = 0; p < pitch; p += kLanes) {
+        Vec sum{}, along{};
+        for (int64_t c = 0; c < channels; ++c) {
+            const Vec g = load(du + c * pitch + p) * weight[c];
+            sum += g;
+            along += g * load(x + c * pitch + p);
+        }
+        sum *= share, along *= share;
+        const Vec factor = load(scale + p);
+        for (int64_t c = 0; c < channels; ++c) {
+            const int64_t at = c * pitch + p;
+            store(dx + at, load(dx + at) + factor * (load(du + at) * weight[c] - sum - load(x + at) * along));
+        }
+    }
+}
+
+}  // namespace

@@ -1,0 +1,84 @@
+"""Halves of a block as one operator each, for training on the CPU: forward and backward by the compiled kernels.
+
+Little more than a half's input is kept for the backward pass, which computes the rest again: that is cheaper than
+reading it back. Float32, any memory format. Results depend on the number of threads, never on timing.
+`kbnet.nn.fused` decides when, and hands over the parameters. Neither operator can be differentiated twice.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from kbnet.errors import InvalidInputError
+from kbnet.ops import native
+
+
+@custom_op("kbnet::feed_forward", mutates_args=())
+def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
+    """`x + scale * out(gate(in(norm(x))))`, the feed-forward half of KBNet-S's block, x [B,C,H,W] -> [B,C,H,W].
+
+    Args:
+        x: float32, any memory format.
+        parameters: weight and bias of the norm [C], of the first 1x1 convolution [2D,C,1,1] and of the second
+            [C,D,1,1], then the scale of C values; float32.
+        eps: of the norm.
+
+    Raises:
+        InvalidInputError: a parameter does not fit.
+    """
+    y = torch.empty_like(x)
+    try:
+        native.extension().feed_forward(
+            x.detach(), y, _plain(parameters), hidden=_hidden(x, parameters), paired=False, eps=eps, **native.settings()
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"the parameters do not fit together: {error}") from error
+    return y
+
+
+@feed_forward.register_fake
+def _(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+@custom_op("kbnet::feed_forward_backward", mutates_args=())
+def feed_forward_backward(dy: Tensor, x: Tensor, parameters: Sequence[Tensor], eps: float) -> list[Tensor]:
+    """Gradients of x and of each parameter."""
+    dx, plain = torch.empty_like(x), _plain(parameters)
+    gradients = [torch.empty_like(p) for p in plain]
+    native.extension().feed_forward_backward(
+        dy.detach(), x.detach(), plain, dx, gradients, hidden=_hidden(x, parameters), eps=eps, **native.settings()
+    )
+    return [dx, *map(native.like, gradients, parameters)]
+
+
+@feed_forward_backward.register_fake
+def _(dy: Tensor, x: Tensor, parameters: Sequence[Tensor], eps: float) -> list[Tensor]:
+    return [torch.empty_like(t) for t in (x, *parameters)]
+
+
+def _save_feed_forward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # torch types neither argument
+    x, parameters, ctx.eps = inputs
+    ctx.save_for_backward(x, *parameters)
+
+
+def _feed_forward_gradients(ctx, dy):  # type: ignore[no-untyped-def]  # torch types neither argument
+    x, *parameters = ctx.saved_tensors
+    dx, *gradients = torch.ops.kbnet.feed_forward_backward(dy, x, parameters, ctx.eps)
+    return dx, gradients, None
+
+
+feed_forward.register_autograd(_feed_forward_gradients, setup_context=_save_feed_forward)
+
+
+def _hidden(x: Tensor, parameters: Sequence[Tensor]) -> int:
+    return parameters[_OUT].numel() // x.shape[1]
+
+
+_OUT = 4  # position of the second convolution's weight
+
+
+def _plain(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [p.detach().contiguous() for p in parameters]
