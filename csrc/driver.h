@@ -1,6 +1,8 @@
 // Splits a call over threads and strips of pixels.
 #pragma once
 
+#include <vector>
+
 #include "problem.h"
 
 namespace kbnet {
@@ -10,6 +12,10 @@ void forward(const Kernels& kernels, ForwardCall call, int threads);
 // dweight [N, C, G, k, k] and dbias [N, C] are written if call.want_weight.
 void backward(const Kernels& kernels, BackwardCall call, float* dweight, float* dbias, int threads);
 
+// The threads' sums for one group, [taps + 1][G * N and padding] each, added up and written as [N, C, taps], [N, C].
+void write_dweight(const Sizes& s, int64_t group, const std::vector<float*>& sums, int64_t pitch, float* dweight,
+                   float* dbias);
+
 // The halves of a block in inference, and the sums its channel branch needs; see problem.h.
 void fusion(const Kernels& kernels, FusionCall call, int threads);
 void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads);
@@ -18,5 +24,9 @@ void cell_sums(const Kernels& kernels, const SumsCall& call, int threads);
 // The gradients of the feed-forward half: call.dx, and those of the parameters in the order of the call's pointers.
 void feed_forward_backward(const Kernels& kernels, const FeedForwardBackwardCall& call, float* const* gradients,
                            int threads);
+
+// The fusion half in training: call.y and call.filtered; call.dx and the parameters' gradients in their order.
+void fusion_training(const Kernels& kernels, FusionTrainingCall call, int threads);
+void fusion_training_backward(const Kernels& kernels, FusionTrainingCall call, float* const* gradients, int threads);
 
 }  // namespace kbnet

@@ -78,7 +78,8 @@ void join(const Band& above, const Band& below) {
     }
 }
 
-// The threads' sums for one group, [taps + 1][G * N and padding] each, added up and written as [N, C, taps], [N, C].
+}  // namespace
+
 void write_dweight(const Sizes& s, int64_t group, const std::vector<float*>& sums, int64_t pitch, float* dweight,
                    float* dbias) {
     const int64_t taps = s.taps();
@@ -93,8 +94,6 @@ void write_dweight(const Sizes& s, int64_t group, const std::vector<float*>& sum
             dbias[row] = from[taps * pitch];
         }
 }
-
-}  // namespace
 
 void backward(const Kernels& kernels, BackwardCall call, float* dweight, float* dbias, int threads) {
     const Sizes& s = call.sizes;

@@ -85,4 +85,94 @@ void feed_forward_backward(const Kernels& kernels, const FeedForwardBackwardCall
     unscale(from, c, d, call.out, call.out_bias, call.out_scale, gradients[4], gradients[5], gradients[6]);
 }
 
+namespace {
+
+// Whole images that a thread works on together: so many that small images fill the vectors, and weights are read rarely.
+constexpr int64_t kGroupPixels = 1024;
+
+int64_t images_together(const Sizes& s, int threads) {
+    return std::clamp<int64_t>(kGroupPixels / (s.height * s.width), 1, divide_up(s.batch, threads));
+}
+
+// work(thread, strip) for all images, each thread its own in strips of some whole ones
+template <class Work>
+void share_images(const Sizes& s, int threads, Work work) {
+    const int64_t together = images_together(s, threads);
+    run_on_threads(threads, [&](int t) {
+        const int64_t end = s.batch * (t + 1) / threads;
+        for (int64_t i = s.batch * t / threads; i < end; i += together)
+            work(t, Strip{i * s.height, std::min(together, end - i) * s.height, 0, s.width});
+    });
+}
+
+ForwardCall operator_call(const FusionTrainingCall& call) {
+    ForwardCall f{};
+    f.sizes = call.sizes, f.weight = call.parameters[kBases], f.bias = call.parameters[kBasesBias];
+    return f;
+}
+
+}  // namespace
+
+void fusion_training(const Kernels& kernels, FusionTrainingCall call, int threads) {
+    const Sizes& s = call.sizes;
+    if (s.batch * s.height * s.width == 0) return;
+    const ForwardCall op = operator_call(call);
+    const Floats packed = pack_groups(s.groups(), kernels.forward_packed(op), threads,
+                                      [&](int64_t g, float* to) { kernels.forward_pack(op, g, to); });
+    call.packed = packed.get();
+    threads = static_cast<int>(std::clamp<int64_t>(s.batch, 1, threads));
+    const int64_t floats = round_up(kernels.fusion_training_scratch(call, images_together(s, threads)), 16);
+    const Floats scratch = allocate(threads * floats);
+    run_on_threads(threads, [&](int t) { kernels.fusion_training_prepare(call, scratch.get() + t * floats); });
+    share_images(s, threads, [&](int t, const Strip& strip) {
+        kernels.fusion_forward_strip(call, strip, scratch.get() + t * floats);
+    });
+}
+
+void fusion_training_backward(const Kernels& kernels, FusionTrainingCall call, float* const* gradients, int threads) {
+    const Sizes& s = call.sizes;
+    if (s.batch * s.height * s.width == 0) {
+        for (int i = 0; i < kFusionParameters; ++i) set_zero(gradients[i], call.size(i));
+        return;
+    }
+    BackwardCall op{};
+    op.sizes = s, op.weight = call.parameters[kBases], op.bias = call.parameters[kBasesBias];
+    const Floats packed = pack_groups(s.groups(), kernels.backward_packed(op), threads,
+                                      [&](int64_t g, float* to) { kernels.backward_pack(op, g, to); });
+    call.packed = packed.get();
+    threads = static_cast<int>(std::clamp<int64_t>(s.batch, 1, threads));
+    const int64_t group_pitch = kernels.dweight_pitch(s), group_floats = (s.taps() + 1) * group_pitch;
+    const int64_t scratch = round_up(kernels.fusion_training_scratch(call, images_together(s, threads)), 16);
+    const int64_t sums = round_up(call.sums_at(kFusionParameters), 16);
+    const int64_t floats = scratch + sums + round_up(s.groups() * group_floats, 16);
+    const Floats memory = allocate(threads * floats);
+    const auto sums_of = [&](int t) { return memory.get() + t * floats + scratch; };
+    const auto bases_of = [&](int t) { return sums_of(t) + sums; };
+    run_on_threads(threads, [&](int t) {
+        set_zero(sums_of(t), floats - scratch);
+        kernels.fusion_training_prepare(call, memory.get() + t * floats);
+    });
+    share_images(s, threads, [&](int t, const Strip& strip) {
+        kernels.fusion_backward_strip(call, strip, memory.get() + t * floats, sums_of(t), bases_of(t));
+    });
+
+    run_on_threads(threads, [&](int worker) {
+        for (int64_t g = worker; g < s.groups(); g += threads) {
+            std::vector<float*> of_group;
+            for (int t = 0; t < threads; ++t) of_group.push_back(bases_of(t) + g * group_floats);
+            write_dweight(s, g, of_group, group_pitch, gradients[kBases], gradients[kBasesBias]);
+        }
+    });
+    float* const total = sums_of(0);
+    for (int t = 1; t < threads; ++t)
+        for (int64_t i = 0; i < sums; ++i) total[i] += sums_of(t)[i];
+    for (int i = 0; i < kFusionParameters; ++i)
+        if (i != kBases && i != kBasesBias) copy_out(gradients[i], total + call.sums_at(i), call.size(i));
+    const float* const* p = call.parameters;
+    unscale(total + call.sums_at(kExpand), s.bases, call.head / 2, p[kExpand], p[kExpandBias], p[kCoefficientScale],
+            gradients[kExpand], gradients[kExpandBias], gradients[kCoefficientScale]);
+    unscale(total + call.sums_at(kOut), s.channels, s.channels, p[kOut], p[kOutBias], p[kOutScale], gradients[kOut],
+            gradients[kOutBias], gradients[kOutScale]);
+}
+
 }  // namespace kbnet

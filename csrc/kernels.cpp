@@ -4,6 +4,7 @@
 #include "feed_forward_backward.h"
 #include "forward.h"
 #include "fusion.h"
+#include "fusion_backward.h"
 #include "problem.h"
 
 namespace {
@@ -33,6 +34,7 @@ const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
     dweight_pitch,         fusion_scratch,       fusion_tile,       feed_forward_scratch,
     feed_forward_tile,
     feed_forward_backward_scratch, feed_forward_backward_prepare, feed_forward_backward_strip,
+    fusion_training_scratch, fusion_training_prepare, fusion_forward_strip, fusion_backward_strip,
     sums_scratch,          sums_row,
 };
 

@@ -2,6 +2,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "driver.h"
@@ -58,6 +59,52 @@ void feed_forward_backward_(const AnyTensor4& dy, const AnyTensor4& x, const Par
     feed_forward_backward(kernels, call, g.data(), threads);
 }
 
+// x, y and so on for a call, with all sizes checked.
+FusionTrainingCall fusion_call(const AnyTensor4& x, const AnyTensor4& filtered, const Parameters& parameters,
+                               int64_t bases, int64_t group, int64_t kernel, int64_t head, double eps) {
+    expect_same_shape(x, filtered, "filtered must have the shape of x");
+    FusionTrainingCall call{};
+    call.sizes = sizes_of(x);
+    const int64_t c = call.sizes.channels;
+    expect(bases > 0 && group > 0 && kernel > 0 && kernel % 2 == 1 && c > 0 && c % group == 0, "bases do not fit");
+    expect(head > 0 && head % 2 == 0 && c % head == 0, "the coefficient head does not fit");
+    call.sizes.bases = bases, call.sizes.group = group, call.sizes.kernel = kernel;
+    call.head = head, call.eps = static_cast<float>(eps);
+    call.x = float_view(x), call.filtered = float_view(filtered);
+    std::vector<int64_t> shapes;
+    for (int i = 0; i < kFusionParameters; ++i) shapes.push_back(call.size(i));
+    const auto p = pointers(parameters, shapes);
+    std::copy(p.begin(), p.end(), call.parameters);
+    return call;
+}
+
+void fusion_training_(const AnyTensor4& x, const Parameters& parameters, const AnyTensor4& y,
+                      const AnyTensor4& filtered, int64_t bases, int64_t group, int64_t kernel, int64_t head,
+                      double eps, int threads, const std::string& instruction_set) {
+    expect_same_shape(x, y, "y must have the shape of x");
+    FusionTrainingCall call = fusion_call(x, filtered, parameters, bases, group, kernel, head, eps);
+    call.y = float_view(y);
+    const Kernels& kernels = kernels_named(instruction_set);
+    nb::gil_scoped_release release;
+    fusion_training(kernels, call, threads);
+}
+
+void fusion_training_backward_(const AnyTensor4& dy, const AnyTensor4& x, const AnyTensor4& filtered,
+                               const Parameters& parameters, const AnyTensor4& dx, const Gradients& gradients,
+                               int64_t bases, int64_t group, int64_t kernel, int64_t head, double eps, int threads,
+                               const std::string& instruction_set) {
+    expect_same_shape(x, dy, "dy must have the shape of x");
+    expect_same_shape(x, dx, "dx must have the shape of x");
+    FusionTrainingCall call = fusion_call(x, filtered, parameters, bases, group, kernel, head, eps);
+    call.dy = float_view(dy), call.dx = float_view(dx);
+    std::vector<int64_t> shapes;
+    for (int i = 0; i < kFusionParameters; ++i) shapes.push_back(call.size(i));
+    const auto g = pointers(gradients, shapes);
+    const Kernels& kernels = kernels_named(instruction_set);
+    nb::gil_scoped_release release;
+    fusion_training_backward(kernels, call, g.data(), threads);
+}
+
 }  // namespace
 
 void define_training(nb::module_& m) {
@@ -65,6 +112,12 @@ void define_training(nb::module_& m) {
     m.def("feed_forward_backward", &feed_forward_backward_, "dy"_a, "x"_a, "parameters"_a, "dx"_a, "gradients"_a,
           "hidden"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
           "Write the gradients of a block's feed-forward half.");
+    m.def("fusion_training", &fusion_training_, "x"_a, "parameters"_a, "y"_a, "filtered"_a, "bases"_a, "group"_a,
+          "kernel"_a, "head"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
+          "Write a block's fusion half into y, and into filtered what the backward pass needs besides x.");
+    m.def("fusion_training_backward", &fusion_training_backward_, "dy"_a, "x"_a, "filtered"_a, "parameters"_a, "dx"_a,
+          "gradients"_a, "bases"_a, "group"_a, "kernel"_a, "head"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
+          "Write the gradients of a block's fusion half.");
 }
 
 }  // namespace kbnet

@@ -1,5 +1,5 @@
-// What the training passes of a block do to dense planar panels, [channels][pitch] floats: products, sums over pixels,
-// norms, and 3x3 convolutions, each with its gradient.
+// What the training passes of a block do to dense planar panels, [channels][pitch] floats: products, sums over pixels
+// and norms, each with its gradient.
 //
 // The pitch is a multiple of kStep floats. What lies between the last pixel and the pitch is zero
 // wherever pixels are summed over (clear_tail).
@@ -87,25 +87,29 @@ inline void add_outer(float* out, const float* a, int64_t rows, const float* b, 
     }
 }
 
-// The sum of a row of n floats, n a multiple of kLanes; of a product of two rows.
-inline float row_sum(const float* a, int64_t n) {
-    float total = 0.0f;
-    for (int64_t begin = 0; begin < n; begin += kSumVectors * kLanes) {
-        Vec sum{};
-        for (int64_t p = begin; p < smaller(n, begin + kSumVectors * kLanes); p += kLanes) sum += load(a + p);
-        total += sum_of(sum);
-    }
-    return total;
-}
-
+// The sum of n products of two rows, or of one row's n values.
 inline float row_dot(const float* a, const float* b, int64_t n) {
     float total = 0.0f;
-    for (int64_t begin = 0; begin < n; begin += kSumVectors * kLanes) {
+    const int64_t whole = n / kLanes * kLanes;
+    for (int64_t begin = 0; begin < whole; begin += kSumVectors * kLanes) {
         Vec sum{};
-        for (int64_t p = begin; p < smaller(n, begin + kSumVectors * kLanes); p += kLanes)
+        for (int64_t p = begin; p < smaller(whole, begin + kSumVectors * kLanes); p += kLanes)
             sum += load(a + p) * load(b + p);
         total += sum_of(sum);
     }
+    for (int64_t p = whole; p < n; ++p) total += a[p] * b[p];
+    return total;
+}
+
+inline float row_sum(const float* a, int64_t n) {
+    float total = 0.0f;
+    const int64_t whole = n / kLanes * kLanes;
+    for (int64_t begin = 0; begin < whole; begin += kSumVectors * kLanes) {
+        Vec sum{};
+        for (int64_t p = begin; p < smaller(whole, begin + kSumVectors * kLanes); p += kLanes) sum += load(a + p);
+        total += sum_of(sum);
+    }
+    for (int64_t p = whole; p < n; ++p) total += a[p];
     return total;
 }
 

@@ -123,6 +123,47 @@ struct FeedForwardBackwardCall {
     }
 };
 
+// The parameters of the fusion half in training, in the order in which they come and their gradients go.
+enum FusionParameter {
+    kNormWeight, kNormBias, kMix, kMixBias, kStaticIn, kStaticInBias, kStaticConv, kStaticConvBias, kAdaptiveIn,
+    kAdaptiveInBias, kAdaptiveConv, kAdaptiveConvBias, kHeadConv, kHeadConvBias, kExpand, kExpandBias, kProjection,
+    kProjectionBias, kCoefficientScale, kBases, kBasesBias, kKbaScale, kOut, kOutBias, kOutScale, kFusionParameters
+};
+
+// The first half of KBNet-S's block with 3x3 depthwise convolutions in both branches, in training. Float32.
+struct FusionTrainingCall {
+    Sizes sizes;  // of x; bases, group and kernel are the operator's
+    int64_t head;
+    float eps;
+    Tensor4 x, y;
+    Tensor4 filtered;  // the operator's value [B, C, H, W]: written by the forward pass, read by the backward pass
+    Tensor4 dy, dx;    // of the backward pass
+    const float* parameters[kFusionParameters];
+    float* packed;  // the bases as Kernels::forward_pack leaves them, or backward_pack for the backward pass
+
+    KBNET_INLINE int64_t size(int parameter) const {
+        const int64_t c = sizes.channels, n = sizes.bases;
+        switch (parameter) {
+            case kMix: case kStaticIn: case kAdaptiveIn: case kOut: return c * c;
+            case kStaticConv: case kAdaptiveConv: case kHeadConv: return 9 * c;
+            case kHeadConvBias: return head;
+            case kExpand: return n * (head / 2);
+            case kProjection: return n * c;
+            case kExpandBias: case kProjectionBias: case kCoefficientScale: return n;
+            case kBases: return n * c * sizes.taps();
+            case kBasesBias: return n * c;
+            default: return c;
+        }
+    }
+    // Where a parameter's sums lie in a thread's. Those of the bases, as BackwardShare::dweight, come after all others.
+    KBNET_INLINE int64_t sums_at(int parameter) const {
+        int64_t at = 0;
+        for (int i = 0; i < parameter; ++i)
+            if (i != kBases && i != kBasesBias) at += size(i);
+        return at;
+    }
+};
+
 // Sums over cells of cell_rows x cell_cols pixels of the normalised x: [B, C, grid_rows, grid_cols].
 struct SumsCall {
     Sizes sizes;
@@ -159,6 +200,11 @@ struct Kernels {
     int64_t (*feed_forward_backward_scratch)(const FeedForwardBackwardCall&, const Strip& largest);
     void (*feed_forward_backward_prepare)(const FeedForwardBackwardCall&, float* scratch);
     void (*feed_forward_backward_strip)(const FeedForwardBackwardCall&, const Strip&, float* scratch, float* sums);
+    // A strip of whole images; `prepare` as above
+    int64_t (*fusion_training_scratch)(const FusionTrainingCall&, int64_t images);
+    void (*fusion_training_prepare)(const FusionTrainingCall&, float* scratch);
+    void (*fusion_forward_strip)(const FusionTrainingCall&, const Strip&, float* scratch);
+    void (*fusion_backward_strip)(const FusionTrainingCall&, const Strip&, float* scratch, float* sums, float* bases_sums);
     int64_t (*sums_scratch)(const SumsCall&);
     void (*sums_row)(const SumsCall&, int64_t image, int64_t grid_row, float* scratch);
 };

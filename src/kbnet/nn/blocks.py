@@ -1,5 +1,7 @@
 """The two blocks of KBNet: multi-axis feature fusion (section 3.2 of the paper) followed by a feed-forward part."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,11 +69,14 @@ class KBBlockS(nn.Module):
         if fused.refuses(self, x) is None:
             return self._forward_fused(x, context)
         in_one = fused.refuses_training(self, x) is None
-        u = self.fusion_norm(x)
-        v = self.adaptive_in(u)
-        adaptive = self.kba(v, self.coefficients(u)) * self.kba_scale + v
-        merged = self.fusion_out(adaptive * self.static_branch(u) * self.channel_branch(u, context))
-        x = x + merged * self.fusion_scale
+        if in_one and fused.refuses_fusion_training(self.static_branch, x, context) is None:
+            x = fused.fusion(x, **self._fusion_layers())
+        else:
+            u = self.fusion_norm(x)
+            v = self.adaptive_in(u)
+            adaptive = self.kba(v, self.coefficients(u)) * self.kba_scale + v
+            merged = self.fusion_out(adaptive * self.static_branch(u) * self.channel_branch(u, context))
+            x = x + merged * self.fusion_scale
         if in_one:
             return fused.feed_forward(x, self.ffn_norm, self.ffn_in, self.ffn_out, self.ffn_scale)
         y: Tensor = x + self.ffn_out(self.gate(self.ffn_in(self.ffn_norm(x)))) * self.ffn_scale
@@ -82,17 +87,22 @@ class KBBlockS(nn.Module):
         return fused.block(
             x,
             context,
-            norm=self.fusion_norm,
-            channel_branch=self.channel_branch,
-            static_branch=self.static_branch,
-            adaptive_in=self.adaptive_in,
-            coefficients=self.coefficients,
-            kba=self.kba,
-            kba_scale=self.kba_scale,
-            out=self.fusion_out,
-            out_scale=self.fusion_scale,
+            **self._fusion_layers(),
             feed_forward=[*(p for layer in layers for p in fused.parameters(layer)), self.ffn_scale],
         )
+
+    def _fusion_layers(self) -> dict[str, Any]:
+        return {
+            "norm": self.fusion_norm,
+            "channel_branch": self.channel_branch,
+            "static_branch": self.static_branch,
+            "adaptive_in": self.adaptive_in,
+            "coefficients": self.coefficients,
+            "kba": self.kba,
+            "kba_scale": self.kba_scale,
+            "out": self.fusion_out,
+            "out_scale": self.fusion_scale,
+        }
 
 
 class MultiAxisFusion(nn.Module):

@@ -15,10 +15,14 @@ from kbnet.nn.layers import ChannelBranch, CoefficientHead, KernelBasisAttention
 from kbnet.ops import native
 from kbnet.ops.block import fused_block, normalized_cell_sums
 from kbnet.ops.training import feed_forward as trained_feed_forward
+from kbnet.ops.training import fusion as trained_fusion
 
 MAX_CHANNELS = 512
 MAX_CHANNELS_BFLOAT16 = 256
 """Above these a block's matrix products outweigh everything else, and the libraries' are faster (measured)."""
+
+MAX_TRAINED_PIXELS = 128 * 128
+"""Of an image in training as one call."""
 
 _BAND = 16  # rows summed together for a mean over the image
 
@@ -129,6 +133,60 @@ def feed_forward(x: Tensor, norm: LayerNorm2d, first: nn.Module, second: nn.Modu
     layers = (norm, first, second)
     y: Tensor = trained_feed_forward(x, [*(p for layer in layers for p in parameters(layer)), scale], norm.eps)
     return y
+
+
+def fusion(
+    x: Tensor,
+    *,
+    norm: LayerNorm2d,
+    channel_branch: ChannelBranch,
+    static_branch: nn.Sequential,
+    adaptive_in: nn.Sequential,
+    coefficients: CoefficientHead,
+    kba: KernelBasisAttention,
+    kba_scale: Tensor,
+    out: nn.Module,
+    out_scale: Tensor,
+) -> Tensor:
+    """`x + out(product of the branches of norm(x)) * out_scale` for training, [B,C,H,W] -> the same.
+
+    Call it only where neither `refuses_training` nor `refuses_fusion_training` does.
+    """
+    head = (coefficients.grouped, coefficients.expand, coefficients.projection)
+    layers = (norm, channel_branch.mix, *static_branch, *adaptive_in, *head)
+    group_channels, kernel_size, _ = kba.taps
+    y: Tensor
+    y, _ = trained_fusion(
+        x,
+        [
+            *(p for layer in layers for p in parameters(layer)),
+            coefficients.scale,
+            kba.weight,
+            kba.bias,
+            kba_scale,
+            *parameters(out),
+            out_scale,
+        ],
+        group_channels,
+        kernel_size,
+        norm.eps,
+    )
+    return y
+
+
+def refuses_fusion_training(static_branch: nn.Sequential, x: Tensor, context: FullFrame) -> str | None:
+    """Why the fusion half cannot be trained on x [B,C,H,W] as one call, where the block's other half can."""
+    _, static = static_branch
+    assert isinstance(static, nn.Conv2d)
+    if static.kernel_size != (3, 3) or static.groups != x.shape[1]:
+        return "its static branch is not the lightweight one"
+    if type(context) is not FullFrame:
+        return "its channel branch does not average over the image"
+    if x.shape[0] < torch.get_num_threads():
+        return "threads work on whole images, and there are too few"
+    if x.shape[2] * x.shape[3] > MAX_TRAINED_PIXELS:
+        return f"with more than {MAX_TRAINED_PIXELS} pixels an image leaves the cache"
+    return None
 
 
 def parameters(layer: nn.Module) -> list[Tensor | None]:

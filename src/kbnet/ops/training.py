@@ -73,6 +73,109 @@ def _feed_forward_gradients(ctx, dy):  # type: ignore[no-untyped-def]  # torch t
 feed_forward.register_autograd(_feed_forward_gradients, setup_context=_save_feed_forward)
 
 
+@custom_op("kbnet::fusion", mutates_args=())
+def fusion(
+    x: Tensor, parameters: Sequence[Tensor], group_channels: int, kernel_size: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """`x + scale * out(product of the three branches of norm(x))`, the fusion half of KBNet-S's lightweight block.
+
+    The channel branch averages over the image.
+
+    Args:
+        x: [B,C,H,W] float32, any memory format.
+        parameters: in the order of csrc/problem.h, FusionParameter; float32.
+        group_channels, kernel_size: G and k of kernel basis attention.
+        eps: of the norm.
+
+    Returns:
+        The half's output [B,C,H,W], and the value of kernel basis attention [B,C,H,W], which the backward pass reads;
+        the latter is not differentiable.
+
+    Raises:
+        InvalidInputError: a parameter does not fit.
+    """
+    y, filtered = torch.empty_like(x), x.new_empty(x.shape)
+    settings = _fusion_settings(parameters, group_channels, kernel_size, eps)
+    try:
+        native.extension().fusion_training(x.detach(), _plain(parameters), y, filtered, **settings)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"the parameters do not fit together: {error}") from error
+    return y, filtered
+
+
+@fusion.register_fake
+def _(
+    x: Tensor, parameters: Sequence[Tensor], group_channels: int, kernel_size: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(x.shape)
+
+
+@custom_op("kbnet::fusion_backward", mutates_args=())
+def fusion_backward(
+    dy: Tensor,
+    x: Tensor,
+    filtered: Tensor,
+    parameters: Sequence[Tensor],
+    group_channels: int,
+    kernel_size: int,
+    eps: float,
+) -> list[Tensor]:
+    """Gradients of x and of each parameter."""
+    dx, plain = torch.empty_like(x), _plain(parameters)
+    gradients = [torch.empty_like(p) for p in plain]
+    settings = _fusion_settings(parameters, group_channels, kernel_size, eps)
+    native.extension().fusion_training_backward(
+        dy.detach(), x.detach(), filtered.detach(), plain, dx, gradients, **settings
+    )
+    return [dx, *map(native.like, gradients, parameters)]
+
+
+@fusion_backward.register_fake
+def _(
+    dy: Tensor,
+    x: Tensor,
+    filtered: Tensor,
+    parameters: Sequence[Tensor],
+    group_channels: int,
+    kernel_size: int,
+    eps: float,
+) -> list[Tensor]:
+    return [torch.empty_like(t) for t in (x, *parameters)]
+
+
+def _save_fusion(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # torch types neither argument
+    x, parameters, *ctx.settings = inputs
+    _, filtered = output
+    ctx.mark_non_differentiable(filtered)
+    ctx.save_for_backward(x, filtered, *parameters)
+
+
+def _fusion_gradients(ctx, dy, _):  # type: ignore[no-untyped-def]  # torch types neither argument
+    x, filtered, *parameters = ctx.saved_tensors
+    dx, *gradients = torch.ops.kbnet.fusion_backward(dy, x, filtered, parameters, *ctx.settings)
+    return dx, gradients, None, None, None
+
+
+fusion.register_autograd(_fusion_gradients, setup_context=_save_fusion)
+
+
+def _fusion_settings(
+    parameters: Sequence[Tensor], group_channels: int, kernel_size: int, eps: float
+) -> dict[str, object]:
+    bases, head = parameters[_BASES].shape[0], parameters[_HEAD_BIAS].numel()
+    return {
+        "bases": bases,
+        "group": group_channels,
+        "kernel": kernel_size,
+        "head": head,
+        "eps": eps,
+        **native.settings(),
+    }
+
+
+_HEAD_BIAS, _BASES = 13, 19  # positions of the coefficient head's first bias and of the kernel bases
+
+
 def _hidden(x: Tensor, parameters: Sequence[Tensor]) -> int:
     return parameters[_OUT].numel() // x.shape[1]
 
