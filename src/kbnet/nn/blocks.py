@@ -70,7 +70,7 @@ class KBBlockS(nn.Module):
             return self._forward_fused(x, context)
         in_one = fused.refuses_training(self, x) is None
         if in_one and fused.refuses_fusion_training(self.static_branch, x, context) is None:
-            x = fused.fusion(x, **self._fusion_layers())
+            x = fused.fusion(x, **self.fusion_layers())
         else:
             u = self.fusion_norm(x)
             v = self.adaptive_in(u)
@@ -78,20 +78,21 @@ class KBBlockS(nn.Module):
             merged = self.fusion_out(adaptive * self.static_branch(u) * self.channel_branch(u, context))
             x = x + merged * self.fusion_scale
         if in_one:
-            return fused.feed_forward(x, self.ffn_norm, self.ffn_in, self.ffn_out, self.ffn_scale)
+            return fused.feed_forward(x, self.feed_forward_parameters(), self.ffn_norm.eps)
         y: Tensor = x + self.ffn_out(self.gate(self.ffn_in(self.ffn_norm(x)))) * self.ffn_scale
         return y
 
     def _forward_fused(self, x: Tensor, context: FullFrame) -> Tensor:
-        layers = (self.ffn_norm, self.ffn_in, self.ffn_out)
-        return fused.block(
-            x,
-            context,
-            **self._fusion_layers(),
-            feed_forward=[*(p for layer in layers for p in fused.parameters(layer)), self.ffn_scale],
-        )
+        return fused.block(x, context, **self.fusion_layers(), feed_forward=self.feed_forward_parameters())
 
-    def _fusion_layers(self) -> dict[str, Any]:
+    def feed_forward_parameters(self) -> list[Tensor]:
+        """Those of the feed-forward half, as `kbnet.nn.fused` takes them."""
+        norm, first, second = self.ffn_norm, self.ffn_in, self.ffn_out
+        assert first.bias is not None and second.bias is not None
+        return [norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias, self.ffn_scale]
+
+    def fusion_layers(self) -> dict[str, Any]:
+        """The layers of the fusion half, as `kbnet.nn.fused` takes them."""
         return {
             "norm": self.fusion_norm,
             "channel_branch": self.channel_branch,

@@ -6,6 +6,7 @@ exported and compared with, and every call that is not plain inference or traini
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,18 +126,28 @@ def block(
     return y
 
 
-def feed_forward(x: Tensor, norm: LayerNorm2d, first: nn.Module, second: nn.Module, scale: Tensor) -> Tensor:
+def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
     """`x + second(gate(first(norm(x)))) * scale` for training, [B,C,H,W] -> the same.
 
     Call it only where `refuses_training` does not.
     """
-    layers = (norm, first, second)
-    y: Tensor = trained_feed_forward(x, [*(p for layer in layers for p in parameters(layer)), scale], norm.eps)
+    y: Tensor = trained_feed_forward(x, parameters, eps)
     return y
 
 
-def fusion(
-    x: Tensor,
+def fusion(x: Tensor, **layers: Any) -> Tensor:
+    """`x + out(product of the branches of norm(x)) * out_scale` for training, [B,C,H,W] -> the same.
+
+    Takes the layers as `fusion_parameters` does. Call it only where neither `refuses_training` nor
+    `refuses_fusion_training` does.
+    """
+    group_channels, kernel_size, _ = layers["kba"].taps
+    y: Tensor
+    y, _ = trained_fusion(x, fusion_parameters(**layers), group_channels, kernel_size, layers["norm"].eps)
+    return y
+
+
+def fusion_parameters(
     *,
     norm: LayerNorm2d,
     channel_branch: ChannelBranch,
@@ -147,31 +158,14 @@ def fusion(
     kba_scale: Tensor,
     out: nn.Module,
     out_scale: Tensor,
-) -> Tensor:
-    """`x + out(product of the branches of norm(x)) * out_scale` for training, [B,C,H,W] -> the same.
-
-    Call it only where neither `refuses_training` nor `refuses_fusion_training` does.
-    """
+) -> list[Tensor]:
+    """The fusion half's parameters in the order of csrc/problem.h, FusionParameter."""
     head = (coefficients.grouped, coefficients.expand, coefficients.projection)
     layers = (norm, channel_branch.mix, *static_branch, *adaptive_in, *head)
-    group_channels, kernel_size, _ = kba.taps
-    y: Tensor
-    y, _ = trained_fusion(
-        x,
-        [
-            *(p for layer in layers for p in parameters(layer)),
-            coefficients.scale,
-            kba.weight,
-            kba.bias,
-            kba_scale,
-            *parameters(out),
-            out_scale,
-        ],
-        group_channels,
-        kernel_size,
-        norm.eps,
-    )
-    return y
+    flat = [p for layer in layers for p in parameters(layer)]
+    found = [*flat, coefficients.scale, kba.weight, kba.bias, kba_scale, *parameters(out), out_scale]
+    assert all(p is not None for p in found)  # every layer of this block has a bias
+    return found  # type: ignore[return-value]
 
 
 def refuses_fusion_training(static_branch: nn.Sequential, x: Tensor, context: FullFrame) -> str | None:
