@@ -2,12 +2,12 @@
 //
 // With u[t, p] the taps of a group at pixel p (the last one always 1, for the bias) and du their gradient:
 //
-//     da[n, p]  = sum_(c,t) W[n, c, t] * (dy[c, p] u[t, p])
+//     da[n, p]  = sum_c dy[c, p] * sum_t W[n, c, t] u[t, p]
 //     du[t, p]  = sum_(n,c) W[n, c, t] * (a[n, p] dy[c, p])
 //     dW[n,c,t] = sum_p (a[n, p] dy[c, p]) * u[t, p]
 //
-// three matrix products whose bracketed operand is made on the fly and used 32 times or so; nothing of the forward
-// pass is needed. dx is du moved back to where the taps were read.
+// three products; the bracketed operands are made on the fly and used 32 times or so. Nothing of the forward pass is
+// needed. dx is du moved back to where the taps were read.
 #pragma once
 
 #include "strips.h"
@@ -39,7 +39,7 @@ struct BackwardScratch {
         dy = arena.take(s.group * pitch);
         dtaps = arena.take(s.taps() * pitch);
         dcoefficients = arena.take(s.bases * pitch);
-        products = arena.take(s.group * larger(s.bases, taps1) * kBlock);
+        products = arena.take(s.group * s.bases * kBlock);
         coefficients_t = arena.take(strip.pixels() * bases_pitch);
         z = arena.take(strip.pixels() * z_pitch + 16);
         floats = arena.used;
@@ -50,19 +50,16 @@ inline int64_t backward_scratch(const BackwardCall& call, const Strip& largest) 
     return BackwardScratch(call.sizes, largest, nullptr).floats;
 }
 
-// products[(r, c)][p] = rows[r] * dy[c], for V vectors of pixels; (c, r) if channels_outermost
+// products[(r, c)][p] = rows[r] * dy[c], for V vectors of pixels
 template <int V>
 inline void multiply_rows(float* products, const float* rows, int64_t count, const float* dy, int64_t channels,
-                          int64_t pitch, bool channels_outermost) {
-    const int64_t row_step = (channels_outermost ? 1 : channels) * kBlock;
-    const int64_t channel_step = (channels_outermost ? count : 1) * kBlock;
+                          int64_t pitch) {
     for (int64_t r = 0; r < count; ++r) {
         Vec row[V];
         for (int v = 0; v < V; ++v) row[v] = load(rows + r * pitch + v * kLanes);
         for (int64_t c = 0; c < channels; ++c)
             for (int v = 0; v < V; ++v)
-                store(products + r * row_step + c * channel_step + v * kLanes,
-                      row[v] * load(dy + c * pitch + v * kLanes));
+                store(products + (r * channels + c) * kBlock + v * kLanes, row[v] * load(dy + c * pitch + v * kLanes));
     }
 }
 
@@ -97,13 +94,21 @@ inline void product(int64_t rows, float* out, int64_t out_pitch, const float* le
     }
 }
 
-// da[n] += sum_(c,t) W[n,c,t] (dy[c] u[t])
+// da[n] += sum_c dy[c] sum_t W[n,c,t] u[t]
 struct AddDcoefficients {
     template <int V>
     static inline void block(const Sizes& s, const BackwardScratch& k, const float* packed, int64_t p) {
-        const int64_t taps1 = s.taps() + 1, inner = s.group * taps1;
-        multiply_rows<V>(k.products, k.taps + p, taps1, k.dy + p, s.group, k.pitch, true);
-        product<V, kWide>(s.bases, k.dcoefficients + p, k.pitch, k.products, packed, inner, 1, inner);
+        const int64_t taps1 = s.taps() + 1, row = s.group * taps1;
+        for (int64_t c = 0; c < s.group; ++c, packed += taps1) {
+            const float *dy = k.dy + c * k.pitch + p, *weight = packed;
+            float* out = k.dcoefficients + p;
+            int64_t n = s.bases;
+            for (; n >= kWide; n -= kWide, weight += kWide * row, out += kWide * k.pitch)
+                unmix_tile<V, kWide>(out, k.taps + p, dy, k.pitch, weight, row, taps1);
+            for (; n >= 2; n -= 2, weight += 2 * row, out += 2 * k.pitch)
+                unmix_tile<V, 2>(out, k.taps + p, dy, k.pitch, weight, row, taps1);
+            if (n) unmix_tile<V, 1>(out, k.taps + p, dy, k.pitch, weight, row, taps1);
+        }
     }
 };
 
@@ -112,7 +117,7 @@ struct SetDtaps {
     template <int V>
     static inline void block(const Sizes& s, const BackwardScratch& k, const float* packed, int64_t p) {
         const int64_t taps = s.taps(), inner = s.bases * s.group;
-        multiply_rows<V>(k.products, k.coefficients + p, s.bases, k.dy + p, s.group, k.pitch, false);
+        multiply_rows<V>(k.products, k.coefficients + p, s.bases, k.dy + p, s.group, k.pitch);
         for (int64_t t = 0; t < taps; ++t)
             for (int v = 0; v < V; ++v) store(k.dtaps + t * k.pitch + p + v * kLanes, Vec{});
         if (kRegisters == 32 && taps % 9 == 0)  // 3x3 kernels: 9 rows of 3 vectors just fit the registers

@@ -21,8 +21,9 @@ void fusion(const Kernels& kernels, FusionCall call, int threads);
 void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads);
 void cell_sums(const Kernels& kernels, const SumsCall& call, int threads);
 
-// The gradients of the feed-forward half: call.dx, and those of the parameters in the order of the call's pointers.
-void feed_forward_backward(const Kernels& kernels, const FeedForwardBackwardCall& call, float* const* gradients,
+// The feed-forward half in training: call.y; call.dx, and those of the parameters in the order of the call's pointers.
+void feed_forward_training(const Kernels& kernels, const FeedForwardTrainingCall& call, int threads);
+void feed_forward_backward(const Kernels& kernels, const FeedForwardTrainingCall& call, float* const* gradients,
                            int threads);
 
 // The fusion half in training: call.y and call.filtered; call.dx and the parameters' gradients in their order.

@@ -64,18 +64,36 @@ const float* unscale(const float* sums, int64_t rows, int64_t inner, const float
 
 }  // namespace
 
-void feed_forward_backward(const Kernels& kernels, const FeedForwardBackwardCall& call, float* const* gradients,
+void feed_forward_training(const Kernels& kernels, const FeedForwardTrainingCall& call, int threads) {
+    const Sizes& s = call.sizes;
+    if (s.batch * s.height * s.width == 0) return;
+    threads = static_cast<int>(std::clamp<int64_t>(s.batch * s.height, 1, threads));
+    const Shares shares = share_rows(s, strip_pixels(s.channels), 0, threads, [&](const Strip& largest) {
+        return kernels.feed_forward_training_scratch(call, largest);
+    });
+    run_on_threads(threads, [&](int t) {
+        kernels.feed_forward_training_prepare(call, shares.scratch_of(t));
+        for (int64_t i = 0; i < shares.cuts[t].count(); ++i)
+            kernels.feed_forward_strip(call, shares.cuts[t].strip(i), shares.scratch_of(t));
+    });
+}
+
+void feed_forward_backward(const Kernels& kernels, const FeedForwardTrainingCall& call, float* const* gradients,
                            int threads) {
     const Sizes& s = call.sizes;
     const int64_t c = s.channels, d = call.hidden;
+    if (s.batch * s.height * s.width == 0) {
+        const int64_t sizes[] = {c, c, 2 * d * c, 2 * d, c * d, c, c};
+        for (int i = 0; i < 7; ++i) set_zero(gradients[i], sizes[i]);
+        return;
+    }
     threads = static_cast<int>(std::clamp<int64_t>(s.batch * s.height, 1, threads));
     const Shares shares = share_rows(s, strip_pixels(c), call.sums(), threads, [&](const Strip& largest) {
-        return kernels.feed_forward_backward_scratch(call, largest);
+        return kernels.feed_forward_training_scratch(call, largest);
     });
     run_on_threads(threads, [&](int t) {
         set_zero(shares.sums_of(t), shares.sums);
-        if (s.width == 0 || shares.cuts[t].begin == shares.cuts[t].end) return;
-        kernels.feed_forward_backward_prepare(call, shares.scratch_of(t));
+        kernels.feed_forward_training_prepare(call, shares.scratch_of(t));
         for (int64_t i = 0; i < shares.cuts[t].count(); ++i)
             kernels.feed_forward_backward_strip(call, shares.cuts[t].strip(i), shares.scratch_of(t), shares.sums_of(t));
     });

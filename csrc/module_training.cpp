@@ -41,19 +41,37 @@ auto pointers(const Arrays& arrays, const std::vector<int64_t>& sizes) {
     return data;
 }
 
+std::vector<int64_t> feed_forward_sizes(int64_t c, int64_t d) { return {c, c, 2 * d * c, 2 * d, c * d, c, c}; }
+
+FeedForwardTrainingCall feed_forward_call(const AnyTensor4& x, const Parameters& parameters, int64_t hidden,
+                                          double eps) {
+    expect(hidden > 0 && x.shape(1) > 0, "x and the hidden width must have channels");
+    FeedForwardTrainingCall call{};
+    call.sizes = sizes_of(x), call.hidden = hidden, call.eps = static_cast<float>(eps), call.x = float_view(x);
+    const auto p = pointers(parameters, feed_forward_sizes(call.sizes.channels, hidden));
+    call.norm_weight = p[0], call.norm_bias = p[1], call.in = p[2], call.in_bias = p[3];
+    call.out = p[4], call.out_bias = p[5], call.out_scale = p[6];
+    return call;
+}
+
+void feed_forward_training_(const AnyTensor4& x, const Parameters& parameters, const AnyTensor4& y, int64_t hidden,
+                            double eps, int threads, const std::string& instruction_set) {
+    expect_same_shape(x, y, "y must have the shape of x");
+    FeedForwardTrainingCall call = feed_forward_call(x, parameters, hidden, eps);
+    call.y = float_view(y);
+    const Kernels& kernels = kernels_named(instruction_set);
+    nb::gil_scoped_release release;
+    feed_forward_training(kernels, call, threads);
+}
+
 void feed_forward_backward_(const AnyTensor4& dy, const AnyTensor4& x, const Parameters& parameters,
                             const AnyTensor4& dx, const Gradients& gradients, int64_t hidden, double eps, int threads,
                             const std::string& instruction_set) {
     expect_same_shape(x, dy, "dy must have the shape of x");
     expect_same_shape(x, dx, "dx must have the shape of x");
-    expect(hidden > 0 && x.shape(1) > 0, "x and the hidden width must have channels");
-    const Sizes sizes = sizes_of(x);
-    const int64_t c = sizes.channels, d = hidden;
-    const std::vector<int64_t> shapes{c, c, 2 * d * c, 2 * d, c * d, c, c};
-    const auto p = pointers(parameters, shapes);
-    const auto g = pointers(gradients, shapes);
-    const FeedForwardBackwardCall call{sizes, d,    static_cast<float>(eps), float_view(x), float_view(dy), float_view(dx),
-                                       p[0],  p[1], p[2], p[3], p[4], p[5], p[6]};
+    FeedForwardTrainingCall call = feed_forward_call(x, parameters, hidden, eps);
+    call.dy = float_view(dy), call.dx = float_view(dx);
+    const auto g = pointers(gradients, feed_forward_sizes(call.sizes.channels, hidden));
     const Kernels& kernels = kernels_named(instruction_set);
     nb::gil_scoped_release release;
     feed_forward_backward(kernels, call, g.data(), threads);
@@ -109,6 +127,8 @@ void fusion_training_backward_(const AnyTensor4& dy, const AnyTensor4& x, const 
 
 void define_training(nb::module_& m) {
     using namespace nb::literals;
+    m.def("feed_forward_training", &feed_forward_training_, "x"_a, "parameters"_a, "y"_a, "hidden"_a, "eps"_a,
+          "threads"_a, "instruction_set"_a = "", "Write a block's feed-forward half into y.");
     m.def("feed_forward_backward", &feed_forward_backward_, "dy"_a, "x"_a, "parameters"_a, "dx"_a, "gradients"_a,
           "hidden"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
           "Write the gradients of a block's feed-forward half.");

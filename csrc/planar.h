@@ -11,18 +11,27 @@ namespace {
 
 constexpr int64_t kStep = kColumns * kLanes;  // floats that `product` writes at a time
 
-inline int64_t planar_pitch(int64_t pixels) { return round_up(pixels, kStep); }
+// Channels a multiple of 2 KB apart would share a few sets of the first-level cache.
+inline int64_t planar_pitch(int64_t pixels) {
+    const int64_t pitch = round_up(pixels, kStep);
+    return pitch % 512 ? pitch : pitch + kStep;
+}
 
 inline void clear_tail(float* panel, int64_t pitch, int64_t channels, int64_t pixels) {
     for (int64_t c = 0; c < channels; ++c) fill(panel + c * pitch + pixels, pitch - pixels, 0.0f);
 }
 
-inline float sum_of(Vec v) {
+inline Quad quad_of(Vec v) {
     float lanes[kLanes];
     store(lanes, v);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-    return lanes[0];
+    Quad sum = widen4(lanes);
+    for (int i = 4; i < kLanes; i += 4) sum += widen4(lanes + i);
+    return sum;
+}
+
+inline float sum_of(Vec v) {
+    const Quad sum = quad_of(v);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 // Sums longer than this many vectors are cut: rounding grows with the length of a sum.
@@ -58,6 +67,18 @@ inline void multiply_add(float* out, const float* packed, const float* zeros, co
 
 constexpr int kOuterRows = 4, kOuterColumns = kRegisters == 32 ? 4 : 2;
 
+// to[j] += the sum of acc[j]'s lanes, for the first `many`
+inline void add_sums(float* to, const Vec (&acc)[kOuterColumns], int64_t many) {
+    Quad q[4] = {};
+    for (int j = 0; j < kOuterColumns; ++j) q[j] = quad_of(acc[j]);
+    transpose(q[0], q[1], q[2], q[3]);
+    const Quad sums = (q[0] + q[1]) + (q[2] + q[3]);
+    if (many == 4)
+        narrow4(widen4(to) + sums, to);
+    else
+        for (int64_t j = 0; j < many; ++j) to[j] += sums[j];
+}
+
 // out[r][c] += sum_p a[r][p] b[c][p] over whole pitches
 inline void add_outer(float* out, const float* a, int64_t rows, const float* b, int64_t columns, int64_t pitch) {
     const int64_t vectors = pitch / kLanes;
@@ -77,12 +98,9 @@ inline void add_outer(float* out, const float* a, int64_t rows, const float* b, 
                         for (int j = 0; j < kOuterColumns; ++j) acc[i][j] += x[j] * y;
                     }
                 }
-                float lanes[kOuterRows][kOuterColumns];
-                for (int i = 0; i < kOuterRows; ++i)
-                    for (int j = 0; j < kOuterColumns; ++j) lanes[i][j] = sum_of(acc[i][j]);
+                const int64_t many = smaller(kOuterColumns, columns - c);
                 for (int64_t i = 0; i < smaller(kOuterRows, rows - r); ++i)
-                    for (int64_t j = 0; j < smaller(kOuterColumns, columns - c); ++j)
-                        out[(r + i) * columns + c + j] += lanes[i][j];
+                    add_sums(out + (r + i) * columns + c, acc[i], many);
             }
     }
 }

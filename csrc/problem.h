@@ -109,13 +109,13 @@ struct FeedForwardCall {
     Matrix norm_weight, norm_bias, in, in_bias, out, out_bias, out_scale;
 };
 
-// The gradient of the above for a given dy, float32. The sums of the parameters' gradients are one block of numbers in
+// The same in training, float32: y, or dx for a given dy. The sums of the parameters' gradients are one block of numbers in
 // the order norm_weight, norm_bias, in, in_bias, out, out_bias; those of `out` and its bias lack the scale.
-struct FeedForwardBackwardCall {
+struct FeedForwardTrainingCall {
     Sizes sizes;
     int64_t hidden;  // D
     float eps;
-    Tensor4 x, dy, dx;
+    Tensor4 x, y, dy, dx;
     const float *norm_weight, *norm_bias, *in, *in_bias, *out, *out_bias, *out_scale;
 
     KBNET_INLINE int64_t sums() const {
@@ -197,9 +197,10 @@ struct Kernels {
     int64_t (*feed_forward_scratch)(const FeedForwardCall&, const Tile& largest);
     void (*feed_forward_tile)(const FeedForwardCall&, const Tile&, float* scratch);
     // `prepare` once per thread, on the scratch of its strips
-    int64_t (*feed_forward_backward_scratch)(const FeedForwardBackwardCall&, const Strip& largest);
-    void (*feed_forward_backward_prepare)(const FeedForwardBackwardCall&, float* scratch);
-    void (*feed_forward_backward_strip)(const FeedForwardBackwardCall&, const Strip&, float* scratch, float* sums);
+    int64_t (*feed_forward_training_scratch)(const FeedForwardTrainingCall&, const Strip& largest);
+    void (*feed_forward_training_prepare)(const FeedForwardTrainingCall&, float* scratch);
+    void (*feed_forward_strip)(const FeedForwardTrainingCall&, const Strip&, float* scratch);
+    void (*feed_forward_backward_strip)(const FeedForwardTrainingCall&, const Strip&, float* scratch, float* sums);
     // A strip of whole images; `prepare` as above
     int64_t (*fusion_training_scratch)(const FusionTrainingCall&, int64_t images);
     void (*fusion_training_prepare)(const FusionTrainingCall&, float* scratch);

@@ -1,4 +1,4 @@
-// The three register tiles that do all the arithmetic.
+// The register tiles that do all the arithmetic.
 //
 // Each keeps a block of accumulators in registers; one operand comes as whole vectors, the other is broadcast, one
 // number at a time. Template parameters are the tile's sides, so every inner loop is unrolled.
@@ -48,6 +48,28 @@ inline void mix_tile(float* out, const float* left, const float* right, int64_t 
         for (int s = 0; s < S; ++s) sum += acc[s][v] * load(right + s * pitch + v * kLanes);
         store(out + v * kLanes, sum);
     }
+}
+
+// out[s][p] += right[p] * sum_i weight[s][i] * left[i][p],   V vectors of pixels p, S rows s
+//
+// Gradient of the coefficients: left = the taps, right = dy of a channel, s = the bases.
+template <int V, int S>
+inline void unmix_tile(float* out, const float* left, const float* right, int64_t pitch, const float* weight,
+                       int64_t weight_pitch, int64_t inner) {
+    Vec acc[S][V] = {};
+    for (int64_t i = 0; i < inner; ++i) {
+        Vec x[V];
+        for (int v = 0; v < V; ++v) x[v] = load(left + i * pitch + v * kLanes);
+        for (int s = 0; s < S; ++s) {
+            const float w = weight[s * weight_pitch + i];
+            for (int v = 0; v < V; ++v) acc[s][v] += x[v] * w;
+        }
+    }
+    for (int s = 0; s < S; ++s)
+        for (int v = 0; v < V; ++v) {
+            float* o = out + s * pitch + v * kLanes;
+            store(o, load(o) + acc[s][v] * load(right + v * kLanes));
+        }
 }
 
 // out[r][p] += sum_i weight[r][i] * left[i][p],   V vectors of pixels p, R rows r; left's rows are kBlock apart

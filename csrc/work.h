@@ -13,17 +13,15 @@
 
 namespace kbnet {
 
-struct FreeAligned {
-    void operator()(float* p) const { std::free(p); }
+// Memory of one call. It comes from and goes back to a small store of pieces (memory.cpp): fresh pages from the system
+// cost more than what many a call does with them.
+struct GiveBack {
+    std::size_t bytes;
+    void operator()(float* p) const;
 };
-using Floats = std::unique_ptr<float[], FreeAligned>;
+using Floats = std::unique_ptr<float[], GiveBack>;
 
-inline Floats allocate(int64_t floats) {
-    const std::size_t bytes = (static_cast<std::size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-    void* p = std::aligned_alloc(64, std::max<std::size_t>(bytes, 64));
-    if (!p) throw std::bad_alloc();
-    return Floats(static_cast<float*>(p));
-}
+Floats allocate(int64_t floats);
 
 inline void set_zero(float* p, int64_t floats) { std::memset(p, 0, static_cast<std::size_t>(floats) * sizeof(float)); }
 

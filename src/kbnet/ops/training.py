@@ -30,8 +30,8 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
     """
     y = torch.empty_like(x)
     try:
-        native.extension().feed_forward(
-            x.detach(), y, _plain(parameters), hidden=_hidden(x, parameters), paired=False, eps=eps, **native.settings()
+        native.extension().feed_forward_training(
+            x.detach(), _plain(parameters), y, hidden=_hidden(x, parameters), eps=eps, **native.settings()
         )
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the parameters do not fit together: {error}") from error

@@ -1,0 +1,69 @@
+#include <mutex>
+#include <vector>
+
+#include "work.h"
+
+namespace kbnet {
+namespace {
+
+struct Piece {
+    float* data;
+    std::size_t bytes;
+};
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kKept = 0;  // the guards between a call's panels must not outlive it
+#else
+constexpr std::size_t kKept = std::size_t{64} << 20;  // at most, in all
+#endif
+
+// Never destroyed: threads may still give back while the process ends.
+struct Store {
+    std::mutex mutex;
+    std::vector<Piece> pieces;
+    std::size_t bytes = 0;
+};
+Store& store = *new Store;
+
+// Whoever finds the store busy does without it: a mutex that was held when the process forked would never be free.
+using Turn = std::unique_lock<std::mutex>;
+
+}  // namespace
+
+Floats allocate(int64_t floats) {
+    const std::size_t bytes = std::max<std::size_t>((static_cast<std::size_t>(floats) * sizeof(float) + 63) / 64 * 64, 64);
+    if (const Turn turn{store.mutex, std::try_to_lock}) {
+        std::size_t best = store.pieces.size();
+        for (std::size_t i = 0; i < store.pieces.size(); ++i) {
+            const std::size_t size = store.pieces[i].bytes;
+            if (size >= bytes && size / 4 <= bytes && (best == store.pieces.size() || size < store.pieces[best].bytes))
+                best = i;
+        }
+        if (best < store.pieces.size()) {
+            const Piece piece = store.pieces[best];
+            store.pieces.erase(store.pieces.begin() + static_cast<std::ptrdiff_t>(best));
+            store.bytes -= piece.bytes;
+            return Floats(piece.data, GiveBack{piece.bytes});
+        }
+    }
+    void* p = std::aligned_alloc(64, bytes);
+    if (!p) throw std::bad_alloc();
+    return Floats(static_cast<float*>(p), GiveBack{bytes});
+}
+
+void GiveBack::operator()(float* p) const {
+    std::vector<Piece> dropped;  // the longest unused make room
+    if (const Turn turn{store.mutex, std::try_to_lock}; turn && bytes <= kKept) {
+        store.pieces.push_back({p, bytes});
+        store.bytes += bytes;
+        while (store.bytes > kKept) {
+            dropped.push_back(store.pieces.front());
+            store.bytes -= store.pieces.front().bytes;
+            store.pieces.erase(store.pieces.begin());
+        }
+    } else
+        dropped.push_back({p, bytes});
+    for (const Piece& piece : dropped) std::free(piece.data);
+}
+
+}  // namespace kbnet
