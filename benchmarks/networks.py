@@ -7,6 +7,7 @@ Writes benchmarks/results/networks.json. Random weights: neither time nor memory
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import torch
@@ -82,10 +83,10 @@ def training_step(name: str) -> dict[str, object]:
     image = torch.rand(batch, 3, side, side)
     last = image.contiguous(memory_format=torch.channels_last)
 
-    def step(backend: str, x: Tensor) -> Callable[[], Tensor]:
+    def step(backend: str | None, x: Tensor) -> Callable[[], Tensor]:
         def run() -> Tensor:
             network.zero_grad()
-            with operator(backend):
+            with operator(backend) if backend else nullcontext():
                 loss = (network(x) - x).square().mean()
                 loss.backward()
             return loss.detach()
@@ -93,7 +94,8 @@ def training_step(name: str) -> dict[str, object]:
         return run
 
     calls = {
-        "native": step("native", last),
+        "native": step(None, last),
+        "native, layer by layer": step("native", last),
         "reference": step("reference", last),
         "published formula": step("published", image),
     }

@@ -8,6 +8,19 @@
 
 namespace {
 
+constexpr int64_t kConvolutionRows = 4;  // whose neighbourhoods overlap: half as many loads as one by one
+
+typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+
+// The first n lanes of a, the others of b.
+inline Vec select(Vec a, Vec b, int64_t n) {
+    if (n >= kLanes) return a;
+    IntVec lane;
+    for (int i = 0; i < kLanes; ++i) lane[i] = i;
+    const IntVec chosen = lane < (IntVec{} + static_cast<int32_t>(n));
+    return (Vec)(((IntVec)a & chosen) | ((IntVec)b & ~chosen));
+}
+
 struct Padded {
     int64_t images, height, width, pitch, each, length, lead;
 
@@ -19,66 +32,103 @@ struct Padded {
     }
     int64_t floats() const { return lead + length + pitch + 1 + kLanes; }
 
-    // Visits every row: its first pixel in the padded plane and in a dense one.
+    // Visits groups of up to kConvolutionRows rows: the first pixel in the padded plane, in a dense one, and how many.
     template <class Visit>
-    void for_each_row(Visit visit) const {
-        int64_t dense = 0;
+    void for_each_rows(Visit visit) const {
         for (int64_t i = 0; i < images; ++i)
-            for (int64_t r = 0; r < height; ++r, dense += width) visit(lead + i * each + (r + 1) * pitch + 1, dense);
+            for (int64_t r = 0; r < height; r += kConvolutionRows)
+                visit(lead + i * each + (r + 1) * pitch + 1, (i * height + r) * width,
+                      smaller(kConvolutionRows, height - r));
     }
     // The borders of `plane` are zero already.
     void pad(float* plane, const float* channel) const {
-        for_each_row([&](int64_t at, int64_t dense) {
-            int64_t x = 0;
-            for (; x + kLanes <= width; x += kLanes) store(plane + at + x, load(channel + dense + x));
-            for (; x < width; ++x) plane[at + x] = channel[dense + x];
-        });
+        for (int64_t i = 0; i < images; ++i)
+            for (int64_t r = 0; r < height; ++r, channel += width) {
+                float* const to = plane + lead + i * each + (r + 1) * pitch + 1;
+                for (int64_t x = 0; x < width; x += kLanes)
+                    store(to + x, select(load(channel + x), load(to + x), width - x));
+            }
     }
 };
 
-// channel = or += the convolution of the padded plane with nine weights; mirrored for the gradient
+// to[r] = or += the convolution of R rows of a padded plane at kLanes pixels from x on
+template <bool kAdd, int R>
+inline void convolve_rows(float* to, int64_t width, const float* from, int64_t pitch, const float (&w)[9], float bias) {
+    for (int64_t x = 0; x < width; x += kLanes) {
+        Vec sums[R];
+        for (int r = 0; r < R; ++r) sums[r] = Vec{} + bias;
+#pragma GCC unroll 8
+        for (int i = 0; i < R + 2; ++i)
+#pragma GCC unroll 8
+            for (int v = 0; v < 3; ++v) {
+                const Vec f = load(from + (i - 1) * pitch + x + v - 1);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r)
+                    if (i - r >= 0 && i - r < 3) sums[r] += f * w[(i - r) * 3 + v];
+            }
+        for (int r = 0; r < R; ++r) {
+            float* const t = to + r * width + x;
+            const Vec before = load(t);
+            store(t, select(kAdd ? before + sums[r] : sums[r], before, width - x));
+        }
+    }
+}
+
+// channel = or += the convolution of the padded plane with nine weights; mirrored for the gradient. May read and write
+// back what lies up to kLanes beyond the channel.
 template <bool kAdd>
 inline void convolve_channel(float* channel, const Padded& shape, const float* plane, const float* weight, float bias,
                              bool mirrored) {
     float w[9];
-    int64_t offsets[9];
-    for (int t = 0; t < 9; ++t) {
-        w[t] = weight[mirrored ? 8 - t : t];
-        offsets[t] = (t / 3 - 1) * shape.pitch + t % 3 - 1;
-    }
-    const auto at_pixel = [&](const float* from) {
-        Vec sum = Vec{} + bias;
-        for (int t = 0; t < 9; ++t) sum += load(from + offsets[t]) * w[t];
-        return sum;
-    };
-    shape.for_each_row([&](int64_t at, int64_t dense) {
-        int64_t x = 0;
-        for (; x + kLanes <= shape.width; x += kLanes) {
-            float* to = channel + dense + x;
-            const Vec sum = at_pixel(plane + at + x);
-            store(to, kAdd ? load(to) + sum : sum);
-        }
-        if (x == shape.width) return;
-        float rest[kLanes];
-        store(rest, at_pixel(plane + at + x));
-        for (int64_t i = 0; x + i < shape.width; ++i)
-            channel[dense + x + i] = kAdd ? channel[dense + x + i] + rest[i] : rest[i];
+    for (int t = 0; t < 9; ++t) w[t] = weight[mirrored ? 8 - t : t];
+    shape.for_each_rows([&](int64_t at, int64_t dense, int64_t rows) {
+        if (rows == kConvolutionRows)
+            return convolve_rows<kAdd, kConvolutionRows>(channel + dense, shape.width, plane + at, shape.pitch, w, bias);
+        for (int64_t r = 0; r < rows; ++r)
+            convolve_rows<kAdd, 1>(channel + dense + r * shape.width, shape.width, plane + at + r * shape.pitch,
+                                   shape.pitch, w, bias);
     });
 }
 
-// dweight[t] += sum over pixels of dy times x at the tap; dbias += sum of dy; both planes padded
-inline void add_convolution_sums(float* dweight, float* dbias, const Padded& shape, const float* x, const float* dy) {
-    for (int64_t begin = 0; begin < shape.length; begin += kSumVectors * kLanes) {
-        Vec sums[10] = {};
-        const int64_t end = smaller(shape.length, begin + kSumVectors * kLanes);
-        for (int64_t p = shape.lead + begin; p < shape.lead + end; p += kLanes) {
-            const Vec d = load(dy + p);
-            for (int t = 0; t < 9; ++t) sums[t] += d * load(x + p + (t / 3 - 1) * shape.pitch + t % 3 - 1);
-            sums[9] += d;
+template <int R>
+inline void add_row_products(Vec (&sums)[10], const float* dy, int64_t width, const float* x, int64_t pitch) {
+    for (int64_t p = 0; p < width; p += kLanes) {
+        Vec d[R];
+        for (int r = 0; r < R; ++r) {
+            d[r] = select(load(dy + r * width + p), Vec{}, width - p);
+            sums[9] += d[r];
         }
-        for (int t = 0; t < 9; ++t) dweight[t] += sum_of(sums[t]);
-        if (dbias) *dbias += sum_of(sums[9]);
+#pragma GCC unroll 8
+        for (int i = 0; i < R + 2; ++i)
+#pragma GCC unroll 8
+            for (int v = 0; v < 3; ++v) {
+                const Vec f = load(x + (i - 1) * pitch + p + v - 1);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r)
+                    if (i - r >= 0 && i - r < 3) sums[(i - r) * 3 + v] += f * d[r];
+            }
     }
+}
+
+// dweight[t] += sum over pixels of dy times x at the tap; dbias += sum of dy. x is padded; dy is dense, and up to kLanes
+// beyond it are read.
+inline void add_convolution_sums(float* dweight, float* dbias, const Padded& shape, const float* x, const float* dy) {
+    Vec sums[10] = {}, total[10] = {};
+    int64_t vectors = 0;
+    shape.for_each_rows([&](int64_t at, int64_t dense, int64_t rows) {
+        if (rows == kConvolutionRows)
+            add_row_products<kConvolutionRows>(sums, dy + dense, shape.width, x + at, shape.pitch);
+        else
+            for (int64_t r = 0; r < rows; ++r)
+                add_row_products<1>(sums, dy + dense + r * shape.width, shape.width, x + at + r * shape.pitch,
+                                    shape.pitch);
+        vectors += rows * ((shape.width + kLanes - 1) / kLanes);
+        if (vectors < kSumVectors) return;
+        for (int t = 0; t < 10; ++t) total[t] += sums[t], sums[t] = Vec{};
+        vectors = 0;
+    });
+    for (int t = 0; t < 9; ++t) dweight[t] += sum_of(total[t] + sums[t]);
+    if (dbias) *dbias += sum_of(total[9] + sums[9]);
 }
 
 }  // namespace

@@ -66,7 +66,7 @@ inline void branch_backward(const FusionTrainingScratch& k, float* dy, const flo
     for (int64_t c = 0; c < channels; ++c) {
         k.padded.pad(k.plane, inner + c * k.pitch);
         k.padded.pad(k.dplane, dy + c * k.pitch);
-        add_convolution_sums(dconv + 9 * c, dconv_bias + c, k.padded, k.plane, k.dplane);
+        add_convolution_sums(dconv + 9 * c, dconv_bias + c, k.padded, k.plane, dy + c * k.pitch);
         convolve_channel<false>(dy + c * k.pitch, k.padded, k.dplane, conv + 9 * c, 0.0f, true);
     }
     add_outer(din, dy, channels, k.u, channels, k.pitch);
@@ -95,7 +95,7 @@ inline void head_backward(const FusionTrainingCall& call, const FusionTrainingSc
         for (int64_t j = r * each; j < (r + 1) * each; ++j) {
             k.padded.pad(k.plane, k.u + j * k.pitch);
             add_convolution_sums(to(kHeadConv) + 9 * j, j == r * each ? to(kHeadConvBias) + r : nullptr, k.padded,
-                                 k.plane, k.dplane);
+                                 k.plane, k.head + r * k.pitch);
             convolve_channel<true>(k.du + j * k.pitch, k.padded, k.dplane, call.parameters[kHeadConv] + 9 * j, 0.0f,
                                    true);
         }

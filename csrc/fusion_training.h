@@ -52,11 +52,13 @@ struct FusionTrainingScratch {
         means = arena.take(c * images), channel = arena.take(c * images);
         dchannel = arena.take(c * images), dmeans = arena.take(c * images);
         row = arena.take(pitch), product_row = arena.take(pitch), scale = arena.take(pitch);
-        x = arena.take(c * pitch), u = arena.take(c * pitch), st = arena.take(c * pitch), v = arena.take(c * pitch);
-        s1 = arena.take(channels4 * pitch), v1 = arena.take(channels4 * pitch);
-        head = arena.take(call.head * pitch), gated = arena.take(half * pitch);
+        // The convolutions read and write back up to a vector beyond a panel.
+        const auto panel = [&](int64_t rows) { return arena.take(rows * pitch + kLanes); };
+        x = panel(c), u = panel(c), st = panel(c), v = panel(c);
+        s1 = panel(channels4), v1 = panel(channels4);
+        head = panel(call.head), gated = arena.take(half * pitch);
         a = arena.take(bases4 * pitch), k = arena.take(c * pitch), m = arena.take(c * pitch);
-        dy = arena.take(channels4 * pitch), dm = arena.take(channels4 * pitch), du = arena.take(channels4 * pitch);
+        dy = arena.take(channels4 * pitch), dm = panel(channels4), du = panel(channels4);
         dgated = arena.take(head4 * pitch), da = arena.take(n * pitch);
         window = arena.take(images * area * c);
         const ForwardCall forward = kba(call);

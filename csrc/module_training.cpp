@@ -1,8 +1,11 @@
 // The part of kbnet.ops._native that trains halves of a block. Float32 only.
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "driver.h"
@@ -14,8 +17,9 @@ namespace nb = nanobind;
 namespace kbnet {
 namespace {
 
-using Parameters = std::vector<nb::ndarray<const float, nb::c_contig, nb::device::cpu>>;
-using Gradients = std::vector<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
+// Address and number of values of contiguous float32 tensors on the CPU, as kbnet.ops.training makes sure. DLPack would
+// cost several microseconds for each of a block's 32 parameters and gradients, which is much for small images.
+using Arrays = std::vector<std::pair<std::uintptr_t, int64_t>>;
 
 Sizes sizes_of(const AnyTensor4& x) {
     const auto size = [&](std::size_t i) { return static_cast<int64_t>(x.shape(i)); };
@@ -28,22 +32,20 @@ Tensor4 float_view(const AnyTensor4& x) {
 }
 
 // The arrays' numbers, each array of the size expected of it.
-template <class Arrays>
-auto pointers(const Arrays& arrays, const std::vector<int64_t>& sizes) {
+std::vector<float*> pointers(const Arrays& arrays, const std::vector<int64_t>& sizes) {
     expect(arrays.size() == sizes.size(), "expected " + std::to_string(sizes.size()) + " arrays");
-    std::vector<decltype(arrays[0].data())> data;
+    std::vector<float*> data;
     for (std::size_t i = 0; i < sizes.size(); ++i) {
-        expect(static_cast<int64_t>(arrays[i].size()) == sizes[i], "array " + std::to_string(i) + " has " +
-                                                                       std::to_string(arrays[i].size()) +
-                                                                       " values, expected " + std::to_string(sizes[i]));
-        data.push_back(arrays[i].data());
+        expect(arrays[i].second == sizes[i], "array " + std::to_string(i) + " has " + std::to_string(arrays[i].second) +
+                                                 " values, expected " + std::to_string(sizes[i]));
+        data.push_back(reinterpret_cast<float*>(arrays[i].first));
     }
     return data;
 }
 
 std::vector<int64_t> feed_forward_sizes(int64_t c, int64_t d) { return {c, c, 2 * d * c, 2 * d, c * d, c, c}; }
 
-FeedForwardTrainingCall feed_forward_call(const AnyTensor4& x, const Parameters& parameters, int64_t hidden,
+FeedForwardTrainingCall feed_forward_call(const AnyTensor4& x, const Arrays& parameters, int64_t hidden,
                                           double eps) {
     expect(hidden > 0 && x.shape(1) > 0, "x and the hidden width must have channels");
     FeedForwardTrainingCall call{};
@@ -54,7 +56,7 @@ FeedForwardTrainingCall feed_forward_call(const AnyTensor4& x, const Parameters&
     return call;
 }
 
-void feed_forward_training_(const AnyTensor4& x, const Parameters& parameters, const AnyTensor4& y, int64_t hidden,
+void feed_forward_training_(const AnyTensor4& x, const Arrays& parameters, const AnyTensor4& y, int64_t hidden,
                             double eps, int threads, const std::string& instruction_set) {
     expect_same_shape(x, y, "y must have the shape of x");
     FeedForwardTrainingCall call = feed_forward_call(x, parameters, hidden, eps);
@@ -64,8 +66,8 @@ void feed_forward_training_(const AnyTensor4& x, const Parameters& parameters, c
     feed_forward_training(kernels, call, threads);
 }
 
-void feed_forward_backward_(const AnyTensor4& dy, const AnyTensor4& x, const Parameters& parameters,
-                            const AnyTensor4& dx, const Gradients& gradients, int64_t hidden, double eps, int threads,
+void feed_forward_backward_(const AnyTensor4& dy, const AnyTensor4& x, const Arrays& parameters,
+                            const AnyTensor4& dx, const Arrays& gradients, int64_t hidden, double eps, int threads,
                             const std::string& instruction_set) {
     expect_same_shape(x, dy, "dy must have the shape of x");
     expect_same_shape(x, dx, "dx must have the shape of x");
@@ -78,7 +80,7 @@ void feed_forward_backward_(const AnyTensor4& dy, const AnyTensor4& x, const Par
 }
 
 // x, y and so on for a call, with all sizes checked.
-FusionTrainingCall fusion_call(const AnyTensor4& x, const AnyTensor4& filtered, const Parameters& parameters,
+FusionTrainingCall fusion_call(const AnyTensor4& x, const AnyTensor4& filtered, const Arrays& parameters,
                                int64_t bases, int64_t group, int64_t kernel, int64_t head, double eps) {
     expect_same_shape(x, filtered, "filtered must have the shape of x");
     FusionTrainingCall call{};
@@ -96,7 +98,7 @@ FusionTrainingCall fusion_call(const AnyTensor4& x, const AnyTensor4& filtered, 
     return call;
 }
 
-void fusion_training_(const AnyTensor4& x, const Parameters& parameters, const AnyTensor4& y,
+void fusion_training_(const AnyTensor4& x, const Arrays& parameters, const AnyTensor4& y,
                       const AnyTensor4& filtered, int64_t bases, int64_t group, int64_t kernel, int64_t head,
                       double eps, int threads, const std::string& instruction_set) {
     expect_same_shape(x, y, "y must have the shape of x");
@@ -108,7 +110,7 @@ void fusion_training_(const AnyTensor4& x, const Parameters& parameters, const A
 }
 
 void fusion_training_backward_(const AnyTensor4& dy, const AnyTensor4& x, const AnyTensor4& filtered,
-                               const Parameters& parameters, const AnyTensor4& dx, const Gradients& gradients,
+                               const Arrays& parameters, const AnyTensor4& dx, const Arrays& gradients,
                                int64_t bases, int64_t group, int64_t kernel, int64_t head, double eps, int threads,
                                const std::string& instruction_set) {
     expect_same_shape(x, dy, "dy must have the shape of x");

@@ -11,7 +11,6 @@ from kbnet.errors import InvalidInputError
 from kbnet.nn import FullFrame, KBBlockL, KBBlockS, fused
 from kbnet.nn.context import Gather
 from kbnet.ops import native
-from kbnet.ops.training import feed_forward, fusion
 
 pytestmark = pytest.mark.skipif(
     native.refuses_here() is not None, reason="installed without the native kernel (no compiler)"
@@ -165,12 +164,14 @@ def test_a_second_derivative_is_refused(half):
         dx.sum().backward()
 
 
-@pytest.mark.parametrize("half", [feed_forward, fusion])
-def test_parameters_that_do_not_fit_are_refused(half):
-    _, (x, layers, *rest) = halves()[half._name.split("::")[1]]
-    layers = [*layers[:-1], layers[-1].new_zeros(99)]
-    with pytest.raises(InvalidInputError, match="99 values"):
-        half(x, layers, *rest)
+@pytest.mark.parametrize("half", ["feed_forward", "fusion"])
+@pytest.mark.parametrize(
+    ("wrong", "message"), [(torch.zeros(99), "99 values"), (torch.zeros(4).double(), r"float32 .*got torch\.float64")]
+)
+def test_parameters_that_do_not_fit_are_refused(half, wrong, message):
+    operator, (x, layers, *rest) = halves()[half]
+    with pytest.raises(InvalidInputError, match=message):
+        operator(x, [*layers[:-1], wrong], *rest)
 
 
 def test_when_the_layers_run_instead():

@@ -30,8 +30,9 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
     """
     y = torch.empty_like(x)
     try:
+        plain = _plain(parameters)
         native.extension().feed_forward_training(
-            x.detach(), _plain(parameters), y, hidden=_hidden(x, parameters), eps=eps, **native.settings()
+            x.detach(), _addresses(plain), y, hidden=_hidden(x, plain), eps=eps, **native.settings()
         )
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the parameters do not fit together: {error}") from error
@@ -49,7 +50,14 @@ def feed_forward_backward(dy: Tensor, x: Tensor, parameters: Sequence[Tensor], e
     dx, plain = torch.empty_like(x), _plain(parameters)
     gradients = [torch.empty_like(p) for p in plain]
     native.extension().feed_forward_backward(
-        dy.detach(), x.detach(), plain, dx, gradients, hidden=_hidden(x, parameters), eps=eps, **native.settings()
+        dy.detach(),
+        x.detach(),
+        _addresses(plain),
+        dx,
+        _addresses(gradients),
+        hidden=_hidden(x, plain),
+        eps=eps,
+        **native.settings(),
     )
     return [dx, *map(native.like, gradients, parameters)]
 
@@ -97,7 +105,8 @@ def fusion(
     y, filtered = torch.empty_like(x), x.new_empty(x.shape)
     settings = _fusion_settings(parameters, group_channels, kernel_size, eps)
     try:
-        native.extension().fusion_training(x.detach(), _plain(parameters), y, filtered, **settings)
+        plain = _plain(parameters)
+        native.extension().fusion_training(x.detach(), _addresses(plain), y, filtered, **settings)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the parameters do not fit together: {error}") from error
     return y, filtered
@@ -125,7 +134,7 @@ def fusion_backward(
     gradients = [torch.empty_like(p) for p in plain]
     settings = _fusion_settings(parameters, group_channels, kernel_size, eps)
     native.extension().fusion_training_backward(
-        dy.detach(), x.detach(), filtered.detach(), plain, dx, gradients, **settings
+        dy.detach(), x.detach(), filtered.detach(), _addresses(plain), dx, _addresses(gradients), **settings
     )
     return [dx, *map(native.like, gradients, parameters)]
 
@@ -184,4 +193,13 @@ _OUT = 4  # position of the second convolution's weight
 
 
 def _plain(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Contiguous and float32 on the CPU, as the kernels read them."""
+    for p in parameters:
+        if p.dtype != torch.float32 or not p.is_cpu:
+            raise InvalidInputError(f"expected float32 parameters on the CPU, got {p.dtype} on {p.device}")
     return [p.detach().contiguous() for p in parameters]
+
+
+def _addresses(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    """Where the values of `_plain` tensors lie, and how many. The list itself must outlive the call."""
+    return [(t.data_ptr(), t.numel()) for t in tensors]
