@@ -23,7 +23,7 @@ inline int64_t dweight_pitch(const Sizes& s) { return round_up(s.group * s.bases
 struct BackwardScratch {
     int64_t pitch, bases_pitch, z_pitch;
     Planes shape;
-    float *planes, *taps, *coefficients, *dy, *dtaps, *dcoefficients, *products, *coefficients_t, *z;
+    float *planes, *taps, *coefficients, *dy, *dtaps, *dcoefficients, *partial, *products, *coefficients_t, *z;
     int64_t floats;
 
     BackwardScratch(const Sizes& s, const Strip& strip, float* base)
@@ -39,6 +39,7 @@ struct BackwardScratch {
         dy = arena.take(s.group * pitch);
         dtaps = arena.take(s.taps() * pitch);
         dcoefficients = arena.take(s.bases * pitch);
+        partial = arena.take(s.bases * pitch);
         products = arena.take(s.group * s.bases * kBlock);
         coefficients_t = arena.take(strip.pixels() * bases_pitch);
         z = arena.take(strip.pixels() * z_pitch + 16);
@@ -80,7 +81,7 @@ inline void product_rows(int64_t rows, float* out, int64_t out_pitch, const floa
 }
 
 // Rounding errors grow with the length of a sum, and a sum of sums is shorter: long sums are cut into such pieces.
-constexpr int64_t kProductLength = 128, kPixelsLength = 64;
+constexpr int64_t kProductLength = 128, kPixelsLength = 64, kPartialChannels = 16;
 
 // out[r] += sum_i weight[r][i] left[i] over all rows of `left`
 template <int V, int R>
@@ -94,14 +95,14 @@ inline void product(int64_t rows, float* out, int64_t out_pitch, const float* le
     }
 }
 
-// da[n] += sum_c dy[c] sum_t W[n,c,t] u[t]
+// partial[n] += sum_c dy[c] sum_t W[n,c,t] u[t]
 struct AddDcoefficients {
     template <int V>
     static inline void block(const Sizes& s, const BackwardScratch& k, const float* packed, int64_t p) {
         const int64_t taps1 = s.taps() + 1, row = s.group * taps1;
         for (int64_t c = 0; c < s.group; ++c, packed += taps1) {
             const float *dy = k.dy + c * k.pitch + p, *weight = packed;
-            float* out = k.dcoefficients + p;
+            float* out = k.partial + p;
             int64_t n = s.bases;
             for (; n >= kWide; n -= kWide, weight += kWide * row, out += kWide * k.pitch)
                 unmix_tile<V, kWide>(out, k.taps + p, dy, k.pitch, weight, row, taps1);
@@ -220,6 +221,8 @@ void backward_strip(const BackwardCall& call, const BackwardShare& share, const 
             for (int64_t n = 0; n < k.bases_pitch; ++n)
                 k.coefficients_t[p * k.bases_pitch + n] = n < s.bases ? k.coefficients[n * k.pitch + p] : 0.0f;
 
+    int64_t pending = 0;
+    if (want_da) fill(k.partial, s.bases * k.pitch, 0.0f);
     for (int64_t g = share.group0; g < share.group1; ++g) {
         const float* packed = call.packed + g * s.bases * s.group * taps1;
         gather_panel(k.dy, k.pitch, call.dy, g * s.group, s.group, s, strip);
@@ -227,7 +230,15 @@ void backward_strip(const BackwardCall& call, const BackwardShare& share, const 
             gather_planes(k.planes, k.shape, call.x, g * s.group, s, strip);
             unfold(k.taps, k.pitch, k.planes, k.shape, s.group, s, strip);
         }
-        if (want_da) for_each_block<AddDcoefficients>(s, k, packed, pixels);
+        if (want_da) {
+            for_each_block<AddDcoefficients>(s, k, packed, pixels);
+            pending += s.group;
+            if (pending >= kPartialChannels || g + 1 == share.group1) {
+                add_row(k.dcoefficients, k.partial, s.bases * k.pitch);
+                fill(k.partial, s.bases * k.pitch, 0.0f);
+                pending = 0;
+            }
+        }
         if (call.want_weight) {
             fill_z(s, k, pixels);
             add_dweight(s, k, share.dweight + (g - share.group0) * taps1 * k.z_pitch, pixels);

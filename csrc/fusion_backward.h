@@ -135,7 +135,7 @@ void fusion_backward_strip(const FusionTrainingCall& call, const Strip& strip, f
     const FusionTrainingScratch k(call, strip.rows / s.height, scratch);
     const auto to = [&](int parameter) { return sums + call.sums_at(parameter); };
     const float* const* p = call.parameters;
-    compute_branches(call, k, strip);
+    compute_branches(call, k, strip, false);
     gather_panel(k.k, k.pitch, call.filtered, 0, c, s, strip);
     gather_panel(k.dy, k.pitch, call.dy, 0, c, s, strip);
     clear_tail(k.k, k.pitch, c, pixels);

@@ -115,8 +115,9 @@ inline void depthwise_channels(const FusionTrainingScratch& k, float* to, const 
     }
 }
 
-// Everything up to the operator's inputs and the other factors, from x
-inline void compute_branches(const FusionTrainingCall& call, const FusionTrainingScratch& k, const Strip& strip) {
+// Everything up to the operator's inputs and the other factors, from x, of which k.dy keeps a copy if asked to
+inline void compute_branches(const FusionTrainingCall& call, const FusionTrainingScratch& k, const Strip& strip,
+                             bool keep_x) {
     const Sizes& s = call.sizes;
     const int64_t c = s.channels, pixels = strip.pixels(), half = call.head / 2, each = c / call.head;
     const float* const* p = call.parameters;
@@ -124,6 +125,7 @@ inline void compute_branches(const FusionTrainingCall& call, const FusionTrainin
     fill(k.dplane, k.padded.floats(), 0.0f);
     gather_panel(k.x, k.pitch, call.x, 0, c, s, strip);
     clear_tail(k.x, k.pitch, c, pixels);
+    if (keep_x) std::memcpy(k.dy, k.x, static_cast<std::size_t>(c * k.pitch) * sizeof(float));
     norm(k.x, k.scale, k.u, k.pitch, c, p[kNormWeight], p[kNormBias], call.eps);
 
     const float share = 1.0f / static_cast<float>(k.area);
@@ -170,7 +172,7 @@ void fusion_forward_strip(const FusionTrainingCall& call, const Strip& strip, fl
     const Sizes& s = call.sizes;
     const int64_t c = s.channels;
     const FusionTrainingScratch k(call, strip.rows / s.height, scratch);
-    compute_branches(call, k, strip);
+    compute_branches(call, k, strip, true);
 
     const ForwardCall kba = k.kba(call);
     const int64_t step = kba_strip_rows(kKbaForwardPixels, s.width);
@@ -186,7 +188,6 @@ void fusion_forward_strip(const FusionTrainingCall& call, const Strip& strip, fl
             store(k.m + at, (load(k.k + at) * scale + load(k.v + at)) * load(k.st + at) * load(k.row + i));
         }
     }
-    gather_panel(k.dy, k.pitch, call.x, 0, c, s, strip);  // y starts as x
     multiply_add(k.dy, k.out, k.out_bias, k.m, k.pitch, c, c);
     scatter_panel(call.y, 0, c, k.dy, k.pitch, s, strip);
 }

@@ -144,7 +144,7 @@ def halves():
     fusion_layers = fused.fusion_parameters(**block.fusion_layers())
     x.requires_grad_()
     return {
-        "feed_forward": (torch.ops.kbnet.feed_forward.default, (x, layers, 1e-6)),
+        "feed_forward": (torch.ops.kbnet.feed_forward.default, (x, layers, 1e-6, True)),
         "fusion": (torch.ops.kbnet.fusion.default, (x, fusion_layers, 2, 3, 1e-6)),
     }
 

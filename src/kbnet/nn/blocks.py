@@ -69,6 +69,7 @@ class KBBlockS(nn.Module):
         if fused.refuses(self, x) is None:
             return self._forward_fused(x, context)
         in_one = fused.refuses_training(self, x) is None
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
         if in_one and fused.refuses_fusion_training(self.static_branch, x, context) is None:
             x = fused.fusion(x, **self.fusion_layers())
         else:
@@ -78,7 +79,7 @@ class KBBlockS(nn.Module):
             merged = self.fusion_out(adaptive * self.static_branch(u) * self.channel_branch(u, context))
             x = x + merged * self.fusion_scale
         if in_one:
-            return fused.feed_forward(x, self.feed_forward_parameters(), self.ffn_norm.eps)
+            return fused.feed_forward(x, self.feed_forward_parameters(), self.ffn_norm.eps, channels_last)
         y: Tensor = x + self.ffn_out(self.gate(self.ffn_in(self.ffn_norm(x)))) * self.ffn_scale
         return y
 

@@ -126,12 +126,12 @@ def block(
     return y
 
 
-def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
-    """`x + second(gate(first(norm(x)))) * scale` for training, [B,C,H,W] -> the same.
+def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_last: bool) -> Tensor:
+    """`x + second(gate(first(norm(x)))) * scale` for training, [B,C,H,W] -> the same, in the memory format asked for.
 
     Call it only where `refuses_training` does not.
     """
-    y: Tensor = trained_feed_forward(x, parameters, eps)
+    y: Tensor = trained_feed_forward(x, parameters, eps, channels_last)
     return y
 
 

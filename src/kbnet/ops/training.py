@@ -16,7 +16,7 @@ from kbnet.ops import native
 
 
 @custom_op("kbnet::feed_forward", mutates_args=())
-def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
+def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_last: bool) -> Tensor:
     """`x + scale * out(gate(in(norm(x))))`, the feed-forward half of KBNet-S's block, x [B,C,H,W] -> [B,C,H,W].
 
     Args:
@@ -24,11 +24,12 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
         parameters: weight and bias of the norm [C], of the first 1x1 convolution [2D,C,1,1] and of the second
             [C,D,1,1], then the scale of C values; float32.
         eps: of the norm.
+        channels_last: the memory format of the result; else contiguous.
 
     Raises:
         InvalidInputError: a parameter does not fit.
     """
-    y = torch.empty_like(x)
+    y = _empty(x, channels_last)
     try:
         plain = _plain(parameters)
         native.extension().feed_forward_training(
@@ -40,8 +41,8 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
 
 
 @feed_forward.register_fake
-def _(x: Tensor, parameters: Sequence[Tensor], eps: float) -> Tensor:
-    return torch.empty_like(x)
+def _(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_last: bool) -> Tensor:
+    return _empty(x, channels_last)
 
 
 @custom_op("kbnet::feed_forward_backward", mutates_args=())
@@ -68,14 +69,14 @@ def _(dy: Tensor, x: Tensor, parameters: Sequence[Tensor], eps: float) -> list[T
 
 
 def _save_feed_forward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # torch types neither argument
-    x, parameters, ctx.eps = inputs
+    x, parameters, ctx.eps, _ = inputs
     ctx.save_for_backward(x, *parameters)
 
 
 def _feed_forward_gradients(ctx, dy):  # type: ignore[no-untyped-def]  # torch types neither argument
     x, *parameters = ctx.saved_tensors
     dx, *gradients = torch.ops.kbnet.feed_forward_backward(dy, x, parameters, ctx.eps)
-    return dx, gradients, None
+    return dx, gradients, None, None
 
 
 feed_forward.register_autograd(_feed_forward_gradients, setup_context=_save_feed_forward)
@@ -96,13 +97,14 @@ def fusion(
         eps: of the norm.
 
     Returns:
-        The half's output [B,C,H,W], and the value of kernel basis attention [B,C,H,W], which the backward pass reads;
+        The half's output [B,C,H,W], contiguous: one channel's pixels after the other, as the feed-forward half reads
+        them fastest; and the value of kernel basis attention [B,C,H,W], which the backward pass reads;
         the latter is not differentiable.
 
     Raises:
         InvalidInputError: a parameter does not fit.
     """
-    y, filtered = torch.empty_like(x), x.new_empty(x.shape)
+    y, filtered = x.new_empty(x.shape), x.new_empty(x.shape)
     settings = _fusion_settings(parameters, group_channels, kernel_size, eps)
     try:
         plain = _plain(parameters)
@@ -116,7 +118,7 @@ def fusion(
 def _(
     x: Tensor, parameters: Sequence[Tensor], group_channels: int, kernel_size: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(x.shape)
+    return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
 @custom_op("kbnet::fusion_backward", mutates_args=())
@@ -183,6 +185,11 @@ def _fusion_settings(
 
 
 _HEAD_BIAS, _BASES = 13, 19  # positions of the coefficient head's first bias and of the kernel bases
+
+
+def _empty(x: Tensor, channels_last: bool) -> Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
 def _hidden(x: Tensor, parameters: Sequence[Tensor]) -> int:
