@@ -89,7 +89,8 @@ class KBBlockS(nn.Module):
     def feed_forward_parameters(self) -> list[Tensor]:
         """Those of the feed-forward half, as `kbnet.nn.fused` takes them."""
         norm, first, second = self.ffn_norm, self.ffn_in, self.ffn_out
-        assert first.bias is not None and second.bias is not None
+        assert first.bias is not None
+        assert second.bias is not None
         return [norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias, self.ffn_scale]
 
     def fusion_layers(self) -> dict[str, Any]:
