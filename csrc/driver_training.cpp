@@ -125,7 +125,7 @@ void share_images(const Sizes& s, int threads, Work work) {
 
 ForwardCall operator_call(const FusionTrainingCall& call) {
     ForwardCall f{};
-    f.sizes = call.sizes, f.weight = call.parameters[kBases], f.bias = call.parameters[kBasesBias];
+    f.sizes = call.sizes, f.weight = {call.parameters[kBases], false}, f.bias = {call.parameters[kBasesBias], false};
     return f;
 }
 
@@ -154,7 +154,7 @@ void fusion_training_backward(const Kernels& kernels, FusionTrainingCall call, f
         return;
     }
     BackwardCall op{};
-    op.sizes = s, op.weight = call.parameters[kBases], op.bias = call.parameters[kBasesBias];
+    op.sizes = s, op.weight = {call.parameters[kBases], false}, op.bias = {call.parameters[kBasesBias], false};
     const Floats packed = pack_groups(s.groups(), kernels.backward_packed(op), threads,
                                       [&](int64_t g, float* to) { kernels.backward_pack(op, g, to); });
     call.packed = packed.get();

@@ -75,7 +75,7 @@ struct FusionTrainingScratch {
         f.sizes = call.sizes;
         f.sizes.batch = images;
         f.x = view(v, call.sizes.width), f.coefficients = view(a, call.sizes.width), f.y = view(k, call.sizes.width);
-        f.weight = call.parameters[kBases], f.bias = call.parameters[kBasesBias], f.packed = call.packed;
+        f.weight = {call.parameters[kBases], false}, f.bias = {call.parameters[kBasesBias], false}, f.packed = call.packed;
         return f;
     }
 };
