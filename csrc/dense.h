@@ -28,12 +28,12 @@ inline Quad pair_of(Quad low, Quad high) {
     return (Quad)((rounded(low) >> 16) | (rounded(high) & 0xffff0000u));
 }
 
-// Four rows of `inner` numbers, the given distance apart, as columns: to[i] = scale * (row 0, 1, 2, 3)[i], or in pairs.
+// Four rows of `inner` numbers, `row` apart, as columns: to[i] = scale * (row 0, 1, 2, 3)[i], or in pairs.
 template <class T>
-inline void pack_four(float* to, const T* from, int64_t inner, Quad scale, bool paired) {
+inline void pack_four(float* to, const T* from, int64_t row, int64_t inner, Quad scale, bool paired) {
     int64_t i = 0;
     for (; i + 4 <= inner; i += 4, from += 4) {
-        Quad a = widen4(from), b = widen4(from + inner), c = widen4(from + 2 * inner), d = widen4(from + 3 * inner);
+        Quad a = widen4(from), b = widen4(from + row), c = widen4(from + 2 * row), d = widen4(from + 3 * row);
         transpose(a, b, c, d);
         if (paired) {
             narrow4(pair_of(a * scale, b * scale), to);
@@ -45,8 +45,7 @@ inline void pack_four(float* to, const T* from, int64_t inner, Quad scale, bool 
         }
     }
     const auto column = [&](int64_t at) {
-        return Quad{widen(from[at]), widen(from[at + inner]), widen(from[at + 2 * inner]), widen(from[at + 3 * inner])} *
-               scale;
+        return Quad{widen(from[at]), widen(from[at + row]), widen(from[at + 2 * row]), widen(from[at + 3 * row])} * scale;
     };
     for (int64_t rest = inner - i, at = 0; at < rest; at += paired ? 2 : 1, to += 4)
         narrow4(paired ? pair_of(column(at), at + 1 < rest ? column(at + 1) : Quad{}) : column(at), to);
@@ -65,9 +64,9 @@ inline void pack_rows(float* to, const Matrix& m, int64_t row0, int64_t rows, in
         const int64_t at = (row0 + r) * inner;
         if (r + kRows <= rows) {
             if (m.bfloat16)
-                pack_four(to, static_cast<const Bfloat16*>(m.data) + at, inner, factor, paired);
+                pack_four(to, static_cast<const Bfloat16*>(m.data) + at, inner, inner, factor, paired);
             else
-                pack_four(to, static_cast<const float*>(m.data) + at, inner, factor, paired);
+                pack_four(to, static_cast<const float*>(m.data) + at, inner, inner, factor, paired);
             continue;
         }
         for (int64_t i = 0; i < steps; ++i)
@@ -164,6 +163,54 @@ inline void convolve(float* out, int64_t out_pitch, const int32_t* out_at, const
             for (int v = 0; v < kColumns; ++v)
                 store(out + s * out_pitch + (out_at ? out_at[j + v] : (j + v) * kLanes), acc[s][v]);
     }
+}
+
+// Four bases of one output channel as mix_bases reads them: [taps][4], two planes of the kernel in a lane if `paired`.
+// `from` is the first base's, `row` the distance to the next.
+template <class T>
+inline void pack_four_bases(float* to, const T* from, int64_t row, const Sizes& s, Quad scale, bool paired) {
+    if (!paired) return pack_four(to, from, row, s.taps(), scale, false);
+    const int64_t area = s.kernel * s.kernel;
+    for (int64_t j = 0; j < s.group; j += 2, from += 2 * area)
+        for (int64_t t = 0; t < area; t += 4) {
+            const int64_t n = smaller(4, area - t);
+            float low[16], high[16] = {};
+            pack_four(low, from + t, row, n, scale, false);
+            if (j + 1 < s.group) pack_four(high, from + area + t, row, n, scale, false);
+            for (int64_t i = 0; i < n; ++i) narrow4(pair_of(widen4(low + 4 * i), widen4(high + 4 * i)), to + 4 * i);
+            to += 4 * n;
+        }
+}
+
+// All bases of output channel c out of `channels`, times a scale, and their biases. Bases are padded with zeros to a
+// multiple of kRows.
+inline void pack_bases(float* to, float* bias, const Matrix& bases, const Matrix& bases_bias, int64_t c,
+                       int64_t channels, const Sizes& s, float scale, bool paired) {
+    const int64_t area = s.kernel * s.kernel, planes = paired ? (s.group + 1) / 2 : s.group, taps = planes * area;
+    const int64_t row = channels * s.taps();
+    const Quad scales{scale, scale, scale, scale};
+    int64_t b = 0;
+    for (; b + kRows <= s.bases; b += kRows, to += taps * kRows) {
+        const int64_t at = (b * channels + c) * s.taps();
+        if (bases.bfloat16)
+            pack_four_bases(to, static_cast<const Bfloat16*>(bases.data) + at, row, s, scales, paired);
+        else
+            pack_four_bases(to, static_cast<const float*>(bases.data) + at, row, s, scales, paired);
+    }
+    if (b < s.bases) {
+        fill(to, taps * kRows, 0.0f);
+        for (int64_t r = 0; b + r < s.bases; ++r)
+            for (int64_t j = 0; j < planes; ++j)
+                for (int64_t t = 0; t < area; ++t) {
+                    const auto number = [&](int64_t plane) {
+                        const int64_t at = ((b + r) * channels + c) * s.taps() + plane * area + t;
+                        return plane < s.group ? element(bases, at) * scale : 0.0f;
+                    };
+                    to[(j * area + t) * kRows + r] = paired ? pair_of(number(2 * j), number(2 * j + 1)) : number(j);
+                }
+    }
+    for (b = 0; b < round_up(s.bases, kRows); ++b)
+        bias[b] = b < s.bases ? element(bases_bias, b * channels + c) * scale : 0.0f;
 }
 
 // The bases of one output channel, four at a time, mixed by the coefficients: weight [N / 4][taps][4], bias [N]

@@ -7,33 +7,6 @@
 namespace kbnet {
 namespace {
 
-// Of a tile: enough that its border and the packing of weights cost little, while its panels stay in the cache.
-constexpr int64_t kTilePixels = 512, kTileCols = 64, kTileAlign = 16;
-
-// Images cut into tiles of about equal size.
-struct Tiles {
-    int64_t height, width, rows, cols, down, across, count;
-
-    Tiles(const Sizes& s, int threads) : height(s.height), width(s.width) {
-        cols = width;
-        if (width > kTileCols + kTileCols / 2)
-            cols = round_up(divide_up(width, divide_up(width, kTileCols)), kTileAlign);
-        across = divide_up(width, cols);
-        rows = std::clamp<int64_t>(kTilePixels / round_up(cols, kTileAlign), 1, height);
-        // Few tiles: smaller ones, so that every thread finds work.
-        while (s.batch * across * divide_up(height, rows) < threads && rows > 4) rows = divide_up(rows, 2);
-        down = divide_up(height, rows);
-        rows = divide_up(height, down);
-        down = divide_up(height, rows);
-        count = s.batch * down * across;
-    }
-    Tile largest() const { return {0, 0, rows, 0, cols}; }
-    Tile tile(int64_t i) const {
-        const int64_t row0 = i / across % down * rows, col0 = i % across * cols;
-        return {i / (across * down), row0, std::min(rows, height - row0), col0, std::min(cols, width - col0)};
-    }
-};
-
 // work(i, scratch) for all i below count, on up to `threads` threads with `floats` of scratch each.
 template <class Work>
 void share_out(int64_t count, int64_t floats, int threads, Work work) {

@@ -10,10 +10,46 @@ namespace kbnet {
 constexpr int64_t kForwardPixels = 384;
 constexpr int64_t kFewStrips = 2;
 
+namespace {
+
+// Whether vectors of pixels fill rows of this width well; else a good part of the last one would hang over the end. On
+// narrower images strips are faster still.
+bool fills_vectors(int64_t width) {
+    return width >= 2 * kTileAlign && 4 * width >= 3 * round_up(width, kTileAlign);
+}
+
+// Calls work(i, group0, group1, scratch) for all i below `count` and all groups, on up to `threads` threads.
+template <class Work>
+void share_out(int64_t count, int64_t groups, int threads, int64_t scratch_floats, Work work) {
+    // Few pieces of an image: share their groups out too, so that every thread finds work.
+    const int64_t shares = threads == 1 ? 1 : std::clamp<int64_t>(divide_up(8 * threads, count), 1, groups);
+    const int64_t tasks = count * shares;
+    threads = static_cast<int>(std::min<int64_t>(threads, tasks));
+    const Floats scratch = allocate(threads * scratch_floats);
+    std::atomic<int64_t> next{0};
+    run_on_threads(threads, [&](int thread) {
+        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+            const int64_t share = i % shares;
+            work(i / shares, share * groups / shares, (share + 1) * groups / shares,
+                 scratch.get() + thread * scratch_floats);
+        }
+    });
+}
+
+}  // namespace
+
 void forward(const Kernels& kernels, ForwardCall call, int threads) {
     const Sizes& s = call.sizes;
     const int64_t rows = s.batch * s.height, groups = s.groups();
     if (rows * s.width * groups == 0) return;
+    if (fills_vectors(s.width)) {
+        const Tiles tiles(s, 1);
+        share_out(tiles.count, groups, threads, kernels.forward_tile_scratch(call, tiles.largest()),
+                  [&](int64_t i, int64_t group0, int64_t group1, float* scratch) {
+                      kernels.forward_tile(call, tiles.tile(i), group0, group1, scratch);
+                  });
+        return;
+    }
     const Cut cut(0, rows, s.width, kForwardPixels);
     // Packed weights that few strips read are best packed where they are used: with many channels they fit no cache.
     Floats packed;
@@ -21,21 +57,10 @@ void forward(const Kernels& kernels, ForwardCall call, int threads) {
         packed = pack_groups(groups, kernels.forward_packed(call), threads,
                              [&](int64_t g, float* to) { kernels.forward_pack(call, g, to); });
     call.packed = packed.get();
-
-    // Few strips: share their groups out too, so that every thread finds work.
-    const int64_t shares = threads == 1 ? 1 : std::clamp<int64_t>(divide_up(8 * threads, cut.count()), 1, groups);
-    const int64_t tasks = cut.count() * shares;
-    threads = static_cast<int>(std::min<int64_t>(threads, tasks));
-    const int64_t scratch_floats = kernels.forward_scratch(call, cut.largest());
-    const Floats scratch = allocate(threads * scratch_floats);
-    std::atomic<int64_t> next{0};
-    run_on_threads(threads, [&](int thread) {
-        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-            const int64_t share = i % shares;
-            kernels.forward_strip(call, cut.strip(i / shares), share * groups / shares, (share + 1) * groups / shares,
-                                  scratch.get() + thread * scratch_floats);
-        }
-    });
+    share_out(cut.count(), groups, threads, kernels.forward_scratch(call, cut.largest()),
+              [&](int64_t i, int64_t group0, int64_t group1, float* scratch) {
+                  kernels.forward_strip(call, cut.strip(i), group0, group1, scratch);
+              });
 }
 
 }  // namespace kbnet

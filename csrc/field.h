@@ -90,10 +90,11 @@ struct Field {
 };
 
 // panel = the tensor's pixels of the field, zeros outside the image
-inline void gather_field(float* panel, const Field& f, const Tensor4& t, int64_t channels, const Tile& tile) {
+inline void gather_field(float* panel, const Field& f, const Tensor4& t, int64_t channel0, int64_t channels,
+                         const Tile& tile) {
     for (int64_t r = f.first_row; r < f.last_row; ++r)
         read_pixels(panel + r * f.pitch + f.first_col, f.floats, t,
-                    t.at(tile.image, 0, tile.row0 - f.border + r, tile.col0 - f.border + f.first_col), channels,
+                    t.at(tile.image, channel0, tile.row0 - f.border + r, tile.col0 - f.border + f.first_col), channels,
                     f.last_col - f.first_col);
     f.zero_outside(panel, channels);
 }

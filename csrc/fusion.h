@@ -174,7 +174,7 @@ template <class Dot>
 inline void adaptive_branch(const FusionCall& call, const FusionScratch& k, int64_t c0, int64_t n,
                             const Vectors& tile) {
     const Sizes& s = call.sizes;
-    const int64_t area = s.kernel * s.kernel, planes = call.paired ? (s.group + 1) / 2 : s.group;
+    const int64_t planes = call.paired ? (s.group + 1) / 2 : s.group;
     tap_offsets(k.offsets, planes, k.field.floats, s.kernel, k.field.pitch);
     for (int64_t g = 0; g < n; g += s.group) {
         const float* from = k.second + g * k.field.floats;
@@ -183,23 +183,8 @@ inline void adaptive_branch(const FusionCall& call, const FusionScratch& k, int6
             from = k.pairs;
         }
         for (int64_t c = g; c < g + s.group; ++c) {
-            const float scale = element(call.kba_scale, c0 + c);
-            for (int64_t b = 0; b < k.bases4; ++b) {
-                float* to = k.weight + b / kRows * k.taps * kRows + b % kRows;
-                const int64_t row = b * call.hidden + c0 + c, at = row * s.taps();
-                k.bias[b] = b < s.bases ? element(call.bases_bias, row) * scale : 0.0f;
-                for (int64_t j = 0; j < planes; ++j)
-                    for (int64_t t = 0; t < area; ++t, to += kRows) {
-                        if (b >= s.bases)
-                            *to = 0.0f;
-                        else if (call.paired)
-                            *to = pair_of(element(call.bases, at + 2 * j * area + t) * scale,
-                                          2 * j + 1 < s.group ? element(call.bases, at + (2 * j + 1) * area + t) * scale
-                                                              : 0.0f);
-                        else
-                            *to = element(call.bases, at + j * area + t) * scale;
-                    }
-            }
+            pack_bases(k.weight, k.bias, call.bases, call.bases_bias, c0 + c, call.hidden, s,
+                       element(call.kba_scale, c0 + c), call.paired);
             mix_bases<Dot>(k.mixed + c * k.dense, from, tile, k.offsets, k.taps, k.weight, k.bias, k.a, k.dense,
                            k.bases4);
         }
@@ -284,7 +269,7 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
     for (int64_t c = 0; c < s.channels; ++c)
         k.norm_weight[c] = element(call.norm_weight, c), k.norm_bias[c] = element(call.norm_bias, c);
 
-    gather_field(k.u, f, call.x, s.channels, tile);
+    gather_field(k.u, f, call.x, 0, s.channels, tile);
     normalize(k.u, f.floats, s.channels, f.floats, k.norm_weight, k.norm_bias, call.eps);
     f.zero_outside(k.u, s.channels);
     if (call.paired) pair_panels(k.u_pairs, f.floats, k.u, f.floats, s.channels, f.floats);

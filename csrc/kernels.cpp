@@ -3,6 +3,7 @@
 #include "feed_forward.h"
 #include "feed_forward_training.h"
 #include "forward.h"
+#include "forward_tile.h"
 #include "fusion.h"
 #include "fusion_backward.h"
 #include "problem.h"
@@ -30,6 +31,7 @@ namespace kbnet {
 extern const Kernels KBNET_JOIN(kernels_, KBNET_ISA);
 const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
     KBNET_TEXT(KBNET_ISA), kHavePairs,           forward_packed,    forward_pack,    forward_scratch, forward_strip,
+    forward_tile_scratch,  forward_tile,
     backward_packed,       backward_pack,        backward_scratch,  backward_strip,  write_dx_row,
     dweight_pitch,         fusion_scratch,       fusion_tile,       feed_forward_scratch,
     feed_forward_tile,

@@ -185,6 +185,8 @@ struct Kernels {
     void (*forward_pack)(const ForwardCall&, int64_t group, float* packed);
     int64_t (*forward_scratch)(const ForwardCall&, const Strip& largest);  // floats of scratch of one thread
     void (*forward_strip)(const ForwardCall&, const Strip&, int64_t group0, int64_t group1, float* scratch);
+    int64_t (*forward_tile_scratch)(const ForwardCall&, const Tile& largest);
+    void (*forward_tile)(const ForwardCall&, const Tile&, int64_t group0, int64_t group1, float* scratch);
     int64_t (*backward_packed)(const BackwardCall&);
     void (*backward_pack)(const BackwardCall&, int64_t group, float* packed);
     int64_t (*backward_scratch)(const BackwardCall&, const Strip& largest);
