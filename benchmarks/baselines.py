@@ -5,13 +5,14 @@ input. Only the formula is taken from there; autograd differentiates it as it st
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kbnet.nn import LayerNorm2d
 from kbnet.ops import kernel_basis_attention
 
 
@@ -26,15 +27,28 @@ def per_pixel_kernels(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Ten
     return y.transpose(1, 2).reshape(b, c, h, w)
 
 
+def plain_layer_norm(norm: LayerNorm2d, x: Tensor) -> Tensor:
+    """The norm over channels as published, in single operations."""
+    mean = x.mean(1, keepdim=True)
+    variance = (x - mean).pow(2).mean(1, keepdim=True)
+    y = (x - mean) / (variance + norm.eps).sqrt()
+    return norm.weight.view(1, -1, 1, 1) * y + norm.bias.view(1, -1, 1, 1)
+
+
 @contextmanager
 def operator(name: str) -> Iterator[None]:
-    """Networks built of layers use this implementation of the operator: "published", or the name of a backend."""
+    """Networks built of layers use this implementation of the operator: "published" (with its norm), or a backend's."""
 
     def backend(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return kernel_basis_attention(x, coefficients, weight, bias, backend=name)
 
-    chosen = per_pixel_kernels if name == "published" else backend
-    with patch("kbnet.nn.layers.kernel_basis_attention", chosen), patch.dict("os.environ", {"KBNET_FUSED": "off"}):
+    published = name == "published"
+    with ExitStack() as stack:
+        stack.enter_context(patch.dict("os.environ", {"KBNET_FUSED": "off"}))
+        chosen = per_pixel_kernels if published else backend
+        stack.enter_context(patch("kbnet.nn.layers.kernel_basis_attention", chosen))
+        if published:
+            stack.enter_context(patch.object(LayerNorm2d, "forward", plain_layer_norm))
         yield
 
 

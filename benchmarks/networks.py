@@ -70,7 +70,7 @@ def forward(name: str, side: int) -> dict[str, object]:
         truth = calls["float32"]() - image
         for other, call in calls.items():
             agree(f"{name} {side} {other}", call() - image, truth, 5e-2 if "bfloat16" in other else 1e-4)
-        seconds = best(calls, repeats=6, seconds=45, warm_up=False)
+        seconds = best(calls, repeats=6, seconds=25, warm_up=False)
         memory = {key: peak_bytes(call) for key, call in calls.items()}
     return _row(name, "forward", [1, 3, side, side], seconds, memory)
 
@@ -102,7 +102,7 @@ def training_step(name: str) -> dict[str, object]:
     truth = calls["native"]()
     for other, call in calls.items():
         agree(f"{name} step {other}", call(), truth, 1e-4)
-    seconds = best(calls, repeats=8, seconds=30, warm_up=False)
+    seconds = best(calls, repeats=8, seconds=20, warm_up=False)
     memory = {key: peak_bytes(call) for key, call in calls.items()}
     return _row(name, "training step", [batch, 3, side, side], seconds, memory)
 
