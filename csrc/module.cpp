@@ -93,11 +93,12 @@ std::vector<std::string> instruction_sets() {
 NB_MODULE(_native, m) {
     using namespace nb::literals;
     m.doc() = "Kernel basis attention on the CPU; see csrc/.";
-    m.def("forward", &forward, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "y"_a, "threads"_a,
+    // What is written to is never converted: nanobind would write to a copy.
+    m.def("forward", &forward, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "y"_a.noconvert(), "threads"_a,
           "instruction_set"_a = "", "Write the operator's value into y.");
-    m.def("backward", &backward, "dy"_a, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "dx"_a.none(),
-          "dcoefficients"_a.none(), "dweight"_a.none(), "dbias"_a.none(), "threads"_a, "instruction_set"_a = "",
-          "Write the gradients that are not None.");
+    m.def("backward", &backward, "dy"_a, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "dx"_a.none().noconvert(),
+          "dcoefficients"_a.none().noconvert(), "dweight"_a.none().noconvert(), "dbias"_a.none().noconvert(),
+          "threads"_a, "instruction_set"_a = "", "Write the gradients that are not None.");
     kbnet::define_block(m);
     kbnet::define_training(m);
     m.def("instruction_sets", &instruction_sets, "Those this processor can run, the fastest first.");

@@ -129,12 +129,12 @@ void cell_sums_(const AnyTensor4& x, const Parameters& parameters, const Grid& s
 
 void define_block(nb::module_& m) {
     using namespace nb::literals;
-    m.def("fusion", &fusion_, "x"_a, "y"_a, "means"_a, "cell"_a, "parameters"_a, "bases"_a, "group"_a, "kernel"_a,
-          "head"_a, "static_group"_a, "static_kernel"_a, "gelu"_a, "paired"_a, "eps"_a, "threads"_a,
+    m.def("fusion", &fusion_, "x"_a, "y"_a.noconvert(), "means"_a, "cell"_a, "parameters"_a, "bases"_a, "group"_a,
+          "kernel"_a, "head"_a, "static_group"_a, "static_kernel"_a, "gelu"_a, "paired"_a, "eps"_a, "threads"_a,
           "instruction_set"_a = "", "Write a block's fusion half into y; csrc/problem.h has the parameters' order.");
-    m.def("feed_forward", &feed_forward_, "x"_a, "y"_a, "parameters"_a, "hidden"_a, "paired"_a, "eps"_a, "threads"_a,
-          "instruction_set"_a = "", "Write a block's feed-forward half into y, which may be x.");
-    m.def("cell_sums", &cell_sums_, "x"_a, "parameters"_a, "sums"_a, "cell_rows"_a, "cell_cols"_a, "eps"_a,
+    m.def("feed_forward", &feed_forward_, "x"_a, "y"_a.noconvert(), "parameters"_a, "hidden"_a, "paired"_a, "eps"_a,
+          "threads"_a, "instruction_set"_a = "", "Write a block's feed-forward half into y, which may be x.");
+    m.def("cell_sums", &cell_sums_, "x"_a, "parameters"_a, "sums"_a.noconvert(), "cell_rows"_a, "cell_cols"_a, "eps"_a,
           "threads"_a, "instruction_set"_a = "", "Write sums of the normalised x over cells of pixels.");
 }
 

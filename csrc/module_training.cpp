@@ -129,16 +129,16 @@ void fusion_training_backward_(const AnyTensor4& dy, const AnyTensor4& x, const 
 
 void define_training(nb::module_& m) {
     using namespace nb::literals;
-    m.def("feed_forward_training", &feed_forward_training_, "x"_a, "parameters"_a, "y"_a, "hidden"_a, "eps"_a,
-          "threads"_a, "instruction_set"_a = "", "Write a block's feed-forward half into y.");
-    m.def("feed_forward_backward", &feed_forward_backward_, "dy"_a, "x"_a, "parameters"_a, "dx"_a, "gradients"_a,
-          "hidden"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
+    m.def("feed_forward_training", &feed_forward_training_, "x"_a, "parameters"_a, "y"_a.noconvert(), "hidden"_a,
+          "eps"_a, "threads"_a, "instruction_set"_a = "", "Write a block's feed-forward half into y.");
+    m.def("feed_forward_backward", &feed_forward_backward_, "dy"_a, "x"_a, "parameters"_a, "dx"_a.noconvert(),
+          "gradients"_a, "hidden"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
           "Write the gradients of a block's feed-forward half.");
-    m.def("fusion_training", &fusion_training_, "x"_a, "parameters"_a, "y"_a, "filtered"_a, "bases"_a, "group"_a,
-          "kernel"_a, "head"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
+    m.def("fusion_training", &fusion_training_, "x"_a, "parameters"_a, "y"_a.noconvert(), "filtered"_a.noconvert(),
+          "bases"_a, "group"_a, "kernel"_a, "head"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
           "Write a block's fusion half into y, and into filtered what the backward pass needs besides x.");
-    m.def("fusion_training_backward", &fusion_training_backward_, "dy"_a, "x"_a, "filtered"_a, "parameters"_a, "dx"_a,
-          "gradients"_a, "bases"_a, "group"_a, "kernel"_a, "head"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
+    m.def("fusion_training_backward", &fusion_training_backward_, "dy"_a, "x"_a, "filtered"_a, "parameters"_a,
+          "dx"_a.noconvert(), "gradients"_a, "bases"_a, "group"_a, "kernel"_a, "head"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
           "Write the gradients of a block's fusion half.");
 }
 

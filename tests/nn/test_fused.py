@@ -210,6 +210,26 @@ def test_sums_over_cells(instruction_set):
         torch.testing.assert_close(sums.double(), expected, rtol=0, atol=float(2e-6 * u.abs().sum((1, 2)).max()))
 
 
+def test_torchs_default_dtype_is_nothing_to_the_sums():
+    x, weight, bias = image(1, 6, 9, 20), torch.rand(6), torch.rand(6)
+    expected = normalized_cell_sums(x, weight, bias, 4, 8, 1e-6)
+    torch.set_default_dtype(torch.float64)
+    try:
+        sums = normalized_cell_sums(x, weight, bias, 4, 8, 1e-6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert sums.dtype == torch.float32
+    assert torch.equal(sums, expected)
+
+
+def test_an_output_is_never_written_to_a_converted_copy():
+    x, parameters = image(1, 8, 4, 6), [torch.ones(8), torch.zeros(8)]
+    settings = {"cell_rows": 4, "cell_cols": 3, "eps": 1e-6, "threads": 1}
+    for sums in (torch.empty(1, 8, 1, 2, dtype=torch.float64), torch.empty(1, 8, 1, 4)[..., ::2]):
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            native.extension().cell_sums(x, parameters, sums, **settings)
+
+
 def test_nan_spreads_no_further_than_the_layers_spread_it(monkeypatch):
     block, x = block_s(8, bases=4, lightweight=True), image(1, 8, 20, 90)
     x[0, 3, 9, 70] = torch.nan

@@ -111,8 +111,9 @@ def normalized_cell_sums(x: Tensor, weight: Tensor, bias: Tensor, rows: int, col
     The norm is over the channels of each pixel with affine parameters [C]; the normalised image is not stored.
     """
     batch, channels, height, width = x.shape
-    # Contiguous whatever the format of x: the kernels write rows of cells.
-    sums = torch.empty((batch, channels, -(-height // rows), -(-width // cols)))
+    # Contiguous whatever the format of x: the kernels write rows of cells. Not of torch's default dtype and device.
+    size = (batch, channels, -(-height // rows), -(-width // cols))
+    sums = torch.empty(size, dtype=torch.float32, device=x.device)
     parameters = _plain([weight, bias])
     native.extension().cell_sums(
         x.detach(), parameters, sums, cell_rows=rows, cell_cols=cols, eps=eps, **native.settings()
