@@ -8,6 +8,7 @@ losses differ by more than rounding, nothing is timed.
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +42,16 @@ CUT = {
 
 @contextmanager
 def forced(backend: str) -> Iterator[None]:
-    """Make every layer ask for this backend, which raises where it cannot run instead of taking another."""
-    with mock.patch.object(layers, "kernel_basis_attention", partial(kernel_basis_attention, backend=backend)):
+    """Make every layer ask for this backend, which raises where it cannot run instead of taking another.
+
+    Blocks as one call are of the native backend: for any other the layers run one by one.
+    """
+    fused = os.environ.get("KBNET_FUSED", "on") if backend == "native" else "off"
+    chosen = partial(kernel_basis_attention, backend=backend)
+    with (
+        mock.patch.object(layers, "kernel_basis_attention", chosen),
+        mock.patch.dict(os.environ, {"KBNET_FUSED": fused}),
+    ):
         yield
 
 

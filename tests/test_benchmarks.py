@@ -95,6 +95,30 @@ list(sweep.measure(sweep.Size("KBNet-S", 8, 16, 4), "cpu", 64))
     assert "native: gradient of x: results differ by 0.01 of the largest value, allowed 0.0001" in child.stderr
 
 
+def test_a_forced_backend_leaves_no_block_to_the_native_kernels():
+    code = """
+import sys, torch
+from torch.utils.flop_counter import FlopCounterMode
+from kbnet.models import create_model
+from training import forced
+network, x = create_model("kbnet-nano", width=8), torch.rand(1, 3, 16, 16)
+for backend in sys.argv[1:]:
+    with forced(backend), FlopCounterMode(display=False) as counter:
+        network(x)
+    print(backend, *sorted({str(operator) for operator in counter.get_flop_counts()["Global"]} - {"aten.convolution"}))
+"""
+    if "native" not in available_backends():
+        pytest.skip("there is no other backend")
+    package = str(Path(kbnet.__file__).parents[1])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([package, str(BENCHMARKS)])}
+    child = subprocess.run(
+        [sys.executable, "-c", code, "native", "reference"], capture_output=True, text=True, env=environment
+    )
+    native, reference = child.stdout.splitlines()
+    assert native == "native kbnet.feed_forward kbnet.fusion"
+    assert reference == "reference kbnet.kernel_basis_attention"
+
+
 def test_pictures_are_drawn_of_what_there_is(results, tmp_path):
     child = run("plot.py", "--results", results, "--output", tmp_path)
     assert (child.returncode, child.stderr) == (0, "")
