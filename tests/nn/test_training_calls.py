@@ -7,6 +7,7 @@ shows.
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from kbnet.errors import InvalidInputError
 from kbnet.nn import FullFrame, KBBlockL, KBBlockS, fused
@@ -153,6 +154,35 @@ def halves():
 @pytest.mark.parametrize("half", ["feed_forward", "fusion"])
 def test_opcheck_finds_no_fault(half):
     torch.library.opcheck(*halves()[half])
+
+
+def operations(block, x, backward=False):
+    with FlopCounterMode(display=False) as counter:
+        y = block(x, FullFrame())
+        if backward:
+            y.sum().backward()
+    return counter.get_flop_counts()["Global"]
+
+
+def test_operations_are_counted_as_those_of_the_layers(monkeypatch):
+    block, x, _ = make({"channels": 6, "coefficient_width": 2, "bases": 5, "group_channels": 3}, (3, 4, 7))
+    ours = operations(block, x)
+    assert set(ours) == {torch.ops.kbnet.fusion, torch.ops.kbnet.feed_forward}
+    monkeypatch.setenv("KBNET_FUSED", "off")
+    assert sum(ours.values()) == sum(operations(block, x).values()) > 0
+
+
+def test_operations_of_the_backward_pass_include_what_is_computed_again():
+    c, n, g, head, pixels, batch = 8, 5, 2, 4, 3 * 4 * 7, 3
+    settings = {"channels": c, "coefficient_width": head, "bases": n, "group_channels": g}
+    block, x, _ = make(settings, (batch, 4, 7))
+    ours = operations(block, x.requires_grad_(), backward=True)
+    first, second = 2 * c * c, c * c
+    assert ours[torch.ops.kbnet.feed_forward_backward] == 2 * pixels * (3 * first + 2 * second)
+    branches = 2 * (c * c + 9 * c) + 9 * c + n * head // 2 + n * c
+    bases = 3 * n * c * g * 9 + 2 * n * c
+    a_pixel = 3 * branches + 2 * c * c + bases
+    assert ours[torch.ops.kbnet.fusion_backward] == 2 * (pixels * a_pixel + 3 * batch * c * c)
 
 
 @pytest.mark.parametrize("half", ["feed_forward", "fusion"])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from kbnet.ops import block, kba  # noqa: F401  # they register the operators below
+from kbnet.ops import block, kba, training  # noqa: F401  # they register the operators below
 
 Shape = Sequence[int]
 
@@ -58,3 +58,36 @@ def _fused_block(
     each = sum(math.prod(fusion[i]) for i in _WEIGHTS)
     each += sum(math.prod(feed_forward[i]) for i in _FEED_FORWARD_WEIGHTS if feed_forward)
     return 2 * _pixels(x) * (each + multiply_adds(means[1], bases, group_channels, kernel_size))
+
+
+# Backward passes of trained halves count what they do: both gradients of every product, and what they compute again.
+_TRAINED_WEIGHTS = (4, 6, 8, 10, 12, 14, 16, 22)  # of the convolutions in fusion's `parameters`
+_TRAINED_MIX, _TRAINED_OUT, _TRAINED_BASES = 2, 22, 19
+
+
+@register_flop_formula(torch.ops.kbnet.feed_forward)
+def _feed_forward(x: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> int:
+    return 2 * _pixels(x) * sum(math.prod(parameters[i]) for i in _FEED_FORWARD_WEIGHTS)
+
+
+@register_flop_formula(torch.ops.kbnet.feed_forward_backward)
+def _feed_forward_backward(dy: Shape, x: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> int:
+    first, second = (math.prod(parameters[i]) for i in _FEED_FORWARD_WEIGHTS)
+    return 2 * _pixels(x) * (3 * first + 2 * second)
+
+
+@register_flop_formula(torch.ops.kbnet.fusion)
+def _fusion(x: Shape, parameters: Sequence[Shape], group_channels: int, kernel_size: int, *_: Any, **__: Any) -> int:
+    bases, channels = parameters[_TRAINED_BASES][:2]
+    each = sum(math.prod(parameters[i]) for i in _TRAINED_WEIGHTS)
+    each += multiply_adds(channels, bases, group_channels, kernel_size)
+    return 2 * (_pixels(x) * each + x[0] * math.prod(parameters[_TRAINED_MIX]))
+
+
+@register_flop_formula(torch.ops.kbnet.fusion_backward)
+def _fusion_backward(dy: Shape, x: Shape, filtered: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> int:
+    bases = parameters[_TRAINED_BASES]
+    # The operator's own value and the output are not computed again.
+    each = 3 * sum(math.prod(parameters[i]) for i in _TRAINED_WEIGHTS) - math.prod(parameters[_TRAINED_OUT])
+    each += 3 * math.prod(bases) + 2 * bases[0] * bases[1]
+    return 2 * (_pixels(x) * each + 3 * x[0] * math.prod(parameters[_TRAINED_MIX]))
