@@ -205,6 +205,14 @@ def test_parameters_that_do_not_fit_are_refused(half, wrong, message):
         operator(x, [*layers[:-1], wrong], *rest)
 
 
+@pytest.mark.parametrize("half", ["feed_forward", "fusion"])
+@pytest.mark.parametrize("count", [0, 3])
+def test_too_few_parameters_are_refused(half, count):
+    operator, (x, layers, *rest) = halves()[half]
+    with pytest.raises(InvalidInputError, match=f"expected {len(layers)} parameters, got {count}"):
+        operator(x, layers[:count], *rest)
+
+
 def test_when_the_layers_run_instead():
     block, x, _ = make(*CASES["5x7"])
     assert "static branch" not in (fused.refuses_training(block, x) or "")

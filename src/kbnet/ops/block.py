@@ -54,6 +54,8 @@ def fused_block(
     Raises:
         InvalidInputError: a parameter does not fit.
     """
+    if len(feed_forward) not in (0, _FEED_FORWARD_PARAMETERS):
+        raise InvalidInputError(f"expected 0 or {_FEED_FORWARD_PARAMETERS} parameters, got {len(feed_forward)}")
     y = torch.empty_like(x)
     settings = {"paired": bfloat16, "eps": eps, **native.settings()}
     means = means.detach().float().contiguous()
@@ -81,7 +83,7 @@ def fused_block(
     return y
 
 
-_OUT = 4  # position of the output's weight in `feed_forward`
+_FEED_FORWARD_PARAMETERS, _OUT = 7, 4  # how many; position of the output's weight among them
 
 
 @fused_block.register_fake

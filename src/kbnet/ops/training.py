@@ -31,7 +31,7 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_l
     """
     y = _empty(x, channels_last)
     try:
-        plain = _plain(parameters)
+        plain = _plain(parameters, _FEED_FORWARD_PARAMETERS)
         native.extension().feed_forward_training(
             x.detach(), _addresses(plain), y, hidden=_hidden(x, plain), eps=eps, **native.settings()
         )
@@ -48,7 +48,7 @@ def _(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_last: bool) 
 @custom_op("kbnet::feed_forward_backward", mutates_args=())
 def feed_forward_backward(dy: Tensor, x: Tensor, parameters: Sequence[Tensor], eps: float) -> list[Tensor]:
     """Gradients of x and of each parameter."""
-    dx, plain = torch.empty_like(x), _plain(parameters)
+    dx, plain = torch.empty_like(x), _plain(parameters, _FEED_FORWARD_PARAMETERS)
     gradients = [torch.empty_like(p) for p in plain]
     native.extension().feed_forward_backward(
         dy.detach(),
@@ -105,9 +105,9 @@ def fusion(
         InvalidInputError: a parameter does not fit.
     """
     y, filtered = x.new_empty(x.shape), x.new_empty(x.shape)
-    settings = _fusion_settings(parameters, group_channels, kernel_size, eps)
+    plain = _plain(parameters, _FUSION_PARAMETERS)
+    settings = _fusion_settings(plain, group_channels, kernel_size, eps)
     try:
-        plain = _plain(parameters)
         native.extension().fusion_training(x.detach(), _addresses(plain), y, filtered, **settings)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the parameters do not fit together: {error}") from error
@@ -132,9 +132,9 @@ def fusion_backward(
     eps: float,
 ) -> list[Tensor]:
     """Gradients of x and of each parameter."""
-    dx, plain = torch.empty_like(x), _plain(parameters)
+    dx, plain = torch.empty_like(x), _plain(parameters, _FUSION_PARAMETERS)
     gradients = [torch.empty_like(p) for p in plain]
-    settings = _fusion_settings(parameters, group_channels, kernel_size, eps)
+    settings = _fusion_settings(plain, group_channels, kernel_size, eps)
     native.extension().fusion_training_backward(
         dy.detach(), x.detach(), filtered.detach(), _addresses(plain), dx, _addresses(gradients), **settings
     )
@@ -199,8 +199,13 @@ def _hidden(x: Tensor, parameters: Sequence[Tensor]) -> int:
 _OUT = 4  # position of the second convolution's weight
 
 
-def _plain(parameters: Sequence[Tensor]) -> list[Tensor]:
+_FEED_FORWARD_PARAMETERS, _FUSION_PARAMETERS = 7, 25
+
+
+def _plain(parameters: Sequence[Tensor], count: int) -> list[Tensor]:
     """Contiguous and float32 on the CPU, as the kernels read them."""
+    if len(parameters) != count:
+        raise InvalidInputError(f"expected {count} parameters, got {len(parameters)}")
     for p in parameters:
         if p.dtype != torch.float32 or not p.is_cpu:
             raise InvalidInputError(f"expected float32 parameters on the CPU, got {p.dtype} on {p.device}")
