@@ -262,7 +262,9 @@ def test_it_refuses_what_it_cannot_do_and_says_why(monkeypatch):
         assert "float64" in fused.refuses(block.double(), x)
         block.float()
         assert "eval()" in fused.refuses(block.train(), x)
-        assert "1024" not in fused.refuses(block.eval(), image(1, 1024, 1, 1))
+        assert "more than 512 channels" in fused.refuses(block.eval(), image(1, 1024, 1, 1))
+        assert "more than 256 channels" in fused.refuses(block, image(1, 257, 1, 1, torch.bfloat16))
+        assert fused.refuses(block, image(1, 512, 1, 1)) is None
         monkeypatch.setenv("KBNET_FUSED", "off")
         assert fused.refuses(block, x) == "KBNET_FUSED is off"
 
