@@ -17,11 +17,15 @@ constexpr std::size_t kKept = 0;  // the guards between a call's panels must not
 constexpr std::size_t kKept = std::size_t{64} << 20;  // at most, in all
 #endif
 
+constexpr std::size_t kMost = 64;  // pieces: all are looked through at every call
+
 // Never destroyed: threads may still give back while the process ends.
 struct Store {
     std::mutex mutex;
-    std::vector<Piece> pieces;
+    std::vector<Piece> pieces;  // never grows beyond what is reserved: giving back must not throw
     std::size_t bytes = 0;
+
+    Store() { pieces.reserve(kMost); }
 };
 Store& store = *new Store;
 
@@ -52,18 +56,16 @@ Floats allocate(int64_t floats) {
 }
 
 void GiveBack::operator()(float* p) const {
-    std::vector<Piece> dropped;  // the longest unused make room
     if (const Turn turn{store.mutex, std::try_to_lock}; turn && bytes <= kKept) {
-        store.pieces.push_back({p, bytes});
-        store.bytes += bytes;
-        while (store.bytes > kKept) {
-            dropped.push_back(store.pieces.front());
+        while (store.pieces.size() == kMost || store.bytes + bytes > kKept) {  // the longest unused make room
+            std::free(store.pieces.front().data);
             store.bytes -= store.pieces.front().bytes;
             store.pieces.erase(store.pieces.begin());
         }
+        store.pieces.push_back({p, bytes});
+        store.bytes += bytes;
     } else
-        dropped.push_back({p, bytes});
-    for (const Piece& piece : dropped) std::free(piece.data);
+        std::free(p);
 }
 
 }  // namespace kbnet
