@@ -61,7 +61,7 @@ struct FusionScratch {
         first = arena.take(chunk4 * field.floats);
         second = arena.take(chunk4 * field.floats);
         pairs = arena.take((larger(s.group, call.static_group) + 1) / 2 * field.floats);
-        fixed = arena.take(chunk4 * dense);
+        fixed = arena.take((chunk4 + kRows - 1) * dense);  // a group of 5 channels, say, is convolved as 8
         mixed = arena.take(chunk4 * dense);
         fused = arena.take(steps_hidden * dense);
         out = arena.take(chunk4 * dense);
