@@ -1,11 +1,13 @@
 """Time and memory of whole networks against the published formula and against their own layers one by one.
 
     python benchmarks/networks.py            # KBNet-S, KBNet-L and nano, 256 to 1024 pixels, forward and training step
+    python benchmarks/networks.py --largest 0 --keep    # training steps alone, beside the rows measured before
 
 Writes benchmarks/results/networks.json. Random weights: neither time nor memory depends on them.
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from unittest.mock import patch
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from baselines import matmul_rate, operator
-from facts import write
+from facts import RESULTS, write
 from kbnet import create_model
 from kbnet.models import Network
 from timing import agree, best, peak_bytes
@@ -30,14 +32,25 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--largest", type=int, default=1024, help="side of the largest image")
     parser.add_argument("--name", default="networks", help="of the results file")
+    parser.add_argument("--keep", action="store_true", help="keep the file's rows that are not measured now")
     options = parser.parse_args()
     rates = {str(d).removeprefix("torch."): matmul_rate(d) / 1e9 for d in (torch.float32, torch.bfloat16)}
     rows = []
     for name in options.networks:
         rows += [forward(name, side) for side in SIZES[name] if side <= options.largest]
         rows.append(training_step(name))
+    if options.keep:
+        earlier = json.loads((RESULTS / f"{options.name}.json").read_text(encoding="utf-8"))
+        measured = {_key(row) for row in rows}
+        command = earlier["facts"]["command"]
+        kept = [{"command": command} | row for row in earlier["rows"] if _key(row) not in measured]
+        rows = sorted(kept + rows, key=lambda row: list(SIZES).index(str(row["network"])))
     path = write(options.name, {"matmul_gflops": {k: round(v, 1) for k, v in rates.items()}, "rows": rows})
     print(path)
+
+
+def _key(row: dict[str, object]) -> str:
+    return f"{row['network']} {row['what']} {row['shape']}"
 
 
 def forward(name: str, side: int) -> dict[str, object]:
@@ -102,7 +115,7 @@ def training_step(name: str) -> dict[str, object]:
     truth = calls["native"]()
     for other, call in calls.items():
         agree(f"{name} step {other}", call(), truth, 1e-4)
-    seconds = best(calls, repeats=8, seconds=20, warm_up=False)
+    seconds = best(calls, repeats=12, seconds=40, warm_up=False)
     memory = {key: peak_bytes(call) for key, call in calls.items()}
     return _row(name, "training step", [batch, 3, side, side], seconds, memory)
 

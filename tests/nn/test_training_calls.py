@@ -243,3 +243,10 @@ def test_the_other_family_trains_by_its_layers():
     x = torch.randn(1, 8, 4, 5, requires_grad=True)
     block(x, FullFrame()).sum().backward()
     assert x.grad.isfinite().all()
+
+
+def test_wide_blocks_are_trained_layer_by_layer():
+    block, x, _ = make({"channels": 8, "coefficient_width": 8, "bases": 4}, (2, 3, 5))
+    assert fused.refuses_training(block, x) is None
+    assert fused.refuses_training(block, torch.zeros(2, 128, 1, 1)) is None
+    assert "more than 128 channels" in fused.refuses_training(block, torch.zeros(2, 136, 1, 1))

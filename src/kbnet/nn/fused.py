@@ -22,6 +22,9 @@ MAX_CHANNELS = 512
 MAX_CHANNELS_BFLOAT16 = 256
 """Above these a block's matrix products outweigh everything else, and the libraries' are faster (measured)."""
 
+MAX_TRAINED_CHANNELS = 128
+"""The same in training."""
+
 MAX_TRAINED_PIXELS = 128 * 128
 """Of an image in training as one call."""
 
@@ -53,6 +56,8 @@ def refuses_training(block: nn.Module, x: Tensor) -> str | None:
         return reason
     if _in_bfloat16(x) or any(t.dtype != torch.float32 for t in (x, *block.parameters())):
         return "training as one call is in float32"
+    if x.shape[1] > MAX_TRAINED_CHANNELS:
+        return f"with more than {MAX_TRAINED_CHANNELS} channels its layers are faster one by one"
     return None
 
 
