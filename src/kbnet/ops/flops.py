@@ -4,11 +4,15 @@ By torch's convention a multiply-add is two floating-point operations.
 """
 
 import math
+import sys
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
 
 from kbnet.ops import block, kba, training  # noqa: F401  # they register the operators below
 
@@ -25,13 +29,11 @@ def _pixels(x: Shape) -> int:
     return x[0] * x[2] * x[3]
 
 
-@register_flop_formula(torch.ops.kbnet.kernel_basis_attention)
 def _forward(x: Shape, coefficients: Shape, weight: Shape, bias: Shape, *_: Any, **__: Any) -> int:
     bases, channels, group_channels, kernel_size, _k = weight
     return 2 * _pixels(x) * multiply_adds(channels, bases, group_channels, kernel_size)
 
 
-@register_flop_formula(torch.ops.kbnet.kernel_basis_attention_backward)
 def _backward(dy: Shape, x: Shape, coefficients: Shape, weight: Shape, bias: Shape, *_: Any, **__: Any) -> int:
     # Three products of the size of the bases, one for each of x, coefficients and weight; and two for the biases.
     return 2 * _pixels(x) * (3 * math.prod(weight) + 2 * math.prod(bias))
@@ -41,7 +43,6 @@ _WEIGHTS = (2, 4, 6, 8, 10, 12, 14, 20)  # of the convolutions in fused_block's 
 _FEED_FORWARD_WEIGHTS = (2, 4)
 
 
-@register_flop_formula(torch.ops.kbnet.fused_block)
 def _fused_block(
     x: Shape,
     means: Shape,
@@ -65,18 +66,15 @@ _TRAINED_WEIGHTS = (4, 6, 8, 10, 12, 14, 16, 22)  # of the convolutions in fusio
 _TRAINED_MIX, _TRAINED_OUT, _TRAINED_BASES = 2, 22, 19
 
 
-@register_flop_formula(torch.ops.kbnet.feed_forward)
 def _feed_forward(x: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> int:
     return 2 * _pixels(x) * sum(math.prod(parameters[i]) for i in _FEED_FORWARD_WEIGHTS)
 
 
-@register_flop_formula(torch.ops.kbnet.feed_forward_backward)
 def _feed_forward_backward(dy: Shape, x: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> int:
     first, second = (math.prod(parameters[i]) for i in _FEED_FORWARD_WEIGHTS)
     return 2 * _pixels(x) * (3 * first + 2 * second)
 
 
-@register_flop_formula(torch.ops.kbnet.fusion)
 def _fusion(x: Shape, parameters: Sequence[Shape], group_channels: int, kernel_size: int, *_: Any, **__: Any) -> int:
     bases, channels = parameters[_TRAINED_BASES][:2]
     each = sum(math.prod(parameters[i]) for i in _TRAINED_WEIGHTS)
@@ -84,10 +82,55 @@ def _fusion(x: Shape, parameters: Sequence[Shape], group_channels: int, kernel_s
     return 2 * (_pixels(x) * each + x[0] * math.prod(parameters[_TRAINED_MIX]))
 
 
-@register_flop_formula(torch.ops.kbnet.fusion_backward)
 def _fusion_backward(dy: Shape, x: Shape, filtered: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> int:
     bases = parameters[_TRAINED_BASES]
     # The operator's own value and the output are not computed again.
     each = 3 * sum(math.prod(parameters[i]) for i in _TRAINED_WEIGHTS) - math.prod(parameters[_TRAINED_OUT])
     each += 3 * math.prod(bases) + 2 * bases[0] * bases[1]
     return 2 * (_pixels(x) * each + 3 * x[0] * math.prod(parameters[_TRAINED_MIX]))
+
+
+def _register() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    formulas: dict[Any, Any] = {
+        torch.ops.kbnet.kernel_basis_attention: _forward,
+        torch.ops.kbnet.kernel_basis_attention_backward: _backward,
+        torch.ops.kbnet.fused_block: _fused_block,
+        torch.ops.kbnet.feed_forward: _feed_forward,
+        torch.ops.kbnet.feed_forward_backward: _feed_forward_backward,
+        torch.ops.kbnet.fusion: _fusion,
+        torch.ops.kbnet.fusion_backward: _fusion_backward,
+    }
+    for operator, formula in formulas.items():
+        register_flop_formula(operator)(formula)
+
+
+_COUNTER = "torch.utils.flop_counter"
+
+
+class _AfterImport(MetaPathFinder):
+    """Registers the formulas when torch's counter is imported, and not before: it imports triton where there is one."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                execute(module)
+                _register()
+
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if _COUNTER in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _AfterImport())
