@@ -1,12 +1,16 @@
 """Batches made ahead are those made when asked for, in the order of the steps."""
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import kbnet
 from kbnet.data import Loader
 from kbnet.imaging import Photo, read_photo, write_photo
 
@@ -63,3 +67,39 @@ def test_workers_are_processes_of_their_own_that_end_with_the_loader():
 def test_what_a_worker_fails_at_is_raised_where_the_batch_is_asked_for():
     with Loader(fail, 0, 3, 1) as loader, pytest.raises(ValueError, match="no batch 0"):
         loader.next()
+
+
+CHILD = """
+import multiprocessing, sys, time
+import torch
+from kbnet.data.loader import Loader
+
+def batch(step):
+    return torch.zeros(1), torch.zeros(1)
+
+if __name__ == "__main__":
+    loader = Loader(batch, 0, 1000, workers=1)
+    loader.next()
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    package = str(Path(kbnet.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as child:
+        worker = int(child.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        child.kill()
+        # Whoever is left over holds the pipe open.
+        assert child.communicate(timeout=60) == ("", None)
+    for _ in range(100):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"worker {worker} outlives its parent")

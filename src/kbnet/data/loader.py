@@ -1,7 +1,9 @@
 """Batches made ahead of the step that needs them, in processes of their own, always in the order of the steps."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -32,7 +34,7 @@ class Loader:
         """Seconds spent waiting so far."""
         options: dict[str, Any] = {}
         if workers:
-            options = {"prefetch_factor": 4, "multiprocessing_context": _context(), "worker_init_fn": _quiet}
+            options = {"prefetch_factor": 4, "multiprocessing_context": _context(), "worker_init_fn": _settle}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as asked for
             loader: DataLoader[Batch] = DataLoader(
@@ -86,9 +88,18 @@ def _context() -> Any:
     return context
 
 
-def _quiet(worker: int) -> None:
+def _settle(worker: int) -> None:
     # Signals to end reach every process of a group. The parent finishes its step with the batches made here, and ends
-    # the workers itself; without a parent they end by themselves.
+    # the workers itself.
     for name in ("SIGINT", "SIGHUP", "SIGTERM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # A parent that is killed ends nobody: a worker and the server it was forked from would keep each other alive.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
