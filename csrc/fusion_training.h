@@ -106,7 +106,7 @@ void fusion_training_prepare(const FusionTrainingCall& call, float* scratch) {
     fill(k.zeros, larger(k.channels4, larger(k.bases4, k.head4)), 0.0f);
 }
 
-// Both depthwise convolutions of a branch, channel by channel
+// A depthwise convolution of all channels, one by one
 inline void depthwise_channels(const FusionTrainingScratch& k, float* to, const float* from, int64_t channels,
                                const float* weight, const float* bias) {
     for (int64_t c = 0; c < channels; ++c) {

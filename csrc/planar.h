@@ -37,19 +37,17 @@ inline float sum_of(Vec v) {
 // Sums longer than this many vectors are cut: rounding grows with the length of a sum.
 constexpr int64_t kSumVectors = 64;
 
-// A matrix [rows][inner], each row times scale[row], packed as `product` reads it. Returns where the packed one ends.
-inline float* pack_matrix(float* to, const float* m, int64_t rows, int64_t inner, const float* scale) {
+// A matrix [rows][inner], each row times scale[row], packed as `product` reads it.
+inline void pack_matrix(float* to, const float* m, int64_t rows, int64_t inner, const float* scale) {
     pack_rows(to, Matrix{m, false}, 0, rows, inner, Matrix{scale, false}, false);
-    return to + round_up(rows, kRows) * inner;
 }
 
 // The same of the transpose: m is [inner][rows], scaled along `inner`.
-inline float* pack_transpose(float* to, const float* m, int64_t rows, int64_t inner, const float* scale) {
+inline void pack_transpose(float* to, const float* m, int64_t rows, int64_t inner, const float* scale) {
     for (int64_t r = 0; r < rows; r += kRows, to += inner * kRows)
         for (int64_t i = 0; i < inner; ++i)
             for (int64_t s = 0; s < kRows; ++s)
                 to[i * kRows + s] = r + s < rows ? m[i * rows + r + s] * (scale ? scale[i] : 1.0f) : 0.0f;
-    return to;
 }
 
 inline int64_t packed_floats(int64_t rows, int64_t inner) { return round_up(rows, kRows) * inner; }

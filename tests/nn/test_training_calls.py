@@ -143,7 +143,7 @@ def test_an_empty_batch_gives_no_gradient():
 def halves():
     block, x, _ = make({"channels": 4, "coefficient_width": 4, "bases": 3, "group_channels": 2}, (2, 3, 5))
     layers = block.feed_forward_parameters()
-    fusion_layers = fused.fusion_parameters(**block.fusion_layers())
+    fusion_layers = block.fusion_layers().parameters()
     x.requires_grad_()
     return {
         "feed_forward": (torch.ops.kbnet.feed_forward.default, (x, layers, 1e-6, True)),

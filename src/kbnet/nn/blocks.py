@@ -1,7 +1,5 @@
 """The two blocks of KBNet: multi-axis feature fusion (section 3.2 of the paper) followed by a feed-forward part."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,7 +69,7 @@ class KBBlockS(nn.Module):
         in_one = fused.refuses_training(self, x) is None
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         if in_one and fused.refuses_fusion_training(self.static_branch, x, context) is None:
-            x = fused.fusion(x, **self.fusion_layers())
+            x = fused.fusion(x, self.fusion_layers())
         else:
             u = self.fusion_norm(x)
             v = self.adaptive_in(u)
@@ -84,7 +82,7 @@ class KBBlockS(nn.Module):
         return y
 
     def _forward_fused(self, x: Tensor, context: FullFrame) -> Tensor:
-        return fused.block(x, context, **self.fusion_layers(), feed_forward=self.feed_forward_parameters())
+        return fused.block(x, context, self.fusion_layers(), self.feed_forward_parameters())
 
     def feed_forward_parameters(self) -> list[Tensor]:
         """Those of the feed-forward half, as `kbnet.nn.fused` takes them."""
@@ -93,19 +91,19 @@ class KBBlockS(nn.Module):
         assert second.bias is not None
         return [norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias, self.ffn_scale]
 
-    def fusion_layers(self) -> dict[str, Any]:
+    def fusion_layers(self) -> fused.FusionLayers:
         """The layers of the fusion half, as `kbnet.nn.fused` takes them."""
-        return {
-            "norm": self.fusion_norm,
-            "channel_branch": self.channel_branch,
-            "static_branch": self.static_branch,
-            "adaptive_in": self.adaptive_in,
-            "coefficients": self.coefficients,
-            "kba": self.kba,
-            "kba_scale": self.kba_scale,
-            "out": self.fusion_out,
-            "out_scale": self.fusion_scale,
-        }
+        return fused.FusionLayers(
+            norm=self.fusion_norm,
+            channel_branch=self.channel_branch,
+            static_branch=self.static_branch,
+            adaptive_in=self.adaptive_in,
+            coefficients=self.coefficients,
+            kba=self.kba,
+            kba_scale=self.kba_scale,
+            out=self.fusion_out,
+            out_scale=self.fusion_scale,
+        )
 
 
 class MultiAxisFusion(nn.Module):
@@ -146,9 +144,7 @@ class MultiAxisFusion(nn.Module):
 
     def add_fused(self, x: Tensor, norm: LayerNorm2d, context: FullFrame) -> Tensor:
         """`x + self(norm(x), context)` as one call; only where `fused.refuses` does not."""
-        return fused.block(
-            x,
-            context,
+        layers = fused.FusionLayers(
             norm=norm,
             channel_branch=self.channel_branch,
             static_branch=self.static_branch,
@@ -159,6 +155,7 @@ class MultiAxisFusion(nn.Module):
             out=self.out,
             gelu=True,
         )
+        return fused.block(x, context, layers)
 
 
 class KBBlockL(nn.Module):

@@ -6,7 +6,7 @@ exported and compared with, and every call that is not plain inference or traini
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -78,55 +78,56 @@ def _refuses_always(block: nn.Module, x: Tensor) -> str | None:
     return None
 
 
-def block(
-    x: Tensor,
-    context: FullFrame,
-    *,
-    norm: LayerNorm2d,
-    channel_branch: ChannelBranch,
-    static_branch: nn.Sequential,
-    adaptive_in: nn.Sequential,
-    coefficients: CoefficientHead,
-    kba: KernelBasisAttention,
-    kba_scale: Tensor,
-    out: nn.Module,
-    out_scale: Tensor | None = None,
-    gelu: bool = False,
-    feed_forward: Sequence[Tensor | None] = (),
-) -> Tensor:
-    """`x + out_scale * fusion(norm(x))`, and the feed-forward half if its parameters are given; [B,C,H,W] -> the same.
+@dataclass(frozen=True)
+class FusionLayers:
+    """The layers of a block's fusion half, `x + out_scale * out(product of the branches of norm(x))`."""
+
+    norm: LayerNorm2d
+    channel_branch: ChannelBranch
+    static_branch: nn.Sequential
+    adaptive_in: nn.Sequential
+    coefficients: CoefficientHead
+    kba: KernelBasisAttention
+    kba_scale: Tensor
+    out: nn.Module
+    out_scale: Tensor | None = None
+    gelu: bool = False
+    """Whether the static branch ends in a GELU (KBNet-L)."""
+
+    def parameters(self) -> list[Tensor | None]:
+        """In the order of csrc/problem.h, FusionParameter; None for a bias or scale that there is not."""
+        head = (self.coefficients.grouped, self.coefficients.expand, self.coefficients.projection)
+        layers = (self.norm, self.channel_branch.mix, *self.static_branch, *self.adaptive_in, *head)
+        flat = [p for layer in layers for p in parameters(layer)]
+        kernels = (self.coefficients.scale, self.kba.weight, self.kba.bias, self.kba_scale)
+        return [*flat, *kernels, *parameters(self.out), self.out_scale]
+
+
+def block(x: Tensor, context: FullFrame, layers: FusionLayers, feed_forward: Sequence[Tensor | None] = ()) -> Tensor:
+    """The fusion half, and the feed-forward half if its parameters are given, in inference; [B,C,H,W] -> the same.
 
     Call it only where `refuses` does not.
     """
-    means, cell = channel_branch.grid(_Normalized(x, norm), context)
-    _, static = static_branch
+    means, cell = layers.channel_branch.grid(_Normalized(x, layers.norm), context)
+    norm_weight, norm_bias, _, _, *others = layers.parameters()  # the channel branch has been mixed already
+    _, static = layers.static_branch
     assert isinstance(static, nn.Conv2d)
-    group_channels, kernel_size, _ = kba.taps
-    layers = (*static_branch, *adaptive_in, coefficients.grouped, coefficients.expand, coefficients.projection)
+    group_channels, kernel_size, _ = layers.kba.taps
     y: Tensor = fused_block(
         x,
         means,
-        [
-            *parameters(norm),
-            *(p for layer in layers for p in parameters(layer)),
-            coefficients.scale,
-            kba.weight,
-            kba.bias,
-            kba_scale,
-            *parameters(out),
-            out_scale,
-        ],
+        [norm_weight, norm_bias, *others],
         feed_forward,
         cell=cell,
-        bases=kba.weight.shape[0],
+        bases=layers.kba.weight.shape[0],
         group_channels=group_channels,
         kernel_size=kernel_size,
-        head=coefficients.grouped.out_channels,
+        head=layers.coefficients.grouped.out_channels,
         static_group=static.in_channels // static.groups,
         static_kernel=static.kernel_size[0],
-        gelu=gelu,
+        gelu=layers.gelu,
         bfloat16=_in_bfloat16(x),
-        eps=norm.eps,
+        eps=layers.norm.eps,
     )
     return y
 
@@ -140,37 +141,16 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_l
     return y
 
 
-def fusion(x: Tensor, **layers: Any) -> Tensor:
-    """`x + out(product of the branches of norm(x)) * out_scale` for training, [B,C,H,W] -> the same.
+def fusion(x: Tensor, layers: FusionLayers) -> Tensor:
+    """The fusion half for training, [B,C,H,W] -> the same.
 
-    Takes the layers as `fusion_parameters` does. Call it only where neither `refuses_training` nor
-    `refuses_fusion_training` does.
+    Call it only where neither `refuses_training` nor `refuses_fusion_training` does.
     """
-    group_channels, kernel_size, _ = layers["kba"].taps
+    group_channels, kernel_size, _ = layers.kba.taps
+    present = [p for p in layers.parameters() if p is not None]  # all: every layer of this block has a bias
     y: Tensor
-    y, _ = trained_fusion(x, fusion_parameters(**layers), group_channels, kernel_size, layers["norm"].eps)
+    y, _ = trained_fusion(x, present, group_channels, kernel_size, layers.norm.eps)
     return y
-
-
-def fusion_parameters(
-    *,
-    norm: LayerNorm2d,
-    channel_branch: ChannelBranch,
-    static_branch: nn.Sequential,
-    adaptive_in: nn.Sequential,
-    coefficients: CoefficientHead,
-    kba: KernelBasisAttention,
-    kba_scale: Tensor,
-    out: nn.Module,
-    out_scale: Tensor,
-) -> list[Tensor]:
-    """The fusion half's parameters in the order of csrc/problem.h, FusionParameter."""
-    head = (coefficients.grouped, coefficients.expand, coefficients.projection)
-    layers = (norm, channel_branch.mix, *static_branch, *adaptive_in, *head)
-    flat = [p for layer in layers for p in parameters(layer)]
-    found = [*flat, coefficients.scale, kba.weight, kba.bias, kba_scale, *parameters(out), out_scale]
-    assert all(p is not None for p in found)  # every layer of this block has a bias
-    return found  # type: ignore[return-value]
 
 
 def refuses_fusion_training(static_branch: nn.Sequential, x: Tensor, context: FullFrame) -> str | None:

@@ -62,7 +62,7 @@ def _fused_block(
 
 
 # Backward passes of trained halves count what they do: both gradients of every product, and what they compute again.
-_TRAINED_WEIGHTS = (4, 6, 8, 10, 12, 14, 16, 22)  # of the convolutions in fusion's `parameters`
+_TRAINED_WEIGHTS = tuple(i + 2 for i in _WEIGHTS)  # in fusion's `parameters`, which begin with the channel branch too
 _TRAINED_MIX, _TRAINED_OUT, _TRAINED_BASES = 2, 22, 19
 
 

@@ -115,9 +115,7 @@ def fusion(
 
 
 @fusion.register_fake
-def _(
-    x: Tensor, parameters: Sequence[Tensor], group_channels: int, kernel_size: int, eps: float
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
@@ -142,15 +140,7 @@ def fusion_backward(
 
 
 @fusion_backward.register_fake
-def _(
-    dy: Tensor,
-    x: Tensor,
-    filtered: Tensor,
-    parameters: Sequence[Tensor],
-    group_channels: int,
-    kernel_size: int,
-    eps: float,
-) -> list[Tensor]:
+def _(dy: Tensor, x: Tensor, filtered: Tensor, parameters: Sequence[Tensor], *_: object) -> list[Tensor]:
     return [torch.empty_like(t) for t in (x, *parameters)]
 
 
