@@ -36,15 +36,19 @@ def plain_layer_norm(norm: LayerNorm2d, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def operator(name: str) -> Iterator[None]:
-    """Networks built of layers use this implementation of the operator: "published" (with its norm), or a backend's."""
+def operator(name: str, *, fused: bool = False) -> Iterator[None]:
+    """Layers use this implementation of the operator: "published" (with its norm), or a backend's, or raise.
+
+    Blocks run layer by layer, unless they may be `fused`: then as the native backend would by itself.
+    """
 
     def backend(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return kernel_basis_attention(x, coefficients, weight, bias, backend=name)
 
     published = name == "published"
     with ExitStack() as stack:
-        stack.enter_context(patch.dict("os.environ", {"KBNET_FUSED": "off"}))
+        if not fused:
+            stack.enter_context(patch.dict("os.environ", {"KBNET_FUSED": "off"}))
         chosen = per_pixel_kernels if published else backend
         stack.enter_context(patch("kbnet.nn.layers.kernel_basis_attention", chosen))
         if published:

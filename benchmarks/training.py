@@ -8,21 +8,16 @@ losses differ by more than rounding, nothing is timed.
 """
 
 import argparse
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
+from baselines import operator
 from facts import write
-from kbnet.nn import layers
-from kbnet.ops import available_backends, kernel_basis_attention
+from kbnet.ops import available_backends
 from kbnet.training import Progress, Recipe, Run, make_accelerator
 
 AGREE = 1e-3
@@ -40,21 +35,6 @@ CUT = {
 """What a run of a few steps cannot have: the schedule of a long one, validations and checkpoints between steps."""
 
 
-@contextmanager
-def forced(backend: str) -> Iterator[None]:
-    """Make every layer ask for this backend, which raises where it cannot run instead of taking another.
-
-    Blocks as one call are of the native backend: for any other the layers run one by one.
-    """
-    fused = os.environ.get("KBNET_FUSED", "on") if backend == "native" else "off"
-    chosen = partial(kernel_basis_attention, backend=backend)
-    with (
-        mock.patch.object(layers, "kernel_basis_attention", chosen),
-        mock.patch.dict(os.environ, {"KBNET_FUSED": fused}),
-    ):
-        yield
-
-
 class Timed:
     """Runs of one recipe, cut to one phase of a few steps."""
 
@@ -65,7 +45,7 @@ class Timed:
     def train(self, phase: str, steps: int, backend: str) -> tuple[list[Progress], Run]:
         """Reports of so many steps, without validations and checkpoints between them."""
         reports: list[Progress] = []
-        with tempfile.TemporaryDirectory() as folder, forced(backend):
+        with tempfile.TemporaryDirectory() as folder, operator(backend, fused=backend == "native"):
             plan = Recipe.read(self.path, self.settings | {"phases": f"[{{steps = {steps}, {phase}}}]"})
             run = Run(plan, self.data, Path(folder) / "run", self.accelerator, workers=self.workers)
             run.train(reports.append)

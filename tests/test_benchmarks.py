@@ -99,11 +99,11 @@ def test_a_forced_backend_leaves_no_block_to_the_native_kernels():
     code = """
 import sys, torch
 from torch.utils.flop_counter import FlopCounterMode
+from baselines import operator
 from kbnet.models import create_model
-from training import forced
 network, x = create_model("kbnet-nano", width=8), torch.rand(1, 3, 16, 16)
 for backend in sys.argv[1:]:
-    with forced(backend), FlopCounterMode(display=False) as counter:
+    with operator(backend, fused=backend == "native"), FlopCounterMode(display=False) as counter:
         network(x)
     print(backend, *sorted({str(operator) for operator in counter.get_flop_counts()["Global"]} - {"aten.convolution"}))
 """

@@ -12,7 +12,6 @@ from kbnet.degradations import (
     GaussianNoise,
     Motion,
     create_degradation,
-    degrade_batch,
 )
 from kbnet.errors import InvalidInputError
 
@@ -174,20 +173,6 @@ def test_contradictions_are_refused_when_made(kind, settings, message):
 def test_other_images_are_refused(image):
     with pytest.raises(InvalidInputError, match=r"float32 image \[C,H,W\] of 1 or 3 channels"):
         GaussianNoise()(image, generator())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_in_a_batch_every_image_has_its_own_draw_whoever_does_it(kind):
-    clean = scene().expand(5, -1, -1, -1)
-    degrade, source = create_degradation(kind), generator(3)
-    whole = degrade_batch(degrade, clean, source)
-    assert whole.shape == clean.shape
-    assert len({tuple(image.flatten().tolist()) for image in whole}) == 5
-    other = generator(3)
-    parts = [degrade_batch(degrade, clean, generator(3), slice(*ends)) for ends in ((0, 2), (2, 2), (2, 5))]
-    assert torch.equal(torch.cat(parts), whole)
-    degrade_batch(GaussianNoise(), clean, other, slice(1))
-    assert torch.equal(other.get_state(), source.get_state())
 
 
 @pytest.mark.parametrize(

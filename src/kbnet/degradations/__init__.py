@@ -8,7 +8,7 @@ torch.Size([3, 128, 128])
 
 from typing import Any
 
-from kbnet.degradations.base import Degradation, degrade_batch
+from kbnet.degradations.base import Degradation
 from kbnet.degradations.camera import CameraNoise
 from kbnet.degradations.defocus import Defocus
 from kbnet.degradations.jpeg import Jpeg
@@ -30,7 +30,6 @@ __all__ = [
     "Motion",
     "Rain",
     "create_degradation",
-    "degrade_batch",
     "gaussian_noise",
     "load_kernels",
 ]

@@ -72,26 +72,6 @@ class Degradation:
         raise NotImplementedError
 
 
-def degrade_batch(degradation: Degradation, clean: Tensor, generator: Generator, part: slice = slice(None)) -> Tensor:
-    """Make every image of a batch worse, each in its own way.
-
-    One draw from the generator seeds a generator for each image, so what becomes of an image depends on its place in
-    the batch alone, and processes that share a batch may each do their part.
-
-    Args:
-        degradation: what is done.
-        clean: [B,C,H,W] float32 in [0,1].
-        generator: advanced by the same whatever the degradation and the part.
-        part: which images of the batch.
-
-    Returns:
-        [b,C,H,W] of the b images of that part.
-    """
-    seeds = torch.randint(2**62, (len(clean),), generator=generator).tolist()[part]
-    images = [degradation(image, Generator().manual_seed(seed)) for image, seed in zip(clean[part], seeds, strict=True)]
-    return torch.stack(images) if images else clean[part].clone()
-
-
 def check_fields(settings: Any) -> None:
     """Bring the `ranged` and `share` fields of a frozen dataclass into their form.
 
