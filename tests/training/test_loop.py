@@ -30,6 +30,23 @@ def test_two_runs_of_one_seed_agree_and_another_seed_differs(data, tmp_path):
     assert not torch.equal(state(first)["model.first.weight"], state(other)["model.first.weight"])
 
 
+def test_a_run_with_muon_goes_on_as_if_it_had_not_been_cut_off(data, tmp_path):
+    plan = recipe(optimizer={"kind": "muon", "lr": 1e-2, "warmup_steps": 2, "clip_norm": 1.0})
+    whole, expected = train(tmp_path / "whole", data, plan)
+    assert any(key.startswith("muon.") for key in state(whole))
+    assert any(key.startswith("adamw.") for key in state(whole))
+    train(tmp_path / "cut", data, plan, stop_at=5)
+    resumed, reports = train(tmp_path / "cut", data, plan)
+    assert reports == expected[-2:]
+    assert_same_state(state(resumed), state(whole))
+
+
+def test_the_checkpoint_of_another_optimizer_is_refused(data, tmp_path):
+    train(tmp_path / "run", data, recipe(), stop_at=3)
+    with pytest.raises(TrainingError, match=r"with adamw, and this recipe has muon; .* model.init"):
+        train(tmp_path / "run", data, recipe(optimizer={"kind": "muon", "lr": 1e-2, "clip_norm": 1.0}))
+
+
 @pytest.mark.parametrize("log_steps", [1, 4])
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(stop_at, log_steps, data, tmp_path):

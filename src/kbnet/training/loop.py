@@ -25,6 +25,7 @@ from kbnet.models import KBNetL, KBNetS, Network
 from kbnet.training import checkpoint
 from kbnet.training.journal import Journal
 from kbnet.training.losses import loss_of
+from kbnet.training.optimizers import make_optimizer
 from kbnet.training.recipe import Recipe
 from kbnet.training.schedule import learning_rate
 from kbnet.training.sources import load_sources
@@ -112,14 +113,10 @@ class Run:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stub
         self.ema = AveragedModel(model, multi_avg_fn=_average(recipe.run.ema))
         self.ema.to(self.accelerator.device)
-        o = recipe.optimizer
-        fused = self.accelerator.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=fused
-        )
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        model.to(self.accelerator.device)
+        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, recipe.optimizer))
         if (state := resume(recipe, folder)) is not None:
-            self._restore(state, fused)
+            self._restore(state)
 
         channels = model.config.channels
         if memory is None:
@@ -300,12 +297,13 @@ class Run:
         assert loaded is not None
         return loaded
 
-    def _restore(self, state: dict[str, Any], fused: bool) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
-            group["fused"] = fused  # a checkpoint of before says otherwise
+            if "fused" in group:
+                group["fused"] = self.accelerator.device.type in ("cpu", "cuda")  # a checkpoint may say otherwise
         self.step = state["step"]
         self.best = state.get("best")
         self._interval = list(state.get("interval", []))

@@ -129,8 +129,11 @@ class Cycle(_Section):
 
 
 class OptimizerSection(_Section):
-    """AdamW and its learning rate: warm-up, a constant stretch, then down to the end of the run."""
+    """The optimiser and its learning rate: warm-up, a constant stretch, then down to the end of the run."""
 
+    kind: Literal["adamw", "muon"] = Field(
+        default="adamw", description="AdamW; Muon for the weights of full convolutions, and AdamW for the rest"
+    )
     lr: float = Field(gt=0, description="learning rate of the constant stretch")
     final_lr: float = Field(default=1e-6, ge=0, description="learning rate at the last step")
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear rise from zero")
@@ -141,7 +144,7 @@ class OptimizerSection(_Section):
     )
     cycles: tuple[Cycle, ...] = Field(default=(), description="cosines one after the other, from warm-up to end")
     weight_decay: float = Field(default=1e-4, ge=0)
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="of AdamW")
     clip_norm: float = Field(gt=0, description="bound of the gradient's norm over all parameters")
 
     @model_validator(mode="after")

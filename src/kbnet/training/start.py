@@ -44,7 +44,7 @@ def resume(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """The checkpoint of a run's folder; None if it has none.
 
     Raises:
-        TrainingError: it is damaged, or of another network.
+        TrainingError: it is damaged, or of another network or optimiser.
     """
     state = checkpoint.load(folder)
     if state is None:
@@ -54,6 +54,11 @@ def resume(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
         raise TrainingError(
             f"{folder} holds a run of {before.model.preset}, with other settings than this recipe's "
             f"{recipe.model.preset}; give another folder"
+        )
+    if before.optimizer.kind != recipe.optimizer.kind:
+        raise TrainingError(
+            f"{folder} holds a run with {before.optimizer.kind}, and this recipe has {recipe.optimizer.kind}; give "
+            "another folder, and the weights of that run as model.init to go on from them"
         )
     if before != recipe:
         _log.warning("the recipe changed since the checkpoint at step %d; going on with the new one", state["step"])
