@@ -16,6 +16,7 @@ from kbnet.metrics import noisy, psnr, to_uint8
 from kbnet.models import create_model, save_file
 from kbnet.training import Run, validation
 from kbnet.training.sources import assign_folders, load_sources
+from kbnet.training.start import initial_model
 from kbnet.training.validation import Validator
 
 NOISE = {"kind": "gaussian", "sigma": [20, 30]}
@@ -151,6 +152,7 @@ def test_a_run_starts_from_the_weights_that_the_recipe_names(two, tmp_path):
     [
         ({"width": 8}, "width 8 and not 4"),
         ({"channels": 1}, "channels 1 and not 3"),
+        ({"channels": 4}, "channels 4 and not 3"),
         ({"bases": 3}, "bases 3 and not 2"),
     ],
 )
@@ -160,6 +162,23 @@ def test_weights_of_another_network_are_refused_in_one_line(settings, says, two,
     with pytest.raises(RecipeError, match=says) as caught:
         Run(plan, two / "photos", tmp_path / "run")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("preset", ["kbnet-nano", "kbnet-l-derain"])
+def test_a_gray_network_starts_as_the_mean_of_a_colour_one(preset, tmp_path):
+    settings = (
+        SETTINGS if preset == "kbnet-nano" else {"width": 8, "blocks": [1, 1, 1, 1], "refinement_blocks": 1, "bases": 2}
+    )
+    colour = create_model(preset, **settings).eval()
+    with torch.no_grad():  # so that the last layer does something, in each channel something else
+        torch.nn.init.normal_(colour.last.weight, std=0.1)
+    save_file(colour, tmp_path / "colour.safetensors")
+    model = {"preset": preset, "settings": settings | {"channels": 1}, "init": str(tmp_path / "colour.safetensors")}
+    gray = initial_model(recipe(model=model), tmp_path / "run").eval()
+    photo = torch.rand(1, 1, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = colour(photo.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
+        torch.testing.assert_close(gray(photo), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("init", ["nowhere.safetensors", "kbnet-l-derain"])

@@ -25,7 +25,9 @@ class ModelSection(_Section):
     preset: str = Field(description="a name from `kbnet models`")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the preset to replace")
     init: str | None = Field(
-        default=None, description="weights to start from: a shipped model, a task or a file, of this very network"
+        default=None,
+        description="weights to start from: a shipped model, a task or a file, of this very network, or of the same in "
+        "colour for a gray one",
     )
 
 

@@ -1,9 +1,11 @@
 """Where a run starts: random weights, weights to fine-tune, or the checkpoint in its folder."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from kbnet.errors import ModelError, RecipeError, TrainingError
 from kbnet.models import Network, load_model
@@ -15,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 def initial_model(recipe: Recipe, folder: Path) -> Network:
     """The network of a recipe in training mode, with the weights of `model.init` or random ones.
+
+    A gray network may start from the weights of a colour one.
 
     The former are not asked for where a checkpoint replaces them: its run goes on where they are gone.
 
@@ -28,16 +32,29 @@ def initial_model(recipe: Recipe, folder: Path) -> Network:
         start = load_model(recipe.model.init)
     except ModelError as error:
         raise RecipeError(f"model.init: {error}") from None
-    if start.config != model.config:
-        have, want = asdict(start.config), asdict(model.config)
+    state, config = start.state_dict(), start.config
+    if (config.channels, model.config.channels) == (3, 1):
+        state, config = _as_gray(state), replace(config, channels=1)
+    if config != model.config:
+        have, want = asdict(config), asdict(model.config)
         differing = [name for name in want if have.get(name) != want[name]]
         known = f", {differing[0]} {have[differing[0]]} and not {want[differing[0]]}" if differing[0] in have else ""
         raise RecipeError(
             f"model.init: {recipe.model.init} is a {start.family} with other settings than this recipe's "
             f"{recipe.model.preset}{known}; weights start a run of their own network only"
         )
-    model.load_state_dict(start.state_dict())
+    model.load_state_dict(state)
     return model
+
+
+def _as_gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a colour network for one channel: the mean of what it makes of a photo whose channels are equal."""
+    gray = dict(state)
+    gray["first.weight"] = state["first.weight"].sum(1, keepdim=True)
+    for name in ("last.weight", "last.bias"):
+        if name in state:
+            gray[name] = state[name].mean(0, keepdim=True)
+    return gray
 
 
 def resume(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
