@@ -1,0 +1,135 @@
+"""What makes a compact network learn fastest: short runs of variants of one recipe, each for the same processor time.
+
+    python benchmarks/sweep.py --data FOLDER_OF_CLEAN_PHOTOS --minutes 2
+
+Each variant replaces fields of the recipe. What a step of it costs is measured first, then it is given the steps that
+fill the time, with its schedule scaled to them, and the averaged weights are scored on the photos that the recipe holds
+out. Time is that of the training process on all its cores, so that other work on the machine does not decide the order.
+The recipe as it stands is run a second time with another seed: what the others gain or lose must exceed the difference
+between these two to mean anything.
+
+Writes benchmarks/results/sweep.json, a row at a time; rows that are there already are kept, so a sweep that was cut
+short goes on.
+"""
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from facts import RESULTS, write
+from kbnet.models import cost, preset_config
+from kbnet.training import Progress, Recipe, Run, make_accelerator
+
+Settings = dict[str, str]
+
+BASE: Settings = {"optimizer.kind": "muon", "optimizer.lr": "1e-2", "optimizer.schedule": "linear"}
+"""What the variants are variants of, beside a warm-up of a tenth and a way down of half the run."""
+
+PHASE = {"patch": 64, "batch": 16}
+WARM = 12
+"""Steps of which the cost of one is measured; the first third is left out."""
+
+VARIANTS: dict[str, tuple[Settings, dict[str, int]]] = {
+    "Muon, lr 1e-2, patch 64, batch 16": ({}, {}),
+    "the same, another seed": ({"run.seed": "1"}, {}),
+    "Muon, lr 5e-3": ({"optimizer.lr": "5e-3"}, {}),
+    "Muon, lr 2e-2": ({"optimizer.lr": "2e-2"}, {}),
+    "AdamW, lr 1e-3": ({"optimizer.kind": "adamw", "optimizer.lr": "1e-3"}, {}),
+    "AdamW, lr 2e-3": ({"optimizer.kind": "adamw", "optimizer.lr": "2e-3"}, {}),
+    "AdamW, lr 4e-3": ({"optimizer.kind": "adamw", "optimizer.lr": "4e-3"}, {}),
+    "AdamW, lr 8e-3": ({"optimizer.kind": "adamw", "optimizer.lr": "8e-3"}, {}),
+    "batch 8": ({}, {"batch": 8}),
+    "batch 32": ({}, {"batch": 32}),
+    "patch 48, batch 28": ({}, {"patch": 48, "batch": 28}),
+    "patch 96, batch 7": ({}, {"patch": 96, "batch": 7}),
+    "half a cosine": ({"optimizer.schedule": "cosine"}, {}),
+    "Charbonnier loss": ({"loss": '{ kind = "charbonnier" }'}, {}),
+    "PSNR loss": ({"loss": '{ kind = "psnr" }'}, {}),
+    "bfloat16": ({"run.bfloat16": "true"}, {}),
+    "4 bases": ({"model.settings": "{ bases = 4 }"}, {}),
+    "16 bases": ({"model.settings": "{ bases = 16 }"}, {}),
+    "half the blocks, 1.4 times the width": (
+        {
+            "model.settings": "{ width = 24, encoder_blocks = [1, 1, 1, 1], middle_blocks = 1, "
+            "decoder_blocks = [1, 1, 1, 1] }"
+        },
+        {},
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/denoise-nano.toml"))
+    parser.add_argument("--data", action="append", required=True, help="as for kbnet train")
+    parser.add_argument("--minutes", type=float, default=2.0, help="processor time of each variant")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="variants to run; all if not given")
+    parser.add_argument("--name", default="sweep", help="of the results file")
+    options = parser.parse_args()
+
+    path = RESULTS / f"{options.name}.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    for name in options.only or VARIANTS:
+        if any(row["variant"] == name for row in rows):
+            continue
+        rows.append({"variant": name} | measure(options.recipe, options.data, *VARIANTS[name], options.minutes * 60))
+        print(json.dumps(rows[-1]), flush=True)
+        write(options.name, {"recipe": options.recipe.name, "processor_minutes": options.minutes, "rows": rows})
+
+
+def measure(recipe: Path, data: list[str], settings: Settings, phase: dict[str, int], seconds: float) -> dict[str, Any]:
+    """Train one variant for so many seconds of processor time; what it was and what it scored."""
+    phase = PHASE | phase
+    _, costs = train(recipe, data, settings, phase, WARM)
+    costs = costs[WARM // 3 :]
+    steps = max(20, round(seconds * len(costs) / sum(costs)))
+    report, costs = train(recipe, data, settings, phase, steps)
+    validation = report.validation
+    assert validation is not None
+    model = plan(recipe, settings, phase, steps).model
+    return {
+        "settings": settings | {name: str(value) for name, value in phase.items()},
+        "macs_per_pixel": round(cost(preset_config(model.preset, **model.settings)).per_pixel),
+        "steps": steps,
+        "processor_seconds": round(sum(costs), 1),
+        "psnr": {name: round(score, 3) for name, score in validation.scores.items()},
+        "mean_psnr": round(validation.mean, 3),
+    }
+
+
+def plan(recipe: Path, settings: Settings, phase: dict[str, int], steps: int) -> Recipe:
+    """The recipe of a variant for so many steps."""
+    fields = ", ".join(f"{name} = {value}" for name, value in phase.items())
+    length = {
+        "phases": f"[{{ steps = {steps}, {fields} }}]",
+        "optimizer.warmup_steps": str(steps // 10),
+        "optimizer.hold_steps": str(steps // 2 - steps // 10),
+        "run.validation_steps": "1000000",
+        "run.checkpoint_minutes": "1e9",
+    }
+    return Recipe.read(recipe, BASE | settings | length)
+
+
+def train(
+    recipe: Path, data: list[str], settings: Settings, phase: dict[str, int], steps: int
+) -> tuple[Progress, list[float]]:
+    """The last report of a run, and the processor seconds of each step but the first."""
+    times: list[float] = []
+    reports: list[Progress] = []
+
+    def clock() -> bool:
+        times.append(time.process_time())  # asked after a step, before a validation
+        return False
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(plan(recipe, settings, phase, steps), data, Path(folder) / "run", make_accelerator())
+        run.train(reports.append, clock)
+    return reports[-1], [b - a for a, b in itertools.pairwise(times)]
+
+
+if __name__ == "__main__":
+    main()
