@@ -142,3 +142,29 @@ def test_a_picture_of_networks_needs_no_run_that_was_left_out(tmp_path):
     child = run("plot.py", "--results", tmp_path, "--output", tmp_path / "pictures")
     assert (child.returncode, child.stderr) == (0, "")
     assert (tmp_path / "pictures" / "network-speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_learning_curves_and_the_sweep_are_drawn_and_the_table_written(tmp_path):
+    entries = [{"step": s, "loss": 1 / s, "grad_norm": 1.0, "lr": 0.1} for s in range(1, 251)]
+    entries += [{"step": s, "psnr": {"sigma 15": 30.0 + s / 100}, "input_psnr": {"sigma 15": 25.0}} for s in (125, 250)]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    row = {"macs_per_pixel": 58_400, "steps": 200, "psnr": {"sigma 15": 30.0}}
+    rows = [{"variant": "plain", "mean_psnr": 30.0} | row, {"variant": "better", "mean_psnr": 31.0} | row]
+    sweep = {"recipe": "x.toml", "processor_minutes": 2.0, "rows": rows}
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    (tmp_path / "training.md").write_text("before\n<!-- sweep -->\nold\n<!-- end of the sweep -->\nafter\n")
+    child = run("curves.py", "--run", f"mine={tmp_path / 'run'}", "--results", tmp_path, "--output", tmp_path)
+    assert (child.returncode, child.stderr) == (0, "")
+    curve = json.loads((tmp_path / "learning-curves.json").read_text())["runs"]["mine"]
+    assert len(curve["loss"]) == 84  # of 3 steps each
+    assert curve["loss"][0] == [3, pytest.approx((1 + 1 / 2 + 1 / 3) / 3, abs=1e-6)]
+    assert curve["psnr"] == [[125, {"sigma 15": 31.25}], [250, {"sigma 15": 32.5}]]
+    assert curve["input_psnr"] == {"sigma 15": 25.0}
+    for name in ("learning-curves.png", "sweep.png"):
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+    before, _, head, _, better, plain, _, after = (tmp_path / "training.md").read_text().splitlines()
+    assert head == "| variant | kMACs a pixel | steps | sigma 15 | mean |"
+    assert (before, after) == ("before", "after")
+    assert better == "| better | 58.4 | 200 | 30.00 | 31.00 |"
+    assert plain == "| plain | 58.4 | 200 | 30.00 | 30.00 |"
