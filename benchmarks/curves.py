@@ -6,8 +6,8 @@ Takes losses and validations of each run from its metrics.jsonl into benchmarks/
 those of other runs are kept, and draws docs/learning-curves.png of that file. Of what sweep.py wrote it draws
 docs/sweep.png and writes the table into docs/training.md. Without --run it does so with what is there.
 
-The score of a run is the gain over the degraded input, in dB, on photos held out of training. Photos and degradations of
-two tasks differ, so their curves are not to be compared in height.
+The score of a run is the gain over the degraded input, in dB, on photos held out of training. Photos and degradations
+of two tasks differ, so their curves are not to be compared in height.
 """
 
 import argparse
