@@ -5,7 +5,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from kbnet.errors import InvalidInputError
-from kbnet.metrics import psnr, to_uint8
+from kbnet.metrics import mean_absolute_error, psnr, shifted_psnr, to_uint8
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (16, 9, 3)])
@@ -55,3 +55,34 @@ def test_rounding_to_bytes_undoes_the_division_of_every_byte():
     every = np.arange(256, dtype=np.uint8)
     assert np.array_equal(to_uint8(every.astype(np.float32) / np.float32(255)), every)
     assert np.array_equal(to_uint8(every / 255), every)
+
+
+def test_mean_absolute_error_is_what_arithmetic_says():
+    image, reference = np.array([[0, 10], [20, 250]], np.uint8), np.array([[5, 0], [20, 255]], np.uint8)
+    assert mean_absolute_error(image, reference) == (5 + 10 + 0 + 5) / 4
+    assert mean_absolute_error(reference, image) == 5
+    assert mean_absolute_error(image, image) == 0
+    with pytest.raises(InvalidInputError, match="expected images of one shape"):
+        mean_absolute_error(image, np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("moved", [(0, 0), (2, -3), (-4, 4)])
+def test_a_moved_image_is_found_where_it_was_moved_to(moved):
+    reference = np.random.default_rng(0).integers(0, 256, (30, 34)).astype(np.uint8)
+    image = np.roll(reference, moved, axis=(0, 1))
+    score, shift = shifted_psnr(image, reference, shift=4, border=5)
+    assert (score, shift) == (float("inf"), (-moved[0], -moved[1]))
+
+
+def test_a_shift_is_never_worse_than_none():
+    rng = np.random.default_rng(0)
+    image, reference = (rng.integers(0, 256, (20, 20, 3)).astype(np.uint8) for _ in range(2))
+    inner = psnr(image[3:-3, 3:-3], reference[3:-3, 3:-3])
+    assert shifted_psnr(image, reference, shift=0, border=3) == (pytest.approx(inner), (0, 0))
+    assert shifted_psnr(image, reference, shift=2, border=3)[0] >= inner
+
+
+def test_a_border_narrower_than_the_shift_is_refused():
+    for settings in ({"shift": 3, "border": 2}, {"shift": 0, "border": 4}):
+        with pytest.raises(InvalidInputError, match="border"):
+            shifted_psnr(np.zeros((8, 8)), np.zeros((8, 8)), **settings)
