@@ -3,13 +3,15 @@
 folder --find_items--> Items --photo_set--> PhotoSet --PhotoPatches.batch(step, ...)--> (clean, degraded)
 """
 
-from kbnet.data.layouts import LAYOUTS, Item, find_items, hold_out, list_photos
+from kbnet.data.blocks import read_blocks
+from kbnet.data.layouts import LAYOUTS, TEST_LAYOUTS, Item, find_items, find_test_items, hold_out, list_photos
 from kbnet.data.loader import Loader
 from kbnet.data.patches import BatchNoise, Degradation, Mixup, PhotoPatches, PhotoSet, photo_set
 from kbnet.data.photos import decode, decode_all, to_tensor
 
 __all__ = [
     "LAYOUTS",
+    "TEST_LAYOUTS",
     "BatchNoise",
     "Degradation",
     "Item",
@@ -20,8 +22,10 @@ __all__ = [
     "decode",
     "decode_all",
     "find_items",
+    "find_test_items",
     "hold_out",
     "list_photos",
     "photo_set",
+    "read_blocks",
     "to_tensor",
 ]

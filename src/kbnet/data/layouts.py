@@ -3,8 +3,10 @@
 import logging
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from kbnet.errors import InvalidInputError
 from kbnet.imaging import is_supported
@@ -50,11 +52,20 @@ def find_items(folder: Path, layout: str) -> list[Item]:
     Raises:
         InvalidInputError: there is no such layout, or nothing of that layout in the folder.
     """
-    if layout not in LAYOUTS:
-        raise InvalidInputError(f"expected a layout, one of {', '.join(LAYOUTS)}; got {layout!r}")
+    return _find(folder, layout, LAYOUTS)
+
+
+def find_test_items(folder: Path, layout: str) -> list[Item]:
+    """The photos or pairs that a data set is tested on; as `find_items`, for a key of `TEST_LAYOUTS`."""
+    return _find(folder, layout, TEST_LAYOUTS)
+
+
+def _find(folder: Path, layout: str, table: dict[str, Callable[[Path], list[Item]]]) -> list[Item]:
+    if layout not in table:
+        raise InvalidInputError(f"expected a layout, one of {', '.join(table)}; got {layout!r}")
     if not folder.is_dir():
         raise InvalidInputError(f"expected a folder, got {folder}, which is not one; give another --data")
-    return LAYOUTS[layout](folder)
+    return table[layout](folder)
 
 
 def hold_out(items: list[Item], every: int) -> tuple[list[Item], list[Item]]:
@@ -87,15 +98,31 @@ def _rain13k(folder: Path) -> list[Item]:
 
 def _sensenoise(folder: Path) -> list[Item]:
     """SenseNoise-500 (IDR, arXiv 2111.14358): `noisy` and `gt`, the words also in the names; test.txt is left out."""
-    root = _first((folder, *sorted(p for p in folder.iterdir() if p.is_dir())), "noisy", folder, "noisy and gt")
-    listed = root / "test.txt"
-    lines = listed.read_text(encoding="utf-8").split() if listed.is_file() else []
-    test = {Path(line.replace("noisy", "gt")).stem for line in lines}
-    items = _matched(folder, root / "noisy", root / "gt", lambda name: name.replace("noisy", "gt"))
+    items, test = _sensenoise_parts(folder)
     kept = [item for item in items if item.clean.stem not in test]
     if not kept:
         raise InvalidInputError(f"every pair of {folder} is in its test.txt, which is not trained on")
     return kept
+
+
+def _sensenoise_test(folder: Path) -> list[Item]:
+    """The pairs of SenseNoise-500 that its test.txt names, by either picture's file name."""
+    items, test = _sensenoise_parts(folder)
+    found = [item for item in items if item.clean.stem in test]
+    if not found:
+        raise InvalidInputError(f"expected a test.txt in {folder} that names pairs of noisy and gt, found none of them")
+    names = {item.clean.stem for item in found}
+    _tell_lonely(Path(), (Path(name) for name in sorted(test - names)), "listed in test.txt but not there")
+    return found
+
+
+def _sensenoise_parts(folder: Path) -> tuple[list[Item], set[str]]:
+    """Every pair, and the names of the clean pictures that test.txt lists."""
+    root = _first((folder, *sorted(p for p in folder.iterdir() if p.is_dir())), "noisy", folder, "noisy and gt")
+    listed = root / "test.txt"
+    lines = listed.read_text(encoding="utf-8").split() if listed.is_file() else []
+    test = {Path(line.replace("noisy", "gt")).stem for line in lines}
+    return _matched(folder, root / "noisy", root / "gt", lambda name: name.replace("noisy", "gt")), test
 
 
 def _sidd(folder: Path) -> list[Item]:
@@ -128,7 +155,32 @@ def _dpdd(folder: Path) -> list[Item]:
 
     The two pictures of a pair are two exposures with two names; their order tells which belong together.
     """
-    for place in (folder / "train_c", folder / "dd_dp_dataset_png" / "train_c", folder / "train", folder):
+    return _dpdd_part(folder, "train")
+
+
+def _dpdd_test(folder: Path) -> list[Item]:
+    """The test part of DPDD: test_c/source and target, or Restormer's test/inputC; indoor or outdoor is the scene."""
+    items = _dpdd_part(folder, "test")
+    scenes = [""] * len(items)
+    for scene in ("indoor", "outdoor"):
+        places = (folder, folder / "test", folder / "test_c", *(items[0].clean.parents[n] for n in range(3)))
+        files = [place / f"{scene}_labels.npy" for place in places if (place / f"{scene}_labels.npy").is_file()]
+        if not files:
+            _log.warning("DPDD is not split into indoor and outdoor: there is no %s_labels.npy in %s", scene, folder)
+            return items
+        try:
+            numbers = np.load(files[0], allow_pickle=False).astype(np.int64).flatten().tolist()
+        except (ValueError, OSError, EOFError) as error:
+            raise InvalidInputError(f"{files[0]}: expected an array of numbers: {error}") from None
+        if not all(1 <= number <= len(items) for number in numbers):
+            raise InvalidInputError(f"{files[0]}: expected numbers of pictures from 1 to {len(items)}, got {numbers}")
+        for number in numbers:
+            scenes[number - 1] = scene
+    return [replace(item, scene=scene) for item, scene in zip(items, scenes, strict=True)]
+
+
+def _dpdd_part(folder: Path, part: str) -> list[Item]:
+    for place in (folder / f"{part}_c", folder / "dd_dp_dataset_png" / f"{part}_c", folder / part, folder):
         for name in ("source", "inputC"):
             if (place / name).is_dir() and (place / "target").is_dir():
                 degraded, clean = list_photos(place / name), list_photos(place / "target")
@@ -138,7 +190,31 @@ def _dpdd(folder: Path) -> list[Item]:
                         f"got {len(degraded)} and {len(clean)}; they are matched by their order"
                     )
                 return [Item(c, d) for c, d in zip(clean, degraded, strict=True)]
-    raise InvalidInputError(f"expected DPDD's train_c/source and train_c/target, found none in {folder}")
+    raise InvalidInputError(f"expected DPDD's {part}_c/source and {part}_c/target, found none in {folder}")
+
+
+def _rain_test(folder: Path) -> list[Item]:
+    """A rain set as published: `rain` and `norain` with rain-001 and norain-001 (Yang et al., CVPR 2017), or `input`
+    and `target` with the same names (the test archive of Rain13K).
+    """
+    if (folder / "rain").is_dir() and (folder / "norain").is_dir():
+        return _matched(folder, folder / "rain", folder / "norain", lambda name: name.replace("rain", "norain"))
+    return _pairs(folder)
+
+
+def _levin_test(folder: Path) -> list[Item]:
+    """Levin et al. (CVPR 2009): imI_kernelK_img.png, and gt/imI.png; the kernel is the scene."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        match = re.fullmatch(r"(im\d+)_(kernel\d+)_img", path.stem)
+        if match and is_supported(path):
+            clean = folder / "gt" / f"{match[1]}{path.suffix}"
+            if not clean.is_file():
+                raise InvalidInputError(f"expected {clean.name} in {clean.parent}, the sharp picture of {path.name}")
+            found.append(Item(clean, path, match[2]))
+    if not found:
+        raise InvalidInputError(f"expected im1_kernel1_img.png and so on and gt/im1.png, found none in {folder}")
+    return found
 
 
 LAYOUTS: dict[str, Callable[[Path], list[Item]]] = {
@@ -150,6 +226,16 @@ LAYOUTS: dict[str, Callable[[Path], list[Item]]] = {
     "dpdd": _dpdd,
 }
 """What finds the items of each layout; all but "photos" give pairs."""
+
+TEST_LAYOUTS: dict[str, Callable[[Path], list[Item]]] = {
+    "photos": _photos,
+    "pairs": _pairs,
+    "sensenoise": _sensenoise_test,
+    "rain": _rain_test,
+    "dpdd": _dpdd_test,
+    "levin": _levin_test,
+}
+"""The same for the parts of data sets that are tested on, which `find_items` leaves out."""
 
 
 def _first(places: Iterable[Path], name: str, folder: Path, expected: str) -> Path:
@@ -181,8 +267,9 @@ def _key(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _tell_lonely(folder: Path, paths: Iterable[Path]) -> None:
+def _tell_lonely(folder: Path, paths: Iterable[Path], why: str = "") -> None:
     names = [path.relative_to(folder).as_posix() for path in paths]
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        _log.warning("left out: %d without a partner in %s: %s%s", len(names), folder, ", ".join(names[:_SHOWN]), more)
+        reason = why or f"without a partner in {folder}"
+        _log.warning("left out: %d %s: %s%s", len(names), reason, ", ".join(names[:_SHOWN]), more)
