@@ -1,0 +1,302 @@
+"""`kbnet evaluate`: a model measured by the protocol of a benchmark, one row a picture."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from kbnet.cli._evaluation_tables import RowProgress, list_benchmarks, show_summary
+from kbnet.cli._signals import Stopped
+from kbnet.cli._terminal import complain, message_console, one_line, print_json, table_console
+from kbnet.cli.restore import ContextChoice
+
+if TYPE_CHECKING:
+    from kbnet.evaluation import Journal, Pictures, Row, Sample
+    from kbnet.evaluation.report import Gallery
+    from kbnet.evaluation.session import Session
+
+# Options that do not change a figure, and so are not told in results.
+_SILENT = {"output", "report", "save", "submission", "resume", "overwrite", "quiet", "as_json", "list_them"}
+
+
+def evaluate(
+    ctx: typer.Context,
+    benchmark: Annotated[str | None, typer.Option(metavar="NAME", help="One of --list.", show_default=False)] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the data set lies; --list says how.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Shipped model, task or weights file.", show_default="by benchmark"),
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="Say what every benchmark needs and measures.")] = False,
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=255, help="Of the noise added; once for each.", show_default="by benchmark"),
+    ] = None,
+    kernels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|FOLDER", help="Kernels for `blur`.", show_default="drawn with a fixed seed"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first N pictures only, for a quick look.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Results, with a row for each picture.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that -o has already.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="A page with all rows and the worst pictures.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the restored pictures, and inputs made here, as PNG.")
+    ] = None,
+    submission: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="SubmitSrgb.csv or .mat, for the server of `sidd-benchmark`.")
+    ] = None,
+    lpips: Annotated[bool, typer.Option("--lpips", help="LPIPS too, unverified; needs the `lpips` extra.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    tile: Annotated[
+        str,
+        typer.Option(
+            metavar="protocol|auto|N|0",
+            help="As the published figures were made (mostly the full frame), or as for `kbnet restore`.",
+        ),
+    ] = "protocol",
+    context: Annotated[
+        ContextChoice,
+        typer.Option(help="Averages over the picture: shared by all tiles, around each pixel, or per tile."),
+    ] = ContextChoice.AUTO,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average eight flips and turns.")] = False,
+    strength: Annotated[float, typer.Option(min=0, max=1, help="Below 1 a blend with the input.")] = 1.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results, report and pictures.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results without the rows, as JSON on stdout.")] = False,
+) -> None:
+    """Measure a model by the protocol of a benchmark, and its inputs beside it.
+
+    With -o every row is kept as soon as it is there: after Ctrl-C or worse, the same command goes on with --resume. A
+    picture that cannot be read is named and does not stop the others; the exit code is then 1.
+    """
+    if list_them:
+        list_benchmarks(as_json=as_json)
+        return
+    if benchmark is None or data is None:
+        raise typer.BadParameter(
+            "expected both; `kbnet evaluate --list` says what there is", param_hint="'--benchmark' and '--data'"
+        )
+    side = _parse_tile(tile)
+
+    from kbnet.evaluation import Journal
+    from kbnet.evaluation.report import Gallery
+    from kbnet.evaluation.session import open_session
+
+    _check_outputs(benchmark, report=report, save=save, submission=submission, limit=limit, overwrite=overwrite)
+    session = open_session(
+        benchmark,
+        data,
+        model,
+        sigmas=sigma or (),
+        kernels=kernels,
+        tile=side,
+        device=device,
+        dtype=dtype,
+        context=context.value,
+        ensemble=ensemble,
+        strength=strength,
+        lpips=lpips,
+        limit=limit,
+    )
+    samples = session.samples()
+    _expect(session, samples, quiet=quiet)
+    journal = None if output is None else Journal(output, session.settings(), resume=resume, overwrite=overwrite)
+    gallery = None if report is None else Gallery()
+    work = _Work(session, samples, journal, gallery, save)
+    try:
+        rows = work.run(ctx.obj or [], quiet=quiet)
+    except KeyboardInterrupt as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped()
+        advice = "go on with --resume" if journal else "with -o FILE.json they would be kept"
+        done = f"{len(work.rows)} of {len(samples)} pictures measured"
+        typer.echo(f"kbnet: {stopped.word}: {done}; {advice}", err=True)
+        raise typer.Exit(stopped.exit_code) from None
+    results = session.results(_command(ctx), rows)
+    if journal is not None:
+        journal.finish(results)
+    if report is not None and gallery is not None:
+        _write_report(report, session, samples, rows, results, gallery)
+    if submission is not None and save is not None:
+        _submit(submission, save, rows, results)
+    _tell(results, [path for path in (output, report, submission) if path], quiet=quiet, as_json=as_json)
+    if failed := results["failed"]:
+        more = " ..." if len(failed) > 5 else ""
+        complain(f"{len(failed)} of {len(rows)} pictures failed: {', '.join(failed[:5])}{more}")
+        raise typer.Exit(1)
+
+
+class _Work:
+    """The rows made so far, and what is done with each."""
+
+    def __init__(
+        self,
+        session: "Session",
+        samples: list["Sample"],
+        journal: "Journal | None",
+        gallery: "Gallery | None",
+        save: Path | None,
+    ) -> None:
+        self._session, self._samples, self._journal = session, samples, journal
+        self._gallery, self._save = gallery, save
+        known = {} if journal is None else journal.rows
+        self.rows: dict[str, Row] = {s.name: known[s.name] for s in samples if s.name in known and not self._lacks(s)}
+
+    def run(self, received: list[int], *, quiet: bool) -> list["Row"]:
+        """Make what is missing, and return all rows in order; `received` fills with signals that ask to stop."""
+        from kbnet.evaluation import run
+
+        session, console = self._session, message_console()
+        todo = {sample.name: sample for sample in self._samples if sample.name not in self.rows}
+        shown = console.is_terminal and not quiet
+        with RowProgress(len(self._samples), len(self.rows), console, shown=shown) as bar:
+            scored = session.benchmark.restores
+            for row, pictures in run(todo.values(), session.restore, session.score, scored_input=scored):
+                if pictures is not None:
+                    self._keep(todo[row.name], row, pictures)
+                if self._journal is not None:
+                    self._journal.add(row)
+                self.rows[row.name] = row
+                if row.error is not None:
+                    bar.say(f"kbnet: error: {row.name}: {row.error}")
+                bar.advance(row)
+                if received:
+                    raise Stopped(received[0])
+        return [self.rows[sample.name] for sample in self._samples]
+
+    def _lacks(self, sample: "Sample") -> bool:
+        return self._save is not None and not _picture(self._save, "restored", sample.name).exists()
+
+    def _keep(self, sample: "Sample", row: "Row", pictures: "Pictures") -> None:
+        if self._gallery is not None:
+            self._gallery.offer(row, pictures)
+        if self._save is None:
+            return
+        from kbnet.imaging import Photo, write_photo
+        from kbnet.metrics import to_uint8
+
+        both = {"restored": pictures.output} | ({"input": pictures.input} if sample.made else {})
+        for kind, image in both.items():
+            path = _picture(self._save, kind, row.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_photo(Photo(to_uint8(image)), path, overwrite=True)
+
+
+def _picture(folder: Path, kind: str, name: str) -> Path:
+    return folder / kind / f"{name}.png"
+
+
+def _parse_tile(text: str) -> int | Literal["auto", "protocol"]:
+    if text == "auto":
+        return "auto"
+    if text == "protocol":
+        return "protocol"
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected protocol, auto, 0 or a number of pixels, got {text!r}", param_hint="'--tile'"
+        ) from None
+
+
+def _check_outputs(
+    benchmark: str,
+    *,
+    report: Path | None,
+    save: Path | None,
+    submission: Path | None,
+    limit: int | None,
+    overwrite: bool,
+) -> None:
+    """Refuse before the work what would fail after it."""
+    from kbnet.errors import InvalidInputError, OutputExistsError
+
+    if submission is not None:
+        if benchmark != "sidd-benchmark" or save is None or limit is not None:
+            raise InvalidInputError(
+                "expected --benchmark sidd-benchmark, --save FOLDER and no --limit with --submission, "
+                "which packs all restored blocks of that folder"
+            )
+        if submission.suffix.lower() not in (".csv", ".mat"):
+            raise InvalidInputError(f"expected a submission named .csv or .mat, got {submission}")
+    for path in (report, submission):
+        if path is not None and path.exists() and not overwrite:
+            raise OutputExistsError(f"{path}: the file exists; choose another name or give --overwrite")
+        if path is not None and not path.parent.is_dir():
+            raise InvalidInputError(f"{path}: its folder does not exist; create it first")
+
+
+def _expect(session: "Session", samples: list["Sample"], *, quiet: bool) -> None:
+    benchmark = session.benchmark
+    found = len({sample.photo for sample in samples})
+    if benchmark.pictures and session.limit is None and found != benchmark.pictures and not quiet:
+        text = f"kbnet: note: {benchmark.title} has {benchmark.pictures} pictures as published, {found} are here"
+        typer.echo(text, err=True)
+
+
+def _write_report(
+    path: Path,
+    session: "Session",
+    samples: list["Sample"],
+    rows: list["Row"],
+    results: dict[str, Any],
+    gallery: "Gallery",
+) -> None:
+    from kbnet.evaluation.report import write_report
+
+    gallery.complete(rows, {sample.name: sample for sample in samples}, session.restore)
+    write_report(path, results, rows, gallery)
+
+
+def _submit(path: Path, save: Path, rows: list["Row"], results: dict[str, Any]) -> None:
+    import numpy as np
+
+    from kbnet.evaluation.submission import write_submission
+    from kbnet.imaging import read_photo
+
+    blocks = {}
+    for row in rows:
+        if row.error is None:
+            scene, block = (int(part) - 1 for part in row.photo.split("-"))
+            pixels = read_photo(_picture(save, "restored", row.name)).pixels
+            blocks[scene, block] = pixels.astype(np.uint8, copy=False)
+    seconds = results["seconds_per_megapixel"] or 0.0
+    write_submission(path, blocks, seconds_per_megapixel=seconds, method=results["settings"]["model"])
+
+
+def _tell(results: dict[str, Any], written: list[Path], *, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({key: value for key, value in results.items() if key != "images"})
+    elif not quiet:
+        show_summary(results, table_console())
+    if not quiet:
+        for path in written:
+            typer.echo(f"written: {one_line(str(path))}", err=True)
+
+
+def _command(ctx: typer.Context) -> str:
+    """The command as anyone may repeat it: options that change a figure, folders by their last part."""
+    from kbnet.evaluation.environment import plain_path
+
+    words = ["kbnet", "evaluate"]
+    for parameter in ctx.command.params:
+        value = ctx.params.get(str(parameter.name))
+        if parameter.name in _SILENT or value in (None, False, [], ()) or value == parameter.default:
+            continue
+        option = max(parameter.opts, key=len)
+        if value is True:
+            words.append(option)
+            continue
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            text = f"{one:g}" if isinstance(one, float) else str(getattr(one, "value", one))
+            words += [option, plain_path(text)]
+    return shlex.join(words)

@@ -1,0 +1,25 @@
+"""Measuring models as papers do: benchmarks, rows of results that survive an interruption, reports.
+
+find_benchmark(name).collect(request) -> samples --run(samples, restore, score)--> rows --summarise--> means
+"""
+
+from kbnet.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
+from kbnet.evaluation.journal import Journal
+from kbnet.evaluation.rows import Pictures, Row, run, summarise
+from kbnet.evaluation.samples import Image, Request, Sample, Target, limited
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "Image",
+    "Journal",
+    "Pictures",
+    "Request",
+    "Row",
+    "Sample",
+    "Target",
+    "find_benchmark",
+    "limited",
+    "run",
+    "summarise",
+]

@@ -1,0 +1,224 @@
+"""The table of benchmarks: what each needs, where its authors publish it, and how it is measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kbnet.errors import InvalidInputError
+from kbnet.evaluation.blurring import blur_samples
+from kbnet.evaluation.samples import (
+    Request,
+    Sample,
+    clean_samples,
+    gaussian_samples,
+    in_folder,
+    pair_samples,
+    sidd_samples,
+)
+from kbnet.evaluation.scores import Score, score_bytes, score_dpdd, score_shifted, score_sidd, score_y
+
+SIGMAS = (15.0, 25.0, 50.0)
+
+_PHOTOS = "a folder of clean photos, all the way down"
+_RAIN = "input/ and target/ with the same names, or rain/rain-001.png and norain/norain-001.png"
+_RAIN13K = "in the test archive of the Rain13K collection, as the MPRNet and Restormer repositories link it"
+_BYTES = "both rounded to 8 bits; PSNR over all pixels and channels; SSIM as in MATLAB"
+_Y = "both rounded to 8 bits, then Y of MATLAB's rgb2ycbcr, rounded; PSNR and MATLAB's SSIM of Y"
+_GAUSSIAN = "noise of numpy.random.seed(0) for each photo, added in float32, neither clipped nor rounded; then "
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set, or a kind of data set, and the protocol it is measured by.
+
+    Attributes:
+        name: on the command line.
+        title: for people.
+        layout: what `--data` has to hold, in words.
+        source: where its authors publish it, in words.
+        protocol: how it is measured, in words.
+        task: whose default model is measured, unless another one is named.
+        collect: makes its samples.
+        score: compares an output with the clean picture.
+        channels: 3 or 1; 0 for those of the model.
+        sigmas: of the noise that is added, on the scale of 255; empty where none is.
+        pictures: how many there are as published; 0 for any number.
+        published_tiles: whether the papers' figures were made in tiles of 1024 pixels (`in_published_tiles`).
+        restores: whether an output worse than its input is a failure; not where the input is the clean picture.
+    """
+
+    name: str
+    title: str
+    layout: str
+    source: str
+    protocol: str
+    task: str
+    collect: Callable[[Request], list[Sample]]
+    score: Score
+    channels: int = 0
+    sigmas: tuple[float, ...] = ()
+    pictures: int = 0
+    published_tiles: bool = False
+    restores: bool = True
+
+
+def _gaussian(name: str, title: str, channels: int, pictures: int, layout: str, source: str) -> Benchmark:
+    return Benchmark(
+        name,
+        title,
+        layout,
+        source,
+        _GAUSSIAN + _BYTES,
+        "denoise-gray" if channels == 1 else "denoise",
+        gaussian_samples,
+        score_bytes,
+        channels=channels,
+        sigmas=SIGMAS,
+        pictures=pictures,
+    )
+
+
+def _rain(name: str, title: str, pictures: int, source: str) -> Benchmark:
+    folders = (title, f"{title}-dev")
+    return Benchmark(
+        name,
+        title,
+        _RAIN,
+        f"{source}; {_RAIN13K}",
+        _Y,
+        "derain",
+        in_folder(pair_samples("rain"), *folders),
+        score_y,
+        pictures=pictures,
+    )
+
+
+_KAIR = "among the test sets of the FFDNet, DnCNN and KAIR repositories of K. Zhang"
+
+_TABLE = (
+    _gaussian("gaussian", "Gaussian noise on any photos", 0, 0, _PHOTOS, "your own photos"),
+    _gaussian("cbsd68", "CBSD68", 3, 68, _PHOTOS, f"68 colour photos of the Berkeley segmentation set; {_KAIR}"),
+    _gaussian("kodak24", "Kodak24", 3, 24, "24 photos of 500 x 500 pixels (the crops used since FFDNet)", _KAIR),
+    _gaussian(
+        "mcmaster", "McMaster", 3, 18, _PHOTOS, f"L. Zhang's page at the Hong Kong Polytechnic University; {_KAIR}"
+    ),
+    _gaussian(
+        "urban100", "Urban100", 3, 100, _PHOTOS, "the SelfExSR repository of J.-B. Huang (the high-resolution pictures)"
+    ),
+    _gaussian("set12", "Set12", 1, 12, _PHOTOS, f"12 gray pictures; {_KAIR}"),
+    _gaussian("bsd68", "BSD68", 1, 68, _PHOTOS, f"the gray photos of the Berkeley segmentation set; {_KAIR}"),
+    _gaussian("urban100-gray", "Urban100, gray", 1, 100, _PHOTOS, "as urban100; made gray here as OpenCV does"),
+    Benchmark(
+        "sidd",
+        "SIDD validation",
+        "ValidationNoisyBlocksSrgb.mat and ValidationGtBlocksSrgb.mat",
+        "the SIDD page of York University, as validation data in sRGB",
+        "each block on its own; clipped, never rounded; PSNR; SSIM of scikit-image at the range of 1 and, as old "
+        "figures have it, of 2",
+        "denoise-real",
+        sidd_samples(truth=True),
+        score_sidd,
+        channels=3,
+        pictures=1280,
+    ),
+    Benchmark(
+        "sidd-benchmark",
+        "SIDD benchmark, for its server",
+        "BenchmarkNoisyBlocksSrgb.mat; give --save and --submission SubmitSrgb.csv (or .mat)",
+        "the SIDD page of York University, as benchmark data in sRGB; scores come from its server alone",
+        "each block on its own, rounded to 8 bits; no figures here, for the clean blocks are not published",
+        "denoise-real",
+        sidd_samples(truth=False),
+        score_bytes,
+        channels=3,
+        pictures=1280,
+    ),
+    Benchmark(
+        "sensenoise",
+        "SenseNoise-500, test part",
+        "noisy/ and gt/, and test.txt that names the pictures to test on",
+        "the IDR repository of Y. Zhang (arXiv 2111.14358)",
+        f"in tiles of 1024 pixels as published; {_BYTES}",
+        "denoise-real",
+        pair_samples("sensenoise"),
+        score_bytes,
+        published_tiles=True,
+    ),
+    _rain("test100", "Test100", 98, "H. Zhang et al., the ID-CGAN repository"),
+    _rain("rain100h", "Rain100H", 100, "W. Yang et al. (CVPR 2017), the page of Joint Rain Detection and Removal"),
+    _rain("rain100l", "Rain100L", 100, "W. Yang et al. (CVPR 2017), the page of Joint Rain Detection and Removal"),
+    _rain("test2800", "Test2800", 2800, "X. Fu et al. (CVPR 2017), the page of the deep detail network"),
+    _rain("test1200", "Test1200", 1200, "H. Zhang and V. Patel (CVPR 2018), the DID-MDN repository"),
+    Benchmark(
+        "dpdd",
+        "DPDD, single image",
+        "test_c/source and test_c/target (or test/inputC and test/target) and, for the split, indoor_labels.npy and "
+        "outdoor_labels.npy, which number the pictures from 1",
+        "A. Abuolaim and M. Brown (ECCV 2020), the defocus-deblurring-dual-pixel repository; the label files in "
+        "Restormer's",
+        "in tiles of 1024 pixels as published; 16-bit values, clipped, never rounded; PSNR, SSIM of scikit-image, MAE",
+        "deblur",
+        pair_samples("dpdd", deep=True),
+        score_dpdd,
+        channels=3,
+        pictures=76,
+        published_tiles=True,
+    ),
+    Benchmark(
+        "levin09",
+        "Levin et al. 2009",
+        "im1_kernel1_img.png and so on, and gt/im1.png to gt/im4.png",
+        "A. Levin et al. (CVPR 2009), the authors' page at the Weizmann Institute",
+        "rounded to 8 bits; PSNR within a border of 16 pixels at the best whole-pixel shift up to 10, input and output",
+        "deblur",
+        pair_samples("levin"),
+        score_shifted,
+        pictures=32,
+    ),
+    Benchmark(
+        "pairs",
+        "pairs of any kind",
+        "input/ and target/ with the same names, whatever their endings",
+        "your own pictures, or any data set brought into this form (PolyU, GoPro, RealBlur ...)",
+        _BYTES,
+        "denoise-real",
+        pair_samples("pairs"),
+        score_bytes,
+    ),
+    Benchmark(
+        "blur",
+        "known blur on any photos",
+        f"{_PHOTOS}; with --kernels FILE or FOLDER blur kernels from there (.mat or pictures; d_* defocus, m_* motion)",
+        "your own photos; the kernels are drawn here with a fixed seed, unless given: DPSR and KAIR publish .mat files",
+        "one defocus and one motion kernel a photo, in linear light, borders cut, noise of sigma 1 (or --sigma) of "
+        "numpy.random.seed(0), rounded to 8 bits; then " + _BYTES,
+        "deblur",
+        blur_samples,
+        score_bytes,
+        sigmas=(1.0,),
+    ),
+    Benchmark(
+        "clean",
+        "clean photos left alone",
+        _PHOTOS,
+        "your own photos",
+        "clean photos in; the output against its own input, " + _BYTES,
+        "denoise",
+        clean_samples,
+        score_bytes,
+        restores=False,
+    ),
+)
+
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _TABLE}
+"""Every benchmark by its name."""
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """The benchmark of that name.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    if name not in BENCHMARKS:
+        raise InvalidInputError(f"expected a benchmark, one of {', '.join(BENCHMARKS)}; got {name!r}")
+    return BENCHMARKS[name]

@@ -1,0 +1,136 @@
+"""The blur protocol: known kernels over clean photos, in linear light, with true borders and a fixed little noise.
+
+A photo is blurred twice, by one kernel of defocus and by one of motion: photo number i (from 0, in the order of names)
+takes kernel i modulo their number of each kind. The photo's sRGB values become linear light (IEC 61966-2-1), are
+convolved with the kernel, and become sRGB again; the border that the kernel reaches over is cut off input and clean
+picture, so that no pixel is made up; Gaussian noise of deviation sigma (of 255; `numpy.random.seed(0)` anew for each
+picture) is added, and the result is rounded to 8 bits.
+"""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kbnet.degradations import load_kernels
+from kbnet.degradations.blur import blur
+from kbnet.degradations.kernels import disk_kernel, path_kernel, polygon_kernel
+from kbnet.degradations.motion import random_trajectory
+from kbnet.errors import InvalidInputError
+from kbnet.evaluation.samples import Image, Request, Sample, Target, photo_names, read_bytes
+from kbnet.imaging import is_supported
+from kbnet.metrics import to_uint8
+
+Kernels = dict[str, tuple[Tensor, ...]]
+"""Kernels [k,k] of odd sides and sum 1 by their kind, "defocus" and "motion"."""
+
+_PREFIXES = {"d_": "defocus", "m_": "motion"}
+_DISKS = (1.25, 1.75, 2.5, 3.25, 4.25, 5.25)
+_POLYGONS = ((2.0, 6, 0.2), (4.75, 7, 0.4))  # radius, blades, rotation
+_PATHS = (6, 9, 12, 15, 18, 21, 24, 28)  # length in pixels
+_SEED = 20230303
+
+_LEAST_LEFT = 32  # pixels a side that must be left within the borders
+
+
+def drawn_kernels() -> Kernels:
+    """The protocol's own kernels: eight apertures, round and of blades, and eight random trajectories of fixed seeds.
+
+    Radii are those of the aperture's blur in pixels, 1.25 to 5.25; trajectories (Boracchi & Foi, TIP 2012) are 6 to 28
+    pixels long. Training draws both anew from continuous ranges, so that it does not meet these.
+    """
+    apertures = [disk_kernel(radius) for radius in _DISKS] + [polygon_kernel(*settings) for settings in _POLYGONS]
+    paths = []
+    for number, length in enumerate(_PATHS):
+        generator = torch.Generator().manual_seed(_SEED + number)
+        shake = (0.05, 0.2, 0.35)[number % 3]
+        paths.append(path_kernel(random_trajectory(length, generator, shake=shake, pull=0.1, impulses=number % 2)))
+    return {"defocus": tuple(apertures), "motion": tuple(paths)}
+
+
+def kernels_from(path: Path) -> Kernels:
+    """Kernels of a file or folder, by the beginning of the files' names: `d_` defocus, `m_` motion, others left out.
+
+    Where no file begins so, all kernels are of the kind "kernels".
+
+    Raises:
+        InvalidInputError: nothing there, or something that is no kernel.
+        MissingExtraError: a MATLAB file, without scipy.
+    """
+    files = kernel_files(path)
+    kinds: dict[str, list[Tensor]] = {}
+    for file in files:
+        if kind := _PREFIXES.get(file.name[:2]):
+            kinds.setdefault(kind, []).extend(load_kernels(file))
+    if not kinds:
+        kinds["kernels"] = [kernel for file in files for kernel in load_kernels(file)]
+    return {kind: tuple(kernels) for kind, kernels in kinds.items()}
+
+
+def kernel_files(path: Path) -> list[Path]:
+    """The file itself, or the kernel files of a folder in the order of their names."""
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".mat" or is_supported(p))
+        if not found:
+            raise InvalidInputError(f"expected a folder of blur kernels (.mat or pictures), found none in {path}")
+        return found
+    return [path]
+
+
+def describe_kernels(path: Path | None) -> dict[str, object]:
+    """Which kernels a result was made with, as plain values; files by the SHA-256 of their contents together."""
+    if path is None:
+        return {"kernels": f"drawn, seed {_SEED}", **{kind: len(k) for kind, k in drawn_kernels().items()}}
+    digest = hashlib.sha256()
+    for file in kernel_files(path):
+        digest.update(file.read_bytes())
+    counts = {kind: len(kernels) for kind, kernels in kernels_from(path).items()}
+    return {"kernels": path.resolve().name, "sha256": digest.hexdigest(), **counts}
+
+
+def blur_samples(request: Request) -> list[Sample]:
+    """Every photo under one kernel of each kind, for every sigma of the noise after it."""
+    kinds = drawn_kernels() if request.kernels is None else kernels_from(request.kernels)
+    samples = []
+    for sigma in request.sigmas:
+        after = "" if len(request.sigmas) == 1 else f", sigma {sigma:g}"
+        for kind, kernels in kinds.items():
+            for number, (name, path) in enumerate(photo_names(request.data).items()):
+                kernel = kernels[number % len(kernels)]
+                load = partial(_load, path, request.channels, kernel, sigma)
+                groups = (f"{kind}{after}",) if len(kinds) == 1 else (f"{kind}{after}", f"all{after}")
+                samples.append(Sample(name, groups, load, made=True))
+    return samples
+
+
+def blurred(clean: Target, kernel: Tensor, sigma: float) -> tuple[Image, Target]:
+    """The protocol for one picture: the blurred one, float32 on 256 levels, and the clean one, both cut.
+
+    Args:
+        clean: uint8 [H,W] or [H,W,3].
+        kernel: [k,l] of odd sides and sum 1.
+        sigma: deviation of the noise on the scale of 255.
+
+    Raises:
+        InvalidInputError: less than 32 pixels a side are left within the borders.
+    """
+    rows, columns = (side // 2 for side in kernel.shape)
+    height, width = clean.shape[:2]
+    if min(height - 2 * rows, width - 2 * columns) < _LEAST_LEFT:
+        raise InvalidInputError(
+            f"expected a photo that leaves {_LEAST_LEFT} pixels a side within the reach of a kernel of "
+            f"{kernel.shape[0]} x {kernel.shape[1]}, got {width} x {height}"
+        )
+    channels = np.atleast_3d(clean).transpose(2, 0, 1).astype(np.float64) / 255
+    soft = blur(torch.from_numpy(channels), kernel.double()).permute(1, 2, 0).numpy().reshape(clean.shape)
+    inner = (slice(rows, height - rows), slice(columns, width - columns))
+    noise = np.random.RandomState(0).normal(0, sigma / 255, soft[inner].shape)
+    image: Image = to_uint8(soft[inner] + noise).astype(np.float32) / np.float32(255)
+    return image, clean[inner]
+
+
+def _load(path: Path, channels: int, kernel: Tensor, sigma: float) -> tuple[Image, Target]:
+    return blurred(read_bytes(path, channels), kernel, sigma)

@@ -1,0 +1,183 @@
+"""One row of results for each sample, what rows come to together, and the loop that makes them."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kbnet.errors import KBNetError
+from kbnet.evaluation.samples import Image, Sample, Target
+from kbnet.evaluation.scores import Score
+
+Measures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one sample.
+
+    Attributes:
+        name: of the sample.
+        photo: its picture.
+        groups: whose means it counts for.
+        width, height: of the picture, pixels.
+        input: measures of the degraded picture; empty where there is no clean one, or the input is it.
+        output: measures of the restored picture; empty where there is no clean one.
+        seconds: that restoring took.
+        error: why there is no output; None if there is.
+    """
+
+    name: str
+    photo: str
+    groups: tuple[str, ...]
+    width: int = 0
+    height: int = 0
+    input: Measures = field(default_factory=dict)
+    output: Measures = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """The first measure of the output less that of the input; None where one of them is missing."""
+        before, after = first(self.input), first(self.output)
+        if before is None or after is None:
+            return None
+        return 0.0 if before == after else after - before  # infinite both, they are equal
+
+    @property
+    def worse(self) -> bool:
+        """Whether the output is further from the clean picture than the input was."""
+        return self.gain is not None and self.gain < 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, measures rounded; what JSON has no number for is the string "inf", or null."""
+        if self.error is not None:
+            return {"name": self.name, "photo": self.photo, "groups": list(self.groups), "error": self.error}
+        return {
+            "name": self.name,
+            "photo": self.photo,
+            "groups": list(self.groups),
+            "width": self.width,
+            "height": self.height,
+            "input": plain(self.input),
+            "output": plain(self.output),
+            "worse": self.worse,
+            "seconds": round(self.seconds, 4),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Row":
+        """The row of such values; raises KeyError, TypeError or ValueError where they are none."""
+        return cls(
+            str(value["name"]),
+            str(value["photo"]),
+            tuple(map(str, value["groups"])),
+            int(value.get("width", 0)),
+            int(value.get("height", 0)),
+            _measures(value.get("input", {})),
+            _measures(value.get("output", {})),
+            float(value.get("seconds", 0)),
+            value.get("error"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The pictures of a row, for saving and showing."""
+
+    input: Image
+    output: Image
+    target: Target | None
+
+
+def run(
+    samples: Iterable[Sample], restore: Callable[[Image], Image], score: Score, *, scored_input: bool = True
+) -> Iterator[tuple[Row, Pictures | None]]:
+    """Restore and measure the samples in order. One that fails gives a row with its error, and the next one follows.
+
+    Args:
+        samples: of a benchmark.
+        restore: takes and returns a float image [H,W] or [H,W,3] on the scale of [0,1].
+        score: compares with the clean picture.
+        scored_input: whether the input is measured too.
+    """
+    for sample in samples:
+        try:
+            yield _one(sample, restore, score, scored_input=scored_input)
+        except (KBNetError, OSError, MemoryError, RuntimeError) as error:
+            reason = str(error) or type(error).__name__
+            yield Row(sample.name, sample.photo, sample.groups, error=reason), None
+
+
+def _one(
+    sample: Sample, restore: Callable[[Image], Image], score: Score, *, scored_input: bool
+) -> tuple[Row, Pictures]:
+    image, target = sample.load()
+    height, width = image.shape[:2]
+    # before the restorer has had it in its hands
+    before = score(image, target) if scored_input and target is not None else {}
+    started = time.perf_counter()
+    output = restore(image)
+    seconds = time.perf_counter() - started
+    after = score(output, target) if target is not None else {}
+    row = Row(sample.name, sample.photo, sample.groups, width, height, before, after, seconds)
+    return row, Pictures(image, output, target)
+
+
+def summarise(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """For every group, in the order of its first row and those of everything last: means, the lowest, and so on.
+
+    Means are plain means of the pictures' measures, as papers take them; rows with an error do not count.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.error is None and row.output:
+            for group in row.groups:
+                groups.setdefault(group, []).append(row)
+    summary = {}
+    for group, members in sorted(groups.items(), key=lambda item: item[0].startswith("all")):
+        lowest = min(members, key=lambda row: first(row.output) or 0.0)
+        summary[group] = {
+            "pictures": len(members),
+            "input": plain(_mean([row.input for row in members])),
+            "output": plain(_mean([row.output for row in members])),
+            "lowest": {"photo": lowest.photo, **plain(lowest.output)},
+            "worse": sum(row.worse for row in members),
+        }
+    return summary
+
+
+def seconds_per_megapixel(rows: Iterable[Row]) -> float | None:
+    """Of all rows with an output together; None if there are none."""
+    done = [row for row in rows if row.error is None]
+    pixels = sum(row.width * row.height for row in done)
+    return sum(row.seconds for row in done) / pixels * 1e6 if pixels else None
+
+
+def first(measures: Measures) -> float | None:
+    """The measure that decides; None if there are none."""
+    return next(iter(measures.values()), None)
+
+
+def plain(measures: Measures) -> dict[str, Any]:
+    """Measures as JSON has them: PSNR to 4 digits after the point, others to 6."""
+    return {name: _number(value, 4 if name == "psnr" else 6) for name, value in measures.items()}
+
+
+def _number(value: float, digits: int) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return round(value, digits) if math.isfinite(value) else str(value)
+
+
+def _measures(value: dict[str, Any]) -> Measures:
+    return {name: math.nan if number is None else float(number) for name, number in value.items()}
+
+
+def _mean(all_measures: list[Measures]) -> Measures:
+    names = list(dict.fromkeys(name for measures in all_measures for name in measures))
+    return {name: float(np.mean([measures.get(name, math.nan) for measures in all_measures])) for name in names}

@@ -1,0 +1,209 @@
+"""What a model is tried on: the samples of every benchmark, each read or made when its turn comes."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kbnet.data import Item, find_test_items, read_blocks
+from kbnet.errors import InvalidInputError
+from kbnet.imaging import read_photo, to_depth
+from kbnet.metrics import noisy, opencv_gray
+
+Image = NDArray[np.float32]
+"""[H,W] or [H,W,3] on the scale of [0,1], which noise may leave."""
+
+Target = NDArray[np.uint8 | np.uint16]
+"""The clean picture, [H,W] or [H,W,3] over the whole range of its dtype."""
+
+Load = Callable[[], tuple[Image, Target | None]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One degraded picture and, where it is published, the clean one.
+
+    Attributes:
+        photo: name of the picture, without its ending.
+        groups: what it counts for in the means, the condition it was made under first ("sigma 25", "indoor", ...).
+        load: reads or makes the input, and the clean picture; raises InvalidInputError or ImageError where it cannot.
+        made: whether the input is made here and not a file of the data set.
+    """
+
+    photo: str
+    groups: tuple[str, ...]
+    load: Load
+    made: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the row of results; no two of a benchmark are the same."""
+        return f"{self.groups[0]}/{self.photo}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the samples of a benchmark depend on.
+
+    Attributes:
+        data: folder of the data set.
+        channels: 3 or 1 for the pictures; of the model, unless the benchmark is of one kind.
+        sigmas: standard deviations of the noise on the scale of 255.
+        kernels: file or folder of blur kernels.
+    """
+
+    data: Path
+    channels: int = 3
+    sigmas: tuple[float, ...] = ()
+    kernels: Path | None = None
+
+
+def limited(samples: Iterable[Sample], limit: int | None) -> list[Sample]:
+    """The samples of the first `limit` pictures, under all conditions."""
+    samples = list(samples)
+    if limit is None:
+        return samples
+    first = set(list(dict.fromkeys(sample.photo for sample in samples))[:limit])
+    return [sample for sample in samples if sample.photo in first]
+
+
+def gaussian_samples(request: Request) -> list[Sample]:
+    """Every photo at every sigma, by the protocol of `kbnet.metrics.noisy`."""
+
+    def load(path: Path, sigma: float) -> tuple[Image, Target]:
+        clean = read_bytes(path, request.channels)
+        return noisy(clean, sigma), clean
+
+    paths = photo_names(request.data)
+    return [
+        Sample(name, (f"sigma {sigma:g}",), partial(load, path, sigma), made=True)
+        for sigma in request.sigmas
+        for name, path in paths.items()
+    ]
+
+
+def clean_samples(request: Request) -> list[Sample]:
+    """Every photo as it is, to be left as it is."""
+
+    def load(path: Path) -> tuple[Image, Target]:
+        clean = read_bytes(path, request.channels)
+        return to_float(clean), clean
+
+    return [Sample(name, ("clean",), partial(load, path)) for name, path in photo_names(request.data).items()]
+
+
+def pair_samples(layout: str, *, deep: bool = False) -> Callable[[Request], list[Sample]]:
+    """What collects the pairs of a layout (`kbnet.data.TEST_LAYOUTS`).
+
+    Args:
+        layout: its name.
+        deep: keep 16 bits a sample, where the files have them.
+    """
+
+    def load(item: Item) -> tuple[Image, Target]:
+        assert item.degraded is not None
+        return matched(read_pixels(item.degraded, deep=deep), read_pixels(item.clean, deep=deep), item)
+
+    def collect(request: Request) -> list[Sample]:
+        items = find_test_items(request.data, layout)
+        samples = []
+        for name, item in zip(_names([item.degraded or item.clean for item in items]), items, strict=True):
+            groups = (item.scene, "all") if item.scene else ("all",)
+            samples.append(Sample(name, groups, partial(load, item)))
+        return samples
+
+    return collect
+
+
+def sidd_samples(*, truth: bool) -> Callable[[Request], list[Sample]]:
+    """What collects SIDD's blocks: of the validation files with the clean ones, or of the test file without."""
+    part = "Validation" if truth else "Benchmark"
+
+    def collect(request: Request) -> list[Sample]:
+        noisy_blocks = read_blocks(request.data, f"{part}NoisyBlocksSrgb")
+        clean_blocks = read_blocks(request.data, f"{part}GtBlocksSrgb") if truth else None
+        if clean_blocks is not None and clean_blocks.shape != noisy_blocks.shape:
+            raise InvalidInputError(
+                f"expected as many clean blocks as noisy ones, got {clean_blocks.shape} and {noisy_blocks.shape}"
+            )
+
+        def load(scene: int, block: int) -> tuple[Image, Target | None]:
+            clean = None if clean_blocks is None else clean_blocks[scene, block]
+            return to_float(noisy_blocks[scene, block]), clean
+
+        return [
+            Sample(f"{scene + 1:02}-{block + 1:02}", ("all",), partial(load, scene, block))
+            for scene in range(noisy_blocks.shape[0])
+            for block in range(noisy_blocks.shape[1])
+        ]
+
+    return collect
+
+
+def in_folder(collect: Callable[[Request], list[Sample]], *names: str) -> Callable[[Request], list[Sample]]:
+    """The same for a folder that may hold the set's own folder, by one of these names, at its usual places."""
+
+    def collect_there(request: Request) -> list[Sample]:
+        for place in (place / name for name in names for place in (request.data, request.data / "test")):
+            if place.is_dir():
+                return collect(Request(place, request.channels, request.sigmas, request.kernels))
+        return collect(request)
+
+    return collect_there
+
+
+def photo_names(folder: Path) -> dict[str, Path]:
+    """Every photo below a folder by a name of its own: the path without its ending, or with it where two are alike."""
+    paths = [item.clean for item in find_test_items(folder, "photos")]
+    return dict(zip(_names(paths), paths, strict=True))
+
+
+def read_pixels(path: Path, *, deep: bool = False) -> Target:
+    """The pixels of a file, [H,W] or [H,W,3]; 16 bits a sample are rounded to 8 unless `deep`."""
+    pixels = read_photo(path).pixels
+    return pixels if deep else to_depth(pixels, 8)
+
+
+def read_bytes(path: Path, channels: int) -> NDArray[np.uint8]:
+    """A photo as 8-bit [H,W,3] or, with channels = 1, [H,W] as OpenCV makes gray of colours."""
+    pixels: NDArray[np.uint8] = read_pixels(path).astype(np.uint8, copy=False)
+    if channels == 1:
+        return opencv_gray(pixels)
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+def to_float(pixels: Target) -> Image:
+    """Pixels as float32 in [0,1]."""
+    image: Image = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    return image
+
+
+def matched(degraded: Target, clean: Target, item: Item) -> tuple[Image, Target]:
+    """A pair of one shape: a gray picture beside a colour one becomes gray in three channels.
+
+    Raises:
+        InvalidInputError: their sizes differ.
+    """
+    if degraded.shape[:2] != clean.shape[:2]:
+        raise InvalidInputError(
+            f"expected a pair of one size, got {degraded.shape[1]}x{degraded.shape[0]} of {item.degraded} and "
+            f"{clean.shape[1]}x{clean.shape[0]} of {item.clean}"
+        )
+    if degraded.ndim != clean.ndim:
+        degraded, clean = (np.repeat(a[..., None], 3, axis=2) if a.ndim == 2 else a for a in (degraded, clean))
+    return to_float(degraded), clean
+
+
+def _names(paths: list[Path]) -> list[str]:
+    root = os.path.commonpath([path.parent for path in paths])
+    short = [path.relative_to(root).with_suffix("").as_posix() for path in paths]
+    counts = Counter(short)
+    return [
+        name if counts[name] == 1 else path.relative_to(root).as_posix()
+        for name, path in zip(short, paths, strict=True)
+    ]
