@@ -41,7 +41,7 @@ def test_the_list_says_what_every_benchmark_needs(kbnet_):
 def test_results_have_rows_facts_and_the_command(evaluate, pairs, tmp_path):
     done = evaluate("--benchmark", "pairs", "--data", pairs, "-o", tmp_path / "r.json", "--strength", 0.5)
     assert done.code == 0
-    assert "psnr, restored" in done.out.decode()
+    assert "PSNR, restored" in done.out.decode()
     assert done.err == f"written: {tmp_path / 'r.json'}\n"
     results = json.loads((tmp_path / "r.json").read_text())
     command = "kbnet evaluate --benchmark pairs --data pairs --model tiny.safetensors --strength 0.5"

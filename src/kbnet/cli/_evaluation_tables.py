@@ -81,6 +81,8 @@ class RowProgress:
 
 def show_summary(results: Mapping[str, Any], console: Console) -> None:
     """The means as a table: input, restored and gain of every group, the lowest picture, how many got worse."""
+    from kbnet.evaluation.rows import label
+
     means: Mapping[str, Any] = results["means"]
     settings = results["settings"]
     title = f"{settings['model']} on {settings['set']} ({results['title']}), context {settings['context']}"
@@ -91,7 +93,7 @@ def show_summary(results: Mapping[str, Any], console: Console) -> None:
     table.add_column("pictures", justify="right")
     for name in names:
         for side in ("input", "restored") if has_input else ("restored",):
-            table.add_column(f"{name}, {side}", justify="right")
+            table.add_column(f"{label(name)}, {side}", justify="right")
     if has_input:
         table.add_column("gain", justify="right")
     table.add_column("lowest")

@@ -7,6 +7,7 @@ from kbnet.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from kbnet.evaluation.journal import Journal
 from kbnet.evaluation.rows import Pictures, Row, run, summarise
 from kbnet.evaluation.samples import Image, Request, Sample, Target, limited
+from kbnet.evaluation.session import Session, measured_figures, open_session
 
 __all__ = [
     "BENCHMARKS",
@@ -17,9 +18,12 @@ __all__ = [
     "Request",
     "Row",
     "Sample",
+    "Session",
     "Target",
     "find_benchmark",
     "limited",
+    "measured_figures",
+    "open_session",
     "run",
     "summarise",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from kbnet.errors import MissingExtraError
 from kbnet.evaluation.journal import write_atomically
-from kbnet.evaluation.rows import Pictures, Row, first
+from kbnet.evaluation.rows import Pictures, Row, first, label
 from kbnet.evaluation.samples import Image, Sample
 from kbnet.imaging import Photo, encode, to_depth
 from kbnet.metrics import to_uint8
@@ -86,14 +86,17 @@ def write_report(path: Path, results: Mapping[str, Any], rows: Sequence[Row], ga
     template = (resources.files("kbnet.evaluation") / "report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["measure"] = _measure
+    environment.filters["label"] = label
+    worst = lowest(rows)
     measures = list(dict.fromkeys(name for row in rows for name in row.output))
     page = environment.from_string(template).render(
         results=results,
         rows=rows,
         measures=measures,
         has_input=any(row.input for row in rows),
-        lowest=lowest(rows),
-        flagged=flagged(rows),
+        lowest=worst,
+        flagged=[row for row in flagged(rows) if row not in worst],
+        flagged_above=sum(row.worse for row in worst),
         pictures=gallery.pictures,
     )
     write_atomically(path, page.encode())

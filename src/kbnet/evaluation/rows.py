@@ -168,6 +168,16 @@ def plain(measures: Measures) -> dict[str, Any]:
     return {name: _number(value, 4 if name == "psnr" else 6) for name, value in measures.items()}
 
 
+def label(measure: str) -> str:
+    """A measure's name as people write it.
+
+    >>> label("psnr"), label("ssim range 2")
+    ('PSNR', 'SSIM range 2')
+    """
+    first_word, *rest = measure.split(" ")
+    return " ".join([first_word.upper(), *rest])
+
+
 def _number(value: float, digits: int) -> float | str | None:
     if math.isnan(value):
         return None

@@ -1,7 +1,7 @@
 """One evaluation: a benchmark, its data, a model and how it is used; what is told about them in results."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from kbnet.evaluation.environment import environment
 from kbnet.evaluation.published_tiles import in_published_tiles
 from kbnet.evaluation.rows import Row, seconds_per_megapixel, summarise
 from kbnet.evaluation.samples import Image, Request, Sample, limited
-from kbnet.evaluation.scores import Score, with_lpips
+from kbnet.evaluation.scores import Score, score_y, with_lpips
 from kbnet.inference import Restorer
 from kbnet.models import resolve
 
@@ -145,3 +145,20 @@ def open_session(
     request = Request(data, channels, tuple(dict.fromkeys(sigmas)) or chosen.sigmas, kernels)
     digest = hashlib.sha256(resolve(name).read_bytes()).hexdigest()
     return Session(chosen, request, restorer, digest, strength, published, score, limit)
+
+
+def measured_figures(results: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a results file by the names that the catalogue of weights gives them: PSNR in dB of every group.
+
+    "CBSD68 sigma 25", "Rain100L-dev Y", "polyu-dev", "CBSD68 defocus", "CBSD68 blur", "CBSD68 clean"; the same with
+    ", input" for the degraded pictures, and with ", lowest" for the lowest of the restored ones.
+    """
+    settings, figures = results["settings"], {}
+    for group, mean in results["means"].items():
+        whole = "Y" if find_benchmark(settings["benchmark"]).score is score_y else ""
+        kind = (settings["benchmark"] if "blur" in settings else whole) if group == "all" else group
+        name = f"{settings['set']} {kind}".strip()
+        for suffix, part in (("", "output"), (", input", "input"), (", lowest", "lowest")):
+            if "psnr" in mean[part]:
+                figures[name + suffix] = float(mean[part]["psnr"])
+    return figures
