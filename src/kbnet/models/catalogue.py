@@ -30,7 +30,8 @@ class CatalogueEntry:
         summary: one line for people.
         license: of the weights.
         training_data: what they were trained on and the terms of those photographs.
-        recipe: file in the repository that trains them.
+        recipe: file in the repository that trains such weights.
+        history: the runs that made these, where they were not one run of the recipe as it stands.
         measured_by: the command that measured `metrics`.
         metrics: measured figures by name, dB unless the name says otherwise.
     """
@@ -48,6 +49,7 @@ class CatalogueEntry:
     license: str
     training_data: str
     recipe: str
+    history: str
     measured_by: str
     metrics: dict[str, float] = field(default_factory=dict)
 
