@@ -37,6 +37,7 @@ PUBLIC = {
         "CheckpointError",
         "BackendError",
         "RecipeError",
+        "ExportError",
         "TrainingError",
         "MissingExtraError",
     },

@@ -14,6 +14,7 @@
     │   └── CheckpointError                         a weights file is damaged, hostile or of another network
     ├── BackendError             (RuntimeError)     the named operator backend cannot run this call here
     ├── RecipeError              (ValueError)       a training recipe contradicts itself
+    ├── ExportError              (RuntimeError)     an exported graph does not compute what the network does
     ├── TrainingError            (RuntimeError)     a run cannot go on: diverged, or its checkpoint does not fit
     └── MissingExtraError        (ImportError)      an optional dependency is not installed
 
@@ -75,6 +76,10 @@ class BackendError(KBNetError, RuntimeError):
 
 class RecipeError(KBNetError, ValueError):
     """A training recipe is malformed or contradicts itself."""
+
+
+class ExportError(KBNetError, RuntimeError):
+    """An exported graph does not compute what the network does, and was not written."""
 
 
 class TrainingError(KBNetError, RuntimeError):

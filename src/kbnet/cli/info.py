@@ -14,7 +14,10 @@ _WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
 def info(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE|NAME]", help="A picture, a weights file, a shipped model, a task or a network."),
+        typer.Argument(
+            metavar="[FILE|NAME]",
+            help="A picture, a weights file, an exported graph, a shipped model, a task or a network.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
@@ -35,11 +38,24 @@ def _about(target: str) -> dict[str, Any]:
     if target in PRESETS and not Path(target).exists():
         return {"network": target, **_network(PRESETS[target])}
     path = Path(target)
+    if path.suffix.lower() in (".onnx", ".xml") and path.is_file():
+        return {"graph": target, **_graph(path)}
     if path.exists() and not _is_weights(path):
         from kbnet.imaging import probe
 
         return {"picture": target, **asdict(probe(path))}
     return {"weights": target, **_weights(resolve(target))}
+
+
+def _graph(path: Path) -> dict[str, Any]:
+    import json
+
+    from kbnet.inference.runtimes import open_exported
+
+    network = open_exported(path)
+    facts = asdict(network.facts)
+    sites = facts.pop("sites")
+    return facts | {"settings": json.loads(facts["settings"]), "runtime": network.runtime, "averages": len(sites)}
 
 
 def _is_weights(path: Path) -> bool:

@@ -59,7 +59,11 @@ def restore(
         Task | None, typer.Option(help="What to remove, with its default model.", show_default="denoise")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="A shipped model or a weights file, in place of --task's.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A shipped model, a weights file, or a graph of `kbnet export` (.onnx, .xml), in place of --task's.",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
@@ -127,6 +131,12 @@ def restore(
             context=context.value,
             ensemble=ensemble,
         )
+        if getattr(restorer.network, "plain_tiles_only", False) and not quiet:
+            typer.echo(
+                "kbnet: note: this graph averages over each tile alone, so large pictures may show seams; "
+                "export one with --context for tiles that fit together",
+                err=True,
+            )
         if PIPE in inputs:
             jobs = [replace(jobs[0], input=read_stdin(limit))]
         # Two programs may not draw on one line: not with JSON on the same terminal.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from kbnet.inference.exported import ExportedNetwork
 from kbnet.models import KBNetL, Network
 from kbnet.ops import native
 
@@ -47,8 +48,10 @@ def _reclaimable() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
-def bytes_per_pixel(network: Network, device: torch.device) -> int:
+def bytes_per_pixel(network: Network | ExportedNetwork, device: torch.device) -> int:
     """Peak activation memory of a forward pass over its input pixels, as measured, rounded up."""
+    if isinstance(network, ExportedNetwork):
+        return network.bytes_per_pixel
     # Measured as the growth of the process over one forward pass: as many float32 values a pixel as this times the
     # width. KBNet-S 12.6 to 14.4 layer by layer, 5.0 to 8.4 where blocks run as one call of the compiled kernels.
     # KBNet-L 25 to 28 either way: its first level has twice the width, and its queries, keys and values exist twice.
@@ -57,7 +60,7 @@ def bytes_per_pixel(network: Network, device: torch.device) -> int:
     return 4 * values * network.config.width
 
 
-def auto_tile(network: Network, device: torch.device) -> int:
+def auto_tile(network: Network | ExportedNetwork, device: torch.device) -> int:
     """Side of the largest square tile that the budget and half the free memory allow, at least 128 pixels."""
     budget = min(BUDGET_BYTES, available_bytes(device) // 2)
     side = int((budget / bytes_per_pixel(network, device)) ** 0.5)

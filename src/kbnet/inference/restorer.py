@@ -10,7 +10,9 @@ from torch import Tensor
 
 from kbnet.errors import InvalidInputError
 from kbnet.inference.arrays import to_batch, to_channels
+from kbnet.inference.exported import ExportedNetwork
 from kbnet.inference.memory import auto_tile
+from kbnet.inference.runtimes import is_exported, open_exported
 from kbnet.inference.tiles import Span, plan, reflect_pad, sample_crops
 from kbnet.models import Network, find, load_file, resolve
 from kbnet.nn import FullFrame, Gather, Local, Shared
@@ -35,7 +37,8 @@ class Restorer:
     """Restores images with one network; build it once and call it for every image.
 
     Args:
-        network: a KBNet-S or KBNet-L.
+        network: a KBNet-S or KBNet-L, or one that was exported (`kbnet.inference.runtimes`), which settles the window,
+            offers the contexts that it was exported with, and perhaps takes one size of tile alone.
         device: "auto" (CUDA if there is one), or what torch.device takes.
         dtype: "auto" or "float32", or "bfloat16": a copy of the network computes in it, with sums and the image itself
             in float32; faster where the processor has products of bfloat16. float16 is refused: it overflows in these
@@ -57,7 +60,7 @@ class Restorer:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | ExportedNetwork,
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
@@ -68,11 +71,18 @@ class Restorer:
         ensemble: bool = False,
         name: str | None = None,
     ) -> None:
-        self.device = _device(device)
         self.dtype = _dtype(dtype)
-        if self.dtype == torch.bfloat16:
-            network = copy.deepcopy(network).to(torch.bfloat16)  # the caller's keeps its digits
-        self.network: Network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
+        self.network: Network | ExportedNetwork
+        if isinstance(network, ExportedNetwork):
+            self.device = _device("cpu" if device == "auto" else device)
+            context, tile = network.settle(str(self.device), context, tile)
+            window = network.facts.window or window
+            self.network = network
+        else:
+            self.device = _device(device)
+            if self.dtype == torch.bfloat16:
+                network = copy.deepcopy(network).to(torch.bfloat16)  # the caller's keeps its digits
+            self.network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
         self.tile = tile
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0 or 0 < tile < 64):
             raise InvalidInputError(f"expected tile 'auto', 0 for the full frame, or at least 64 pixels; got {tile!r}")
@@ -104,9 +114,12 @@ class Restorer:
     ) -> "Restorer":
         """A Restorer with shipped weights, by model or task name, or with those of a file (ours or the authors').
 
+        The file may also be a graph that `kbnet export` wrote for ONNX Runtime (.onnx) or OpenVINO (.xml).
+
         Raises:
             UnknownModelError: there is no such model and no such file.
             CheckpointError: the file is damaged, hostile, or of another network.
+            MissingExtraError: the file is a graph, and its runtime is not installed.
 
         Example:
             >>> import kbnet, numpy as np
@@ -118,8 +131,13 @@ class Restorer:
         if context == "auto" and entry is not None:
             context = entry.context  # type: ignore[assignment]  # checked by __init__
         window = entry.window if entry else DEFAULT_WINDOW
+        network: Network | ExportedNetwork
+        if entry is None and is_exported(name_or_path):
+            network = open_exported(name_or_path, dtype=_dtype(dtype))
+        else:
+            network = load_file(resolve(name_or_path))
         return cls(
-            load_file(resolve(name_or_path)),
+            network,
             device=device,
             dtype=dtype,
             tile=tile,
@@ -157,8 +175,10 @@ class Restorer:
 
     def describe(self) -> dict[str, Any]:
         """How images are restored, as plain values for reports."""
+        runtime = self.network.runtime if isinstance(self.network, ExportedNetwork) else "torch"
         return {
             "model": self.name,
+            "runtime": runtime,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "tile": self.tile,

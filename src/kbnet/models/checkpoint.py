@@ -143,7 +143,7 @@ def _read_own(path: Path) -> tuple[Config, dict[str, Tensor]]:
                 raise CheckpointError(
                     f"expected a kbnet weights file, got {path}, a .safetensors file of something else"
                 )
-            config = _config_of(header["family"], json.loads(header.get("settings", "")))
+            config = config_from(header["family"], json.loads(header.get("settings", "")))
             return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get it again") from error
@@ -151,7 +151,15 @@ def _read_own(path: Path) -> tuple[Config, dict[str, Tensor]]:
         raise CheckpointError(f"{path}: the settings in its header are not valid: {_first_line(error)}") from error
 
 
-def _config_of(family: str, settings: Any) -> Config:
+def config_from(family: str, settings: Any) -> Config:
+    """Settings as a file holds them, checked by name and type; `family` is "kbnet-s" or "kbnet-l".
+
+    Raises:
+        TypeError: they are not a table, or one is unknown or of the wrong type.
+        InvalidInputError: one is out of range, or there is no such family.
+    """
+    if family not in _CONFIGS:
+        raise InvalidInputError(f"expected a family among {', '.join(_CONFIGS)}, got {family!r:.40}")
     kind = _CONFIGS[family]
     if not isinstance(settings, dict):
         raise TypeError("expected a table of settings")

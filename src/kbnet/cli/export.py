@@ -1,0 +1,115 @@
+"""`kbnet export`: a network as a file for other runtimes."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class FormatChoice(StrEnum):
+    """What is written."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+    TORCH_EXPORT = "torch-export"
+
+
+class DtypeChoice(StrEnum):
+    """What the file computes in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model, a task, or a weights file.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Ends in .onnx, .xml or .pt2, as the format wants.")
+    ],
+    format: Annotated[
+        FormatChoice | None,
+        typer.Option(help="ONNX, OpenVINO (.xml and .bin), or a torch.export program.", show_default="by FILE's name"),
+    ] = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Any height and width; so without --tile anyway.")] = False,
+    tile: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Images of N x N pixels alone, for runtimes that want it so.")
+    ] = 0,
+    context: Annotated[
+        bool,
+        typer.Option(
+            "--context",
+            help="Averages over the whole picture as optional inputs and outputs, so that tiles fit together. Without "
+            "it, and without a window, only plain tiles are offered.",
+        ),
+    ] = False,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Averages over a window of N pixels around each pixel; 0 over the whole input.",
+            show_default="the model's; 0 with --context",
+        ),
+    ] = None,
+    uint8: Annotated[
+        bool, typer.Option("--uint8", help="Take and give uint8 [H,W,C], scaled, clipped and rounded in the graph.")
+    ] = False,
+    dtype: Annotated[DtypeChoice, typer.Option(help="bfloat16 for torch-export only.")] = DtypeChoice.FLOAT32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Export a network as a graph of standard operators, with its facts as metadata.
+
+    What is written is first run and compared with PyTorch at several sizes; a graph that differs by more than 1e-4 is
+    not written. `kbnet restore --model FILE` runs .onnx and .xml. Needs the `export` extra.
+    """
+    if dynamic and tile:
+        raise typer.BadParameter("a graph takes any size or one: give --dynamic or --tile", param_hint="'--tile'")
+    chosen = format.value if format else _format_of(output)
+
+    import hashlib
+
+    from kbnet.export import export_model, graph_facts
+    from kbnet.models import find, load_file, resolve
+
+    path, entry = resolve(model), find(model)
+    network = load_file(path)
+    if window is None:
+        local = entry is not None and entry.context == "local" and not context
+        window = entry.window if entry is not None and local and chosen != "torch-export" else 0
+    facts = graph_facts(
+        network,
+        name=entry.name if entry else path.stem,
+        task=entry.task if entry else "",
+        license=entry.license if entry else "",
+        weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        window=window,
+        pooled=context,
+        tile=tile,
+        uint8=uint8,
+        dtype=dtype.value,
+    )
+    difference = export_model(network, output, facts, format=chosen, overwrite=overwrite)  # type: ignore[arg-type]  # one of the three
+    averages = (
+        "shared by tiles" if context else f"over a window of {window} pixels" if window else "over the whole input"
+    )
+    size = f"{tile} x {tile} pixels" if tile else "any size"
+    typer.echo(
+        f"{model} → {output}  {chosen}, {size}, averages {averages}; differs from PyTorch by at most {difference:.1g}",
+        err=True,
+    )
+    if not (context or window):
+        typer.echo(
+            "kbnet: note: this graph averages over its own input, so only plain tiles are offered, with seams in large "
+            "pictures; give --context for tiles that fit together",
+            err=True,
+        )
+
+
+def _format_of(output: Path) -> str:
+    formats = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch-export"}
+    if output.suffix.lower() not in formats:
+        raise typer.BadParameter(
+            f"expected a name ending in {', '.join(formats)}, or a --format; got {output}", param_hint="'--output'"
+        )
+    return formats[output.suffix.lower()]

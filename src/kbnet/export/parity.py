@@ -1,0 +1,75 @@
+"""Whether a graph computes what the network does."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kbnet.errors import ExportError
+from kbnet.inference.exported import ExportedNetwork, GraphFacts, Run
+from kbnet.inference.tiles import reflect_pad
+from kbnet.models import Network
+from kbnet.nn import FullFrame, Gather, Local, Shared
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+"""Largest difference of a value nominally in [0,1]; that of bfloat16 is against the network in float32."""
+
+SIZES = ((48, 64), (37, 53), (9, 101))
+"""Height and width of the compared images: multiples of 16, odd, and smaller than a window."""
+
+MULTIPLES = ((48, 64), (64, 96), (112, 80))
+"""The same for a graph that takes multiples alone."""
+
+_CROP, _HALO = 64, 8
+
+
+def compare(network: Network, facts: GraphFacts, run: Run) -> float:
+    """The largest difference between a graph and the network, over several sizes and all contexts it offers.
+
+    Raises:
+        ExportError: it is above `TOLERANCE`, or the graph fails; the message names the size.
+    """
+    largest = 0.0
+    with torch.inference_mode():
+        for what, found, expected in _pairs(network, facts, run):
+            difference = float((found.double() - expected.double()).abs().max())
+            if not difference <= TOLERANCE[facts.dtype]:  # NaN too
+                raise ExportError(
+                    f"the exported graph differs from PyTorch by {difference:.2g} for {what}, allowed "
+                    f"{TOLERANCE[facts.dtype]:g}; nothing was written. Please report it with the model's name"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _pairs(network: Network, facts: GraphFacts, run: Run) -> Iterator[tuple[str, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    channels = network.config.channels
+
+    def images(count: int, height: int, width: int) -> Tensor:
+        return torch.rand(count, channels, height, width, generator=generator)
+
+    context = Local(facts.window) if facts.window else FullFrame()
+    sizes = [(facts.tile, facts.tile)] if facts.tile else SIZES if facts.dtype == "float32" else MULTIPLES
+    for height, width in sizes:
+        image, what = images(1, height, width), f"{height} x {width}"
+        padded = reflect_pad(image, 8)
+        if facts.uint8:
+            image = (image * 255).round().to(torch.uint8)
+            expected = network(reflect_pad(image / 255, 8), context)[:, :, :height, :width].clamp(0, 1) * 255
+            found = torch.from_numpy(np.array(run({"image": image[0].permute(1, 2, 0).contiguous().numpy()})[0]))
+            # half a level is what rounding to whole ones may take
+            off = (found.permute(2, 0, 1) - expected[0]).abs() - 0.5
+            yield what, off.clamp_min(0) / 255, torch.zeros_like(off)
+            continue
+        exported = ExportedNetwork(facts, run)
+        yield what, exported(image, context), network(padded, context)[:, :, :height, :width]
+    if not facts.pooled:
+        return
+    crops, ours, theirs = images(3, _CROP, _CROP), Gather(_HALO), Gather(_HALO)
+    yield "crops of one image", exported(crops, ours), network(crops, theirs)
+    for number, (found, expected) in enumerate(zip(ours.means, theirs.means, strict=True)):
+        yield f"average {number}", found, expected
+    tile = images(1, 40, 56)
+    yield "a tile with a shared context", exported(tile, Shared(theirs.means)), network(tile, Shared(theirs.means))

@@ -1,0 +1,86 @@
+"""Networks as programs of torch.export: the network's own modules, traced, with the operator in plain convolutions."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kbnet.errors import InvalidInputError
+from kbnet.inference.exported import Arrays, GraphFacts, Run
+from kbnet.models import Network
+from kbnet.nn import KernelBasisAttention
+
+BASES_AT_ONCE = 8
+"""Bases that one convolution of an exported graph applies; benchmarks/export.py measures the choice."""
+
+METADATA = "kbnet.json"
+"""Name of the facts inside the file; torch.export.load gives them through `extra_files`."""
+
+_MOST = 4096  # multiples along one side
+
+
+class PlainKernelBasisAttention(nn.Module):
+    """`y = sum_n a_n * (grouped_conv(x; W_n) + b_n)`, some bases at a time: x [B,C,H,W], a [B,N,H,W] -> [B,C,H,W]."""
+
+    def __init__(self, kba: KernelBasisAttention, at_once: int = BASES_AT_ONCE) -> None:
+        super().__init__()
+        group, self.kernel_size, _ = kba.taps
+        n, c = kba.weight.shape[:2]
+        self.group, self.groups, self.at_once = group, c // group, at_once
+        # outputs ordered (group, basis, channel of the group)
+        grouped = kba.weight.detach().unflatten(2, kba.taps).unflatten(1, (self.groups, group))
+        parts = (grouped[start : start + at_once] for start in range(0, n, at_once))
+        self.weights = nn.ParameterList(part.transpose(0, 1).flatten(0, 2).contiguous() for part in parts)
+        self.bias = nn.Parameter(kba.bias.detach().t()[:, :, None, None].contiguous())
+
+    def forward(self, x: Tensor, coefficients: Tensor) -> Tensor:
+        """x [B,C,H,W], coefficients [B,N,H,W] -> [B,C,H,W]."""
+        y = F.conv2d(coefficients, self.bias)
+        for number, weight in enumerate(self.weights):
+            a = coefficients[:, number * self.at_once : (number + 1) * self.at_once]
+            z = F.conv2d(x, weight, padding=self.kernel_size // 2, groups=self.groups)
+            z = z.unflatten(1, (self.groups, a.shape[1], self.group))  # [B,C/G,n,G,H,W]
+            y = y + (z * a[:, None, :, None]).sum(2).flatten(1, 2)
+        return y
+
+
+def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
+    """Write the program with its facts, and return what runs it.
+
+    It takes float32 [1,C,H,W] with sides that are multiples of the network's, or of `facts.tile`, averages over its
+    whole input, and computes in `facts.dtype`.
+
+    Raises:
+        InvalidInputError: a window, a shared context or uint8 is wanted.
+    """
+    if facts.window or facts.pooled or facts.uint8:
+        raise InvalidInputError(
+            "a torch.export program averages over its whole input and takes floats: give --window 0, without --context "
+            "and --uint8, or export onnx or openvino"
+        )
+    plain = copy.deepcopy(network).requires_grad_(False)
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, KernelBasisAttention):
+            parent, _, attribute = name.rpartition(".")
+            setattr(plain.get_submodule(parent), attribute, PlainKernelBasisAttention(module))
+    plain.requires_grad_(False).to(getattr(torch, facts.dtype))
+    multiple = network.input_multiple
+    side = facts.tile or 4 * multiple
+    shapes = None
+    if not facts.tile:
+        height, width = (multiple * torch.export.Dim(name, min=2, max=_MOST) for name in ("h", "w"))
+        shapes = ({2: height, 3: width}, None)
+    example = torch.rand(1, network.config.channels, side, side + (0 if facts.tile else multiple))
+    program = torch.export.export(plain, (example, None), dynamic_shapes=shapes)
+    torch.export.save(program, path, extra_files={METADATA: json.dumps(facts.to_strings())})
+    loaded = torch.export.load(path).module()
+
+    def run(inputs: Arrays) -> list[NDArray[Any]]:
+        return [loaded(torch.from_numpy(inputs["image"]), None).numpy()]
+
+    return run

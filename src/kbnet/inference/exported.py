@@ -1,0 +1,203 @@
+"""Networks that were exported as graphs: what such a file says of itself, and how the Restorer runs one.
+
+GraphFacts          the metadata inside the file
+ExportedNetwork     called like a network, with a context; a runtime computes (`kbnet.inference.runtimes`)
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kbnet.errors import CheckpointError, InvalidInputError
+from kbnet.inference.tiles import reflect_pad
+from kbnet.models import Config
+from kbnet.models.checkpoint import config_from
+from kbnet.nn import FullFrame, Gather, Local, Shared
+
+SUFFIXES = (".onnx", ".xml")
+"""Endings of the files that are run here: ONNX, and OpenVINO's description beside its .bin."""
+
+PREFIX = "kbnet."
+"""Before the names of facts among a file's metadata."""
+
+Arrays = dict[str, NDArray[Any]]
+Run = Callable[[Arrays], list[NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What an exported file says of itself.
+
+    Attributes:
+        family, settings: of the network, `settings` as JSON.
+        name, preset, task, license: of the weights, as far as the catalogue knows them; empty otherwise.
+        weights_sha256: of the file that the weights came from; empty for a network made in memory.
+        window: side of the local context's window in pixels; 0 where the graph averages over its whole input.
+        pooled: whether the averages over the image are inputs and outputs, so that tiles can share them.
+        tile: side of the input in pixels; 0 for any height and width.
+        uint8: whether image and result are uint8 [H,W,C] instead of float32 [B,C,H,W].
+        dtype: in which it computes, "float32" or "bfloat16".
+        sites: shapes of the averages in the order in which they are asked for, with `pooled`.
+        kbnet_version: that wrote the file.
+    """
+
+    family: str
+    settings: str
+    name: str = ""
+    preset: str = ""
+    task: str = ""
+    license: str = ""
+    weights_sha256: str = ""
+    window: int = 0
+    pooled: bool = False
+    tile: int = 0
+    uint8: bool = False
+    dtype: str = "float32"
+    sites: tuple[tuple[int, ...], ...] = ()
+    kbnet_version: str = ""
+
+    @property
+    def values(self) -> int:
+        """The number of all averages together."""
+        return sum(math.prod(shape) for shape in self.sites)
+
+    def config(self) -> Config:
+        """The network's settings."""
+        return config_from(self.family, json.loads(self.settings))
+
+    def to_strings(self) -> dict[str, str]:
+        """As a file's metadata."""
+        plain = {key: value if isinstance(value, str) else json.dumps(value) for key, value in asdict(self).items()}
+        return {PREFIX + key: value for key, value in plain.items()}
+
+    @classmethod
+    def from_strings(cls, strings: Mapping[str, str], name: str) -> "GraphFacts":
+        """From a file's metadata.
+
+        Raises:
+            CheckpointError: they are not those of a graph that kbnet wrote; the message names the file.
+        """
+        found = {key.removeprefix(PREFIX): text for key, text in strings.items() if key.startswith(PREFIX)}
+        try:
+            values: dict[str, Any] = {
+                key: text if isinstance(default, str) else json.loads(text)
+                for key, default in asdict(cls("", "")).items()
+                if (text := found[key]) is not None
+            }
+            values["sites"] = tuple(tuple(int(n) for n in shape) for shape in values["sites"])
+            facts = cls(**values)
+            for key, kind in (("window", int), ("tile", int), ("pooled", bool), ("uint8", bool)):
+                if type(getattr(facts, key)) is not kind:
+                    raise TypeError(f"expected {key} to be {kind.__name__}")
+            facts.config()
+        except (KeyError, ValueError, TypeError, InvalidInputError) as error:
+            raise CheckpointError(
+                f"expected a graph that `kbnet export` wrote, got {name}; its metadata is missing or damaged ({error})"
+            ) from error
+        return facts
+
+
+class ExportedNetwork:
+    """A graph in a runtime, called like a network: (image [B,C,H,W], context) -> the same shape.
+
+    Args:
+        facts: the file's.
+        run: computes the graph: named inputs to outputs in order.
+        bytes_per_pixel: peak memory of activations over the pixels of the input.
+        runtime: its name, for reports.
+    """
+
+    def __init__(self, facts: GraphFacts, run: Run, *, bytes_per_pixel: int = 0, runtime: str = "") -> None:
+        self.facts, self.run, self.runtime = facts, run, runtime
+        self.config = facts.config()
+        self.family = facts.family
+        self.bytes_per_pixel = bytes_per_pixel
+
+    @property
+    def input_multiple(self) -> int:
+        """Tiles start on multiples of this; two to the number of levels."""
+        levels = getattr(self.config, "encoder_blocks", None)
+        return 8 if levels is None else int(2 ** len(levels))
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """Names of the Restorer's contexts that the graph offers, the preferred one first."""
+        if self.facts.window:
+            return ("local",)
+        return ("global", "tile") if self.facts.pooled else ("tile",)
+
+    def settle(self, device: str, context: str, tile: int | Literal["auto"]) -> tuple[Any, int | Literal["auto"]]:
+        """The Restorer's context and tile for this graph.
+
+        Raises:
+            InvalidInputError: it does not offer what is asked for.
+        """
+        if self.facts.uint8:
+            raise InvalidInputError(
+                "this graph takes and gives uint8, for programs of your own; to restore with it, export without --uint8"
+            )
+        if device != "cpu":
+            raise InvalidInputError(f"exported graphs run on the CPU here, got device {device!r}; give device 'cpu'")
+        if context == "auto":
+            context = self.contexts[0]
+        if context not in self.contexts:
+            hint = "; export one with --context for tiles that share averages" if not self.facts.window else ""
+            raise InvalidInputError(
+                f"expected a context that this graph offers ({', '.join(self.contexts)}), got {context!r}{hint}"
+            )
+        if self.facts.tile and tile not in ("auto", self.facts.tile):
+            raise InvalidInputError(f"this graph takes tiles of {self.facts.tile} pixels, got tile {tile!r}")
+        return context, self.facts.tile or tile
+
+    @property
+    def plain_tiles_only(self) -> bool:
+        """Whether tiles of one image cannot see one another's averages, which leaves seams."""
+        return self.contexts == ("tile",)
+
+    def __call__(self, image: Tensor, context: FullFrame) -> Tensor:
+        """The restored image [B,C,H,W], float32; a `Gather` is given the averages."""
+        facts = self.facts
+        if isinstance(context, Local) != bool(facts.window) or (
+            isinstance(context, Local) and context.window != facts.window
+        ):
+            raise InvalidInputError(f"this graph averages over a window of {facts.window} pixels (0: its whole input)")
+        if isinstance(context, Gather | Shared) and not facts.pooled:
+            raise InvalidInputError("this graph averages over its own input only; export one with --context")
+        if facts.tile:
+            return self._fixed(image)
+        inputs: Arrays = {"image": image.contiguous().numpy()}
+        if facts.pooled:
+            shared = isinstance(context, Shared)
+            given = (
+                torch.cat([mean.flatten() for mean in context.means]).float() if isinstance(context, Shared) else None
+            )
+            inputs["context"] = np.zeros(facts.values, np.float32) if given is None else given.numpy()
+            inputs["use_context"] = np.array([shared])
+            inputs["halo"] = np.array([context.halo if isinstance(context, Gather) else 0], np.int64)
+            if not isinstance(context, Gather | Shared) and len(image) > 1:
+                return torch.cat([self(one, context) for one in image.split(1)])  # each averages over itself
+        result, *pooled = self.run(inputs)
+        if isinstance(context, Gather):
+            sizes = [math.prod(shape) for shape in facts.sites]
+            parts = torch.from_numpy(np.array(pooled[0])).split(sizes)
+            context.means = [part.reshape(shape) for part, shape in zip(parts, facts.sites, strict=True)]
+        return torch.from_numpy(np.array(result))
+
+    def _fixed(self, image: Tensor) -> Tensor:
+        """By a graph of one size: smaller images are mirrored up to it."""
+        side = self.facts.tile
+        height, width = image.shape[2:]
+        if height > side or width > side:
+            raise InvalidInputError(
+                f"this graph takes {side} x {side} pixels, got {height} x {width}; restore in tiles"
+            )
+        padded = reflect_pad(image, side)
+        results = [self.run({"image": one.contiguous().numpy()})[0] for one in padded.split(1)]
+        return torch.from_numpy(np.concatenate(results))[:, :, :height, :width]

@@ -1,0 +1,112 @@
+"""ONNX Runtime and OpenVINO, each imported when a file of theirs is opened."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kbnet.errors import CheckpointError, InvalidInputError, MissingExtraError
+from kbnet.inference.exported import PREFIX, SUFFIXES, Arrays, ExportedNetwork, GraphFacts, Run
+
+_VALUES = {"onnxruntime": 24, "openvino": 34}
+"""float32 values a pixel and channel of the first level at the peak of a forward pass."""
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a file's name is that of a graph: ONNX, or OpenVINO's .xml."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def open_exported(path: str | Path, *, dtype: torch.dtype = torch.float32) -> ExportedNetwork:
+    """A graph that `kbnet export` wrote, ready to run on the CPU with as many threads as torch has.
+
+    Args:
+        path: an .onnx file, or an .xml with its .bin beside it.
+        dtype: bfloat16 only with OpenVINO, which then computes in it where the processor can.
+
+    Raises:
+        MissingExtraError: its runtime is not installed.
+        CheckpointError: no such file, damaged, or not one of ours.
+        InvalidInputError: a dtype that the runtime does not compute in.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"expected an exported model, found no file {path}")
+    if path.suffix.lower() == ".onnx":
+        if dtype != torch.float32:
+            raise InvalidInputError("ONNX Runtime computes these networks in float32; export OpenVINO for bfloat16")
+        facts, run = run_onnx(path)
+        runtime = "onnxruntime"
+    else:
+        facts, run = run_openvino(path, dtype)
+        runtime = "openvino"
+    width = facts.config().width
+    return ExportedNetwork(facts, run, bytes_per_pixel=4 * _VALUES[runtime] * width, runtime=runtime)
+
+
+def run_onnx(path: Path) -> tuple[GraphFacts, Run]:
+    """The facts of an ONNX file, and what computes it; errors as `open_exported`."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise MissingExtraError("onnxruntime", "export") from None
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # warnings are about its own optimisations
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base of their own
+        raise _damaged(path, error) from error
+    facts = GraphFacts.from_strings(session.get_modelmeta().custom_metadata_map, str(path))
+
+    def run(inputs: Arrays) -> list[Any]:
+        return list(session.run(None, inputs))
+
+    return facts, run
+
+
+def run_openvino(path: Path, dtype: torch.dtype = torch.float32) -> tuple[GraphFacts, Run]:
+    """The facts of an OpenVINO file, and what computes it; errors as `open_exported`."""
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise MissingExtraError("openvino", "export") from None
+
+    core = openvino.Core()
+    # Its own choice of precision is bfloat16 on processors that have it, whatever the graph says.
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    try:
+        model = core.read_model(str(path))
+        strings = _rt_info(model)
+        facts = GraphFacts.from_strings(strings, str(path))
+        compiled = core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise _damaged(path, error) from error
+
+    def run(inputs: Arrays) -> list[Any]:
+        # a request of its own for each call, for calls may come from several threads
+        results = compiled.create_infer_request().infer(inputs)
+        return [results[output] for output in compiled.outputs]
+
+    return facts, run
+
+
+def _rt_info(model: Any) -> dict[str, str]:
+    # one text rather than one for each fact: names with dots are paths to OpenVINO
+    try:
+        text = model.get_rt_info(PREFIX.rstrip(".")).astype(str)
+        found = json.loads(text)
+    except (RuntimeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return CheckpointError(f"{path} cannot be opened: {''.join(c if c.isprintable() else '?' for c in line)}")

@@ -1,0 +1,73 @@
+"""`kbnet export`, and restoring with what it wrote."""
+
+import json
+
+import numpy as np
+import pytest
+from cli_files import names, picture
+
+from kbnet.imaging import read_photo
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+
+@pytest.mark.parametrize("name", ["g.onnx", "g.xml"])
+def test_a_graph_restores_like_the_weights_it_was_made_of(kbnet_, tiny, tmp_path, name):
+    source = picture(tmp_path / "in" / "a.png", 40, 56)
+    done = kbnet_("export", tiny, "-o", tmp_path / name, "--context")
+    assert (done.code, done.out) == (0, b"")
+    assert "any size, averages shared by tiles; differs from PyTorch by at most" in done.err
+    assert "note" not in done.err
+    assert kbnet_("restore", source, "-o", tmp_path / "a.png", "--model", tiny).code == 0
+    done = kbnet_("restore", source, "-o", tmp_path / "b.png", "--model", tmp_path / name)
+    assert done.code == 0, done.err
+    assert "note" not in done.err
+    expected, found = (read_photo(tmp_path / f"{which}.png").pixels.astype(int) for which in "ab")
+    assert np.abs(found - expected).max() <= 1
+    facts = json.loads(kbnet_("info", tmp_path / name, "--json").out)
+    assert facts["pooled"] is True
+    assert facts["settings"]["width"] == 8
+    assert len(facts["weights_sha256"]) == 64
+
+
+def test_plain_tiles_are_said_to_be_all_there_is(kbnet_, tiny, tmp_path):
+    done = kbnet_("export", tiny, "-o", tmp_path / "g.onnx")
+    assert "only plain tiles are offered" in done.err
+    source = picture(tmp_path / "a.png")
+    done = kbnet_("restore", source, "--model", tmp_path / "g.onnx", "-o", tmp_path / "b.png")
+    assert done.code == 0
+    assert "this graph averages over each tile alone" in done.err
+    done = kbnet_("restore", source, "--model", tmp_path / "g.onnx", "-o", tmp_path / "c.png", "--context", "global")
+    assert done.code == 2
+    assert "export one with --context" in done.err
+
+
+def test_a_shipped_models_window_and_licence_are_exported(kbnet_, tmp_path):
+    done = kbnet_("export", "denoise", "-o", tmp_path / "g.onnx", "--tile", "64")
+    assert "64 x 64 pixels, averages over a window of 64 pixels" in done.err
+    facts = json.loads(kbnet_("info", tmp_path / "g.onnx", "--json").out)
+    shipped = json.loads(kbnet_("info", "denoise", "--json").out)
+    assert (facts["window"], facts["tile"], facts["task"]) == (64, 64, "denoise")
+    assert facts["license"] == shipped["license"]
+    assert facts["weights_sha256"] == shipped["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "g.bin"], "expected a name ending in .onnx, .xml, .pt2"),
+        (["-o", "g.onnx", "--format", "openvino"], "expected a name ending in .xml for openvino"),
+        (["-o", "g.onnx", "--dynamic", "--tile", "64"], "any size or one"),
+        (["-o", "g.onnx", "--tile", "66"], "expected a tile of a multiple of 8"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told_in_one_line(kbnet_, tiny, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = kbnet_("export", tiny, *arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert names(tmp_path) == []

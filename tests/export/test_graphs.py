@@ -1,0 +1,114 @@
+"""Exported graphs compute what PyTorch does, in both runtimes, at any size, alone and in tiles."""
+
+import numpy as np
+import pytest
+import torch
+from graph_files import RUNTIMES, SIZES, image, small
+
+from kbnet.errors import InvalidInputError
+from kbnet.inference import Restorer
+from kbnet.inference.runtimes import open_exported
+from kbnet.inference.tiles import reflect_pad
+from kbnet.nn import FullFrame, Gather, Local, Shared
+
+TOLERANCE = 1e-4
+FAMILIES = pytest.mark.parametrize(("family", "window"), [("s", 0), ("l", 0), ("nano", 64)])
+
+
+@FAMILIES
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_graph_equals_pytorch_at_any_size(graph, runtime, family, window):
+    network, exported = small(family), open_exported(graph(family, runtime, window=window))
+    context = Local(window) if window else FullFrame()
+    for height, width in SIZES:
+        x = image(2, 3, height, width)
+        with torch.inference_mode():
+            expected = network(reflect_pad(x, 8), context)[:, :, :height, :width]
+        assert float((expected - x).abs().max()) > 100 * TOLERANCE  # the network does something
+        difference = float((exported(x, context) - expected).abs().max())
+        assert difference <= TOLERANCE, (height, width)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("family", ["s", "l"])
+def test_a_graph_with_a_context_gathers_and_uses_the_same_averages(graph, runtime, family):
+    network, exported = small(family), open_exported(graph(family, runtime, pooled=True))
+    crops, tile = image(3, 3, 64, 64), image(1, 3, 40, 56, seed=2)
+    ours, theirs = Gather(16), Gather(16)
+    with torch.inference_mode():
+        restored = network(crops, theirs)
+        shared = network(tile, Shared(theirs.means))
+        alone = network(tile, FullFrame())
+    assert float((exported(crops, ours) - restored).abs().max()) <= TOLERANCE
+    assert [m.shape for m in ours.means] == [m.shape for m in theirs.means]
+    for found, expected in zip(ours.means, theirs.means, strict=True):
+        assert float((found - expected).abs().max()) <= TOLERANCE
+    assert float((exported(tile, Shared(ours.means)) - shared).abs().max()) <= TOLERANCE
+    assert float((exported(tile, FullFrame()) - alone).abs().max()) <= TOLERANCE
+    assert float((shared - alone).abs().max()) > 100 * TOLERANCE  # the context is seen at all
+
+
+@pytest.mark.parametrize("context", ["global", "tile"])
+def test_the_restorer_makes_the_same_tiles_of_a_graph_with_a_context(graph, context):
+    pixels = image(100, 150, 3).numpy()
+    options = {"tile": 64, "overlap": 16, "context": context}
+    expected = Restorer(small("s"), device="cpu", **options)(pixels)
+    restorer = Restorer.from_pretrained(graph("s", pooled=True), **options)
+    np.testing.assert_allclose(restorer(pixels), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_restorer_makes_the_same_tiles_of_a_graph_with_a_window(graph, runtime):
+    pixels = (image(90, 140, 3) * 255).to(torch.uint8).numpy()
+    expected = Restorer.from_pretrained("denoise", tile=64)(pixels)
+    restorer = Restorer.from_pretrained(graph("nano", runtime, window=64), tile=64)
+    assert restorer.context == "local"
+    assert restorer.describe()["runtime"] == {"onnx": "onnxruntime", "openvino": "openvino"}[runtime]
+    assert np.abs(restorer(pixels).astype(int) - expected).max() <= 1  # a value between two levels may round either way
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_graph_of_one_size_takes_smaller_tiles_too(graph, runtime):
+    path = graph("nano", runtime, tile=64, window=64)
+    pixels = image(70, 130, 3).numpy()
+    restorer = Restorer.from_pretrained(path)
+    expected = Restorer.from_pretrained("denoise", tile=64)
+    # tiles of 64 everywhere: smaller ones would be mirrored, and average over what was
+    assert restorer.tile == 64
+    np.testing.assert_allclose(restorer(pixels[:64, :64]), expected(pixels[:64, :64]), atol=TOLERANCE)
+    assert np.abs(restorer(pixels) - expected(pixels)).max() < 0.05
+    with pytest.raises(InvalidInputError, match="takes tiles of 64 pixels, got tile 128"):
+        Restorer.from_pretrained(path, tile=128)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_graph_of_bytes_rounds_as_the_restorer_does(graph, runtime):
+    path = graph("s", runtime, uint8=True)
+    pixels = (image(37, 53, 3) * 255).to(torch.uint8).numpy()
+    expected = Restorer(small("s"), device="cpu", tile=0)(pixels)
+    found = open_exported(path).run({"image": pixels})[0]
+    assert (found.dtype, found.shape) == (np.uint8, pixels.shape)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert (found == expected).mean() > 0.999
+    with pytest.raises(InvalidInputError, match="takes and gives uint8"):
+        Restorer.from_pretrained(path)
+
+
+def test_inputs_of_the_context_may_be_left_out(graph):
+    import onnxruntime
+
+    x = image(1, 3, 40, 56)
+    session = onnxruntime.InferenceSession(str(graph("s", pooled=True)))
+    assert [i.name for i in session.get_inputs()] == ["image"]
+    found = session.run(["restored"], {"image": x.numpy()})[0]
+    with torch.inference_mode():
+        np.testing.assert_allclose(found, small("s")(x).numpy(), atol=TOLERANCE)
+
+
+def test_a_graph_holds_standard_operators_alone(graph):
+    import onnx
+
+    for family, options in (("s", {"pooled": True}), ("l", {"pooled": True}), ("nano", {"window": 64})):
+        model = onnx.load(str(graph(family, **options)))
+        assert {node.domain for node in model.graph.node} == {""}
+        assert [opset.version for opset in model.opset_import] == [18]
