@@ -155,14 +155,14 @@ class RainLook:
 LIGHT = RainLook(
     layers=(1, 1),
     angle_spread=(0, 0),
-    length=(15, 60),
-    width=(0.7, 1.8),
-    cover=(0.04, 0.35),
-    brightness=(0.2, 0.6),
+    length=(10, 60),
+    width=(0.7, 4.0),
+    cover=(0.03, 0.35),
+    brightness=(0.2, 1.0),
     screen_share=0.1,
     veil_share=0.0,
 )
-"""As in Rain100L: faint streaks in one direction."""
+"""As in Rain100L: few streaks in one direction, from faint ones to thick white ones."""
 
 HEAVY = RainLook(
     layers=(1, 4),
