@@ -45,7 +45,7 @@ def test_a_graph_with_a_context_gathers_and_uses_the_same_averages(graph, runtim
         assert float((found - expected).abs().max()) <= TOLERANCE
     assert float((exported(tile, Shared(ours.means)) - shared).abs().max()) <= TOLERANCE
     assert float((exported(tile, FullFrame()) - alone).abs().max()) <= TOLERANCE
-    assert float((shared - alone).abs().max()) > 100 * TOLERANCE  # the context is seen at all
+    assert float((shared - alone).abs().max()) > 20 * TOLERANCE  # the context is seen at all
 
 
 @pytest.mark.parametrize("context", ["global", "tile"])
