@@ -2,7 +2,7 @@
 
 from kbnet.models.catalogue import TASKS, CatalogueEntry, catalogue, find, list_models, load_model, resolve
 from kbnet.models.checkpoint import load_file, matching_presets, save_file, save_official
-from kbnet.models.cost import Cost, cost
+from kbnet.models.cost import Cost, cost, cost_of
 from kbnet.models.kbnet_l import KBNetL, KBNetLConfig
 from kbnet.models.kbnet_s import KBNetS, KBNetSConfig
 from kbnet.models.presets import PRESETS, Config, Network, build, count_parameters, create_model, preset_config
@@ -21,6 +21,7 @@ __all__ = [
     "build",
     "catalogue",
     "cost",
+    "cost_of",
     "count_parameters",
     "create_model",
     "find",

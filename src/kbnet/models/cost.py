@@ -1,7 +1,9 @@
 """What a network costs: parameters, and multiply-adds with everything counted."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,33 +49,56 @@ def cost(config: Config, height: int = 256, width: int = 256) -> Cost:
         >>> round(cost(PRESETS["kbnet-s-gaussian-color"]).total / 1e9, 1)
         117.3
     """
+    with torch.device("meta"):
+        return cost_of(build(config), torch.empty(1, config.channels, height, width))
+
+
+def cost_of(network: nn.Module, *inputs: Tensor) -> Cost:
+    """Count the cost of one call of any network that is made of convolutions and of the layers of `kbnet.nn`.
+
+    Args:
+        network: on the device of `inputs`; on the meta device nothing is computed.
+        inputs: its arguments; the first is the image [B,C,H,W]. `pixels` is B*H*W.
+    """
     spent = {"convolutions": 0, "kba": 0, "attention": 0}
 
-    def count_convolution(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
-        taps = module.in_channels // module.groups * math.prod(module.kernel_size)
-        spent["convolutions"] += output.numel() * taps
+    def count_convolution(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # Each output value of a convolution, or each input value of a transposed one, meets as many weights as this.
+        transposed = isinstance(module, nn.ConvTranspose2d)
+        channels = module.out_channels if transposed else module.in_channels
+        values = inputs[0] if transposed else output
+        spent["convolutions"] += values.numel() * (channels // module.groups) * math.prod(module.kernel_size)
 
-    def count_kba(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, KernelBasisAttention)
+    def count_kba(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         bases, channels = module.bias.shape
         group_channels, kernel_size, _ = module.taps
-        spent["kba"] += math.prod(output.shape[2:]) * multiply_adds(channels, bases, group_channels, kernel_size)
+        spent["kba"] += _pixels(output) * multiply_adds(channels, bases, group_channels, kernel_size)
 
-    def count_attention(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, TransposedAttention)
+    def count_attention(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         channels = output.shape[1]
-        spent["attention"] += math.prod(output.shape[2:]) * 2 * channels * (channels // module.heads)
+        spent["attention"] += _pixels(output) * 2 * channels * (channels // module.heads)
 
-    with torch.device("meta"):
-        network = build(config)
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_hook(count_convolution)
-            elif isinstance(module, KernelBasisAttention):
-                module.register_forward_hook(count_kba)
-            elif isinstance(module, TransposedAttention):
-                module.register_forward_hook(count_attention)
+    counters: dict[type[nn.Module], Callable[[Any, tuple[Tensor, ...], Tensor], None]] = {
+        nn.Conv2d: count_convolution,
+        nn.ConvTranspose2d: count_convolution,
+        KernelBasisAttention: count_kba,
+        TransposedAttention: count_attention,
+    }
+    handles = [
+        module.register_forward_hook(counter)
+        for module in network.modules()
+        for kind, counter in counters.items()
+        if isinstance(module, kind)
+    ]
+    try:
         with torch.no_grad():
-            network(torch.empty(1, config.channels, height, width))
-    return Cost(parameters=count_parameters(network), pixels=height * width, **spent)
+            network(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Cost(parameters=count_parameters(network), pixels=_pixels(inputs[0]), **spent)
+
+
+def _pixels(x: Tensor) -> int:
+    """Of the whole batch."""
+    return x.shape[0] * x.shape[2] * x.shape[3]

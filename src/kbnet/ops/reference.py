@@ -86,6 +86,35 @@ def backward(
     return dx, da, dweight.to(weight.dtype), dbias.to(bias.dtype)
 
 
+def pixel_kernels(coefficients: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The kernel and the bias that each pixel mixes for itself: coefficients [P,N] -> [P,C,G,k,k], [P,C].
+
+    P pixels of an image, of which few are wanted: all of them take C*G*k*k values each, which is why `forward` mixes
+    results and not kernels.
+    """
+    kernels = (coefficients @ weight.flatten(1)).unflatten(1, weight.shape[1:])
+    return kernels, coefficients @ bias
+
+
+def forward_by_kernels(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The operator as the paper writes it (section 3.1): mix a kernel for every pixel, then apply it; shapes as above.
+
+    Both steps are matrix products, so every multiply-add is one that a counter of torch's operations sees. It takes
+    C*G*k*k values of memory a pixel and is here to count and to compare with, not to run.
+    """
+    batch, channels, height, width = x.shape
+    group_channels, k = weight.shape[2:4]
+    a = coefficients.flatten(2).transpose(1, 2).flatten(0, 1)  # [B*H*W,N]
+    kernels, biases = pixel_kernels(a, weight, bias)
+    groups = channels // group_channels
+    around = F.unfold(x, k, padding=k // 2).unflatten(1, (groups, -1))  # [B,C/G,G*k*k,H*W]
+    around = around.permute(0, 3, 1, 2).flatten(0, 2)[..., None]  # [B*H*W*C/G,G*k*k,1]
+    filtered = kernels.flatten(2).unflatten(1, (groups, group_channels)).flatten(0, 1) @ around
+    y = filtered.view(batch, height * width, channels) + biases.view(batch, height * width, channels)
+    result: Tensor = y.transpose(1, 2).unflatten(2, (height, width))
+    return result
+
+
 def _compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
 
