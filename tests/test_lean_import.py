@@ -7,6 +7,8 @@ import pytest
 # Of extras, of the tests, or needed by one command alone.
 UNWANTED = {
     "accelerate",
+    "bm3d",
+    "cv2",
     "importlinter",
     "matplotlib",
     "onnx",
@@ -15,6 +17,7 @@ UNWANTED = {
     "PIL",
     "pydantic",
     "pytest",
+    "pywt",
     "rich",
     "scipy",
     "skimage",
