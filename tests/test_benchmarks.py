@@ -7,9 +7,12 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kbnet
+from kbnet.evaluation.costs import NetworkCost
+from kbnet.imaging import Photo, write_photo
 from kbnet.ops import available_backends, multiply_adds
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -168,3 +171,40 @@ def test_learning_curves_and_the_sweep_are_drawn_and_the_table_written(tmp_path)
     assert (before, after) == ("before", "after")
     assert better == "| better | 58.4 | 200 | 30.00 | 31.00 |"
     assert plain == "| plain | 58.4 | 200 | 30.00 | 30.00 |"
+
+
+def test_costs_are_written_as_a_table(tmp_path):
+    child = run("costs.py", "--networks", "kbnet-nano", "FFDNet, colour", "--results", tmp_path, "--output", tmp_path)
+    assert (child.returncode, child.stderr) == (0, "")
+    results = json.loads((tmp_path / "costs.json").read_text())
+    assert [row["network"] for row in results["networks"]] == ["kbnet-nano", "FFDNet, colour"]
+    document = (tmp_path / "costs.md").read_text()
+    assert "| kbnet-nano | 2.36 | 2.04 | 1.78 | – | **3.82** | – |" in document
+    assert "| FFDNet, colour (arXiv 1710.04026) | 0.85 | 13.9 | – | – | **13.9** | – |" in document
+
+
+def test_the_document_of_costs_is_that_of_the_results():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        from costs import markdown
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    rows = json.loads((BENCHMARKS / "results" / "costs.json").read_text())["networks"]
+    assert (BENCHMARKS.parent / "docs" / "costs.md").read_text() == markdown([NetworkCost(**row) for row in rows])
+
+
+def test_methods_are_compared(tmp_path):
+    folder = tmp_path / "three"
+    folder.mkdir()
+    for number in range(3):
+        write_photo(Photo(np.full((24, 24 + number), 90, np.uint8)), folder / f"{number}.png")
+    where = ("--results", tmp_path / "peers.json", "--plot", tmp_path / "peers.png")
+    chosen = ("--sigma", 25, "--models", "--peers", "total-variation", "--limit", 2)
+    child = run("peers.py", "--data", folder, *chosen, *where)
+    assert (child.returncode, child.stderr) == (0, "")
+    results = json.loads((tmp_path / "peers.json").read_text())
+    assert results["facts"]["command"].startswith("python benchmarks/peers.py --data three --sigma 25 --models --peers")
+    assert [(row["set"], row["image"]) for row in results["rows"]] == [("three", "0.png"), ("three", "1.png")]
+    assert [row["images"] for row in results["summary"]] == [2]
+    assert "total variation" in child.stdout
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")

@@ -223,7 +223,6 @@ DESCRIBED: dict[str, Described] = {
     "FFDNet, gray": Described(lambda: FFDNet(1, 64, 15), 1, "arXiv 1710.04026", 0.485),
     "FFDNet, colour": Described(lambda: FFDNet(3, 96, 12), 3, "arXiv 1710.04026", 0.852),
     "DRUNet, colour": Described(lambda: DRUNet(3), 3, "arXiv 2008.13751", 32.64),
-    "NAFNet, width 32": Described(lambda: NAFNet(32), 3, "arXiv 2204.04676", 29.16, 16.0),
     "NAFNet, width 64": Described(lambda: NAFNet(64), 3, "arXiv 2204.04676", 115.9, 65.0),
     "Restormer": Described(Restormer, 3, "arXiv 2111.09881", 26.1, 141.0),
 }

@@ -209,12 +209,14 @@ def _kernels(part: Any, view: BlockView, image: NDArray[np.uint8], pixels: Mappi
 
 
 def _branches(part: Any, view: BlockView, group: int) -> None:
-    per_group = view.bases.shape[2]
-    channels = [group * per_group + offset for offset in range(min(per_group, 4))]
+    count, per_group = view.bases.shape[1:3]
+    shown = min(4, count)
+    start = min(group * per_group, count - shown)
+    channels = list(range(start, start + shown))
     _heading(
         part,
         "The three branches and their product",
-        "channels of the group, a column each; static: the same convolutions everywhere; adaptive: kernel basis "
+        "channels of the group first, a column each; static: the same convolutions everywhere; adaptive: kernel basis "
         "attention scaled and added to its input; channel: a weight from averages",
     )
     rows = {
@@ -284,14 +286,14 @@ def _diverging() -> Any:
 def _grid(part: Any, rows: int, columns: int, top: float, hspace: float = 0.3, wspace: float = 0.06) -> Any:
     inches = part.bbox.height / part.figure.dpi
     return part.add_gridspec(
-        rows, columns, left=0.03, right=0.94, top=1 - top / inches, bottom=0.06 / inches, wspace=wspace, hspace=hspace
+        rows, columns, left=0.03, right=0.93, top=1 - top / inches, bottom=0.06 / inches, wspace=wspace, hspace=hspace
     )
 
 
 def _bar_beside(part: Any, drawn: Any, label: str, top: float) -> None:
     inches = part.bbox.height / part.figure.dpi
     height = min(1 - (top + 0.1) / inches, 3.0 / inches)
-    bar = part.add_axes((0.953, 1 - top / inches - height, 0.008, height))
+    bar = part.add_axes((0.94, 1 - top / inches - height, 0.008, height))
     part.colorbar(drawn, cax=bar, extend="both").set_label(label, fontsize=8)
     bar.tick_params(labelsize=7)
 
@@ -314,14 +316,15 @@ def _bare(panel: Any, frame: bool = True) -> None:
 def _mark(panel: Any, pixels: Mapping[str, Pixel], scale: float, size: float = 11, labels: bool = False) -> None:
     for number, (name, (x, y)) in enumerate(pixels.items()):
         colour = COLOURS[number % len(COLOURS)]
+        place = ((x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5)  # a pixel's middle is at a whole number
         for width, edge in ((3.2, "white"), (1.6, colour)):
             panel.plot(
-                x * scale, y * scale, "o", markersize=size, markerfacecolor="none", markeredgewidth=width,
+                *place, "o", markersize=size, markerfacecolor="none", markeredgewidth=width,
                 markeredgecolor=edge,
             )  # fmt: skip
         if labels:
             panel.annotate(
-                name, (x * scale, y * scale), (8, 8), textcoords="offset points", fontsize=9, fontweight="bold",
+                name, place, (8, 8), textcoords="offset points", fontsize=9, fontweight="bold",
                 color=colour, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
 
