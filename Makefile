@@ -21,5 +21,6 @@ bench:  ## speed, memory and tiles on this machine, into benchmarks/results: hal
 	$(PYTHON) benchmarks/networks.py         # 20 minutes; 8 GB of memory
 	$(PYTHON) benchmarks/memory.py           # 2 minutes
 	$(PYTHON) benchmarks/tiles.py            # 1 minute
+	$(PYTHON) benchmarks/costs.py            # 20 seconds: counted, not measured; docs/costs.md
 	$(PYTHON) benchmarks/triton_compile.py   # 2 minutes; nothing without the package triton
 	$(PYTHON) benchmarks/plot.py             # seconds: docs/operator-speed.png and docs/network-speed.png

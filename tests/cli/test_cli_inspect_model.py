@@ -51,6 +51,13 @@ def test_what_cannot_be_drawn_is_one_line(kbnet_, tiny, photo, tmp_path, argumen
     assert names(tmp_path) == ["photo.png"]
 
 
+def test_an_exported_graph_has_no_blocks_to_look_into(kbnet_, tiny, photo, monkeypatch):
+    monkeypatch.setattr("kbnet.inference.exported.ExportedNetwork", object)
+    done = kbnet_("inspect", "model", tiny, photo)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "expected weights with blocks to look into, got an exported graph" in done.err
+
+
 def test_too_small_a_photo_and_a_missing_extra(kbnet_, tiny, photo, tmp_path, monkeypatch):
     done = kbnet_("inspect", "model", tiny, picture(tmp_path / "small.png", 1, 9))
     assert (done.code, done.err.count("\n")) == (2, 1)

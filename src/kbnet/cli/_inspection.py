@@ -50,6 +50,7 @@ class Subject:
         from kbnet.data import decode
         from kbnet.evaluation.inspection import check_pixels
         from kbnet.inference import Restorer
+        from kbnet.inference.exported import ExportedNetwork
         from kbnet.nn import FullFrame, Local
 
         chosen = [_pixel(text) for text in pixels]
@@ -59,6 +60,8 @@ class Subject:
             raise InvalidInputError(f"expected --context global or local, got {context!r}")
         restorer = Restorer.from_pretrained(name, context=context or "auto")  # type: ignore[arg-type]  # checked above
         network = restorer.network
+        if isinstance(network, ExportedNetwork):
+            raise InvalidInputError(f"expected weights with blocks to look into, got an exported graph, {name}")
         names = block_names(network)
         if block is not None and block not in names:
             raise InvalidInputError(f"expected a block, one of {', '.join(names)}; got {block!r}")

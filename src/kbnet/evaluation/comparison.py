@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kbnet.errors import InvalidInputError
+from kbnet.evaluation.journal import write_atomically
 from kbnet.evaluation.peers import Peer
 from kbnet.inference import Restorer
 from kbnet.metrics import noisy, psnr, to_uint8
@@ -151,12 +151,7 @@ class Comparison:
         rows = sorted(self.rows, key=lambda row: (row["set"], row["method"], row["sigma"], row["image"]))
         content = {**self.head, "methods": self.methods, "summary": self.summary(), "rows": rows}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(_dump(content), encoding="utf-8")
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(self.path, _dump(content).encode())
         self._written = time.monotonic()
 
 
