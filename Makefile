@@ -23,4 +23,5 @@ bench:  ## speed, memory and tiles on this machine, into benchmarks/results: hal
 	$(PYTHON) benchmarks/tiles.py            # 1 minute
 	$(PYTHON) benchmarks/costs.py            # 20 seconds: counted, not measured; docs/costs.md
 	$(PYTHON) benchmarks/triton_compile.py   # 2 minutes; nothing without the package triton
+	$(PYTHON) benchmarks/results_page.py     # seconds: docs/results.md, from all results there are
 	$(PYTHON) benchmarks/plot.py             # seconds: docs/operator-speed.png and docs/network-speed.png

@@ -1,0 +1,216 @@
+"""The page of results, docs/results.md, from benchmarks/results/*.json and published.toml.
+
+python benchmarks/results_page.py            # writes it; a test holds the page to what this would write
+"""
+
+import argparse
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "results.md"
+SOURCES = {"paper": "published", "second-hand": "published, seen second-hand"}
+SIGMAS = ("15", "25", "50")
+ON_Y = ("test100", "rain100h", "rain100l", "test1200", "test2800")
+
+Results = Mapping[str, Any]
+
+INTRODUCTION = """# Results
+
+Made by `python benchmarks/results_page.py` from the files in [`benchmarks/results`](../benchmarks/results), each of
+which names the command, the machine and the weights' SHA-256 and has a row for every picture; not edited by hand. PSNR
+in dB, means over the pictures of a set. `kbnet evaluate --list` says how each benchmark is measured.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--output", type=Path, default=PAGE)
+    options = parser.parse_args()
+    options.output.write_text(page(read(options.results), published()), encoding="utf-8")
+    print(options.output)
+
+
+def read(folder: Path) -> dict[str, Results]:
+    """Every results file by its name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def published() -> Results:
+    """What others published, and what could not be run."""
+    return tomllib.loads((HERE / "published.toml").read_text(encoding="utf-8"))
+
+
+def page(files: Mapping[str, Results], others: Results) -> str:
+    """The whole page."""
+    parts = [
+        INTRODUCTION,
+        gaussian(files, others["gaussian"]),
+        pairs(files),
+        clean(files),
+        beside(others["other"]),
+        not_run(others["not_run"]),
+        sources(files),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def gaussian(files: Mapping[str, Results], others: Sequence[Results]) -> str:
+    """A table a set: measured models and peers first, then what was published."""
+    tables: dict[str, list[list[str]]] = {}
+    noisy: dict[str, dict[str, float]] = {}
+    for name, results in files.items():
+        for set_name, label, scores, before, seconds in _measured(results):
+            noisy.setdefault(set_name, {}).update(before)
+            cells = [label, *(_decibels(scores.get(sigma)) for sigma in SIGMAS), _seconds(seconds)]
+            tables.setdefault(set_name, []).append([*cells, f"`{name}`"])
+    published_by_set = {entry["set"]: entry["rows"] for entry in others}
+    text = "## Gaussian noise\n\nNoise not clipped, the full frame, rounded to 8 bits: the protocol of the papers.\n"
+    for set_name in [*tables, *(name for name in published_by_set if name not in tables)]:
+        rows = []
+        if noisy.get(set_name):
+            rows.append(["noisy", *(_decibels(noisy[set_name].get(sigma)) for sigma in SIGMAS), "", ""])
+        rows += tables.get(set_name, [])
+        for row in published_by_set.get(set_name, []):
+            cells = [row["method"], *(_decibels(row["psnr"].get(sigma)) for sigma in SIGMAS), "–"]
+            rows.append([*cells, SOURCES[row["source"]]])
+        heads = [set_name, "sigma 15", "25", "50", "seconds a megapixel", "from"]
+        text += f"\n{table(heads, rows)}"
+    return text
+
+
+def _measured(results: Results) -> Iterable[tuple[str, str, dict[str, float], dict[str, float], float | None]]:
+    """(set, method, PSNR by sigma, that of the noisy pictures, seconds a megapixel) of a file of any kind."""
+    if "psnr" in results and "restorer" in results:  # before there was `kbnet evaluate`
+        how = results["restorer"]
+        scores = {name.removeprefix("sigma "): value for name, value in results["psnr"].items()}
+        before = {
+            sigma: sum(row[f"sigma {sigma}"]["before"] for row in results["images"]) / len(results["images"])
+            for sigma in scores
+        }
+        yield results["set"], _model(how), scores, before, results["seconds_per_megapixel"]
+    elif any(group.startswith("sigma ") for group in results.get("means", {})):
+        means = {group.removeprefix("sigma "): mean for group, mean in results["means"].items()}
+        scores, before = (
+            {sigma: float(mean[side]["psnr"]) for sigma, mean in means.items()} for side in ("output", "input")
+        )
+        yield _set(results), _model(results["settings"]), scores, before, results["seconds_per_megapixel"]
+    elif "summary" in results and "methods" in results:  # benchmarks/peers.py
+        for set_name in dict.fromkeys(row["set"] for row in results["summary"]):
+            for method, about in results["methods"].items():
+                rows = [row for row in results["summary"] if (row["set"], row["method"]) == (set_name, method)]
+                if rows:
+                    scores = {f"{row['sigma']:g}": row["psnr"] for row in rows}
+                    seconds = sum(row["seconds"] for row in rows) / len(rows)
+                    yield set_name, about.get("label", method), scores, {}, seconds
+
+
+def pairs(files: Mapping[str, Results]) -> str:
+    """Everything else that `kbnet evaluate` measured against a clean picture, input beside output."""
+    rows = []
+    for name, results in _evaluations(files):
+        for group, mean in results["means"].items():
+            if not mean["input"] or group.startswith("sigma "):
+                continue
+            before, after = float(mean["input"]["psnr"]), float(mean["output"]["psnr"])
+            kind = "Y" if results["settings"]["benchmark"] in ON_Y else "RGB"
+            rows.append(
+                [
+                    f"{_set(results)}{'' if group == 'all' else f', {group}'} ({mean['pictures']})",
+                    results["title"],
+                    kind,
+                    _model(results["settings"]),
+                    _decibels(before),
+                    _decibels(after),
+                    f"{after - before:+.2f}",
+                    f"{_decibels(mean['lowest']['psnr'])}",
+                    str(mean["worse"]),
+                    f"`{name}`",
+                ]
+            )
+    heads = ["set (pictures)", "benchmark", "on", "model", "input", "restored", "gain", "lowest", "worse than input"]
+    return f"## Real noise, rain, blur\n\n{table([*heads, 'from'], rows)}" if rows else ""
+
+
+def clean(files: Mapping[str, Results]) -> str:
+    """What the models do to photographs that need nothing."""
+    rows = [
+        [
+            f"{_set(results)} ({mean['pictures']})",
+            _model(results["settings"]),
+            _decibels(mean["output"]["psnr"]),
+            f"{_decibels(mean['lowest']['psnr'])} ({mean['lowest']['photo']})",
+            f"`{name}`",
+        ]
+        for name, results in _evaluations(files)
+        for mean in results["means"].values()
+        if not mean["input"]
+    ]
+    text = "## Clean photographs\n\nThe output against its own clean input.\n\n"
+    return text + table(["set (pictures)", "model", "mean", "lowest", "from"], rows) if rows else ""
+
+
+def beside(others: Sequence[Results]) -> str:
+    """What was published on sets that were not measured here."""
+    rows = [
+        [entry["set"], row["method"], _decibels(row["psnr"]), SOURCES[row["source"]]]
+        for entry in others
+        for row in entry["rows"]
+    ]
+    return f"## Published by others\n\nNot measured here.\n\n{table(['set', 'method', 'PSNR', 'from'], rows)}"
+
+
+def not_run(entries: Sequence[Results]) -> str:
+    """What is missing, and why."""
+    lines = [f"- **{entry['what']}.** {entry['why']}" for entry in entries]
+    return "## Could not be run\n\n" + "\n".join(lines) + "\n"
+
+
+def sources(files: Mapping[str, Results]) -> str:
+    """Every file with its command and machine."""
+    rows = []
+    for name, results in files.items():
+        facts = results["facts"]
+        machine = f"{facts.get('processor', '')}, {facts.get('threads', '?')} threads, torch {facts.get('torch', '?')}"
+        weights = results.get("sha256") or results.get("settings", {}).get("sha256", "")
+        rows.append([f"[`{name}`](../benchmarks/results/{name}.json)", f"`{facts['command']}`", machine, weights[:12]])
+    return f"## Files\n\n{table(['file', 'command', 'machine', 'weights, SHA-256'], rows)}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def _evaluations(files: Mapping[str, Results]) -> list[tuple[str, Results]]:
+    return [(name, results) for name, results in files.items() if "means" in results and "settings" in results]
+
+
+def _set(results: Results) -> str:
+    limit = f", first {results['limit']}" if results["limit"] else ""
+    return f"{results['settings']['set']}{limit}"
+
+
+def _model(how: Results) -> str:
+    extra = [f"context {how['context']}"]
+    extra += ["ensemble"] if how["ensemble"] else []
+    extra += [f"strength {how['strength']:g}"] if how.get("strength", 1) != 1 else []
+    extra += [how["dtype"]] if how["dtype"] != "float32" else []
+    return f"`{how['model']}`, {', '.join(extra)}"
+
+
+def _decibels(value: float | str | None) -> str:
+    return "–" if value is None else f"{float(value):.2f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
