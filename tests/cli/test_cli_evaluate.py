@@ -110,6 +110,8 @@ def test_more_pictures_are_added_to_a_quick_look(evaluate, pairs, tmp_path):
     whole = json.loads((tmp_path / "r.json").read_text())
     assert (whole["limit"], len(whole["images"])) == (None, 3)
     assert whole["images"][0] == first["images"][0]
+    assert evaluate(*arguments, "--resume", "--limit", 2, "--report", tmp_path / "r.html").code == 0
+    assert json.loads((tmp_path / "r.json").read_text())["images"] == whole["images"]  # a quick look loses nothing
     done = evaluate(*arguments, "--resume", "--strength", 0.5)
     assert (done.code, "strength was 1.0 and is 0.5" in done.err) == (2, True)
 

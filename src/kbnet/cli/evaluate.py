@@ -108,9 +108,10 @@ def evaluate(
         lpips=lpips,
         limit=limit,
     )
-    samples = session.samples()
-    _expect(session, samples, quiet=quiet)
+    every = session.samples()
+    _expect(session, every, quiet=quiet)
     journal = None if output is None else Journal(output, session.settings(), resume=resume, overwrite=overwrite)
+    samples = session.chosen(every, journal.rows if journal else ())
     gallery = None if report is None else Gallery()
     work = _Work(session, samples, journal, gallery, save)
     try:
@@ -121,7 +122,7 @@ def evaluate(
         done = f"{len(work.rows)} of {len(samples)} pictures measured"
         typer.echo(f"kbnet: {stopped.word}: {done}; {advice}", err=True)
         raise typer.Exit(stopped.exit_code) from None
-    results = session.results(_command(ctx), rows)
+    results = session.results(_command(ctx), rows, complete=len(samples) == len(every))
     if journal is not None:
         journal.finish(results)
     if report is not None and gallery is not None:
@@ -238,7 +239,7 @@ def _check_outputs(
 def _expect(session: "Session", samples: list["Sample"], *, quiet: bool) -> None:
     benchmark = session.benchmark
     found = len({sample.photo for sample in samples})
-    if benchmark.pictures and session.limit is None and found != benchmark.pictures and not quiet:
+    if benchmark.pictures and found != benchmark.pictures and not quiet:
         text = f"kbnet: note: {benchmark.title} has {benchmark.pictures} pictures as published, {found} are here"
         typer.echo(text, err=True)
 

@@ -1,7 +1,7 @@
 """One evaluation: a benchmark, its data, a model and how it is used; what is told about them in results."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,8 +45,13 @@ class Session:
     limit: int | None
 
     def samples(self) -> list[Sample]:
-        """The samples of the benchmark, up to the limit; InvalidInputError where the data is not as it must be."""
-        return limited(self.benchmark.collect(self.request), self.limit)
+        """Every sample of the benchmark; InvalidInputError where the data is not as it must be."""
+        return self.benchmark.collect(self.request)
+
+    def chosen(self, samples: Sequence[Sample], known: Container[str] = ()) -> list[Sample]:
+        """Those up to the limit, and those whose rows are `known` already, which a quick look shall not lose."""
+        within = {sample.name for sample in limited(samples, self.limit)}
+        return [sample for sample in samples if sample.name in within or sample.name in known]
 
     def restore(self, image: Image) -> Image:
         """Restore one image as the benchmark wants it."""
@@ -74,15 +79,21 @@ class Session:
             settings["blur"] = describe_kernels(self.request.kernels)
         return settings
 
-    def results(self, command: str, rows: Sequence[Row]) -> dict[str, Any]:
-        """The results file: facts of machine and command, settings, means by group, and every row."""
+    def results(self, command: str, rows: Sequence[Row], *, complete: bool = True) -> dict[str, Any]:
+        """The results file: facts of machine and command, settings, means by group, and every row.
+
+        Args:
+            command: that made it.
+            rows: in order.
+            complete: whether they are of every sample.
+        """
         seconds = seconds_per_megapixel(rows)
         return {
             "facts": environment(command),
             "title": self.benchmark.title,
             "protocol": self.benchmark.protocol,
             "settings": self.settings(),
-            "limit": self.limit,
+            "limit": None if complete else len({row.photo for row in rows}),
             "means": summarise(rows),
             "seconds_per_megapixel": None if seconds is None else round(seconds, 3),
             "worse_than_input": [row.name for row in rows if row.worse],
