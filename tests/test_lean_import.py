@@ -9,6 +9,8 @@ UNWANTED = {
     "accelerate",
     "bm3d",
     "cv2",
+    "fastapi",
+    "gradio",
     "importlinter",
     "matplotlib",
     "onnx",
@@ -23,6 +25,7 @@ UNWANTED = {
     "skimage",
     "tensorboard",
     "typer",
+    "uvicorn",
 }
 
 LIST_MODULES = """

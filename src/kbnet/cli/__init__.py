@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from kbnet.cli import convert, evaluate, export, info, inspect, models, restore, train
+from kbnet.cli import convert, evaluate, export, info, inspect, models, restore, serve, train
 from kbnet.cli._signals import Stopped, stop_signals
 from kbnet.cli._terminal import complain
 from kbnet.errors import InvalidInputError, KBNetError, RecipeError, UnknownModelError
@@ -40,6 +40,7 @@ app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("serve")(serve.serve)
 app.add_typer(inspect.app, name="inspect")
 
 

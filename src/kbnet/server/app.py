@@ -1,0 +1,142 @@
+"""The application: API and guard put together by a function. Nothing here runs at import."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from kbnet import __version__
+from kbnet.errors import InvalidInputError
+from kbnet.imaging import Photo, write_photo
+from kbnet.models import CatalogueEntry, list_models
+from kbnet.server.api import Desk, Failure, routes
+from kbnet.server.guard import Guard
+from kbnet.server.limits import Limits
+from kbnet.server.metrics import Metrics
+from kbnet.server.replies import Refused, failure, failure_of
+from kbnet.server.worker import Restoration, Restore, Worker
+
+_TINY = write_photo(Photo(np.zeros((8, 8, 3), np.uint8)), None) or b""
+
+
+def create_app(
+    limits: Limits | None = None,
+    *,
+    provide: Callable[[str], Restore] | None = None,
+    models: Sequence[CatalogueEntry] | None = None,
+    api_key: str | None = None,
+    hosts: Collection[str] | None = None,
+) -> FastAPI:
+    """An HTTP API for the given models.
+
+    Args:
+        limits: what it takes on.
+        provide: the Restorer for a task's or model's name, asked in the thread that uses it; by default
+            `Restorer.from_pretrained`, each loaded once, at its first use.
+        models: what is offered, by default every shipped model.
+        api_key: a secret that requests must carry; None to answer everyone.
+        hosts: host names under which it answers, None for any; see `Guard`.
+
+    Raises:
+        InvalidInputError: no models, or an empty key.
+    """
+    limits = limits or Limits()
+    offered = list_models() if models is None else list(models)
+    if not offered:
+        raise InvalidInputError("expected at least one model to serve, got none")
+    if api_key is not None and not api_key.strip():
+        raise InvalidInputError("expected an API key with characters in it, got an empty one")
+    worker = Worker(provide or _provider(), limits)
+    metrics = Metrics(depth=worker.depth, admitted=lambda: worker.admitted)
+
+    desk = Desk(worker, metrics, offered)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Loads the usual model and what torch leaves for a first call, seconds that no sender should wait for.
+        warm_up = worker.submit(Restoration(_TINY, desk.usual), time.monotonic() + limits.seconds)
+        yield
+        worker.abandon(warm_up)
+        worker.close()
+
+    app = FastAPI(
+        title="kbnet",
+        version=__version__,
+        summary="Restores photographs with KBNet.",
+        docs_url=None,  # those pages are fetched from another site
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.include_router(routes(desk))
+    _answer_errors(app)
+    _describe(app, locked=api_key is not None)
+    app.add_middleware(Guard, metrics=metrics, hosts=hosts, api_key=api_key)
+    return app
+
+
+def _provider() -> Callable[[str], Restore]:
+    from kbnet.inference import Restorer
+    from kbnet.models import find
+
+    load = cache(Restorer.from_pretrained)
+
+    def provide(name: str) -> Restore:
+        entry = find(name)
+        return load(entry.name if entry else name)  # a task and its default model are one
+
+    return provide
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error as JSON with one line, those of the framework too."""
+
+    async def refused(request: Request, error: Exception) -> Response:
+        return failure_of(error)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where, why = first["loc"][-1], first["msg"].removeprefix("Input ").removeprefix("String ")
+        return failure(400, f"the argument {where} {why}, got {str(first.get('input'))[:60]!r}")
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        texts = {
+            404: "there is nothing at this address; see /openapi.json for what there is",
+            405: f"{request.method} is not what this address is for; see /openapi.json",
+        }
+        return failure(error.status_code, texts.get(error.status_code, str(error.detail)), error.headers)
+
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def _describe(app: FastAPI, *, locked: bool) -> None:
+    """OpenAPI that says what is answered: arguments out of range get 400 here, where the framework would say 422."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        schema = original()
+        for methods in schema["paths"].values():
+            for operation in methods.values():
+                operation["responses"].pop("422", None)
+        schemas = schema["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas["Failure"] = Failure.model_json_schema()
+        if locked:
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"key": []}]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change the schema

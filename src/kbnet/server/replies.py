@@ -1,0 +1,56 @@
+"""Errors as HTTP replies: a status and JSON with one clear line."""
+
+import math
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+
+from kbnet.errors import (
+    ImageTooLargeError,
+    InvalidInputError,
+    KBNetError,
+    ModelError,
+    UnreadableImageError,
+    UnsupportedImageError,
+)
+from kbnet.imaging.photo import printable
+
+MISTAKE = "this is a mistake in kbnet, not in the request; its log says more"
+
+_STATUSES: tuple[tuple[type[Exception], int], ...] = (
+    (ImageTooLargeError, 413),
+    (UnsupportedImageError, 415),
+    (UnreadableImageError, 400),
+    (InvalidInputError, 400),
+    (ModelError, 500),
+    (MemoryError, 503),
+)
+
+
+class Refused(KBNetError):
+    """A request that is not served: its HTTP status, and in how many seconds to try again, if that may help."""
+
+    def __init__(self, status: int, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+def failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The reply {"error": message}; the message is made one printable line."""
+    return JSONResponse({"error": printable(message)}, status, headers=dict(headers or {}))
+
+
+def failure_of(error: Exception) -> JSONResponse:
+    """The reply that an error gets; what is not the sender's business is told as a mistake of ours."""
+    if isinstance(error, Refused):
+        headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+        if error.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return failure(error.status, str(error), headers)
+    if isinstance(error, MemoryError):
+        return failure(503, "not enough memory for this picture; send a smaller one", {"Retry-After": "10"})
+    for kind, status in _STATUSES:
+        if isinstance(error, kind):
+            return failure(status, str(error))
+    return failure(500, MISTAKE)
