@@ -16,7 +16,7 @@ def serve(spawn):
     pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
     def start(*options):
-        child = spawn(["-m", "kbnet", "serve", "--port", "0", *options])
+        child = spawn(["-m", "kbnet", "serve", "--port", "0", "--no-page", *options])
         line = child.stderr.readline().decode()
         assert line.startswith("kbnet: serving at http://127.0.0.1:"), line + child.stderr.read().decode()
         return child, line.split()[3].rstrip(";")

@@ -43,7 +43,7 @@ class Inverting:
 @contextmanager
 def serving(provide, limits=None, **options):
     """An httpx client of a server with such an application; at the end the server is stopped and has to be done."""
-    app = create_app(limits, provide=provide, **options)
+    app = create_app(limits, provide=provide, **{"page": False} | options)
     listening = listen("127.0.0.1", 0)
     ready = threading.Event()
     server = build_server(app, ready=ready.set)

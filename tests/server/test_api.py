@@ -277,9 +277,9 @@ def test_senseless_limits_are_refused(limits):
 
 def test_an_application_needs_models_and_a_key_that_is_one():
     with pytest.raises(InvalidInputError, match="at least one model"):
-        create_app(models=[])
+        create_app(models=[], page=False)
     with pytest.raises(InvalidInputError, match="empty one"):
-        create_app(api_key=" ")
+        create_app(api_key=" ", page=False)
 
 
 def test_the_real_restorer_gives_what_it_gives_anywhere():

@@ -1,4 +1,4 @@
-"""`kbnet serve`: the HTTP API on this machine."""
+"""`kbnet serve`: the web page and the HTTP API on this machine."""
 
 import logging
 from pathlib import Path
@@ -37,12 +37,13 @@ def serve(
         Path | None,
         typer.Option(help=f"File with the key that requests must carry; {KEY_VARIABLE} in the environment does too."),
     ] = None,
+    page: Annotated[bool, typer.Option(help="The web page; without it there is the API alone.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Serve an HTTP API that restores pictures, on this machine.
+    """Serve a web page and an HTTP API that restore pictures, on this machine.
 
-    Nobody else can reach it unless --host says so. Pictures stay in memory and are forgotten with the reply. Ctrl-C
-    stops accepting pictures and finishes those at hand; a second one ends at once.
+    Nobody else can reach it unless --host says so. Pictures stay in memory and are forgotten with the reply; nothing is
+    fetched from other sites. Ctrl-C stops accepting pictures and finishes those at hand; a second one ends at once.
     """
     from functools import cache
 
@@ -67,7 +68,7 @@ def serve(
     listening = listen(host, port)
     local = listening.getsockname()[0] in LOOPBACK_NAMES
     _show_messages(quiet=quiet)
-    app = create_app(limits, provide=provide, api_key=key, hosts=LOOPBACK_NAMES if local else None)
+    app = create_app(limits, provide=provide, page=page, api_key=key, hosts=LOOPBACK_NAMES if local else None)
     if not local and key is None:
         complain(f"warning: everyone who can reach {host} can use this server; set {KEY_VARIABLE} to ask for a key")
 

@@ -1,4 +1,4 @@
-"""The application: API and guard put together by a function. Nothing here runs at import."""
+"""The application: API, page and guard put together by a function. Nothing here runs at import."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -31,16 +31,18 @@ def create_app(
     *,
     provide: Callable[[str], Restore] | None = None,
     models: Sequence[CatalogueEntry] | None = None,
+    page: bool = True,
     api_key: str | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """An HTTP API for the given models.
+    """A web page and an HTTP API for the given models.
 
     Args:
         limits: what it takes on.
         provide: the Restorer for a task's or model's name, asked in the thread that uses it; by default
             `Restorer.from_pretrained`, each loaded once, at its first use.
         models: what is offered, by default every shipped model.
+        page: whether there is a web page at "/", for which gradio is needed.
         api_key: a secret that requests must carry; None to answer everyone.
         hosts: host names under which it answers, None for any; see `Guard`.
 
@@ -77,6 +79,10 @@ def create_app(
     app.include_router(routes(desk))
     _answer_errors(app)
     _describe(app, locked=api_key is not None)
+    if page:
+        from kbnet.server.page import add_page
+
+        add_page(app, desk, locked=api_key is not None)
     app.add_middleware(Guard, metrics=metrics, hosts=hosts, api_key=api_key)
     return app
 
