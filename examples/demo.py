@@ -56,7 +56,9 @@ def main() -> None:
         write(f"{task}-after.png", after)
         rows.append(np.hstack([before, np.full((len(clean), 6, 3), 255, np.uint8), after]))
         rate = seconds / (clean.shape[0] * clean.shape[1] / 1e6)
-        print(f"{task}: {psnr(before, clean):.2f} dB before, {psnr(after, clean):.2f} dB after, {rate:.2f} s a megapixel")
+        print(
+            f"{task}: {psnr(before, clean):.2f} dB before, {psnr(after, clean):.2f} dB after, {rate:.2f} s a megapixel"
+        )
     gap = np.full((6, rows[0].shape[1], 3), 255, np.uint8)
     write("before-after.png", np.vstack([part for row in rows for part in (row, gap)][:-1]))
     print(f"look at {FOLDER / 'before-after.png'}")

@@ -19,12 +19,17 @@ from kbnet.imaging import Photo, read_photo, write_photo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# the room that needs an extra to be imported at all
+# the rooms that need an extra to be imported at all
 HAS_EXPORT = importlib.util.find_spec("onnx") is not None
+LEFT_OUT = tuple(
+    room
+    for room, package in {"kbnet.export": "onnx", "kbnet.server": "fastapi"}.items()
+    if importlib.util.find_spec(package) is None
+)
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(kbnet.__path__, "kbnet.")
-    if not module.name.endswith(("__main__", "_native")) and (HAS_EXPORT or not module.name.startswith("kbnet.export"))
+    if not module.name.endswith(("__main__", "_native")) and not module.name.startswith(LEFT_OUT)
 )
 
 
