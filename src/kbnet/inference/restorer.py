@@ -36,6 +36,9 @@ _PADDING = 8  # the protocols of the paper pad to this by reflection; KBNet-S go
 class Restorer:
     """Restores images with one network; build it once and call it for every image.
 
+    Several threads may call one Restorer at once: nothing of a call is kept. On a CPU it is no faster than one after
+    another, since each call uses every core, and takes the memory of all.
+
     Args:
         network: a KBNet-S or KBNet-L, or one that was exported (`kbnet.inference.runtimes`), which settles the window,
             offers the contexts that it was exported with, and perhaps takes one size of tile alone.
