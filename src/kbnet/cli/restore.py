@@ -5,7 +5,7 @@ from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,7 +15,8 @@ from kbnet.cli._terminal import complain, message_console, one_line, print_json
 
 if TYPE_CHECKING:
     from kbnet.cli._progress import FileProgress
-    from kbnet.inference.jobs import Result
+    from kbnet.inference import Restorer
+    from kbnet.inference.jobs import Result, Stream
 
 _SUFFIXES = {"derain": "-derained", "deblur": "-deblurred"}
 
@@ -90,8 +91,17 @@ def restore(
         int | None, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF.", show_default="95, AVIF 90")
     ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Larger pictures are refused.", show_default="250000000")
+        int | None,
+        typer.Option(min=1, help="Larger pictures are refused.", show_default="250000000, none with --stream"),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Pictures of any size in little memory, band by band, into a tiled BigTIFF or PNG; the same command "
+            "goes on with an interrupted one.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a file on stdout, nothing else.")
@@ -107,6 +117,10 @@ def restore(
     """
     side = _parse_tile(tile)
     to_pipe = output == PIPE or (PIPE in inputs and output is None)
+    if stream and (to_pipe or PIPE in inputs or quality is not None):
+        raise typer.BadParameter(
+            "it goes from file to file, without loss: no pipe, no --quality", param_hint="'--stream'"
+        )
     check_pipes(inputs, to_pipe=to_pipe, as_json=as_json, suffix=suffix)
     count = done = failed = 0
     try:
@@ -150,6 +164,7 @@ def restore(
                 overwrite=overwrite,
                 max_pixels=limit,
                 progress=lambda job, tiles, total: bar.update(_shown(job.input), tiles, total),
+                stream=_streaming(restorer, strength, overwrite, max_pixels) if stream else None,
             )
             for result in results:
                 if result.data is not None:
@@ -171,6 +186,13 @@ def restore(
         complain(f"{failed} of {count} files failed")
     if failed:
         raise typer.Exit(1)
+
+
+def _streaming(restorer: "Restorer", strength: float, overwrite: bool, max_pixels: int | None) -> "Stream":
+    from kbnet.inference.streaming import restore_streamed
+
+    options: dict[str, Any] = {"strength": strength, "overwrite": overwrite, "max_pixels": max_pixels}
+    return partial(restore_streamed, restorer, **options)
 
 
 def _parse_tile(text: str) -> int | Literal["auto"]:

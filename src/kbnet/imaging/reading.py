@@ -214,7 +214,8 @@ def _check_size(image: Any, name: str, max_pixels: int) -> None:
     if count > max_pixels:
         raise ImageTooLargeError(
             f"{name}: {image.width} x {image.height} is {count / 1e6:.1f} megapixels, more than the limit of "
-            f"{max_pixels / 1e6:g}; if you trust the file, raise it with --max-pixels {count}"
+            f"{max_pixels / 1e6:g}; if you trust the file, give --stream, which has no limit and takes little memory, "
+            f"or raise it with --max-pixels {count}"
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kbnet.errors import InvalidInputError, KBNetError, OutputError, OutputExistsError, UnreadableImageError
 from kbnet.imaging import (
@@ -27,6 +27,9 @@ from kbnet.imaging import (
 from kbnet.imaging.photo import printable
 from kbnet.imaging.planning import format_of
 
+if TYPE_CHECKING:
+    from kbnet.inference.streaming import Streamed
+
 # How PyTorch says that memory ran out, where it has no exception of its own for that.
 _MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
 
@@ -35,6 +38,12 @@ class Restore(Protocol):
     """What is done to the pixels: a `Restorer`, or anything else that is called like one."""
 
     def __call__(self, image: Pixels, /, *, progress: Callable[[int, int], None]) -> Any: ...
+
+
+class Stream(Protocol):
+    """What restores a file into another: `kbnet.inference.streaming.restore_streamed` with its other arguments set."""
+
+    def __call__(self, source: Path, target: Path, /, *, progress: Callable[[int, int], None]) -> "Streamed": ...
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,7 @@ def run_jobs(
     overwrite: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     progress: Callable[[Job, int, int], None] = lambda job, done, total: None,
+    stream: Stream | None = None,
 ) -> Iterator[Result]:
     """Restore the jobs in order, yielding a Result after each.
 
@@ -171,15 +181,30 @@ def run_jobs(
         overwrite: whether existing files may be replaced.
         max_pixels: larger pictures are refused before decoding.
         progress: called with (job, 0, 0) when a job begins, then with (job, tiles done, tiles in all).
+        stream: restores from file to file in place of reading, `restore` and writing; then `max_pixels` is its own.
     """
     for job in jobs:
         progress(job, 0, 0)
         start = time.monotonic()
         try:
-            result = _run(job, restore, format, quality, overwrite, max_pixels, progress)
+            if stream is not None:
+                result = _streamed(job, stream, progress)
+            else:
+                result = _run(job, restore, format, quality, overwrite, max_pixels, progress)
         except (KBNetError, OSError, MemoryError, RuntimeError) as error:
             result = Result(job, error=_explain(error, job))
         yield replace(result, seconds=time.monotonic() - start)
+
+
+def _streamed(job: Job, stream: Stream, progress: Callable[[Job, int, int], None]) -> Result:
+    if job.problem is not None:
+        raise job.problem
+    if isinstance(job.input, bytes) or job.output is None:
+        raise InvalidInputError("expected files to restore by rows, got a pipe; leave --stream out")
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    done = stream(job.input, job.output, progress=lambda count, total: progress(job, count, total))
+    resumed = (f"went on after {done.resumed} of {done.tiles} tiles of an earlier run",) if done.resumed else ()
+    return Result(job, width=done.width, height=done.height, notes=(*done.notes, *resumed))
 
 
 def _run(

@@ -30,7 +30,7 @@ A quarter of a photograph does not stand for the rest (tiles then differ from th
 crops cover the image as far as memory allows. Smaller crops differ more by the zeros around them.
 """
 
-_PADDING = 8  # the protocols of the paper pad to this by reflection; KBNet-S goes on to 16 with zeros by itself
+PADDING = 8  # the protocols of the paper pad to this by reflection; KBNet-S goes on to 16 with zeros by itself
 
 
 class Restorer:
@@ -99,7 +99,7 @@ class Restorer:
         self.window = window
         self.overlap = overlap
         if isinstance(tile, int) and tile:
-            plan(tile + self.network.input_multiple, *self._tiling(tile))  # refuses an overlap that leaves no step
+            plan(tile + self.network.input_multiple, *self.tiling(tile))  # refuses an overlap that leaves no step
         self.ensemble = ensemble
         self.name = name or self.network.family
 
@@ -185,7 +185,7 @@ class Restorer:
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "tile": self.tile,
-            "overlap": self._tiling(2**16 if self.tile in ("auto", 0) else int(self.tile))[1],
+            "overlap": self.tiling(2**16 if self.tile in ("auto", 0) else int(self.tile))[1],
             "context": self.context,
             "window": self.window,
             "ensemble": self.ensemble,
@@ -215,19 +215,19 @@ class Restorer:
     def _restore_one(self, image: Tensor, largest: int, progress: Progress) -> tuple[Tensor, int]:
         """[1,C,H,W] -> the same and the number of tiles it took; `largest` is the side of one that memory allows."""
         height, width = image.shape[2:]
-        padded = reflect_pad(image, _PADDING)
+        padded = reflect_pad(image, PADDING)
         side = largest if self.tile == "auto" else self.tile or max(padded.shape[2:])
-        rows = plan(padded.shape[2], *self._tiling(side))
-        cols = plan(padded.shape[3], *self._tiling(side))
+        rows = plan(padded.shape[2], *self.tiling(side))
+        cols = plan(padded.shape[3], *self.tiling(side))
         if len(rows) == len(cols) == 1:
             context = Local(self.window) if self.context == "local" else FullFrame()
-            restored = self._forward(padded, context).float()
+            restored = self.run(padded, context).float()
             progress(1, 1)
         else:
             restored = self._tiled(padded, rows, cols, largest, progress)
         return restored[:, :, :height, :width], len(rows) * len(cols)
 
-    def _tiling(self, side: int) -> tuple[int, int, int]:
+    def tiling(self, side: int) -> tuple[int, int, int]:
         """Tile, overlap and multiple, as `plan` takes them, for tiles of `side` pixels."""
         multiple = self.network.input_multiple
         side = max(side, multiple)
@@ -239,34 +239,39 @@ class Restorer:
         if self.context == "local":
             context = Local(self.window)
         elif self.context == "global":
-            context = Shared(self._gather(image, largest**2))
+            side, halo, corners = self.sample(image.shape[2], image.shape[3], largest**2)
+            context = Shared(
+                self.gather(torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners]), halo)
+            )
         result = torch.zeros_like(image)
         for i, row in enumerate(rows):
             for j, col in enumerate(cols):
                 tile = image[:, :, row.start : row.stop, col.start : col.stop]
                 weights = row.weights[:, None] * col.weights
-                restored = self._forward(tile, context).to(result.device, torch.float32)
+                restored = self.run(tile, context).to(result.device, torch.float32)
                 result[:, :, row.start : row.stop, col.start : col.stop] += restored * weights.to(result.device)
                 progress(i * len(cols) + j + 1, len(rows) * len(cols))
         return result
 
-    def _gather(self, image: Tensor, limit: int) -> list[Tensor]:
-        """The image's averages, from crops spread evenly over it, of at most `limit` pixels together.
+    def sample(self, height: int, width: int, limit: int) -> tuple[int, int, list[tuple[int, int]]]:
+        """Side, halo and top-left corners of crops spread evenly over an image, of at most `limit` pixels together."""
+        multiple = self.network.input_multiple
+        side = min(SAMPLE_SIDE, max(height // multiple, 1) * multiple, max(width // multiple, 1) * multiple)
+        halo = SAMPLE_HALO if side == SAMPLE_SIDE else 0
+        return side, halo, sample_crops(height, width, side, halo, limit, multiple)
+
+    def gather(self, crops: Tensor, halo: int) -> list[Tensor]:
+        """An image's averages from crops of it, [B,C,h,w].
 
         The crops go through the network together, so that each averaging site sees inputs computed with the shared
         averages of the sites before it, as it will in the tiles.
         """
-        height, width = image.shape[2:]
-        multiple = self.network.input_multiple
-        side = min(SAMPLE_SIDE, max(height // multiple, 1) * multiple, max(width // multiple, 1) * multiple)
-        halo = SAMPLE_HALO if side == SAMPLE_SIDE else 0
-        corners = sample_crops(height, width, side, halo, limit, multiple)
-        crops = torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners])
         context = Gather(halo)
-        self._forward(crops, context)
+        self.run(crops, context)
         return context.means
 
-    def _forward(self, x: Tensor, context: FullFrame) -> Tensor:
+    def run(self, x: Tensor, context: FullFrame) -> Tensor:
+        """One pass of the network over [B,C,H,W]."""
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
         y: Tensor = self.network(x, context)
         return y

@@ -80,11 +80,16 @@ def reflect_pad(image: Tensor, multiple: int) -> Tensor:
         length = image.shape[axis]
         extra = -length % multiple
         if extra:
-            index = torch.arange(length + extra, device=image.device)
-            period = max(2 * (length - 1), 1)
-            index = index % period
-            image = image.index_select(axis, torch.minimum(index, period - index) if length > 1 else index * 0)
+            image = image.index_select(axis, mirrored(length, 0, length + extra).to(image.device))
     return image
+
+
+def mirrored(length: int, start: int, stop: int) -> Tensor:
+    """Which of `length` pixels stands at each place from `start` to `stop` of an axis that is mirrored at its end."""
+    index = torch.arange(start, stop)
+    period = max(2 * (length - 1), 1)
+    index = index % period
+    return torch.minimum(index, period - index) if length > 1 else index * 0
 
 
 def sample_crops(height: int, width: int, side: int, halo: int, pixels: int, multiple: int) -> list[tuple[int, int]]:

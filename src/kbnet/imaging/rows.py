@@ -1,0 +1,197 @@
+"""Pictures larger than memory: rows of one file in order, and a raw file of rows made into a picture.
+
+PNG, TIFF or JPEG --RowReader.read, top to bottom--> rows --a raw file--> write_rows --> tiled BigTIFF or PNG
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kbnet.errors import ImageTooLargeError, OutputError, UnsupportedImageError
+from kbnet.imaging._vips import FAILURES, pyvips, reason
+from kbnet.imaging.photo import SUFFIX_FORMATS, Pixels, printable
+from kbnet.imaging.reading import _blob, _header, _number, _opened, _orientation, _sample_bits
+from kbnet.imaging.sniff import Container, damaged, sniff
+from kbnet.imaging.writing import _check_target, _exists, _failed, _place_new
+
+STREAMED_FORMATS = ("tiff", "png")
+"""What is written row by row; JPEG is read so, and ends at 65500 pixels a side."""
+
+_LINES = 64
+_TILE = 256  # of the written TIFF, pixels
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """A picture that is read by rows.
+
+    `width` and `height` are as stored: nothing is turned, `orientation` (EXIF, 1 to 8) is kept. `channels` is 1 or 3,
+    and there is one more of `bands` where there is alpha. `dtype` is uint8 or uint16.
+    """
+
+    format: str
+    width: int
+    height: int
+    channels: int
+    bands: int
+    dtype: np.dtype[Any]
+    orientation: int
+    resolution: tuple[float, float]
+    icc_profile: bytes | None
+    xmp: bytes | None
+    notes: tuple[str, ...]
+
+
+class RowReader:
+    """Rows of an open picture, from top to bottom; what is passed over is decoded and dropped."""
+
+    def __init__(self, image: Any, facts: RowFacts, name: str) -> None:
+        self.facts, self._name = facts, name
+        self._region = pyvips.Region.new(image)
+        self._last: Pixels = np.empty((0, facts.width, facts.bands), facts.dtype)
+        self._top = 0  # of the last rows
+
+    def read(self, top: int, count: int) -> Pixels:
+        """Rows `top` to `top + count`, [count,width,bands]; they may begin within the rows that were read last.
+
+        Raises:
+            UnreadableImageError: the file is damaged or cut short there.
+        """
+        facts = self.facts
+        rows = np.empty((count, facts.width, facts.bands), facts.dtype)
+        known = self._last[top - self._top :][:count] if top >= self._top else self._last[:0]
+        rows[: len(known)] = known
+        for start in range(len(known), count, _LINES):  # some at a time, since each comes as a copy
+            lines = min(_LINES, count - start)
+            try:
+                data = self._region.fetch(0, top + start, facts.width, lines)
+            except FAILURES as error:
+                raise damaged(self._name, facts.format, reason(error)) from None
+            rows[start : start + lines] = np.frombuffer(data, facts.dtype).reshape(lines, facts.width, facts.bands)
+        self._last, self._top = rows, top
+        return rows
+
+
+@contextmanager
+def open_rows(source: Path | str, *, max_pixels: int | None = None) -> Iterator[RowReader]:
+    """Open a PNG, TIFF or JPEG for reading by rows; memory does not depend on its height.
+
+    Raises:
+        UnreadableImageError, UnsupportedImageError: as `read_photo`; also for other formats, for CMYK, and for
+            interlaced files, whose first rows are known only at their end.
+        ImageTooLargeError: more pixels than `max_pixels`; None is no limit.
+    """
+    with _opened(source) as opened:
+        container = sniff(opened.file, opened.name)
+        if container.format not in (*STREAMED_FORMATS, "jpeg"):
+            raise UnsupportedImageError(
+                f"{opened.name}: expected TIFF, PNG or JPEG to read by rows, got {container.format}; convert it first"
+            )
+        try:
+            image = _header(opened, container, "error")
+            facts = _facts(image, container, opened.name)
+        except FAILURES as error:
+            raise damaged(opened.name, container.format, reason(error)) from None
+        count = facts.width * facts.height
+        if max_pixels is not None and count > max_pixels:
+            raise ImageTooLargeError(
+                f"{opened.name}: {facts.width} x {facts.height} is more than the {max_pixels} pixels of --max-pixels"
+            )
+        yield RowReader(image, facts, opened.name)
+
+
+def write_rows(raw: Path, facts: RowFacts, target: Path, *, overwrite: bool = False) -> None:
+    """Make a picture of a file of rows, [height,width,bands] of `facts.dtype`, in memory that does not depend on size.
+
+    A name of TIFF becomes a tiled BigTIFF, deflated, with a pyramid of halved pictures in its sub-directories; a name
+    of PNG a PNG. It appears whole or not at all: until then it lies beside `raw`, on the same file system as `target`.
+
+    Raises:
+        UnsupportedImageError: another format.
+        OutputExistsError, OutputError: as `write_photo`.
+    """
+    check_row_target(target, overwrite)
+    wide = facts.dtype == np.uint16
+    space = ("grey16" if wide else "b-w") if facts.channels == 1 else ("rgb16" if wide else "srgb")
+    temporary = raw.with_name(f"result{target.suffix}")
+    try:
+        image = pyvips.Image.rawload(
+            str(raw),
+            facts.width,
+            facts.height,
+            facts.bands,
+            format="ushort" if wide else "uchar",
+            interpretation=space,
+            access="sequential",
+        )
+        image = image.copy(xres=facts.resolution[0], yres=facts.resolution[1])
+        for field, blob in (("icc-profile-data", facts.icc_profile), ("xmp-data", facts.xmp)):
+            if blob:
+                image.set_type(pyvips.GValue.blob_type, field, blob)
+        image.set_type(pyvips.GValue.gint_type, "orientation", facts.orientation)
+        if SUFFIX_FORMATS[target.suffix.lower()] == "png":
+            image.pngsave(str(temporary), bitdepth=16 if wide else 8, filter="all")
+        else:
+            tiles = {"tile": True, "tile_width": _TILE, "tile_height": _TILE}
+            # sub-directories, so that the levels are not taken for pages
+            levels = {"pyramid": True, "subifd": True, "bigtiff": True}
+            image.tiffsave(str(temporary), compression="deflate", predictor="horizontal", **tiles, **levels)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        if overwrite:
+            temporary.replace(target)
+        else:
+            _place_new(temporary, target)
+    except FAILURES as error:
+        raise OutputError(
+            f"{printable(target)}: cannot be written: {reason(error) or 'the encoder failed'}; is there space left?"
+        ) from None
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError as error:
+        raise _failed(target, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_row_target(target: Path, overwrite: bool) -> None:
+    """Refuse before the hours of work what `write_rows` would refuse after them."""
+    if SUFFIX_FORMATS.get(target.suffix.lower()) not in STREAMED_FORMATS:
+        raise UnsupportedImageError(
+            f"{printable(target)}: expected a name ending in .tif, .tiff or .png for a result written by rows"
+        )
+    _check_target(target, overwrite)
+
+
+def _facts(image: Any, container: Container, name: str) -> RowFacts:
+    if image.interpretation == "cmyk":
+        raise UnsupportedImageError(f"{name}: CMYK is not restored by rows; convert it to RGB first")
+    if _number(image, "interlaced", 0):
+        raise UnsupportedImageError(
+            f"{name}: an interlaced or progressive file cannot be read by rows; save it without that first"
+        )
+    notes = list(container.notes)
+    if _number(image, "palette", 0):
+        notes.append("palette expanded to RGB")
+    elif (bits := _sample_bits(image)) < 8:
+        notes.append(f"{bits}-bit samples expanded to 8-bit")
+    if _blob(image, "exif-data") is not None:
+        notes.append("EXIF is not kept in a result written by rows")
+    return RowFacts(
+        format=container.format,
+        width=image.width,
+        height=image.height,
+        channels=1 if image.bands < 3 else 3,
+        bands=image.bands,
+        dtype=np.dtype(np.uint8 if image.format == "uchar" else np.uint16),
+        orientation=_orientation(image, container),
+        resolution=(float(image.xres), float(image.yres)),
+        icc_profile=_blob(image, "icc-profile-data"),
+        xmp=_blob(image, "xmp-data"),
+        notes=tuple(notes),
+    )
