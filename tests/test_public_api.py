@@ -73,9 +73,13 @@ def test_a_star_import_brings_exactly_the_public_names():
     assert namespace.keys() - {"__builtins__"} == PUBLIC["kbnet"]
 
 
-def test_the_version_is_the_installed_ones():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert kbnet.__version__ == project["version"]
+def test_the_version_stands_in_the_package_and_the_build_reads_it_there():
+    settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert settings["project"]["dynamic"] == ["version"]
+    assert "version" not in settings["project"]
+    source = Path(__file__).parents[1] / settings["tool"]["scikit-build"]["metadata"]["version"]["input"]
+    assert source.resolve() == Path(kbnet.__file__).resolve()
+    assert kbnet.__version__.count(".") == 2
 
 
 def test_every_error_is_caught_by_its_base_and_drawn_in_the_tree():
