@@ -1,7 +1,7 @@
 # What a newcomer needs. PYTHON may name another interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 
-.PHONY: demo test check bench dist
+.PHONY: demo test check bench docs dist
 
 demo:  ## add noise to a photograph, restore it, write demo/before-after.png
 	$(PYTHON) examples/demo.py
@@ -25,6 +25,9 @@ bench:  ## speed, memory and tiles on this machine, into benchmarks/results: hal
 	$(PYTHON) benchmarks/triton_compile.py   # 2 minutes; nothing without the package triton
 	$(PYTHON) benchmarks/results_page.py     # seconds: docs/results.md, from all results there are
 	$(PYTHON) benchmarks/plot.py             # seconds: docs/operator-speed.png and docs/network-speed.png
+
+docs:  ## the documentation site into build/site; any warning fails
+	$(PYTHON) -m zensical build --strict --clean
 
 dist:  ## source archive and wheel of this commit into dist/, built twice, compared, installed and used: minutes
 	.ci/dist

@@ -1,0 +1,208 @@
+"""Every code block of the documentation site runs: a page from top to bottom, in a folder that holds what it names."""
+
+import contextlib
+import io
+import logging
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kbnet
+from kbnet.cli import app, main
+from kbnet.imaging import Photo, write_photo
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+SITE = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# Thousands of steps of a recipe become two.
+SHORT_TRAINING = ["phases=[{steps=2,patch=16,batch=2}]", "optimizer.warmup_steps=0", "optimizer.hold_steps=0"]
+
+
+@dataclass
+class Block:
+    language: str
+    options: str
+    code: str
+    line: int
+
+
+def blocks(page: str) -> list[Block]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\w*)([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(m[1], m[2].strip(), m[3], text.count("\n", 0, m.start()) + 1) for m in found]
+
+
+def smooth(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
+    """A picture of soft waves, which a denoiser should restore well."""
+    y, x = np.mgrid[:height, :width] + seed
+    waves = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 11)], axis=2)
+    return np.rint(waves * 100 + 128).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with the pictures that the pages name: noisy.png, holiday, photos, pairs."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+
+    def put(name: str, pixels: np.ndarray) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_photo(Photo(pixels), tmp_path / name)
+
+    def noisy(pixels: np.ndarray) -> np.ndarray:
+        return np.rint(np.clip(pixels + rng.normal(0, 25, pixels.shape), 0, 255)).astype(np.uint8)
+
+    for name in ("noisy.png", "holiday/a.jpg", "holiday/beach/b.png"):
+        put(name, noisy(smooth(0)))
+    for number in range(3):
+        put(f"photos/{'abc'[number]}.png", smooth(number))
+        put(f"pairs/target/{number}.png", smooth(number))
+        put(f"pairs/input/{number}.png", noisy(smooth(number)))
+    logger = logging.getLogger("kbnet")
+    before = (logger.handlers, logger.level, logger.propagate)
+    yield tmp_path
+    logger.handlers, logger.level, logger.propagate = before
+
+
+def run_kbnet(words: list[str]) -> tuple[int, str]:
+    """The command in this process: its exit code, and what it printed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main(words)
+    return code, said.getvalue()
+
+
+def run_command(command: str, where: str) -> str:
+    """Run one line of a console block as far as a test may, and return its output."""
+    command, _, comment = command.partition("  #")
+    words = shlex.split(command)
+    if words[0] == "pip":  # installs nothing here: its extras must exist
+        assert words[1] == "install", where
+        for extra in re.findall(r"\[([\w,-]+)\]", command):
+            assert set(extra.split(",")) <= PROJECT["optional-dependencies"].keys(), where
+        return ""
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), where
+        return ""
+    if words[:2] == ["accelerate", "launch"]:  # tests/training/test_processes.py runs two processes
+        assert words[words.index("-m") + 1] == "kbnet", where
+        return ""
+    assert words[0] == "kbnet", f"{where}: this test knows no way to run {command!r}"
+    if "<" in words or "|" in words:
+        line = command.replace("kbnet", f"{shlex.quote(sys.executable)} -m kbnet", 1)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True)
+        code, said = done.returncode, done.stdout + done.stderr
+    else:
+        if words[1] == "train":
+            words += [part for setting in SHORT_TRAINING for part in ("--set", setting)] + ["--workers", "0"]
+        code, said = run_kbnet(words[1:])
+    assert (code == 0) != (comment.strip() == "fails"), (where, code, said)
+    return said
+
+
+def check_output(shown: str, said: str, where: str) -> None:
+    """What a page shows is what was printed; `...` stands for anything, on one line or as a line of its own."""
+    pattern = ""
+    for line in shown.splitlines():
+        if line == "...":
+            pattern += r"(?:.*\n)*?"
+        else:
+            pattern += ".*?".join(re.escape(part) for part in line.split("...")) + r" *\n"
+    assert re.fullmatch(pattern, said if said.endswith("\n") else said + "\n"), (where, shown, said)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_every_block_of_a_page_runs(page: str, folder: Path) -> None:
+    names: dict[str, object] = {}
+    for block in blocks(page):
+        where = f"{page}, line {block.line}"
+        if block.language == "python":
+            padding = "\n" * block.line  # so that a traceback names the page's line
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(padding + block.code, page, "exec"), names)
+        elif block.language == "console":
+            commands = re.split(r"^\$ ", block.code, flags=re.MULTILINE)
+            assert commands[0] == "", f"{where}: a console block begins with a command"
+            for entry in commands[1:]:
+                command, _, shown = entry.partition("\n")
+                said = run_command(command, f"{where}: {command}")
+                if shown:
+                    check_output(shown, said, f"{where}: {command}")
+        elif block.language == "toml":
+            tomllib.loads(block.code)
+            if title := re.fullmatch(r'title="(.+)"', block.options):
+                (folder / title[1]).write_text(block.code, encoding="utf-8")
+        else:
+            assert block.language == "text", f"{where}: blocks are python, console, toml or text"
+
+
+def test_a_wrong_output_and_a_failing_command_are_noticed(folder: Path) -> None:
+    check_output("a ... c\n...\nlast\n", "a b c\nx\ny\nlast\n", "here")
+    with pytest.raises(AssertionError):
+        check_output("a ... c\n", "a b d\n", "here")
+    with pytest.raises(AssertionError):
+        run_command("kbnet restore missing.png -o x.png", "here")
+    with pytest.raises(AssertionError):
+        run_command("curl example.org", "here")
+
+
+def test_the_site_leads_to_every_page_and_fetches_nothing() -> None:
+    def targets(entries: list) -> Iterator[str]:
+        for entry in entries:
+            for value in entry.values():
+                yield from [value] if isinstance(value, str) else targets(value)
+
+    assert sorted(targets(SITE["nav"])) == PAGES
+    assert SITE["theme"]["font"] is False
+    assert "analytics" not in SITE.get("extra", {})
+
+
+def test_links_and_pictures_lead_to_files() -> None:
+    broken = []
+    for page in PAGES:
+        text = (DOCS / page).read_text(encoding="utf-8")
+        targets = (t for t in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) if "://" not in t)
+        broken += [f"{page}: {target}" for target in targets if not ((DOCS / page).parent / target).exists()]
+    assert broken == []
+
+
+def test_every_command_and_every_option_of_the_environment_has_its_line() -> None:
+    text = (DOCS / "reference" / "command-line.md").read_text(encoding="utf-8")
+    commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    assert {name for name in commands if f"`kbnet {name}" not in text} == set()
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    sources += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "csrc").iterdir())
+    variables = set(re.findall(r"""["'](KBNET_[A-Z_]+)["']""", sources))
+    assert variables
+    assert {name for name in variables if f"`{name}" not in text} == set()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("reference/")])
+def test_the_reference_names_what_exists(page: str) -> None:
+    # modules by name: a function of a room may have the name of the module that it comes from
+    modules = {
+        module.name: import_module(module.name)
+        for module in pkgutil.walk_packages(kbnet.__path__, "kbnet.")
+        if not module.name.endswith(("__main__", "_native"))
+    }
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for name, options in re.findall(r"^::: (\S+)\n((?:    .*\n)*)", text, re.MULTILINE):
+        found = modules.get(name)
+        if found is None:
+            module, _, last = name.rpartition(".")
+            found = getattr(modules[module], last)
+        if members := re.search(r"members: \[(.+)\]", options):
+            assert [m for m in members[1].split(", ") if not hasattr(found, m)] == [], name
