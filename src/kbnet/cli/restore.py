@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kbnet.cli._cluster import check_options, restore_on_ray
 from kbnet.cli._pipes import PIPE, check_pipes, plan_pipe, read_stdin
 from kbnet.cli._signals import Stopped
 from kbnet.cli._terminal import complain, message_console, one_line, print_json
 
 if TYPE_CHECKING:
     from kbnet.cli._progress import FileProgress
+    from kbnet.distributed import Outcome
     from kbnet.inference import Restorer
     from kbnet.inference.jobs import Result, Stream
 
@@ -38,6 +40,13 @@ class ContextChoice(StrEnum):
     GLOBAL = "global"
     LOCAL = "local"
     TILE = "tile"
+
+
+class Engine(StrEnum):
+    """What shares the work out."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def restore(
@@ -102,6 +111,21 @@ def restore(
             "goes on with an interrupted one.",
         ),
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="One process, or workers by Ray: on this machine, or on a cluster at --address.")
+    ] = Engine.LOCAL,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray: processes.", show_default="one for every --threads cores")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Ray: of each worker.", show_default="1")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray: of a cluster, such as auto or 10.0.0.1:6379.", show_default="none, start one"),
+    ] = None,
+    errors: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Ray: CSV table of what failed.", show_default="OUTPUT/kbnet-errors.csv"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a file on stdout, nothing else.")
@@ -116,12 +140,45 @@ def restore(
     Exit code: 0 if all went well, 1 if a picture failed, 2 for a mistake in the command, 130 after Ctrl-C.
     """
     side = _parse_tile(tile)
+    ray_options = {"--workers": workers, "--threads": threads, "--address": address, "--errors": errors}
+    check_options(inputs, output, ray=engine is Engine.RAY, others=ray_options)
     to_pipe = output == PIPE or (PIPE in inputs and output is None)
     if stream and (to_pipe or PIPE in inputs or quality is not None):
         raise typer.BadParameter(
             "it goes from file to file, without loss: no pipe, no --quality", param_hint="'--stream'"
         )
     check_pipes(inputs, to_pipe=to_pipe, as_json=as_json, suffix=suffix)
+    if engine is Engine.RAY:
+        if stream:
+            raise typer.BadParameter("it works in one process; leave out --engine ray", param_hint="'--stream'")
+        restore_on_ray(
+            inputs,
+            output,
+            suffix=suffix if suffix is not None else ("" if output is not None else _usual_suffix(task, model)),
+            overwrite=overwrite,
+            errors=errors,
+            settings={
+                "model": model or (task or Task.DENOISE).value,
+                "options": {
+                    "device": device,
+                    "dtype": dtype,
+                    "tile": side,
+                    "overlap": overlap,
+                    "context": context.value,
+                    "ensemble": ensemble,
+                },
+                "strength": strength,
+                "format": format,
+                "quality": quality,
+                "workers": workers,
+                "threads": threads or 1,
+                "address": address,
+            }
+            | ({} if max_pixels is None else {"max_pixels": max_pixels}),
+            report=partial(_report, quiet=quiet, as_json=as_json),
+            shown=sys.stderr.isatty() and not quiet and not (as_json and sys.stdout.isatty()),
+        )
+        return
     count = done = failed = 0
     try:
         from kbnet.cli._progress import FileProgress
@@ -173,7 +230,7 @@ def restore(
                 done += result.ok
                 failed += not result.ok
                 bar.finish()
-                _report(result, bar, quiet=quiet, as_json=as_json)
+                _report(_shown(result.job.input), _shown(result.job.output), result, bar, quiet=quiet, as_json=as_json)
                 if ctx.obj:
                     # the exception was lost: those raised in callbacks from C, and in destructors, never arrive
                     raise Stopped(ctx.obj[0])
@@ -221,8 +278,9 @@ def _shown(path: Path | bytes | None) -> str:
     return PIPE if path is None or isinstance(path, bytes) else str(path)
 
 
-def _report(result: "Result", bar: "FileProgress", *, quiet: bool, as_json: bool) -> None:
-    source, target = _shown(result.job.input), _shown(result.job.output)
+def _report(
+    source: str, target: str, result: "Result | Outcome", bar: "FileProgress", *, quiet: bool, as_json: bool
+) -> None:
     if as_json:
         print_json(
             {

@@ -1,0 +1,176 @@
+"""Whole files by path or URL: read, listed, written in one step. URLs need pyarrow, and fsspec where that has no way.
+
+A URL's path is taken literally, without percent-decoding, as the tools of object stores do. Settings may follow it in
+the form `?region=...&endpoint_override=...`, which pyarrow.fs reads.
+"""
+
+import hashlib
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from kbnet.errors import InvalidInputError, MissingExtraError, OutputError, UnreadableImageError
+from kbnet.imaging.photo import printable
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?]*)([^?]*)((?:\?[\w.-]+=[^?]*)?)")
+# Those that pyarrow reaches without another package; all others are fsspec's.
+_ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
+# An object there appears when its upload is complete, and renaming would copy it.
+_WHOLE_UPLOADS = ("s3", "gcs", "abfs")
+
+
+def is_url(place: str) -> bool:
+    """Whether it is a URL such as s3://bucket/folder, rather than a local path."""
+    return _URL.match(place) is not None
+
+
+def join(folder: str, name: str) -> str:
+    """The place `name` (with slashes) below `folder`, a local path or a URL."""
+    if not is_url(folder):
+        return str(Path(folder, name))
+    base, query = _split_query(folder)
+    return f"{base.rstrip('/')}/{name}{query}"
+
+
+def read(place: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UnreadableImageError: there is no such file, or it may not be read; asking again would change nothing.
+        OSError: anything else, which may pass.
+    """
+    try:
+        if not is_url(place):
+            return Path(place).read_bytes()
+        filesystem, path = _open(place)
+        with filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        why = (error.strerror or "no such file or no permission").lower()
+        raise UnreadableImageError(f"{printable(place)}: cannot be read: {why}") from None
+
+
+def write(place: str, data: bytes) -> None:
+    """Put a file at `place`, replacing one that is there; it appears whole or not at all, folders are made if needed.
+
+    Raises:
+        OutputError: the place is not to be written to.
+        OSError: anything else, which may pass.
+    """
+    # Named after the place, so that what a killed worker left is replaced by the one that does its work again.
+    part = ".kbnet-" + hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:16] + ".part"
+    try:
+        if not is_url(place):
+            _write_local(Path(place), part, data)
+            return
+        filesystem, path = _open(place)
+        if filesystem.type_name in _WHOLE_UPLOADS:
+            _upload(filesystem, path, data)
+            return
+        folder = path.rpartition("/")[0]
+        filesystem.create_dir(folder, recursive=True)
+        _upload(filesystem, f"{folder}/{part}", data)
+        filesystem.move(f"{folder}/{part}", path)
+    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        why = (error.strerror or "not allowed").lower()
+        raise OutputError(
+            f"{printable(place)}: cannot be written: {why}; check the folder and its permissions"
+        ) from None
+
+
+def files_below(place: str) -> dict[str, int]:
+    """Every file below a URL's folder by its name relative to it, with its size; a URL of one file gives its own name.
+
+    Raises:
+        InvalidInputError: there is nothing.
+    """
+    from pyarrow.fs import FileSelector, FileType
+
+    filesystem, path = _open(place)
+    info = filesystem.get_file_info(path)
+    if info.type == FileType.File:
+        return {path.rpartition("/")[2]: info.size}
+    if info.type == FileType.NotFound:
+        raise InvalidInputError(f"expected a file or folder, found nothing at {printable(place)}")
+    found = filesystem.get_file_info(FileSelector(path, recursive=True))
+    root = path.strip("/")
+    return {
+        entry.path.strip("/").removeprefix(root).lstrip("/"): entry.size
+        for entry in found
+        if entry.type == FileType.File
+    }
+
+
+def is_file(place: str) -> bool:
+    """Whether a URL names a file, rather than a folder or nothing."""
+    from pyarrow.fs import FileType
+
+    filesystem, path = _open(place)
+    return bool(filesystem.get_file_info(path).type == FileType.File)
+
+
+def _write_local(path: Path, part: str, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / part
+    with temporary.open("wb", buffering=0) as file:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _upload(filesystem: Any, path: str, data: bytes) -> None:
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(data)
+
+
+def _split_query(url: str) -> tuple[str, str]:
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise InvalidInputError(f"expected a URL such as s3://bucket/folder, got {printable(url)}")
+    return f"{match[1]}://{match[2]}{match[3]}", match[4]
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """The file system of a URL, as pyarrow.fs has it, and the path in it."""
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise InvalidInputError(f"expected a URL such as s3://bucket/folder, got {printable(url)}")
+    scheme, host, path, query = match.groups()
+    if scheme.lower() in _ARROW:
+        filesystem, base = _arrow(scheme.lower(), host, query)
+        return filesystem, (base.rstrip("/") + path) or "/"
+    return _fsspec(f"{scheme}://{host}{path}")
+
+
+@cache
+def _arrow(scheme: str, host: str, query: str) -> tuple[Any, str]:
+    """Opened once a process: an S3 bucket's region is asked for over the network."""
+    try:
+        import pyarrow.fs
+    except ModuleNotFoundError:
+        raise MissingExtraError("pyarrow", "ray") from None
+    try:
+        filesystem, base = pyarrow.fs.FileSystem.from_uri(f"{scheme}://{quote(host, safe=':@')}/{query}")
+    except (ValueError, NotImplementedError) as error:
+        raise InvalidInputError(f"expected a URL that pyarrow reads, got {scheme}://{host}: {error}") from None
+    return filesystem, str(base)
+
+
+def _fsspec(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "ray") from None
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except ValueError as error:
+        raise InvalidInputError(f"expected a URL that fsspec reads, got {printable(url)}: {error}") from None
+    except ImportError as error:
+        raise InvalidInputError(f"{printable(url)}: {error}") from None  # names the package to install
+    return PyFileSystem(FSSpecHandler(filesystem)), str(path)
