@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kbnet.distributed.planning import Row
@@ -103,7 +104,9 @@ def restore_rows(rows: Sequence[Row], settings: Settings) -> Iterator[Outcome]:
         return
     with _cluster(settings) as ray:
         workers = _workers(ray, settings)
-        weights = None if find(settings.model) else ray.put((path.read_bytes(), path.suffix))
+        # an OpenVINO graph has its weights in a second file
+        files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+        weights = None if find(settings.model) else ray.put({file.name: file.read_bytes() for file in files})
         ledger = ray.remote(num_cpus=0)(Ledger).remote(settings.attempts)
         for found in _run(ray, waiting, settings, workers, weights, ledger):
             row = waiting.pop(int(found["index"]), None)
@@ -134,7 +137,7 @@ def _run(
     restored = ray.data.from_items(items, override_num_blocks=-(-len(items) // size)).map(
         Worker,
         fn_constructor_kwargs={
-            "model": settings.model,
+            "model": settings.model if weights is None else Path(settings.model).name,
             "weights": weights,
             "options": settings.options,
             "strength": settings.strength,

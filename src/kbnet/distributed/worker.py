@@ -58,8 +58,8 @@ class Worker:
     """A Restorer in a process of its own; called with a row's dictionary, it returns an outcome's.
 
     Args:
-        model: a shipped model or task, or "" for `weights`.
-        weights: what `ray.get` takes for the bytes of a weights file, which only the driver has.
+        model: a shipped model or task, or the name of the file among `weights`.
+        weights: what `ray.get` takes for the files of a model that only the driver has, by name; None for others.
         options: of `Restorer.from_pretrained`.
         strength: of `Restorer.__call__`.
         output: keyword arguments of `run_jobs`: format, quality, max_pixels.
@@ -89,11 +89,10 @@ class Worker:
         else:
             import ray
 
-            data, ending = ray.get(weights)
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, "weights" + ending)
-                path.write_bytes(data)
-                restorer = Restorer.from_pretrained(path, **options)
+                for name, data in ray.get(weights).items():
+                    Path(folder, name).write_bytes(data)
+                restorer = Restorer.from_pretrained(Path(folder, model), **options)
         self._restore = partial(restorer, strength=strength)
         self._output = output
         self._attempts = attempts
