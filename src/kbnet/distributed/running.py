@@ -18,9 +18,10 @@ from kbnet.models import find, resolve
 
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE = 128 * 2**20  # bytes; names and outcomes are all that goes through it
-# Rows that a worker is given at once: each gift costs some hundredths of a second, and a dead worker's go to one other.
+# Rows that a worker is given at once: each gift costs a little, and a dead worker's go to one other.
 _LARGEST_BLOCK = 8
 _BLOCKS_PER_WORKER = 16
+_MOST_BLOCKS = 20_000  # of a job; Ray keeps something of each
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _run(
     ray: Any, waiting: dict[int, Row], settings: Settings, workers: int, weights: Any, ledger: Any
 ) -> Iterator[dict[str, Any]]:
     items = [{"index": index, "input": row.input, "output": row.output} for index, row in waiting.items()]
-    size = max(1, min(_LARGEST_BLOCK, len(items) // (workers * _BLOCKS_PER_WORKER)))
+    size = max(1, min(_LARGEST_BLOCK, len(items) // (workers * _BLOCKS_PER_WORKER)), len(items) // _MOST_BLOCKS)
     cuda = str(settings.options.get("device", "auto")).startswith("cuda")
     restored = ray.data.from_items(items, override_num_blocks=-(-len(items) // size)).map(
         Worker,
