@@ -1,7 +1,7 @@
 """Degrade a real photograph by noise, rain and blur, restore each, and write before and after side by side.
 
-Run by `make demo`. The photograph comes with scikit-image (CC0). Pictures go to demo/: before and after of each task, and
-all of them in demo/before-after.png.
+Run by `make demo`. The photograph comes with scikit-image (CC0). Pictures go to demo/: before and after of each
+task, and all of them in demo/before-after.png.
 """
 
 import time
