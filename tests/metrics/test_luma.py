@@ -37,6 +37,16 @@ def test_gray_is_the_rounded_luma_to_one_level():
     assert np.array_equal(opencv_gray(np.repeat(gray[..., None], 3, axis=2)), gray)  # a gray stays what it is
 
 
+def test_gray_of_a_colour_png_is_rounded_down_as_libpng_does():
+    gray, read = opencv_gray(COLOURS), opencv_gray(COLOURS, read_from_png=True)
+    assert np.array_equal(read, (COLOURS.astype(int) @ [9797, 19234, 3737]) >> 15)
+    below = gray.astype(int) - read
+    assert {*np.unique(below)} == {0, 1}
+    assert 0.4 < below.mean() < 0.6
+    grays = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    assert opencv_gray(grays, read_from_png=True)[:, 0].tolist() == [*range(256)]
+
+
 def test_one_channel_comes_back_as_it_is():
     for convert in (matlab_y, opencv_gray):
         assert np.array_equal(convert(COLOURS[..., 0]), COLOURS[..., 0])

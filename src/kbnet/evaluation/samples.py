@@ -170,10 +170,10 @@ def read_pixels(path: Path, *, deep: bool = False) -> Target:
 
 
 def read_bytes(path: Path, channels: int) -> NDArray[np.uint8]:
-    """A photo as 8-bit [H,W,3] or, with channels = 1, [H,W] as OpenCV makes gray of colours."""
+    """A photo as 8-bit [H,W,3] or, with channels = 1, [H,W] as OpenCV reads it in gray."""
     pixels: NDArray[np.uint8] = read_pixels(path).astype(np.uint8, copy=False)
     if channels == 1:
-        return opencv_gray(pixels)
+        return opencv_gray(pixels, read_from_png=path.suffix.lower() == ".png")
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from kbnet.errors import InvalidInputError
 
 _STUDIO = (65481, 128553, 24966)  # thousandths; ITU-R BT.601 on the studio range, 16 to 235
-_GRAY = (9798, 19235, 3735)  # 0.299, 0.587 and 0.114 times 2^15, as OpenCV and libpng round them
+_GRAY = (9798, 19235, 3735)  # 0.299, 0.587 and 0.114 times 2^15, as OpenCV rounds them
+_PNG_GRAY = (9797, 19234, 3737)  # and as libpng does, which then rounds down
 
 
 def matlab_y(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -33,11 +34,13 @@ def matlab_y(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return y
 
 
-def opencv_gray(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The gray image that OpenCV makes of a colour one (`COLOR_RGB2GRAY`, or reading with `IMREAD_GRAYSCALE`).
+def opencv_gray(pixels: NDArray[np.uint8], *, read_from_png: bool = False) -> NDArray[np.uint8]:
+    """The gray image that OpenCV makes of a colour one by `cvtColor`, equal in every pixel (versions 4.11 and 5.0).
 
     Args:
         pixels: [H,W,3] uint8, or [H,W], which comes back as it is.
+        read_from_png: what it makes of a colour PNG by `imread` with `IMREAD_GRAYSCALE`, as the papers' scripts do:
+            there libpng converts, to one level less in about every second pixel.
 
     Raises:
         InvalidInputError: another shape or dtype.
@@ -49,8 +52,9 @@ def opencv_gray(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     _check(pixels)
     if pixels.ndim == 2:
         return pixels
-    total: NDArray[np.int64] = pixels.astype(np.int64) @ np.array(_GRAY, dtype=np.int64)
-    gray: NDArray[np.uint8] = ((total + (1 << 14)) >> 15).astype(np.uint8)
+    weights, half = (_PNG_GRAY, 0) if read_from_png else (_GRAY, 1 << 14)
+    total: NDArray[np.int64] = pixels.astype(np.int64) @ np.array(weights, dtype=np.int64)
+    gray: NDArray[np.uint8] = ((total + half) >> 15).astype(np.uint8)
     return gray
 
 
