@@ -133,6 +133,7 @@ def check_output(shown: str, said: str, where: str) -> None:
     assert re.fullmatch(pattern, said if said.endswith("\n") else said + "\n"), (where, shown, said)
 
 
+@pytest.mark.timeout(900)  # one page starts Ray twice
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_every_block_of_a_page_runs(page: str, folder: Path) -> None:
     names: dict[str, object] = {}
