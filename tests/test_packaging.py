@@ -116,7 +116,7 @@ def test_every_requirement_of_the_tests_is_pinned_to_a_version_that_it_allows() 
     assert own.extras <= EXTRAS.keys()
     for extra in ("", "dev", *own.extras):
         for one in EXTRAS[extra]:
-            if one is not own:
+            if one.name != "kbnet":  # one extra may ask for another
                 pin = PINS[canonicalize_name(one.name)]
                 assert one.specifier.contains(pin), (extra, str(one), pin)
 
