@@ -177,9 +177,10 @@ def config_from(family: str, settings: Any) -> Config:
 def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
     try:
         _refuse_packed(path)
-        with warnings.catch_warnings():
+        # an open file, since torch goes by a path's ending and not by what the file holds
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # about the kind of file; what cannot be read is an error below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is damaged, or holds more than tensors and was not opened, since it could run code"
