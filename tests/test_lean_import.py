@@ -13,6 +13,7 @@ UNWANTED = {
     "gradio",
     "importlinter",
     "matplotlib",
+    "huggingface_hub",
     "onnx",
     "onnxruntime",
     "openvino",

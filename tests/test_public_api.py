@@ -35,6 +35,7 @@ PUBLIC = {
         "ModelError",
         "UnknownModelError",
         "CheckpointError",
+        "DownloadError",
         "BackendError",
         "RecipeError",
         "ExportError",

@@ -11,7 +11,8 @@
     │       └── OutputExistsError                   the result would overwrite a file
     ├── ModelError
     │   ├── UnknownModelError    (LookupError)      no model, task or preset of that name
-    │   └── CheckpointError                         a weights file is damaged, hostile or of another network
+    │   ├── CheckpointError                         a weights file is damaged, hostile or of another network
+    │   └── DownloadError        (OSError)          weights could not be fetched, or put onto a hub
     ├── BackendError             (RuntimeError)     the named operator backend cannot run this call here
     ├── RecipeError              (ValueError)       a training recipe contradicts itself
     ├── ExportError              (RuntimeError)     an exported graph does not compute what the network does
@@ -68,6 +69,10 @@ class UnknownModelError(ModelError, LookupError):
 
 class CheckpointError(ModelError):
     """A weights file is damaged, hostile, or belongs to another network."""
+
+
+class DownloadError(ModelError, OSError):
+    """Weights could not be fetched from a mirror or a hub, or not be put there."""
 
 
 class BackendError(KBNetError, RuntimeError):

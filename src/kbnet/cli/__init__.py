@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from kbnet.cli import convert, evaluate, export, info, inspect, models, restore, serve, train
+from kbnet.cli import convert, download, evaluate, export, info, inspect, models, restore, serve, train
 from kbnet.cli._signals import Stopped, stop_signals
 from kbnet.cli._terminal import complain
 from kbnet.errors import InvalidInputError, KBNetError, RecipeError, UnknownModelError
@@ -37,6 +37,7 @@ app.command("restore")(restore.restore)
 app.command("models")(models.models)
 app.command("info")(info.info)
 app.command("convert")(convert.convert)
+app.command("download")(download.download)
 app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

@@ -15,6 +15,7 @@ from kbnet.inference.memory import auto_tile
 from kbnet.inference.runtimes import is_exported, open_exported
 from kbnet.inference.tiles import Span, plan, reflect_pad, sample_crops
 from kbnet.models import Network, find, load_file, resolve
+from kbnet.models.hub import settings_beside
 from kbnet.nn import FullFrame, Gather, Local, Shared
 
 Progress = Callable[[int, int], None]
@@ -117,6 +118,8 @@ class Restorer:
     ) -> "Restorer":
         """A Restorer with shipped weights, by model or task name, or with those of a file (ours or the authors').
 
+        "user/repo" means a repository of the Hugging Face hub (`kbnet.models.hub`).
+
         The file may also be a graph that `kbnet export` wrote for ONNX Runtime (.onnx) or OpenVINO (.xml).
 
         Raises:
@@ -138,7 +141,11 @@ class Restorer:
         if entry is None and is_exported(name_or_path):
             network = open_exported(name_or_path, dtype=_dtype(dtype))
         else:
-            network = load_file(resolve(name_or_path))
+            path = resolve(name_or_path)
+            network = load_file(path)
+            if entry is None and (beside := settings_beside(path)):
+                window = beside.window
+                context = beside.context if context == "auto" else context  # type: ignore[assignment]  # checked there
         return cls(
             network,
             device=device,

@@ -93,11 +93,12 @@ def find(name: str) -> CatalogueEntry | None:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The weights file meant by a shipped model's name, a task's name, or a path.
+    """The weights file meant by a shipped model's name, a task's name, a path, or a repository of the hub.
 
     Raises:
         UnknownModelError: it is none of these, or a task or preset without shipped weights.
         CheckpointError: a shipped file is not the one in the catalogue.
+        DownloadError: a repository, user/repo, cannot be fetched.
     """
     name = str(name_or_path)
     if entry := find(name):
@@ -107,6 +108,10 @@ def resolve(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
+    from kbnet.models import hub  # which knows the catalogue
+
+    if hub.is_repository(name):
+        return hub.fetch(name)
     shipped = ", ".join(catalogue())
     if name in PRESETS:
         raise UnknownModelError(
@@ -123,8 +128,8 @@ def load_model(name_or_path: str | Path) -> Network:
     """A network with weights, in eval mode, float32, on the CPU.
 
     Args:
-        name_or_path: a shipped model, a task (its default model), our own .safetensors file, or one of the authors'
-            checkpoints (.pth, any of their three layouts).
+        name_or_path: a shipped model, a task (its default model), our own .safetensors file, one of the authors'
+            checkpoints (.pth, any of their three layouts), or a repository of the Hugging Face hub as "user/repo".
 
     Raises:
         UnknownModelError: there is no such model and no such file.

@@ -1,0 +1,53 @@
+"""`kbnet download`: the authors' own weights from a mirror."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="kbnet-l-derain or kbnet-s-real.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Ends in .safetensors.", show_default="NAME.safetensors"),
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(metavar="URL", help="Folder that holds the file.", show_default="OpenModelDB's")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Fetch the authors' weights, check that they are those of the network, and keep them as .safetensors.
+
+    The authors' links have died and the mirror is another's, who publishes no checksum: tensors are checked by name and
+    shape, nothing in the file is executed, and what the weights do is for you to see. An interrupted download goes on.
+    """
+    from kbnet.cli._terminal import message_console
+    from kbnet.models.download import MIRROR
+    from kbnet.models.download import download as fetch
+
+    target = output or Path(f"{name}.safetensors")
+    shown = sys.stderr.isatty() and not quiet
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        BarColumn(24),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=message_console(),
+        transient=True,
+        disable=not shown,
+    ) as bar:
+        task = bar.add_task("", total=None)
+        fetch(
+            name,
+            target,
+            mirror=mirror or MIRROR,
+            overwrite=overwrite,
+            progress=lambda done, total: bar.update(task, completed=done, total=total or None),
+        )
+    if not quiet:
+        typer.echo(f"{mirror or MIRROR} → {target}; restore with --model {target}", err=True)

@@ -1,0 +1,190 @@
+"""Weights in a repository of the Hugging Face hub: put there with a card, and used by the name "user/repo".
+
+A repository holds model.safetensors, kbnet.json (what the Restorer wants to know beside the weights) and README.md (the
+card). Nothing else is read, and nothing is executed. Once fetched they are used from the hub's own cache, also without
+a network.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, MissingExtraError
+from kbnet.models.catalogue import CatalogueEntry, find, resolve
+from kbnet.models.checkpoint import load_file, matching_presets, save_file
+from kbnet.models.presets import Network, count_parameters
+
+WEIGHTS, SETTINGS, CARD = "model.safetensors", "kbnet.json", "README.md"
+
+_Result = TypeVar("_Result")
+_LICENSES = {"MIT": "mit", "CC BY 4.0": "cc-by-4.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "CC0": "cc0-1.0"}
+_LICENSES |= {"CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "Apache-2.0": "apache-2.0"}
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """What kbnet.json says: task, and the Restorer's context and window for these weights."""
+
+    task: str = ""
+    context: str = "global"
+    window: int = 64
+
+
+def push_to_hub(
+    model: str | Path,
+    repo: str,
+    *,
+    license: str | None = None,
+    summary: str | None = None,
+    private: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> str:
+    """Put weights into a repository, made if needed, with a card from the catalogue; returns its address.
+
+    Args:
+        model: a shipped model, a task, or a weights file.
+        repo: "user/repo".
+        license, summary: for the card; by default the catalogue's. A weights file needs a license.
+        private: of a repository that is made.
+        token: of the hub; by default the one that its own login keeps.
+        endpoint: of another hub.
+
+    Raises:
+        InvalidInputError: the name is not "user/repo", or a license is missing.
+        MissingExtraError: huggingface_hub is not installed.
+        DownloadError: the hub refused, or cannot be reached.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise InvalidInputError(f"expected a repository as user/repo, got {repo!r}")
+    entry = find(str(model))
+    if license is None and entry is None:
+        raise InvalidInputError("expected the license of these weights, since they are not in the catalogue; give it")
+    network = load_file(resolve(model))
+    hub = _hub()
+    card = model_card(network, repo, entry, license=license, summary=summary)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / WEIGHTS
+        save_file(network, weights)
+        contents: dict[str, Any] = {WEIGHTS: weights, SETTINGS: _settings_text(entry).encode(), CARD: card.encode()}
+        api = hub.HfApi(endpoint=_endpoint(endpoint), token=token)
+
+        def push() -> str:
+            url = api.create_repo(repo, private=private, exist_ok=True)
+            operations = [hub.CommitOperationAdd(name, content) for name, content in contents.items()]
+            api.create_commit(repo, operations, commit_message="Upload weights with kbnet")
+            return str(url)
+
+        return _asking(push, repo)
+
+
+def model_card(
+    network: Network,
+    repo: str,
+    entry: CatalogueEntry | None,
+    *,
+    license: str | None = None,
+    summary: str | None = None,
+) -> str:
+    """The README.md of a repository: what the catalogue knows of the weights, and how to use them."""
+    terms = license or (entry.license if entry else "")
+    what = summary or (entry.summary if entry else "weights of KBNet")
+    preset = (matching_presets(network.config) or [network.family])[0]
+    lines = ["---", "library_name: kbnet", "pipeline_tag: image-to-image", f"license: {_LICENSES.get(terms, 'other')}"]
+    if terms not in _LICENSES:
+        lines.append(f"license_name: {json.dumps(terms)}")
+    lines += ["tags: [kbnet, image-restoration]", "---", "", f"# {repo.partition('/')[2]}", "", f"{what}.", ""]
+    lines += [f"A {preset} of {count_parameters(network) / 1e6:.2f} million parameters (KBNet, arXiv 2303.02881).", ""]
+    usage = f'restorer = kbnet.Restorer.from_pretrained("{repo}")'
+    lines += ["```python", "import kbnet", "", usage, "```", "", f"Licence of the weights: {terms}", ""]
+    if entry is not None:
+        lines += ["## Measured", "", "| | dB |", "|---|---|"]
+        lines += [f"| {name} | {value:.2f} |" for name, value in entry.metrics.items()]
+        lines += ["", f"By `{entry.measured_by}`", "", "## Trained", "", f"On {entry.training_data}.", ""]
+        lines += [entry.history + ("" if entry.history.endswith(".") else ".")] if entry.history else []
+    return "\n".join(lines) + "\n"
+
+
+def is_repository(name: str | Path) -> bool:
+    """Whether a model's name is that of a repository, user/repo, and not of a place among this machine's files."""
+    path = Path(name)
+    named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)) is not None
+    weights = path.suffix.lower() in (".safetensors", ".pth", ".pt", ".ckpt", ".onnx", ".xml")
+    return named and not weights and not path.exists() and not path.parent.exists()
+
+
+def fetch(repo: str, *, revision: str | None = None, endpoint: str | None = None, cache: Path | None = None) -> Path:
+    """The weights file of a repository, from the hub or its cache; kbnet.json lies beside it if the hub has one.
+
+    Raises:
+        MissingExtraError: huggingface_hub is not installed.
+        DownloadError: there is no such repository or file, or neither network nor a copy in the cache.
+    """
+    hub = _hub()
+    options: dict[str, Any] = {"endpoint": _endpoint(endpoint), "cache_dir": cache}
+    path = Path(_asking(lambda: hub.hf_hub_download(repo, WEIGHTS, revision=revision, **options), repo))
+    try:
+        # of the same commit, which the cache names the folder after
+        hub.hf_hub_download(repo, SETTINGS, revision=path.parent.name, **options)
+    except hub.errors.EntryNotFoundError:
+        pass  # weights that somebody put there by hand; a cache without the file says the same
+    except (hub.errors.HfHubHTTPError, OSError) as error:
+        raise _failed(repo, error) from error
+    return path
+
+
+def settings_beside(weights: Path) -> HubSettings | None:
+    """What a kbnet.json in the folder of a weights file says, or None if there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = weights.with_name(SETTINGS)
+    if weights.name != WEIGHTS or not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = HubSettings(str(found["task"]), str(found["context"]), int(found["window"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: expected a task, a context and a window") from error
+    if settings.context not in ("global", "local", "tile") or not 1 <= settings.window <= 2**16:
+        raise CheckpointError(f"{path}: expected a context and a window that there are, got {settings}")
+    return settings
+
+
+def _settings_text(entry: CatalogueEntry | None) -> str:
+    if entry is None:
+        return json.dumps({"task": "", "context": "global", "window": 64}) + "\n"
+    return json.dumps({"task": entry.task, "context": entry.context, "window": entry.window}) + "\n"
+
+
+def _endpoint(given: str | None) -> str | None:
+    # the library reads the variable only once, when it is imported
+    return given or os.environ.get("HF_ENDPOINT") or None
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ModuleNotFoundError:
+        raise MissingExtraError("huggingface_hub", "hub") from None
+    return huggingface_hub
+
+
+def _asking(call: Callable[[], _Result], repo: str) -> _Result:
+    hub = _hub()
+    try:
+        return call()
+    except (hub.errors.HfHubHTTPError, hub.errors.EntryNotFoundError, OSError, ValueError) as error:
+        raise _failed(repo, error) from error
+
+
+def _failed(repo: str, error: Exception) -> DownloadError:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return DownloadError(f"{repo}: the hub did not answer as hoped: {line[:200]}")
