@@ -26,6 +26,7 @@ from torch import nn
 from kbnet.errors import InvalidInputError
 from kbnet.inference import Restorer, restorer
 from kbnet.inference.tiles import plan, reflect_pad
+from kbnet.models import find
 
 # Full frame -----------------------------------------------------------------------------------------------------------
 
@@ -290,3 +291,27 @@ def test_the_network_is_put_into_eval_mode_and_learns_nothing():
     assert not network.training
     restore_(torch.rand(1, 3, 8, 8, requires_grad=True))
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_gray_image_goes_to_the_gray_network_of_a_task(monkeypatch):
+    colour = Restorer(loud(kbnet_s), device="cpu", tile=0, name="colour")
+    colour.gray = Restorer(loud(kbnet_s, 2, 1), device="cpu", tile=0, name="gray")
+    rng = np.random.default_rng(0)
+    gray, photo = rng.random((40, 56), dtype=np.float32), rng.random((40, 56, 3), dtype=np.float32)
+    np.testing.assert_array_equal(colour(gray), colour.gray(gray))
+    alone = Restorer(colour.network, device="cpu", tile=0)
+    np.testing.assert_array_equal(colour(photo), alone(photo))
+    assert np.abs(alone(gray) - colour(gray)).max() > 1e-3
+    assert colour.suited(1) is colour.gray
+    assert colour.suited(3) is colour
+    assert alone.suited(1) is alone
+
+
+def test_a_task_brings_its_gray_model_and_a_model_by_name_none():
+    entry = find("denoise")
+    by_task, by_name = Restorer.from_pretrained("denoise"), Restorer.from_pretrained(entry.name)
+    assert by_name.gray is None
+    assert (by_task.gray is None) == (not entry.gray)
+    if by_task.gray is not None:
+        assert by_task.gray.network.config.channels == 1
+        assert by_task.gray.name == entry.gray

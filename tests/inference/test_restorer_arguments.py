@@ -52,6 +52,7 @@ def test_describe_says_how_images_are_restored():
     )
     assert described.describe() == {
         "model": "mine",
+        "runtime": "torch",
         "device": "cpu",
         "dtype": "bfloat16",
         "tile": 96,

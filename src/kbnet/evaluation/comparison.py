@@ -16,7 +16,7 @@ from kbnet.evaluation.journal import write_atomically
 from kbnet.evaluation.peers import Peer
 from kbnet.inference import Restorer
 from kbnet.metrics import noisy, psnr, to_uint8
-from kbnet.models import resolve
+from kbnet.models import find, resolve
 
 Row = dict[str, Any]
 Pixels = NDArray[np.uint8]
@@ -184,7 +184,8 @@ def restorer_method(name_or_path: str, machine: Mapping[str, Any]) -> Method:
         UnknownModelError: there is no such model and no such file.
         CheckpointError: the file is not a network's.
     """
-    restorer = Restorer.from_pretrained(name_or_path, tile=0)
+    entry = find(name_or_path)  # a task may have a second model for gray images, and here one model is measured
+    restorer = Restorer.from_pretrained(entry.name if entry else name_or_path, tile=0)
     name = Path(restorer.name).stem
     digest = hashlib.sha256(resolve(name_or_path).read_bytes()).hexdigest()
     conditions = {**restorer.describe(), "model": name, "sha256": digest, **machine}

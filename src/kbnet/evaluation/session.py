@@ -15,7 +15,7 @@ from kbnet.evaluation.rows import Row, seconds_per_megapixel, summarise
 from kbnet.evaluation.samples import Image, Request, Sample, limited
 from kbnet.evaluation.scores import Score, score_y, with_lpips
 from kbnet.inference import Restorer
-from kbnet.models import resolve
+from kbnet.models import find, resolve
 
 Tile = int | Literal["auto", "protocol"]
 
@@ -148,6 +148,8 @@ def open_session(
     if not data.is_dir():
         raise InvalidInputError(f"expected a folder, got {data}, which is not one; give another --data")
     name = model or chosen.task
+    if (entry := find(name)) is not None:
+        name = entry.name  # a task may have a second model for gray images, and here one model is measured
     published = tile == "protocol" and chosen.published_tiles
     side: int | Literal["auto"] = 0 if tile == "protocol" else tile
     score = with_lpips(chosen.score) if lpips else chosen.score

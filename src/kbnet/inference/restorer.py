@@ -103,6 +103,9 @@ class Restorer:
             plan(tile + self.network.input_multiple, *self.tiling(tile))  # refuses an overlap that leaves no step
         self.ensemble = ensemble
         self.name = name or self.network.family
+        self.gray: Restorer | None = None
+        """Takes over for gray images: in a colour network their noise is equal in all three channels, as it never was
+        in its training. `from_pretrained` sets it for tasks that have a gray model."""
 
     @classmethod
     def from_pretrained(
@@ -117,6 +120,9 @@ class Restorer:
         ensemble: bool = False,
     ) -> "Restorer":
         """A Restorer with shipped weights, by model or task name, or with those of a file (ours or the authors').
+
+        By the name of a task, gray images are restored by the task's gray model if it has one; by the name of a model,
+        every image by that model.
 
         "user/repo" means a repository of the Hugging Face hub (`kbnet.models.hub`).
 
@@ -134,6 +140,7 @@ class Restorer:
             (48, 64, 3)
         """
         entry = find(str(name_or_path))
+        asked = context
         if context == "auto" and entry is not None:
             context = entry.context  # type: ignore[assignment]  # checked by __init__
         window = entry.window if entry else DEFAULT_WINDOW
@@ -146,7 +153,7 @@ class Restorer:
             if entry is None and (beside := settings_beside(path)):
                 window = beside.window
                 context = beside.context if context == "auto" else context  # type: ignore[assignment]  # checked there
-        return cls(
+        restorer = cls(
             network,
             device=device,
             dtype=dtype,
@@ -157,6 +164,15 @@ class Restorer:
             ensemble=ensemble,
             name=entry.name if entry else str(name_or_path),
         )
+        if entry is not None and entry.gray and name_or_path == entry.task:
+            restorer.gray = cls.from_pretrained(
+                entry.gray, device=device, dtype=dtype, tile=tile, overlap=overlap, context=asked, ensemble=ensemble
+            )
+        return restorer
+
+    def suited(self, channels: int) -> "Restorer":
+        """The one that restores images of so many channels: this one, or its `gray`."""
+        return self.gray if channels == 1 and self.gray is not None else self
 
     def __call__(self, image: Any, *, strength: float = 1.0, progress: Progress | None = None) -> Any:
         """Restore one image (or a batch of tensors) and return the same kind, shape and depth.
@@ -175,9 +191,10 @@ class Restorer:
         if not 0 <= strength <= 1:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
         original, back = to_batch(image)
-        batch, back_to_channels = to_channels(original, self.network.config.channels)
+        chosen = self.suited(original.shape[1])
+        batch, back_to_channels = to_channels(original, chosen.network.config.channels)
         with torch.inference_mode():
-            restored = self._restore(batch, progress or (lambda done, total: None))
+            restored = chosen._restore(batch, progress or (lambda done, total: None))
             result = back_to_channels(restored.to(original.device))
             if strength != 1:
                 result = original + strength * (result - original)

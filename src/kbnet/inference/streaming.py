@@ -93,6 +93,7 @@ def restore_streamed(
     with ExitStack() as stack:
         reader = stack.enter_context(open_rows(source, max_pixels=max_pixels))
         facts = reader.facts
+        restorer = restorer.suited(1 if facts.bands < 3 else 3)
         folder = stack.enter_context(_Folder(target, _fingerprint(restorer, source, strength), facts))
         settings = folder.settings(lambda: _settings(restorer, facts))
         rows, cols = _plans(restorer, facts, settings["side"])

@@ -33,6 +33,7 @@ class CatalogueEntry:
         recipe: file in the repository that trains such weights.
         history: the runs that made these, where they were not one run of the recipe as it stands.
         measured_by: the command that measured `metrics`.
+        gray: model that restores gray images for the task, if this one is not to; by name.
         metrics: measured figures by name, dB unless the name says otherwise.
     """
 
@@ -51,6 +52,7 @@ class CatalogueEntry:
     recipe: str
     history: str
     measured_by: str
+    gray: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
