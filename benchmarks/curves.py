@@ -138,7 +138,7 @@ def with_table(page: str, results: Row) -> str:
 def describe(panel: Axes, results: Row) -> None:
     """Title and axis of the sweep."""
     panel.set_title(
-        f"{results['recipe']} after {results['processor_minutes']:g} minutes of processor time",
+        f"{results['recipe']} from random weights, {results['budget']}",
         loc="left", fontweight="bold",
     )  # fmt: skip
     panel.set_xlabel("PSNR on photos held out, mean over sigma 15, 25 and 50, dB")

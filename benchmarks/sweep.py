@@ -78,7 +78,10 @@ def main() -> None:
             continue
         rows.append({"variant": name} | measure(options.recipe, options.data, *VARIANTS[name], options.minutes * 60))
         print(json.dumps(rows[-1]), flush=True)
-        write(options.name, {"recipe": options.recipe.name, "processor_minutes": options.minutes, "rows": rows})
+        write(
+            options.name,
+            {"recipe": options.recipe.name, "budget": f"{options.minutes:g} minutes of processor time", "rows": rows},
+        )
 
 
 def measure(recipe: Path, data: list[str], settings: Settings, phase: dict[str, int], seconds: float) -> dict[str, Any]:

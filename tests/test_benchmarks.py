@@ -154,7 +154,7 @@ def test_learning_curves_and_the_sweep_are_drawn_and_the_table_written(tmp_path)
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     row = {"macs_per_pixel": 58_400, "steps": 200, "psnr": {"sigma 15": 30.0}}
     rows = [{"variant": "plain", "mean_psnr": 30.0} | row, {"variant": "better", "mean_psnr": 31.0} | row]
-    sweep = {"recipe": "x.toml", "processor_minutes": 2.0, "rows": rows}
+    sweep = {"recipe": "x.toml", "budget": "2 minutes", "rows": rows}
     (tmp_path / "sweep.json").write_text(json.dumps(sweep))
     (tmp_path / "training.md").write_text("before\n<!-- sweep -->\nold\n<!-- end of the sweep -->\nafter\n")
     child = run("curves.py", "--run", f"mine={tmp_path / 'run'}", "--results", tmp_path, "--output", tmp_path)
