@@ -18,9 +18,10 @@ from pathlib import Path
 NATIVE = re.compile(r"kbnet/ops/_native\.[^/]+\.(so|pyd)")
 
 
-def tracked(root: Path) -> set[str]:
-    """The files of the commit checked out in `root`, by their paths in it."""
-    return set(subprocess.check_output(["git", "-C", str(root), "ls-files", "-z"], text=True).strip("\0").split("\0"))
+def tracked(root: Path, commit: str | None = None) -> set[str]:
+    """The files of a commit of the repository in `root`, by their paths in it; None for those that are tracked now."""
+    names = ["ls-files", "-z"] if commit is None else ["ls-tree", "-r", "-z", "--name-only", commit]
+    return set(subprocess.check_output(["git", "-C", str(root), *names], text=True).strip("\0").split("\0"))
 
 
 def sdist_files(path: Path) -> dict[str, bytes]:
@@ -72,8 +73,10 @@ def main() -> int:
     parser.add_argument("sdist", type=Path)
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--pure", action="store_true", help="the wheel is one without compiled kernels")
+    parser.add_argument("--commit", help="whose files they should hold; those that are tracked now if left out")
     given = parser.parse_args()
-    found = list(problems(given.sdist, given.wheel, files=tracked(Path(__file__).parents[1]), pure=given.pure))
+    files = tracked(Path(__file__).parents[1], given.commit)
+    found = list(problems(given.sdist, given.wheel, files=files, pure=given.pure))
     print("\n".join(found) or f"{given.sdist.name} and {given.wheel.name} hold what they should")
     return 1 if found else 0
 
