@@ -43,7 +43,7 @@ def problems(sdist: Path, wheel: Path, *, files: set[str], pure: bool) -> Iterat
     )
 
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name: archive.read(name) for name in archive.namelist()}
+        packed = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     version = re.search(rb'__version__ = "(.+?)"', source["src/kbnet/__init__.py"])
     assert version is not None
     info = f"kbnet-{version[1].decode()}.dist-info/"
