@@ -29,7 +29,7 @@ SITE = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["proj
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # By benchmarks/curves.py, from the logs of a sweep.
-NOT_YET_DRAWN = {"training.md: sweep.png", "training.md: learning-curves.png"}
+NOT_YET_DRAWN = {"training.md: learning-curves.png"}
 
 # Thousands of steps of a recipe become two.
 SHORT_TRAINING = ["phases=[{steps=2,patch=16,batch=2}]", "optimizer.warmup_steps=0", "optimizer.hold_steps=0"]
