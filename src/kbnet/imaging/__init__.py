@@ -13,7 +13,7 @@ from kbnet.imaging.compression import compress_jpeg
 from kbnet.imaging.photo import FORMATS, SUPPORTED_SUFFIXES, Metadata, Photo, Pixels, is_supported
 from kbnet.imaging.planning import over_white, plan_output, to_depth
 from kbnet.imaging.reading import DEFAULT_MAX_PIXELS, ImageInfo, probe, read_photo
-from kbnet.imaging.writing import encode, write_photo
+from kbnet.imaging.writing import encode, publish, write_photo
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -29,6 +29,7 @@ __all__ = [
     "over_white",
     "plan_output",
     "probe",
+    "publish",
     "read_photo",
     "to_depth",
     "write_photo",

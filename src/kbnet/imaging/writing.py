@@ -56,7 +56,7 @@ def write_photo(
     data = encode(planned, quality=quality)
     if path is None:
         return data
-    _publish(data, path, overwrite)
+    publish(data, path, overwrite=overwrite)
     return None
 
 
@@ -163,7 +163,12 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise _exists(path)
 
 
-def _publish(data: bytes, path: Path, overwrite: bool) -> None:
+def publish(data: bytes, path: Path, *, overwrite: bool = False) -> None:
+    """Put the bytes of a file at `path`, whole or not at all, as `write_photo` does.
+
+    Raises OutputExistsError (there is a file and `overwrite` is False), OutputError (no such folder, not allowed, disk
+    full).
+    """
     # In the same folder, for a rename does not cross file systems; hidden and unguessable, so nothing can lie in wait.
     temporary = path.parent / f".kbnet-{secrets.token_hex(8)}.part"
     try:
