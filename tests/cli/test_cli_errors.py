@@ -24,7 +24,7 @@ def complaint(done):
     [
         (["bogus"], "No such command 'bogus'; see 'kbnet --help'"),
         (["restore"], "Missing argument 'INPUT'; see 'kbnet restore --help'"),
-        (["restore", "x.png", "--bogus"], "No such option: --bogus; see 'kbnet restore --help'"),
+        (["restore", "x.png", "--zzzz"], "No such option: --zzzz; see 'kbnet restore --help'"),
         (["restore", "x.png", "--strength", "2"], "--strength"),
         (["restore", "x.png", "--quality", "0"], "--quality"),
         (["restore", "x.png", "--tile", "big"], "expected auto, 0 or a number of pixels, got 'big'"),

@@ -1,6 +1,7 @@
 """`kbnet restore`: pictures in, restored pictures out."""
 
 import sys
+from contextlib import closing
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kbnet.cli._cluster import check_options, restore_on_ray
+from kbnet.cli._folders import Tally, batches, check_folder_options, open_ledger
 from kbnet.cli._pipes import PIPE, check_pipes, plan_pipe, read_stdin
 from kbnet.cli._signals import Stopped
 from kbnet.cli._terminal import complain, message_console, one_line, print_json
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from kbnet.cli._progress import FileProgress
     from kbnet.distributed import Outcome
     from kbnet.inference import Restorer
-    from kbnet.inference.jobs import Result, Stream
+    from kbnet.inference.jobs import Job, Result, Stream
 
 _SUFFIXES = {"derain": "-derained", "deblur": "-deblurred"}
 
@@ -111,6 +113,17 @@ def restore(
             "goes on with an interrupted one.",
         ),
     ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append a JSON line a file. The same command with the same log goes on after an interruption: files "
+            "that it made, by their content, are not made again.",
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with files as they come into the folder, until Ctrl-C.")
+    ] = False,
     engine: Annotated[
         Engine, typer.Option(help="One process, or workers by Ray: on this machine, or on a cluster at --address.")
     ] = Engine.LOCAL,
@@ -148,6 +161,9 @@ def restore(
             "it goes from file to file, without loss: no pipe, no --quality", param_hint="'--stream'"
         )
     check_pipes(inputs, to_pipe=to_pipe, as_json=as_json, suffix=suffix)
+    check_folder_options(
+        log=log, watch=watch, one_file=to_pipe or PIPE in inputs, stream=stream, ray=engine is Engine.RAY
+    )
     if engine is Engine.RAY:
         if stream:
             raise typer.BadParameter("it works in one process; leave out --engine ray", param_hint="'--stream'")
@@ -179,7 +195,7 @@ def restore(
             shown=sys.stderr.isatty() and not quiet and not (as_json and sys.stdout.isatty()),
         )
         return
-    count = done = failed = 0
+    count, tally, ledger = 0, Tally(), None
     try:
         from kbnet.cli._progress import FileProgress
         from kbnet.imaging import DEFAULT_MAX_PIXELS
@@ -187,11 +203,15 @@ def restore(
         from kbnet.inference.jobs import plan_jobs, run_jobs
 
         limit = max_pixels or DEFAULT_MAX_PIXELS
-        if to_pipe or PIPE in inputs:
-            jobs = [plan_pipe(inputs[0], None if to_pipe else output, format)]
-        else:
+
+        def plan() -> "list[Job]":
+            if to_pipe or PIPE in inputs:
+                return [plan_pipe(inputs[0], None if to_pipe else output, format)]
             ending = suffix if suffix is not None else ("" if output is not None else _usual_suffix(task, model))
-            jobs = plan_jobs(inputs, output, suffix=ending, format=format, overwrite=overwrite)
+            options: dict[str, Any] = {"suffix": ending, "format": format, "overwrite": overwrite}
+            return plan_jobs(inputs, output, may_be_empty=watch, **options)
+
+        jobs = plan()
         count = len(jobs)
         restorer = Restorer.from_pretrained(
             model or (task or Task.DENOISE).value,
@@ -210,38 +230,50 @@ def restore(
             )
         if PIPE in inputs:
             jobs = [replace(jobs[0], input=read_stdin(limit))]
+        if log is not None:
+            name = model or (task or Task.DENOISE).value
+            ledger = open_ledger(log, name, restorer, strength=strength, format=format, quality=quality)
         # Two programs may not draw on one line: not with JSON on the same terminal.
-        shown = sys.stderr.isatty() and not quiet and not (as_json and sys.stdout.isatty())
+        shown = sys.stderr.isatty() and not quiet and not (as_json and sys.stdout.isatty()) and not watch
         with FileProgress(count, message_console(), shown=shown) as bar:
-            results = run_jobs(
-                jobs,
-                partial(restorer, strength=strength),
-                format=format,
-                quality=quality,
-                overwrite=overwrite,
-                max_pixels=limit,
-                progress=lambda job, tiles, total: bar.update(_shown(job.input), tiles, total),
-                stream=_streaming(restorer, strength, overwrite, max_pixels) if stream else None,
-            )
-            for result in results:
-                if result.data is not None:
-                    sys.stdout.buffer.write(result.data)
-                    sys.stdout.buffer.flush()
-                done += result.ok
-                failed += not result.ok
-                bar.finish()
-                _report(_shown(result.job.input), _shown(result.job.output), result, bar, quiet=quiet, as_json=as_json)
-                if ctx.obj:
-                    # the exception was lost: those raised in callbacks from C, and in destructors, never arrive
-                    raise Stopped(ctx.obj[0])
+            for batch in batches(plan, jobs, watch=watch):
+                results = run_jobs(
+                    batch,
+                    partial(restorer, strength=strength),
+                    format=format,
+                    quality=quality,
+                    overwrite=overwrite,
+                    max_pixels=limit,
+                    progress=lambda job, tiles, total: bar.update(_shown(job.input), tiles, total),
+                    stream=_streaming(restorer, strength, overwrite, max_pixels) if stream else None,
+                    ledger=ledger,
+                )
+                with closing(results):  # what is being written is finished before the log is closed
+                    for result in results:
+                        if result.data is not None:
+                            sys.stdout.buffer.write(result.data)
+                            sys.stdout.buffer.flush()
+                        tally.count(result)
+                        bar.finish()
+                        names = _shown(result.job.input), _shown(result.job.output)
+                        _report(*names, result, bar, quiet=quiet, as_json=as_json)
+                        if ctx.obj:
+                            # the exception was lost: those raised in callbacks from C, and in destructors, never arrive
+                            raise Stopped(ctx.obj[0])
+            if count > 1 and not quiet and not as_json:
+                bar.say(f"kbnet: {tally.summary}")
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped()
-        so_far = f"{done} of {count} files done, nothing partial left" if count else "nothing was done"
-        typer.echo(f"kbnet: {stopped.word}: {so_far}", err=True)
+        finished = tally.done + tally.skipped
+        so_far = f"{finished} of {count} files done, nothing partial left" if count else "nothing was done"
+        typer.echo(f"kbnet: {stopped.word}: {tally.summary if watch else so_far}", err=True)
         raise typer.Exit(stopped.exit_code) from None
-    if failed and count > 1:
-        complain(f"{failed} of {count} files failed")
-    if failed:
+    finally:
+        if ledger is not None:
+            ledger.close()
+    if tally.failed and count > 1:
+        complain(f"{tally.failed} of {count} files failed")
+    if tally.failed:
         raise typer.Exit(1)
 
 
@@ -296,7 +328,7 @@ def _report(
         )
     if result.error is not None:
         bar.say(f"kbnet: error: {one_line(result.error)}")
-    elif not quiet and not as_json:
+    elif not quiet and not as_json and not getattr(result, "skipped", False):
         bar.say(f"{source} → {target}  {result.width}×{result.height}, {result.seconds:.1f} s")
         for note in result.notes:
             bar.say(f"  note: {note}")

@@ -8,7 +8,7 @@ Nothing is printed here, and a failure is a Result like any other: one bad file 
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +110,7 @@ def run_jobs(
     progress: Callable[[Job, int, int], None] = lambda job, done, total: None,
     stream: Stream | None = None,
     ledger: Ledger | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Restore the jobs in order, yielding a Result after each.
 
     The next picture is decoded, and the last one encoded and written, while one is restored. A result is told once it

@@ -51,6 +51,7 @@ def plan_jobs(
     suffix: str = "",
     format: str | None = None,
     overwrite: bool = False,
+    may_be_empty: bool = False,
 ) -> list[Job]:
     """Which file is written where.
 
@@ -65,6 +66,7 @@ def plan_jobs(
         suffix: put between name and ending, as in photo-denoised.png.
         format: ending to give all results; by default each keeps its own, and PNG replaces those not handled.
         overwrite: whether a file may be replaced by its own result.
+        may_be_empty: whether folders and patterns may have no pictures yet.
 
     Raises:
         InvalidInputError: a folder or pattern without pictures, two results of one name, a result in place of an input,
@@ -84,7 +86,7 @@ def plan_jobs(
         if suffix:
             raise InvalidInputError(f"expected a suffix or the name of the result ({printable(file)}), got both")
         _check_name(file, format)
-    found = [one for item in inputs for one in _expand(item, folder)]
+    found = [one for item in inputs for one in _expand(item, folder, may_be_empty=may_be_empty)]
     jobs: dict[tuple[str, str], Job] = {}
     walked = set()
     for one in found:
@@ -114,11 +116,11 @@ def _target(inputs: Sequence[str | Path], output: str | Path | None) -> tuple[Pa
     return path, None
 
 
-def _expand(item: str | Path, output: Path | None) -> list[_Found]:
+def _expand(item: str | Path, output: Path | None, *, may_be_empty: bool) -> list[_Found]:
     path = Path(item)
     if is_folder(path):
         found = _walk(path, path, output)
-        if not found:
+        if not found and not may_be_empty:
             raise InvalidInputError(f"expected a folder with pictures ({_endings()}), found none in {printable(path)}")
         return found
     if not _is_pattern(item):
@@ -131,7 +133,7 @@ def _expand(item: str | Path, output: Path | None) -> list[_Found]:
             found += _walk(match, root, output)
         elif is_supported(match):
             found.append(_Found(match, root, named=False))
-    if not found:
+    if not found and not may_be_empty:
         raise InvalidInputError(f"expected a file or a pattern that fits pictures, found none for {printable(item)}")
     return found
 
