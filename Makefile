@@ -6,8 +6,11 @@ PYTHON ?= python
 demo:  ## add noise to a photograph, restore it, write demo/before-after.png
 	$(PYTHON) examples/demo.py
 
+# In two processes: the second loads OpenCV, OpenVINO, ONNX Runtime, Ray and a server beside each other, as nobody else does.
+APART = tests/cli tests/distributed tests/evaluation tests/export tests/server
 test:  ## every test
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(APART:%=--ignore=%)
+	$(PYTHON) -m pytest $(APART)
 
 check:  ## format, lint, types, import order
 	$(PYTHON) -m ruff format --check .
