@@ -79,7 +79,7 @@ def test_the_version_stands_in_the_package_and_the_build_reads_it_there():
     assert settings["project"]["dynamic"] == ["version"]
     assert "version" not in settings["project"]
     source = Path(__file__).parents[1] / settings["tool"]["scikit-build"]["metadata"]["version"]["input"]
-    assert source.resolve() == Path(kbnet.__file__).resolve()
+    assert f'__version__ = "{kbnet.__version__}"' in source.read_text(encoding="utf-8")
     assert kbnet.__version__.count(".") == 2
 
 

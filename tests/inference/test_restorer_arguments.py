@@ -91,7 +91,7 @@ def test_a_weights_file_is_restored_with(tmp_path):
 def test_shipped_weights_bring_their_context_unless_another_is_asked_for(tmp_path, monkeypatch):
     path = tmp_path / "shipped.safetensors"
     save_file(QUIET, path)
-    entry = SimpleNamespace(name="shipped", context="local", window=48)
+    entry = SimpleNamespace(name="shipped", context="local", window=48, gray="")
     monkeypatch.setattr(restorer, "find", {"denoise": entry}.get)
     monkeypatch.setattr(restorer, "resolve", {"denoise": path}.get)
     shipped = Restorer.from_pretrained("denoise", device="cpu")
