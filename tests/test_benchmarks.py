@@ -208,3 +208,21 @@ def test_methods_are_compared(tmp_path):
     assert [row["images"] for row in results["summary"]] == [2]
     assert "total variation" in child.stdout
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_twenty_clients_get_their_own_replies_and_none_is_lost(tmp_path):
+    pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+    child = run("load.py", "--seconds", 10, "--results", tmp_path)
+    assert (child.returncode, child.stderr) == (0, ""), child.stdout
+    found = json.loads((tmp_path / "load.json").read_text())
+    assert found["wrong or lost"] == []
+    assert found["never answered"] == 0
+    assert found["clients that got replies"] > 1
+    assert found["told to come back (429)"] > 0
+
+
+@pytest.mark.parametrize("name", ["batches", "folders"])
+def test_benchmarks_of_many_pictures_run(name, tmp_path):
+    child = run(f"{name}.py", "--quick", "--results", tmp_path)
+    assert (child.returncode, child.stderr) == (0, ""), child.stdout
+    assert len(json.loads((tmp_path / f"{name}.json").read_text())["rows"]) == 2
