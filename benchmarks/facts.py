@@ -38,8 +38,9 @@ def write(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def _plain(argument: str) -> str:
-    """Folders of this machine are nobody's business: an absolute path is written as its last part."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
+    """Folders of this machine are nobody's business: an absolute path, also that of NAME=PATH, is written as its last part."""
+    name, equals, value = argument.rpartition("=")
+    return f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
 def _processor() -> str:
