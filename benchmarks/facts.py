@@ -38,7 +38,7 @@ def write(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def _plain(argument: str) -> str:
-    """Folders of this machine are nobody's business: an absolute path, also in NAME=PATH, is written as its last part."""
+    """Folders of this machine are nobody's business: an absolute path, also in NAME=PATH, becomes its last part."""
     name, equals, value = argument.rpartition("=")
     return f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
