@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -111,10 +111,11 @@ class Run:
         torch.manual_seed(recipe.run.seed)
         model = initial_model(recipe, folder)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stub
-        self.ema = AveragedModel(model, multi_avg_fn=_average(recipe.run.ema))
+        self.ema = AveragedModel(model)
         self.ema.to(self.accelerator.device)
         model.to(self.accelerator.device)
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, recipe.optimizer))
+        self.network = torch.compile(self.model) if recipe.run.compile else self.model
         if (state := resume(recipe, folder)) is not None:
             self._restore(state)
 
@@ -161,7 +162,11 @@ class Run:
         pace, saved, stopping = _Pace(), time.monotonic(), False
         pin = self.accelerator.device.type == "cuda"
         self.model.train()
-        with Loader(self.batch, self.step, self.recipe.steps, self.workers, pin) as loader, warnings.catch_warnings():
+        with (
+            _products(run.tf32),
+            Loader(self.batch, self.step, self.recipe.steps, self.workers, pin) as loader,
+            warnings.catch_warnings(),
+        ):
             # Of 1x1 convolutions, whose memory formats are one and the same; DDP copes.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             pending: list[Tensor] = []
@@ -228,7 +233,7 @@ class Run:
             last = index == phase.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.run.bfloat16):
-                    restored = self.model(degraded[part])
+                    restored = self.network(degraded[part])
                 # Gradients are averaged over processes, whose shares may differ by a patch.
                 weight = len(clean[part]) * self.accelerator.num_processes / phase.batch
                 loss = loss_of(self.recipe.loss, restored.float(), clean[part]) * weight
@@ -236,9 +241,20 @@ class Run:
             total += loss.detach()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
         self.optimizer.step()
-        self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
+        self._average()
         self.step += 1
         return torch.stack([total, norm])
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Follow the weights: an exponential average whose decay rises, so that the random start is soon forgotten.
+
+        Not by AveragedModel's own update, which waits for a GPU to know how often it was called: that is the step.
+        """
+        decay = min(self.recipe.run.ema, (1 + self.step) / (10 + self.step)) if self.step else 0.0
+        current = self.accelerator.unwrap_model(self.model).parameters()
+        torch._foreach_lerp_(list(self.ema.module.parameters()), list(current), 1 - decay)
+        self.ema.n_averaged += 1
 
     def _read(self, pending: list[Tensor], stop: bool) -> tuple[list[tuple[float, float]], bool]:
         """Losses and norms of the last steps, and whether any process is to stop, the same in all of them.
@@ -334,6 +350,20 @@ def default_workers(device: torch.device, processes: int) -> int:
     return max(1, min(8, cores - 1))
 
 
+@contextlib.contextmanager
+def _products(tf32: bool) -> Iterator[None]:
+    """Whether a GPU may multiply float32 matrices, those of convolutions too, in TF32."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        for switch, allowed in zip(switches, before, strict=True):
+            switch.allow_tf32 = allowed
+
+
 def _part(count: int, index: int, parts: int) -> slice:
     return slice(count * index // parts, count * (index + 1) // parts)
 
@@ -368,16 +398,3 @@ class _Pace:
     @property
     def share(self) -> float:
         return self._waited / max(self._seconds, 1e-9)
-
-
-_Tensors = list[Tensor] | tuple[Tensor, ...]
-
-
-def _average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """An exponential moving average whose decay rises to `decay`, so that the random start is soon forgotten."""
-
-    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-        n = int(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update

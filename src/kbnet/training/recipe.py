@@ -170,6 +170,11 @@ class RunSection(_Section):
     seed: int = Field(default=0, ge=0)
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights, which are the ones kept")
     bfloat16: bool = Field(default=False, description="autocast the network; weights, loss and averages stay float32")
+    tf32: bool = Field(default=False, description="let a GPU multiply float32 in TF32, with 10 bits of mantissa")
+    compile: bool = Field(
+        default=False,
+        description="compile the network by torch.compile: about a minute at the start, then faster on GPUs",
+    )
     validation_every: int = Field(default=20, ge=2, description="every n-th photo or scene is held out of training")
     validation_steps: Positive = Field(default=1000, description="steps between validations")
     validation_photos: Positive = Field(default=64, description="validate on at most so many of each source")
