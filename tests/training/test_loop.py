@@ -159,6 +159,37 @@ def test_bfloat16_trains_float32_weights_to_about_the_same_loss(data, tmp_path):
     assert losses[:, 0] == pytest.approx(losses[:, 1], rel=0.05)
 
 
+def test_a_compiled_network_trains_as_it_would_otherwise(data, tmp_path, monkeypatch):
+    _, expected = train(tmp_path / "plain", data, recipe())
+    seen = []
+
+    def compile_(network):
+        def run(degraded):
+            seen.append(torch.backends.cuda.matmul.allow_tf32)
+            return network(degraded)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_)  # which takes a minute, and a compiler
+    _, reports = train(tmp_path / "compiled", data, recipe(run={"compile": True, "tf32": True}))
+    assert reports == expected
+    assert seen == [True] * 6  # while it trains
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_the_average_follows_by_the_decay_that_the_recipe_says(data, tmp_path):
+    weights = []
+    run = Run(recipe(run={"ema": 0.5}), data, tmp_path / "run", workers=0)
+    run.train(lambda progress: weights.append({k: p.detach().clone() for k, p in run.model.named_parameters()}))
+    expected = weights[0]
+    for step, later in enumerate(weights[1:], 1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = {key: decay * value + (1 - decay) * later[key] for key, value in expected.items()}
+    assert int(run.ema.n_averaged) == 6
+    for key, value in run.averaged().named_parameters():
+        torch.testing.assert_close(value, expected[key])
+
+
 @pytest.mark.parametrize("kind", ["l1", "charbonnier", "psnr"])
 def test_every_loss_trains(kind, data, tmp_path):
     _, reports = train(tmp_path / "run", data, recipe(loss={"kind": kind}))
