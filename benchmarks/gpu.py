@@ -36,12 +36,14 @@ FORWARD = (
 PUBLISHED_UP_TO = 256  # at a megapixel, one layer of the published formula takes 20 GB
 STEPS = (("kbnet-nano", 16, 64), ("kbnet-nano", 32, 128), ("kbnet-s-gaussian-color", 4, 128))
 REPEATS = 10
+SECTIONS = ["operator", "forward", "training_step"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results file")
+    parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("nothing to measure: PyTorch finds no CUDA device here")
@@ -56,13 +58,14 @@ def main() -> None:
         "cuda": torch.version.cuda,
         "float32": "exact: TF32 is off",
     }
-    for section, measure in {
+    sections: dict[str, Callable[[], Any]] = {
         "operator": lambda: on_gpu(sizes, 256 if options.quick else 2048),
         "forward": lambda: [forward(*row) for row in forwards],
         "training_step": lambda: [training_step(*row) for row in steps],
-    }.items():
+    }
+    for section in options.sections:
         try:
-            results[section] = measure()
+            results[section] = sections[section]()
         except (Exception, SystemExit) as error:
             results[section] = f"failed: {type(error).__name__}: {error}"
             print(section, results[section], flush=True)
