@@ -27,6 +27,7 @@ bench:  ## speed, memory and tiles on this machine, into benchmarks/results: hal
 	$(PYTHON) benchmarks/batches.py          # 1 minute
 	$(PYTHON) benchmarks/folders.py          # 2 minutes
 	$(PYTHON) benchmarks/load.py             # 1 minute; needs the extra serve
+	$(PYTHON) benchmarks/hostile.py          # 4 minutes; the same
 	$(PYTHON) benchmarks/costs.py            # 20 seconds: counted, not measured; docs/costs.md
 	$(PYTHON) benchmarks/triton_compile.py   # 2 minutes; nothing without the package triton
 	$(PYTHON) benchmarks/results_page.py     # seconds: docs/results.md, from all results there are

@@ -208,6 +208,28 @@ def test_a_batch_is_restored_image_by_image(options):
     torch.testing.assert_close(restore_(batch), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("context", ["global", "local"])
+@FAMILIES
+def test_small_images_together_are_what_they_are_alone(family, context):
+    restorer_ = on_cpu(NETWORKS[family], context=context, window=16)
+    images = list(noise(restorer.TOGETHER + 2, 33, 40, 3))
+    together = restorer_.together(images, strength=0.7)
+    assert len(together) == len(images)
+    for image, one in zip(images, together, strict=True):
+        assert largest_difference(one, restorer_(image, strength=0.7)) < 1e-5
+    whole = restorer_.together([(image * 255).clip(0, 255).astype(np.uint8) for image in images[:2]])
+    assert [one.dtype for one in whole] == [np.uint8, np.uint8]
+
+
+def test_images_of_several_sizes_are_not_taken_together():
+    restorer_ = on_cpu(QUIET)
+    with pytest.raises(InvalidInputError, match=r"images of one size, got \[\[3, 8, 9\], \[3, 9, 8\]\]"):
+        restorer_.together([noise(8, 9, 3), noise(9, 8, 3)])
+    with pytest.raises(InvalidInputError, match="strength"):
+        restorer_.together([noise(8, 9, 3)], strength=2)
+    assert restorer_.together([]) == []
+
+
 @pytest.mark.parametrize("ensemble", [False, True])
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("tile", [0, 64])

@@ -21,6 +21,7 @@ class Inverting:
         self.begun = threading.Event()
         self.strengths = []
         self.asked = []
+        self.groups = []  # sizes of what was restored in one pass
         if not shut:
             self.gate.set()
 
@@ -38,6 +39,10 @@ class Inverting:
         for tile in range(1, 5):
             progress(tile, 4)
         return np.iinfo(image.dtype).max - image
+
+    def together(self, images, /, *, strength):
+        self.groups.append(len(images))
+        return [self(image, strength=strength, progress=lambda done, total: None) for image in images]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from contextlib import ExitStack
 
 import numpy as np
 from serving import PATIENCE, Inverting, background, picture, serving
@@ -49,6 +50,26 @@ def test_more_than_may_wait_are_asked_to_come_back_and_none_is_lost():
             assert np.array_equal(restored(reply).pixels, 255 - pixels)
         restored(client.post("/v1/restore", content=picture()[1]))
         assert progress(client, "token-001") == {"error": "no request with this token is on its way; it may be done"}
+
+
+def test_small_pictures_of_one_size_that_wait_are_restored_together():
+    held = Inverting(shut=True)
+    sizes = [(24, 32)] * 3 + [(24, 33), (24, 32)]
+    with serving(held.provide, Limits(waiting=8)) as client, ExitStack() as stack:
+        pictures = [picture(*size, seed=seed) for seed, size in enumerate(sizes)]
+        damaged = pictures[0][1][:-40]
+        bodies = [data for _, data in pictures] + [damaged]
+        replies = [stack.enter_context(background(client.post, "/v1/restore", content=bodies[0]))]
+        until(held.begun.is_set)
+        for index, data in enumerate(bodies[1:], 1):
+            replies.append(stack.enter_context(background(client.post, "/v1/restore", content=data)))
+            until(lambda index=index: f"kbnet_waiting {index}.0" in client.get("/metrics").text)
+        held.gate.set()
+        until(lambda: all(replies))
+        assert held.groups == [3]  # not the first, which was at work; not the one of another size, not the damaged one
+        for (pixels, _), (reply,) in zip(pictures, replies[:-1], strict=True):
+            assert np.array_equal(restored(reply).pixels, 255 - pixels)
+        assert "cut short or damaged" in refused(replies[-1][0], 400)
 
 
 def test_a_sender_who_leaves_frees_the_place():

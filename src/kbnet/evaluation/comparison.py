@@ -35,6 +35,7 @@ class Method:
             were measured under others are measured again.
         facts: what else a table or a picture says of it, `label` among it.
         colour: whether it can be judged on colour sets.
+        gray: whether it is the one to be judged on gray sets.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Method:
     conditions: Mapping[str, Any]
     facts: Mapping[str, Any]
     colour: bool = True
+    gray: bool = True
 
 
 def score(method: Method, clean: NDArray[np.uint8], sigma: float) -> Row:
@@ -104,7 +106,7 @@ class Comparison:
             for name, images in self.sets.items()
             for sigma in sigmas
             for image, pixels in images.items()
-            if (method.colour or pixels.ndim == 2) and (method.name, name, sigma, image) not in done
+            if (method.gray if pixels.ndim == 2 else method.colour) and (method.name, name, sigma, image) not in done
         ]
 
     def run(self, methods: Sequence[Method], sigmas: Sequence[float]) -> Iterator[Row]:
@@ -195,4 +197,5 @@ def restorer_method(name_or_path: str, machine: Mapping[str, Any]) -> Method:
         restored: NDArray[np.floating] = restorer(image)
         return restored
 
-    return Method(name, denoise, conditions, facts, colour=restorer.network.config.channels == 3)
+    colour, gray = restorer.network.config.channels == 3, not (entry and entry.gray)
+    return Method(name, denoise, conditions, facts, colour=colour, gray=gray)

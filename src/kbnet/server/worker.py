@@ -1,20 +1,22 @@
 """The one thread in which pictures are restored, the queue before it, and who is let in.
 
-One thread, since a network already uses every core, and since it bounds what is decoded at a time to one picture. The
-event loop goes on meanwhile: decoding, the network and encoding all run outside of Python's lock.
+One thread, since a network already uses every core, and since it bounds what is decoded at a time to one picture, or to
+some small ones: those of one size that wait for the same go through the network together, as that is faster. The event
+loop goes on meanwhile: decoding, the network and encoding all run outside of Python's lock.
 """
 
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
-from kbnet.errors import KBNetError
-from kbnet.imaging import Pixels, plan_output, read_photo, write_photo
+from kbnet.errors import ImageError, KBNetError
+from kbnet.imaging import Photo, Pixels, plan_output, probe, read_photo, write_photo
 from kbnet.imaging.planning import format_of
 from kbnet.server.limits import Limits
 from kbnet.server.replies import Refused
@@ -23,11 +25,18 @@ log = logging.getLogger(__name__)
 
 _USUAL_SECONDS = 1.0  # a request's work, before there was one to measure
 
+SMALL_PIXELS, TOGETHER = 128 * 128, 8
+"""Pictures up to this size are restored so many at a time; larger ones gain nothing (benchmarks/batches.py)."""
+
 
 class Restore(Protocol):
     """What is done to the pixels: a `Restorer`, or anything else that is called like one."""
 
     def __call__(self, image: Pixels, /, *, strength: float, progress: Callable[[int, int], None]) -> Any: ...
+
+    def together(self, images: Sequence[Pixels], /, *, strength: float) -> list[Any]:
+        """The same of several of one size."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,17 @@ class Pending:
         self.future: Future[Restored] = Future()
         self.done = self.total = 0  # tiles; total 0 until the network begins
         self.abandoned = False
+
+    @cached_property
+    def kind(self) -> tuple[object, ...] | None:
+        """Equal for small pictures that may be restored in one pass, by their headers; None for others."""
+        try:
+            info = probe(self.what.data)
+        except ImageError:
+            return None  # it will be refused in its turn
+        if info.width * info.height > SMALL_PIXELS or self.what.strength == 0:
+            return None
+        return self.what.task, self.what.strength, info.width, info.height
 
     def check(self) -> None:
         """Raise if there is no sense in going on."""
@@ -197,33 +217,85 @@ class Worker:
                 self._changed.wait_for(lambda: self._queue or self.closing)
                 if not self._queue:
                     return
-                pending = self._current = self._queue.popleft()
-            if not pending.future.set_running_or_notify_cancel():
-                continue
-            try:
-                restored = self._restore(pending)
-            except BaseException as error:
-                if not isinstance(error, KBNetError | MemoryError):
-                    log.exception("restoring failed")
-                pending.future.set_exception(error)
-            else:
-                self._seconds += 0.2 * (restored.seconds - self._seconds)
-                pending.future.set_result(restored)
-            del pending  # or its picture would stay until the next one comes
+                first = self._current = self._queue.popleft()
+            group = [p for p in (first, *self._companions(first)) if p.future.set_running_or_notify_cancel()]
+            self._serve(group)
+            del first, group  # or their pictures would stay until the next one comes
 
-    def _restore(self, pending: Pending) -> Restored:
-        pending.check()
+    def _companions(self, first: Pending) -> list[Pending]:
+        """Those that wait and can be restored in one pass with the first, taken out of the queue."""
+        if not self._queue or first.kind is None:
+            return []
+        with self._changed:
+            found = [pending for pending in self._queue if pending.kind == first.kind][: TOGETHER - 1]
+            for pending in found:
+                self._queue.remove(pending)
+        return found
+
+    def _serve(self, group: list[Pending]) -> None:
+        """Restore and tell each its own; those whose pixels turn out alike in one pass."""
         start = time.monotonic()
-        what = pending.what
-        photo = read_photo(what.data, max_pixels=self.limits.pixels)
-        format = format_of(what.format or photo.format)
+        alike: dict[tuple[object, ...], list[Opened]] = defaultdict(list)
+        for pending in group:
+            try:
+                opened = self._open(pending)
+            except BaseException as error:
+                _fail(pending, error)
+            else:
+                alike[opened.photo.pixels.shape, opened.photo.pixels.dtype.str].append(opened)
+        for several in alike.values():
+            try:
+                results = self._restore([opened.pending for opened in several], [o.photo.pixels for o in several])
+            except BaseException as error:
+                for opened in several:
+                    _fail(opened.pending, error)
+                continue
+            for opened, pixels in zip(several, results, strict=True):
+                try:
+                    restored = opened.encode(pixels, time.monotonic() - start)
+                except BaseException as error:
+                    _fail(opened.pending, error)
+                else:
+                    opened.pending.future.set_result(restored)
+        self._seconds += 0.2 * ((time.monotonic() - start) / max(len(group), 1) - self._seconds)
+
+    def _open(self, pending: Pending) -> "Opened":
+        pending.check()
+        photo = read_photo(pending.what.data, max_pixels=self.limits.pixels)
+        format = format_of(pending.what.format or photo.format)
         _, lost = plan_output(photo, format)  # refuses before the work what would be refused after it
-        pixels = photo.pixels
-        if what.strength > 0:
-            restore = self._provide(what.task)
-            pixels = restore(pixels, strength=what.strength, progress=pending.advance)
-        data = write_photo(replace(photo, pixels=pixels), None, format=format)
+        return Opened(pending, photo, format, lost)
+
+    def _restore(self, group: list[Pending], pixels: list[Pixels]) -> list[Any]:
+        what = group[0].what
+        if what.strength == 0:
+            return pixels
+        restore = self._provide(what.task)
+        if len(group) == 1:
+            return [restore(pixels[0], strength=what.strength, progress=group[0].advance)]
+        for pending in group:
+            pending.advance(0, 1)
+        return restore.together(pixels, strength=what.strength)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A request whose picture is decoded: `lost` says what its result cannot keep."""
+
+    pending: Pending
+    photo: Photo
+    format: str
+    lost: Sequence[str]
+
+    def encode(self, pixels: Pixels, seconds: float) -> Restored:
+        """The answer."""
+        data = write_photo(replace(self.photo, pixels=pixels), None, format=self.format)
         assert data is not None
-        return Restored(
-            data, format, photo.width, photo.height, (*photo.notes, *lost), seconds=time.monotonic() - start
-        )
+        notes = (*self.photo.notes, *self.lost)
+        return Restored(data, self.format, self.photo.width, self.photo.height, notes, seconds)
+
+
+def _fail(pending: Pending, error: BaseException) -> None:
+    if not isinstance(error, KBNetError | MemoryError):
+        log.error("restoring failed", exc_info=error)
+    pending.future.set_exception(error)

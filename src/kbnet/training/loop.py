@@ -353,15 +353,13 @@ def default_workers(device: torch.device, processes: int) -> int:
 @contextlib.contextmanager
 def _products(tf32: bool) -> Iterator[None]:
     """Whether a GPU may multiply float32 matrices, those of convolutions too, in TF32."""
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = tf32
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
     try:
         yield
     finally:
-        for switch, allowed in zip(switches, before, strict=True):
-            switch.allow_tf32 = allowed
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _part(count: int, index: int, parts: int) -> slice:
