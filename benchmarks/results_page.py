@@ -20,7 +20,7 @@ Results = Mapping[str, Any]
 
 INTRODUCTION = """# Results
 
-Made by `python benchmarks/results_page.py` from the files in [`benchmarks/results`](../benchmarks/results), each of
+Made by `python benchmarks/results_page.py` from the files in `benchmarks/results`, each of
 which names the command, the machine and the weights' SHA-256 and has a row for every picture; not edited by hand. PSNR
 in dB, means over the pictures of a set. `kbnet evaluate --list` says how each benchmark is measured.
 """
@@ -177,7 +177,7 @@ def sources(files: Mapping[str, Results]) -> str:
         facts = results["facts"]
         machine = f"{facts.get('processor', '')}, {facts.get('threads', '?')} threads, torch {facts.get('torch', '?')}"
         weights = results.get("sha256") or results.get("settings", {}).get("sha256", "")
-        rows.append([f"[`{name}`](../benchmarks/results/{name}.json)", f"`{facts['command']}`", machine, weights[:12]])
+        rows.append([f"`{name}.json`", f"`{facts['command']}`", machine, weights[:12]])
     return f"## Files\n\n{table(['file', 'command', 'machine', 'weights, SHA-256'], rows)}"
 
 
