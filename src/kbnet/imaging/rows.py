@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kbnet.errors import ImageTooLargeError, OutputError, UnsupportedImageError
+from kbnet.imaging._mapped import keep_unmapped
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.photo import SUFFIX_FORMATS, Pixels, printable
 from kbnet.imaging.reading import _blob, _header, _number, _opened, _orientation, _sample_bits
@@ -134,6 +135,7 @@ def write_rows(raw: Path, facts: RowFacts, target: Path, *, overwrite: bool = Fa
             if blob:
                 image.set_type(pyvips.GValue.blob_type, field, blob)
         image.set_type(pyvips.GValue.gint_type, "orientation", facts.orientation)
+        keep_unmapped(image, raw)
         if SUFFIX_FORMATS[target.suffix.lower()] == "png":
             image.pngsave(str(temporary), bitdepth=16 if wide else 8, filter="all")
         else:

@@ -1,0 +1,53 @@
+"""Pages of a mapped file are given back while a picture is written from it, and its pixels stay right."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from kbnet.imaging import read_photo
+from kbnet.imaging._mapped import release
+from kbnet.imaging.rows import RowFacts, write_rows
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def resident_in_file(path):
+    """Kilobytes of a mapped file that are in this process's memory."""
+    total, inside = 0, False
+    with open("/proc/self/smaps") as lines:
+        for line in lines:
+            if "-" in line.split()[0] and ":" not in line.split()[0]:
+                inside = line.rstrip().endswith(str(path))
+            elif inside and line.startswith("Rss:"):
+                total += int(line.split()[1])
+    return total
+
+
+def test_pages_that_were_read_are_given_back_and_come_again(tmp_path):
+    path = tmp_path / "rows.raw"
+    np.arange(4 << 20, dtype=np.uint8).tofile(path)
+    mapped = np.memmap(path, np.uint8, "r")
+    before = int(mapped.sum())
+    assert resident_in_file(path) > 2000
+    assert release(path) == 4 << 20
+    assert resident_in_file(path) < 500
+    assert int(mapped.sum()) == before
+
+
+def test_a_picture_written_from_rows_leaves_little_of_them_in_memory(tmp_path, monkeypatch):
+    from kbnet.imaging import _mapped
+
+    given = []
+    monkeypatch.setattr(_mapped, "release", lambda path: given.append(release(path)))
+    pixels = np.random.default_rng(0).integers(0, 256, (2000, 1500, 3), np.uint8)
+    raw = tmp_path / "rows.raw"
+    pixels.tofile(raw)
+    facts = RowFacts(
+        format="tiff", width=1500, height=2000, channels=3, bands=3, dtype=np.dtype(np.uint8), orientation=1,
+        resolution=(1.0, 1.0), icc_profile=None, xmp=None, notes=(),
+    )  # fmt: skip
+    write_rows(raw, facts, tmp_path / "out.tif")
+    assert len(given) > 10
+    assert max(given) > 0
+    assert np.array_equal(read_photo(tmp_path / "out.tif").pixels, pixels)
