@@ -1,6 +1,7 @@
 """Pages of a mapped file are given back while a picture is written from it, and its pixels stay right."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def resident_in_file(path):
     """Kilobytes of a mapped file that are in this process's memory."""
     total, inside = 0, False
-    with open("/proc/self/smaps") as lines:
+    with Path("/proc/self/smaps").open() as lines:
         for line in lines:
             if "-" in line.split()[0] and ":" not in line.split()[0]:
                 inside = line.rstrip().endswith(str(path))
