@@ -1,4 +1,4 @@
-"""Kernels of apertures, paths and files; trajectories; turning cameras."""
+"""Kernels of apertures, paths, frames and files; trajectories; turning cameras."""
 
 import io
 import math
@@ -11,7 +11,8 @@ import torch
 from degradation_images import generator, scene
 
 from kbnet.degradations import Motion, load_kernels
-from kbnet.degradations.kernels import centred, disk_kernel, path_kernel, polygon_kernel
+from kbnet.degradations.blur import blur
+from kbnet.degradations.kernels import centred, disk_kernel, frames_kernel, path_kernel, polygon_kernel
 from kbnet.degradations.motion import random_trajectory, turning_kernels
 from kbnet.errors import InvalidInputError, UnreadableImageError
 from kbnet.imaging import Photo, write_photo
@@ -146,10 +147,43 @@ def test_a_turning_camera_moves_the_corners_around_its_axis():
     assert (zoomed[1].sum(0) > 0.02).sum() > 8 > 3 > (zoomed[1].sum(1) > 0.02).sum()
 
 
-@pytest.mark.parametrize("share", ["turning_share", "object_share", "linear_share"])
+def test_frames_are_separate_points_around_the_middle_one():
+    path = torch.stack([torch.zeros(13), torch.linspace(0, 24, 13)], 1)
+    kernel = frames_kernel(path, 7)
+    wanted = torch.zeros(25, 25)
+    wanted[12, ::4] = 1 / 7
+    assert torch.allclose(kernel, wanted, atol=1e-6)
+    # the middle in time, not in length: whoever speeds up has come a quarter of the way by then
+    speeding = torch.stack([torch.zeros(13), 24 * torch.linspace(0, 1, 13).square()], 1)
+    assert torch.nonzero(frames_kernel(speeding, 3)[18] > 0.01).flatten().tolist() == [12, 18, 36]
+    assert torch.equal(frames_kernel(torch.zeros(1, 2), 11), torch.ones(1, 1))
+
+
+@pytest.mark.parametrize(("path", "count"), [(torch.zeros(9, 2), 8), (torch.zeros(9, 3), 7), (torch.zeros(0, 2), 7)])
+def test_frames_refuse_what_has_no_middle(path, count):
+    with pytest.raises(InvalidInputError, match="expected"):
+        frames_kernel(path, count)
+
+
+def test_video_blur_is_the_mean_of_moved_pictures_in_srgb():
+    clean = scene()
+    motion = Motion(length=12, frames=3, shake=0, frames_share=1, turning_share=0, object_share=0)
+    found = motion(clean, generator(5))
+
+    # a straight path of 12 pixels in three frames: the picture and two moved to either side, on a line of any direction
+    middle = found[:, 20:-20, 20:-20]
+    errors = []
+    for angle in np.arange(0, math.pi, math.pi / 90):
+        path = torch.tensor([[-6.0], [0.0], [6.0]]) * torch.tensor([[math.sin(angle), math.cos(angle)]])
+        guess = blur(clean, frames_kernel(path, 3), linear=False)[:, 20:-20, 20:-20]
+        errors.append(float((guess - middle).abs().mean()))
+    assert min(errors) < 1 / 255 < 4 / 255 < max(errors)
+
+
+@pytest.mark.parametrize("share", ["turning_share", "object_share", "linear_share", "frames_share"])
 def test_options_change_the_result(share):
     clean = scene()
-    others = {"turning_share": 0, "object_share": 0, "linear_share": 0}
+    others = {"turning_share": 0, "object_share": 0, "linear_share": 0, "frames_share": 0}
     without, with_it = (Motion(length=20, turning=2, **others | {share: n}) for n in (0, 1))
     assert not torch.equal(without(clean, generator(1)), with_it(clean, generator(1)))
 

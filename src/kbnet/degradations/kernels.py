@@ -87,6 +87,34 @@ def path_kernel(path: Tensor, dwell: Tensor | None = None, *, side: int | None =
     return _splat(points, weight, radius)
 
 
+def frames_kernel(path: Tensor, count: int) -> Tensor:
+    """The kernel [k,k] of `count` short frames averaged: equal points along a path, equally far apart in time.
+
+    High-speed video is made into blurred pictures so (Nah et al., "Deep multi-scale convolutional neural network for
+    dynamic scene deblurring", CVPR 2017, section 3.1); the sharp picture is the middle frame, which is the kernel's
+    middle here.
+
+    Args:
+        path: [T,2], offsets down and across in pixels at equal times, at least one.
+        count: number of frames, odd.
+
+    Raises:
+        InvalidInputError: an even count, or a path of another shape.
+    """
+    path = path.double()
+    if path.ndim != 2 or path.shape[1] != 2 or len(path) == 0 or not torch.isfinite(path).all():
+        raise InvalidInputError(f"expected a path [T,2] of finite offsets, got shape {list(path.shape)}")
+    if count < 1 or count % 2 == 0:
+        raise InvalidInputError(f"expected an odd number of frames, got {count}")
+    when = torch.linspace(0, len(path) - 1, count, dtype=path.dtype)
+    before = when.floor().long().clamp_max(max(len(path) - 2, 0))
+    part = (when - before)[:, None]
+    points = path[before] * (1 - part) + path[(before + 1).clamp_max(len(path) - 1)] * part
+    points = points - points[count // 2]
+    weight = torch.full((count,), 1 / count, dtype=path.dtype)
+    return _splat(points, weight, math.ceil(float(points.abs().max())))
+
+
 def centred(kernel: Tensor) -> Tensor:
     """A kernel moved by whole pixels so that its centroid lies in the middle pixel, cut to what is not zero, sum 1.
 

@@ -1,7 +1,9 @@
 """Motion blur: random trajectories of a camera, its turns, which change the kernel over the image, and objects."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,11 +12,12 @@ from torch import Generator, Tensor
 from kbnet.degradations.base import Degradation, Range, quantise, ranged, share
 from kbnet.degradations.blur import layered_blur, region_weights, to_srgb, varying_blur
 from kbnet.degradations.defocus import lit, object_mask
-from kbnet.degradations.kernels import load_kernels, path_kernel
+from kbnet.degradations.kernels import frames_kernel, load_kernels, path_kernel
 from kbnet.degradations.randomness import chance, log_uniform, normal, smooth_field, uniform
 from kbnet.errors import InvalidInputError
 
 _STEPS = 48
+_SMOOTH = 0.1  # largest shake of a path over a few frames of video
 _REGION = 128  # pixels between kernels of a turning camera, about
 
 
@@ -55,7 +58,9 @@ def random_trajectory(
     return torch.tensor(path) * length
 
 
-def turning_kernels(path: Tensor, turn: Tensor, zoom: Tensor, points: Tensor, dwell: Tensor | None = None) -> Tensor:
+def turning_kernels(
+    path: Tensor, turn: Tensor, zoom: Tensor, points: Tensor, kernel_of: Callable[[Tensor], Tensor] = path_kernel
+) -> Tensor:
     """Kernels of a camera that also turns about its axis and moves ahead, at some points of the image.
 
     Geometry of Whyte et al., "Non-uniform deblurring for shaken images" (IJCV 2012), section 2, to first order: a point
@@ -66,7 +71,7 @@ def turning_kernels(path: Tensor, turn: Tensor, zoom: Tensor, points: Tensor, dw
         path: [T,2] translation in pixels.
         turn: [T] angles in radians; zoom: [T] relative changes of size.
         points: [P,2] down and across from the axis, pixels.
-        dwell: as for `path_kernel`.
+        kernel_of: the kernel [k,k] of one path [T,2].
 
     Returns:
         [P,k,k].
@@ -74,7 +79,7 @@ def turning_kernels(path: Tensor, turn: Tensor, zoom: Tensor, points: Tensor, dw
     down, across = points[:, None, 0], points[:, None, 1]
     moved = torch.stack([turn * across + zoom * down, zoom * across - turn * down], -1)
     paths = path + moved
-    kernels = [path_kernel(one, dwell) for one in paths]
+    kernels = [kernel_of(one) for one in paths]
     side = max(kernel.shape[0] for kernel in kernels)
     return torch.stack([torch.nn.functional.pad(k, [(side - k.shape[0]) // 2] * 4) for k in kernels])
 
@@ -94,6 +99,9 @@ class Motion(Degradation):
         linear_share: share of calls that blur in linear light, as cameras do, instead of in sRGB, as benchmarks with
             given kernels do.
         highlight_gain: in linear light, light of clipped areas relative to white; makes bright traces.
+        frames_share: share of calls that average sharp frames instead, as pictures made of high-speed video do (Nah et
+            al., CVPR 2017): sRGB values, few distinct points along a smooth path, no pauses.
+        frames: how many; the nearest odd number.
         kernels: a file or folder for `load_kernels`, relative to the working folder.
         kernels_share: share of calls that take one of those, flipped and turned at random, instead of a random path.
     """
@@ -108,6 +116,8 @@ class Motion(Degradation):
     scale: Range = ranged(48, 256, within=(2, 4096))
     linear_share: float = share(0.6)
     highlight_gain: Range = ranged(1, 2, within=(1, 20))
+    frames_share: float = share(0.0)
+    frames: Range = ranged(7, 13, within=(1, _STEPS))
     kernels: str | None = None
     kernels_share: float = share(0.0)
     _loaded: tuple[Tensor, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -127,31 +137,41 @@ class Motion(Degradation):
 
     def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
         height, width = clean.shape[1:]
-        linear = chance(self.linear_share, generator)
+        video = chance(self.frames_share, generator)
+        linear = not video and chance(self.linear_share, generator)
         light = lit(clean, uniform(self.highlight_gain, generator)) if linear else clean
         whole = torch.ones(1, height, width)
         if chance(self.kernels_share, generator):
             blurred = varying_blur(light, self._given(generator)[None], whole)
         elif chance(self.object_share, generator):
             mask = object_mask(clean, log_uniform(self.scale, generator), generator)
-            front, back = (path_kernel(self._trajectory(generator), _dwell(generator)) for _ in range(2))
+            front, back = (self._exposure(video, generator)(self._path(video, generator)) for _ in range(2))
             blurred = layered_blur(light, mask, (back[None], whole), (front[None], whole))
         elif chance(self.turning_share, generator):
-            blurred = varying_blur(light, *self._turned(height, width, generator))
+            blurred = varying_blur(light, *self._turned(height, width, video, generator))
         else:
-            kernel = path_kernel(self._trajectory(generator), _dwell(generator))
+            kernel = self._exposure(video, generator)(self._path(video, generator))
             blurred = varying_blur(light, kernel[None], whole)
         blurred.clamp_(0, 1)
         return quantise(to_srgb(blurred) if linear else blurred)
 
-    def _trajectory(self, generator: Generator) -> Tensor:
+    def _exposure(self, video: bool, generator: Generator) -> Callable[[Tensor], Tensor]:
+        """What makes the kernel of a path."""
+        if video:
+            return partial(frames_kernel, count=2 * round((uniform(self.frames, generator) - 1) / 2) + 1)
+        return partial(path_kernel, dwell=_dwell(generator))
+
+    def _path(self, video: bool, generator: Generator) -> Tensor:
         length = uniform(self.length, generator)
+        if video:  # within its few milliseconds a camera hardly changes its course
+            shake = min(_SMOOTH, self.shake[1])
+            return random_trajectory(length, generator, shake=uniform((0, shake), generator), pull=0)
         shake, pull = uniform(self.shake, generator), uniform(self.pull, generator)
         impulses = uniform(self.impulses, generator)
         return random_trajectory(length, generator, shake=shake, pull=pull, impulses=impulses)
 
-    def _turned(self, height: int, width: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        path = self._trajectory(generator)
+    def _turned(self, height: int, width: int, video: bool, generator: Generator) -> tuple[Tensor, Tensor]:
+        path = self._path(video, generator)
         reach = math.hypot(height, width) / 2
         far = uniform(self.turning, generator) * uniform(self.length, generator) / reach
         time = torch.linspace(-0.5, 0.5, len(path))
@@ -162,9 +182,8 @@ class Motion(Degradation):
             ((torch.arange(count) + 0.5) / count - 0.5) * side for count, side in ((rows, height), (columns, width))
         ]
         points = torch.cartesian_prod(*grid) - axis
-        return turning_kernels(path, turn, zoom, points, _dwell(generator)), region_weights(
-            height, width, rows, columns
-        )
+        kernels = turning_kernels(path, turn, zoom, points, self._exposure(video, generator))
+        return kernels, region_weights(height, width, rows, columns)
 
     def _given(self, generator: Generator) -> Tensor:
         chosen = int(uniform((0, len(self._loaded)), generator))
