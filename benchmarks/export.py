@@ -2,6 +2,7 @@
 
     python benchmarks/export.py                         # a quarter of an hour
     python benchmarks/export.py --quick --name try      # tiny sizes, a minute: does it run?
+    python benchmarks/export.py --parts int8 --photos FOLDER --name int8    # clean photographs to calibrate on
 
 The operator alone is measured in five decompositions that are all standard operators, for time and memory. Networks are
 compared at three sizes, odd ones among them, and refused if they differ by more than 1e-4; then timed at one size.
@@ -20,11 +21,12 @@ import torch
 
 from facts import write
 from kbnet import create_model, load_model
-from kbnet.export import export_model, graph_facts
+from kbnet.export import export_int8, export_model, graph_facts
 from kbnet.export.builder import Builder, float_value
 from kbnet.export.layers import Layers, array
 from kbnet.export.pooling import WholeInput
-from kbnet.inference.runtimes import open_exported
+from kbnet.export.quantising import Photographs
+from kbnet.inference.runtimes import open_exported, run_openvino
 from kbnet.inference.tiles import reflect_pad
 from kbnet.models import Network
 from kbnet.nn import FullFrame, KernelBasisAttention, Local
@@ -44,7 +46,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes and networks")
     parser.add_argument("--side", type=int, default=256, help="of the images that are timed")
-    parser.add_argument("--parts", nargs="+", default=["operator", "networks"], choices=["operator", "networks"])
+    parser.add_argument(
+        "--parts", nargs="+", default=["operator", "networks"], choices=["operator", "networks", "int8"]
+    )
+    parser.add_argument("--photos", type=Path, help="folder of clean photographs, for int8")
     parser.add_argument("--name", default="export", help="of the results file")
     options = parser.parse_args()
     results: dict[str, Any] = {"tolerance": TOLERANCE}
@@ -56,6 +61,8 @@ def main() -> None:
             names = ["nano"] if options.quick else list(NETWORKS)
             side = 64 if options.quick else options.side
             results["networks"] = [network(name, side, Path(folder)) for name in names]
+        if "int8" in options.parts:
+            results["int8"] = int8(options.photos, options.side, Path(folder))
     print(write(options.name, results))
 
 
@@ -224,6 +231,32 @@ def network(name: str, side: int, folder: Path) -> dict[str, Any]:
         "differences": differences,
         "milliseconds": {what: round(taken * 1e3, 1) for what, taken in seconds.items()},
         "peak_bytes": memory,
+    }
+
+
+def int8(photos: Path, side: int, folder: Path) -> dict[str, Any]:
+    """The shipped denoiser by OpenVINO: what 8 bits and bfloat16 cost on photographs; times, and sizes of files."""
+    model: Network = load_model("denoise")
+    facts = graph_facts(model, task="denoise", window=128)
+    full, small = folder / "full.xml", folder / "small.xml"
+    export_model(model, full, facts, format="openvino")
+    quality = export_int8(model, small, facts, photos)
+    data = Photographs(photos, facts)
+    halved = data.judge(run_openvino(full)[1], run_openvino(full, torch.bfloat16)[1])
+    graphs = {"float32": (full, torch.float32), "bfloat16": (full, torch.bfloat16), "int8": (small, torch.float32)}
+    image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
+    calls = {}
+    for what, (path, dtype) in graphs.items():
+        run = run_openvino(path, dtype)[1]
+        calls[what] = lambda run=run: run({"image": image})
+    seconds = best(calls, repeats=5, seconds=60)
+    psnr = {"degraded": quality.degraded, "float32": quality.full, "bfloat16": halved.quantised}
+    return {
+        "side": side,
+        "crops": quality.crops,
+        "psnr": {what: round(value, 3) for what, value in (psnr | {"int8": quality.quantised}).items()},
+        "milliseconds": {what: round(taken * 1e3, 1) for what, taken in seconds.items()},
+        "bytes": {what: path.with_suffix(".bin").stat().st_size for what, path in (("float32", full), ("int8", small))},
     }
 
 

@@ -1,19 +1,24 @@
 """Writing exported files: each is compared with PyTorch on several sizes first, and appears whole or not at all."""
 
+import contextlib
 import json
 import secrets
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from kbnet import __version__
-from kbnet.errors import InvalidInputError, MissingExtraError, OutputError, OutputExistsError
+from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError, OutputError, OutputExistsError
 from kbnet.export.parity import compare
 from kbnet.inference.exported import PREFIX, GraphFacts, Run
 from kbnet.models import Network, matching_presets
+
+if TYPE_CHECKING:
+    from kbnet.export.quantising import Quality
 
 Format = Literal["onnx", "openvino", "torch-export"]
 _LONGEST = 2**16  # pixels a side, of an OpenVINO graph of uint8
@@ -66,32 +71,78 @@ def export_model(
     """
     if format not in ENDINGS:
         raise InvalidInputError(f"expected a format among {', '.join(ENDINGS)}, got {format!r}")
-    if path.suffix.lower() != ENDINGS[format]:
-        raise InvalidInputError(f"expected a name ending in {ENDINGS[format]} for {format}, got {path}")
-    targets = [path] if format != "openvino" else [path.with_suffix(".bin"), path]
-    for target in targets:
-        if target.exists() and not overwrite:
-            raise OutputExistsError(f"{target} is there already; give another name, or --overwrite")
     if facts.dtype != "float32" and format != "torch-export":
         raise InvalidInputError(
             f"{format} files hold float32: ONNX Runtime has no bfloat16 kernels, and OpenVINO is told at run time to "
             "compute in it (kbnet restore --dtype bfloat16)"
         )
     write = {"onnx": _write_onnx, "openvino": _write_openvino, "torch-export": _write_torch}[format]
-    network = network.to(torch.device("cpu"), torch.float32).eval()
+    with _appearing(path, format, overwrite=overwrite) as target:
+        network = network.to(torch.device("cpu"), torch.float32).eval()
+        call, facts = write(network, target, facts)
+        return compare(network, facts, call)
+
+
+def export_int8(
+    network: Network, path: Path, facts: GraphFacts, photographs: Path, *, overwrite: bool = False
+) -> "Quality":
+    """Write an OpenVINO graph that computes convolutions in 8 bits, and return what that costs on photographs.
+
+    Args:
+        facts: of a float32 graph that offers no shared context.
+        photographs: folder of clean photos, or of pairs in `input` and `target`; at least eight.
+
+    Raises:
+        InvalidInputError: facts that do not go with it, or photographs that do not do; see `quantising.Photographs`.
+        ExportError: the float graph differs from PyTorch, or 8 bits cost more than 0.1 dB; nothing is written.
+        MissingExtraError, OutputExistsError, OutputError: as `export_model`; the extra is `int8`.
+    """
+    from kbnet.export.quantising import Photographs, check, quantised
+
+    if facts.pooled or facts.dtype != "float32":
+        raise InvalidInputError("a graph of 8 bits is made of a float32 one without a shared context: drop --context")
+    with _appearing(path, "openvino", overwrite=overwrite) as target:
+        data = Photographs(photographs, facts)
+        network = network.to(torch.device("cpu"), torch.float32).eval()
+        full, facts = _write_openvino(network, target, facts)
+        compare(network, facts, full)
+
+        import openvino
+
+        from kbnet.inference.runtimes import run_openvino
+
+        model = quantised(openvino.Core().read_model(str(target)), data)
+        small = target.with_name(f"int8-{target.name}")
+        _save_openvino(model, small, replace(facts, dtype="int8"))
+        quality = data.judge(full, run_openvino(small)[1])
+        check(quality)
+        for suffix in (".bin", ".xml"):
+            small.with_suffix(suffix).replace(target.with_suffix(suffix))
+    return quality
+
+
+@contextlib.contextmanager
+def _appearing(path: Path, format: Format, *, overwrite: bool) -> Iterator[Path]:
+    """Where to write the file, under its own name; it is moved to `path` when all went well, and else removed."""
+    if path.suffix.lower() != ENDINGS[format]:
+        raise InvalidInputError(f"expected a name ending in {ENDINGS[format]} for {format}, got {path}")
+    targets = [path] if format != "openvino" else [path.with_suffix(".bin"), path]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise OutputExistsError(f"{target} is there already; give another name, or --overwrite")
     # In the same folder, since a rename does not cross file systems; under its own name, which an .xml may refer to.
     folder = path.parent / f".kbnet-{secrets.token_hex(8)}.part"
     try:
         folder.mkdir()
-        call, facts = write(network, folder / path.name, facts)
-        difference = compare(network, facts, call)
+        yield folder / path.name
         for target in targets:
             (folder / target.name).replace(target)
     except OSError as error:
+        if isinstance(error, KBNetError):  # a few of ours are OSErrors too
+            raise
         raise OutputError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return difference
 
 
 def _write_onnx(network: Network, path: Path, facts: GraphFacts) -> tuple[Run, GraphFacts]:
@@ -132,11 +183,17 @@ def _write_openvino(network: Network, path: Path, facts: GraphFacts) -> tuple[Ru
         side = openvino.Dimension(1, _LONGEST)
         sides = [openvino.Dimension(facts.tile)] * 2 if facts.tile else [side, side]
         model.reshape({"image": openvino.PartialShape([*sides, openvino.Dimension(network.config.channels)])})
-    model.set_rt_info(json.dumps(facts.to_strings()), PREFIX.rstrip("."))
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    _save_openvino(model, path, facts)
     source.unlink()
     _, run = run_openvino(path)
     return run, facts
+
+
+def _save_openvino(model: Any, path: Path, facts: GraphFacts) -> None:
+    import openvino
+
+    model.set_rt_info(json.dumps(facts.to_strings()), PREFIX.rstrip("."))
+    openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 def _write_torch(network: Network, path: Path, facts: GraphFacts) -> tuple[Run, GraphFacts]:
