@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     logger.handlers, logger.level, logger.propagate = before
 
 
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub of this machine in place of the real one, where huggingface_hub is installed."""
+    if find_spec("huggingface_hub") is None:
+        yield
+        return
+    from huggingface_hub import constants
+
+    monkeypatch.syspath_prepend(ROOT / "tests" / "models")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
+    with import_module("local_server").serving({}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield
+
+
 def run_kbnet(words: list[str]) -> tuple[int, str]:
     """The command in this process: its exit code, and what it printed."""
     said = io.StringIO()
@@ -132,7 +148,7 @@ def check_output(shown: str, said: str, where: str) -> None:
 
 @pytest.mark.timeout(900)  # one page starts Ray twice
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
-def test_every_block_of_a_page_runs(page: str, folder: Path) -> None:
+def test_every_block_of_a_page_runs(page: str, folder: Path, hub: None) -> None:
     names: dict[str, object] = {}
     for block in blocks(page):
         where = f"{page}, line {block.line}"
