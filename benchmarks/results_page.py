@@ -16,6 +16,8 @@ SOURCES = {"paper": "published", "second-hand": "published, seen second-hand"}
 SIGMAS = ("15", "25", "50")
 ON_Y = ("test100", "rain100h", "rain100l", "test1200", "test2800")
 
+RUNTIMES = {"torch": "PyTorch, kbnet's kernels", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+
 Results = Mapping[str, Any]
 
 INTRODUCTION = """# Results
@@ -52,6 +54,10 @@ def page(files: Mapping[str, Results], others: Results) -> str:
         gaussian(files, others["gaussian"]),
         pairs(files),
         clean(files),
+        runtimes(files),
+        eight_bits(files),
+        training(files),
+        workers(files),
         beside(others["other"]),
         not_run(others["not_run"]),
         sources(files),
@@ -152,6 +158,96 @@ def clean(files: Mapping[str, Results]) -> str:
     ]
     text = "## Clean photographs\n\nThe output against its own clean input.\n\n"
     return text + table(["set (pictures)", "model", "mean", "lowest", "from"], rows) if rows else ""
+
+
+def runtimes(files: Mapping[str, Results]) -> str:
+    """Exported graphs beside PyTorch with the compiled kernels."""
+    rows = []
+    for name, results in files.items():
+        for one in results.get("networks", []) if "tolerance" in results else []:
+            taken, memory = one["milliseconds"], one["peak_bytes"]
+            for runtime, milliseconds in taken.items():
+                largest = [value for what, value in one["differences"].items() if runtime.startswith(what.split()[0])]
+                rows.append(
+                    [
+                        one["network"],
+                        f"{one['side']} x {one['side']}",
+                        RUNTIMES[runtime],
+                        f"{milliseconds:,.0f} ms",
+                        f"{milliseconds / taken['torch']:.2f}",
+                        f"{memory[runtime] / 1e6:,.0f} MB",
+                        f"{max(largest):.1e}" if largest else "",
+                        f"`{name}`",
+                    ]
+                )
+    text = (
+        "## Exported graphs\n\nOne picture in float32; the largest difference from PyTorch is over three sizes, odd "
+        "ones among them, on values in [0,1].\n\n"
+    )
+    heads = ["network", "picture", "runtime", "time", "of PyTorch's", "memory", "difference", "from"]
+    return text + table(heads, rows) if rows else ""
+
+
+def eight_bits(files: Mapping[str, Results]) -> str:
+    """What OpenVINO's lower precisions cost and save."""
+    rows = []
+    for name, results in files.items():
+        if one := results.get("int8"):
+            size = one["bytes"] | {"bfloat16": one["bytes"]["float32"]}
+            rows += [
+                [
+                    what,
+                    _decibels(one["psnr"][what]),
+                    f"{one['side']} x {one['side']}",
+                    f"{taken:,.0f} ms",
+                    f"{size[what] / 1e6:.1f} MB",
+                    f"`{name}`",
+                ]
+                for what, taken in one["milliseconds"].items()
+            ]
+    text = (
+        "## Lower precision\n\nThe shipped denoiser by OpenVINO on photographs that its graph of 8 bits was not "
+        "calibrated on, with noise of sigma 5 to 55; the time of one picture, and the size of the weights.\n\n"
+    )
+    return text + table(["precision", "PSNR", "picture", "time", "file", "from"], rows) if rows else ""
+
+
+def training(files: Mapping[str, Results]) -> str:
+    """What the compiled kernels do for training."""
+    rows = [
+        [
+            results["recipe"],
+            one["phase"].replace(" = ", " "),
+            one["backend"],
+            f"{one['patches_per_second']:.1f}",
+            f"{one['loader_share']:.1%}",
+            f"`{name}`",
+        ]
+        for name, results in files.items()
+        if "recipe" in results
+        for one in results["rows"]
+    ]
+    text = "## Training\n\nThe same steps with the compiled kernels and with the reference of the operator.\n\n"
+    heads = ["recipe", "phase", "operator", "patches a second", "waiting for the loader", "from"]
+    return text + table(heads, rows) if rows else ""
+
+
+def workers(files: Mapping[str, Results]) -> str:
+    """Folders restored by Ray."""
+    rows = [
+        [
+            f"{results['pictures']} of {results['side']} x {results['side']}",
+            label,
+            f"{run['pictures_an_hour']:,.0f}",
+            str(run["wrong"] + run["failed"]),
+            f"`{name}`",
+        ]
+        for name, results in files.items()
+        if "scaling_efficiency_1_to_2" in results
+        for label, run in results["runs"].items()
+    ]
+    text = "## Many workers\n\nOne thread a worker, as in the plain run; wrong is what differs from that one's.\n\n"
+    return text + table(["pictures", "run", "pictures an hour", "wrong or missing", "from"], rows) if rows else ""
 
 
 def beside(others: Sequence[Results]) -> str:

@@ -226,3 +226,16 @@ def test_benchmarks_of_many_pictures_run(name, tmp_path):
     child = run(f"{name}.py", "--quick", "--results", tmp_path)
     assert (child.returncode, child.stderr) == (0, ""), child.stdout
     assert len(json.loads((tmp_path / f"{name}.json").read_text())["rows"]) == 2
+
+
+def test_exported_graphs_are_compared_before_they_are_timed(tmp_path):
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package, reason="the extra `export` is not installed")
+    child = run("export.py", "--quick", "--results", tmp_path)
+    assert child.returncode == 0, child.stderr
+    found = json.loads((tmp_path / "export.json").read_text())
+    assert len({row["what"] for row in found["operator"]}) == 1 + 2 * 5
+    (nano,) = found["networks"]
+    assert set(nano["milliseconds"]) == {"torch", "onnxruntime", "openvino"}
+    assert len(nano["differences"]) == 2 * 3
+    assert max(nano["differences"].values()) < 1e-4

@@ -49,7 +49,8 @@ def models(
     weights = Table("weights", "task", "network", "licence", "measured", title="Shipped weights (kbnet info NAME)")
     for entry in shipped:
         task = f"{entry.task} (default)" if entry.default else entry.task
-        measured = ", ".join(f"{name} {value:g}" for name, value in entry.metrics.items())
+        # what the inputs score, and the worst picture, are left to `kbnet info`
+        measured = ", ".join(f"{name} {value:.2f}" for name, value in entry.metrics.items() if "," not in name)
         weights.add_row(entry.name, task, entry.preset, entry.license, measured)
     console.print(weights)
 
