@@ -1,12 +1,13 @@
 """Exported graphs: the operator's decompositions, then whole networks in PyTorch, ONNX Runtime and OpenVINO.
 
-    python benchmarks/export.py                         # a quarter of an hour
-    python benchmarks/export.py --quick --name try      # tiny sizes, a minute: does it run?
-    python benchmarks/export.py --parts int8 --photos FOLDER --name int8    # clean photographs to calibrate on
+    python benchmarks/export.py --parts operator --name export-operator    # 4 minutes; 16 GB of memory
+    python benchmarks/export.py --parts networks --name export-networks    # 3 minutes
+    python benchmarks/export.py --quick --name try                         # tiny sizes, a minute: does it run?
+    python benchmarks/export.py --parts int8 --photos FOLDER --name int8             # clean photographs to calibrate on
 
-The operator alone is measured in five decompositions that are all standard operators, for time and memory. Networks are
+The operator alone is measured in six decompositions that are all standard operators, for time and memory. Networks are
 compared at three sizes, odd ones among them, and refused if they differ by more than 1e-4; then timed at one size.
-Writes benchmarks/results/export.json. Weights are random but for the shipped denoiser: time does not depend on them.
+Writes benchmarks/results/NAME.json. Weights are random but for the shipped denoiser: time does not depend on them.
 The part int8 compares OpenVINO's precisions on photographs.
 """
 
@@ -73,17 +74,6 @@ def main() -> None:
 class Decompositions(Layers):
     """The operator as each way of writing it that was considered."""
 
-    def loop(self, x: str, a: str, kba: KernelBasisAttention) -> str:
-        """One grouped convolution a basis, times its coefficients: nothing is reshaped."""
-        b, (group, size, _) = self.b, kba.taps
-        n, c = kba.weight.shape[:2]
-        y = b.node("Conv", a, b.weight("bias", array(kba.bias).T[:, :, None, None]))
-        for i in range(n):
-            weight = b.weight(f"weight.{i}", array(kba.weight[i]).reshape(c, *kba.taps))
-            z = b.node("Conv", x, weight, kernel_shape=[size, size], pads=[size // 2] * 4, group=c // group)
-            y = b.node("Add", y, b.node("Mul", z, b.node("Slice", a, b.ints(i), b.ints(i + 1), b.ints(1))))
-        return y
-
     def mixed(self, x: str, a: str, kba: KernelBasisAttention) -> str:
         """The published formula: every pixel's kernel is mixed and stored, then applied to the unfolded features."""
         b, (group, size, _) = self.b, kba.taps
@@ -138,7 +128,7 @@ def operator(channels: int, bases: int, group: int, side: int, *, folder: Path) 
         "all bases at once": lambda w: Layers.kernel_basis_attention(_at_once(w, bases), "x", "a", kba, "kba"),
         "eight bases at a time": lambda w: Layers.kernel_basis_attention(_at_once(w, 8), "x", "a", kba, "kba"),
         "four bases at a time": lambda w: Layers.kernel_basis_attention(_at_once(w, 4), "x", "a", kba, "kba"),
-        "one basis at a time": lambda w: w.loop("x", "a", kba),
+        "one basis at a time": lambda w: Layers.kernel_basis_attention(_at_once(w, 1), "x", "a", kba, "kba"),
         "kernels mixed per pixel": lambda w: w.mixed("x", "a", kba),
         "one tap at a time": lambda w: w.taps("x", "a", kba),
     }
@@ -206,6 +196,7 @@ def network(name: str, side: int, folder: Path) -> dict[str, Any]:
     last = image.contiguous(memory_format=torch.channels_last)
     calls: dict[str, Callable[[], torch.Tensor]] = {}
     differences: dict[str, float] = {}
+    memory: dict[str, int] = {}
 
     def pytorch() -> torch.Tensor:
         with torch.inference_mode():
@@ -215,6 +206,8 @@ def network(name: str, side: int, folder: Path) -> dict[str, Any]:
         path = folder / f"graph{ending}"
         export_model(model, path, graph_facts(model, window=window), format=runtime, overwrite=True)  # type: ignore[arg-type]
         exported = open_exported(path)
+        # of the first call: a runtime keeps what it took
+        memory[exported.runtime] = peak_bytes(lambda exported=exported: exported(image, context))
         for height, width in SIZES:
             x = torch.rand(1, 3, height, width)
             with torch.inference_mode():
@@ -224,7 +217,7 @@ def network(name: str, side: int, folder: Path) -> dict[str, Any]:
             if not found <= TOLERANCE:
                 raise SystemExit(f"{name} in {runtime} differs by {found:.2g} at {height} x {width}")
         calls[exported.runtime] = lambda exported=exported: exported(image, context)
-    memory = {what: peak_bytes(call) for what, call in ({"torch": pytorch} | calls).items()}
+    memory["torch"] = peak_bytes(pytorch)
     seconds = best({"torch": pytorch} | calls, repeats=4, seconds=40)
     for what, taken in seconds.items():
         print(f"{name:8} {side} x {side}  {what:12} {taken * 1e3:9.1f} ms  {_mb(memory[what])}")

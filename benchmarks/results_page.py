@@ -226,6 +226,7 @@ def training(files: Mapping[str, Results]) -> str:
         for name, results in files.items()
         if "recipe" in results
         for one in results["rows"]
+        if "loader_share" in one
     ]
     text = "## Training\n\nThe same steps with the compiled kernels and with the reference of the operator.\n\n"
     heads = ["recipe", "phase", "operator", "patches a second", "waiting for the loader", "from"]

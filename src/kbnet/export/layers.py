@@ -91,8 +91,11 @@ class Layers:
         """`y = sum_n a_n * (grouped_conv(x; W_n) + b_n)`, some bases at a time, which bounds the memory.
 
         One grouped convolution makes `at_once * C` channels, [B,C/G,n,G,pixels]; the coefficients weigh them, and a sum
-        over n leaves [B,C/G,G,pixels]. The biases are a 1x1 convolution of the coefficients.
+        over n leaves [B,C/G,G,pixels]. One basis at a time needs no reshaping. The biases are a 1x1 convolution of the
+        coefficients.
         """
+        if self.at_once == 1:
+            return self._one_by_one(x, coefficients, kba, name)
         b = self.b
         group, size, _ = kba.taps
         n, c = kba.weight.shape[:2]
@@ -113,6 +116,16 @@ class Layers:
             weighed = b.node("Mul", z, b.node("Reshape", some, b.ints(0, 1, count, 1, -1)))
             y = b.node("Add", y, b.node("ReduceSum", weighed, b.ints(2), keepdims=0))
         return b.node("Reshape", y, b.node("Shape", x))
+
+    def _one_by_one(self, x: str, a: str, kba: KernelBasisAttention, name: str) -> str:
+        b, (group, size, _) = self.b, kba.taps
+        n, c = kba.weight.shape[:2]
+        y = b.node("Conv", a, b.weight(f"{name}.bias", array(kba.bias).T[:, :, None, None]))
+        for i in range(n):
+            weight = b.weight(f"{name}.weight.{i}", array(kba.weight[i]).reshape(c, *kba.taps))
+            z = b.node("Conv", x, weight, kernel_shape=[size, size], pads=[size // 2] * 4, group=c // group)
+            y = b.node("Add", y, b.node("Mul", z, b.node("Slice", a, b.ints(i), b.ints(i + 1), b.ints(1))))
+        return y
 
     def channel_branch(self, u: str, branch: ChannelBranch, level: int, name: str) -> str:
         """[B,C,H,W] -> [B,D,1,1], or [B,D,H,W] from a window."""

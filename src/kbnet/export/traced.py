@@ -16,7 +16,9 @@ from kbnet.models import Network
 from kbnet.nn import KernelBasisAttention
 
 BASES_AT_ONCE = 8
-"""Bases that one convolution of an exported graph applies; benchmarks/export.py measures the choice."""
+"""Bases that one convolution of an exported graph applies; benchmarks/export.py measures the choice. OpenVINO is faster
+and smaller with one at a time (`write.py`), and reshaping costs it most.
+"""
 
 METADATA = "kbnet.json"
 """Name of the facts inside the file; torch.export.load gives them through `extra_files`."""

@@ -14,6 +14,7 @@ import torch
 from kbnet import __version__
 from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError, OutputError, OutputExistsError
 from kbnet.export.parity import compare
+from kbnet.export.traced import BASES_AT_ONCE
 from kbnet.inference.exported import PREFIX, GraphFacts, Run
 from kbnet.models import Network, matching_presets
 
@@ -153,7 +154,9 @@ def _write_onnx(network: Network, path: Path, facts: GraphFacts) -> tuple[Run, G
     return run, facts
 
 
-def _save_onnx(network: Network, path: Path, facts: GraphFacts, *, optional: bool = True) -> GraphFacts:
+def _save_onnx(
+    network: Network, path: Path, facts: GraphFacts, *, optional: bool = True, at_once: int = BASES_AT_ONCE
+) -> GraphFacts:
     try:
         import onnx
 
@@ -163,7 +166,7 @@ def _save_onnx(network: Network, path: Path, facts: GraphFacts, *, optional: boo
             raise
         raise MissingExtraError(str(error.name), "export") from None
 
-    model, facts = onnx_graph(network, facts, optional=optional)
+    model, facts = onnx_graph(network, facts, optional=optional, at_once=at_once)
     onnx.save_model(model, str(path))
     return facts
 
@@ -176,7 +179,7 @@ def _write_openvino(network: Network, path: Path, facts: GraphFacts) -> tuple[Ru
     from kbnet.inference.runtimes import run_openvino
 
     source = path.with_suffix(".onnx")
-    facts = _save_onnx(network, source, facts, optional=False)
+    facts = _save_onnx(network, source, facts, optional=False, at_once=1)
     model = openvino.Core().read_model(str(source))
     if facts.uint8:
         # without bounds its plugin multiplies unknown sides beyond its integers

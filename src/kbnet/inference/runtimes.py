@@ -9,8 +9,13 @@ import torch
 from kbnet.errors import CheckpointError, InvalidInputError, MissingExtraError
 from kbnet.inference.exported import PREFIX, SUFFIXES, Arrays, ExportedNetwork, GraphFacts, Run
 
-_VALUES = {"onnxruntime": 24, "openvino": 34}
-"""float32 values a pixel and channel of the first level at the peak of a forward pass."""
+_VALUES = {
+    "onnxruntime": {"kbnet-s": 12, "kbnet-l": 46},
+    "openvino": {"kbnet-s": 34, "kbnet-l": 84},
+}
+"""float32 values a pixel and channel of the first level at the peak of a forward pass, with a margin of a tenth;
+benchmarks/export.py measures the memory.
+"""
 
 
 def is_exported(path: str | Path) -> bool:
@@ -41,8 +46,8 @@ def open_exported(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Ex
     else:
         facts, run = run_openvino(path, dtype)
         runtime = "openvino"
-    width = facts.config().width
-    return ExportedNetwork(facts, run, bytes_per_pixel=4 * _VALUES[runtime] * width, runtime=runtime)
+    values = _VALUES[runtime][facts.family] * facts.config().width
+    return ExportedNetwork(facts, run, bytes_per_pixel=4 * values, runtime=runtime)
 
 
 def run_onnx(path: Path) -> tuple[GraphFacts, Run]:
