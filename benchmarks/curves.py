@@ -3,8 +3,8 @@
     python benchmarks/curves.py --run denoise=runs/denoise-nano --run derain=runs/derain-nano ...
 
 Takes losses and validations of each run from its metrics.jsonl into benchmarks/results/learning-curves.json, where
-those of other runs are kept, and draws docs/learning-curves.png of that file. Of what sweep.py wrote it draws
-docs/sweep.png and writes the table into docs/training.md. Without --run it does so with what is there.
+those of other runs are kept, and draws docs/learning-curves.png of that file. Of each sweep*.json that sweep.py wrote
+it draws docs/sweep*.png and writes the table into docs/training.md. Without --run it does so with what is there.
 
 The score of a run is the gain over the degraded input, in dB, on photos held out of training. Photos and degradations
 of two tasks differ, so their curves are not to be compared in height.
@@ -29,8 +29,6 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 POINTS = 100
 """Losses of a curve; each is the mean over a stretch of the run."""
 
-BEGIN, END = "<!-- sweep -->", "<!-- end of the sweep -->"
-
 Row = dict[str, Any]
 
 
@@ -52,13 +50,12 @@ def main() -> None:
         write("learning-curves", {"runs": runs}, options.results)
     if runs:
         draw_curves(runs, options.output / "learning-curves.png")
-    sweep = options.results / "sweep.json"
-    if sweep.exists():
+    page = options.output / "training.md"
+    for sweep in sorted(options.results.glob("sweep*.json")):
         results = json.loads(sweep.read_text(encoding="utf-8"))
-        draw_sweep(results, options.output / "sweep.png")
-        page = options.output / "training.md"
+        draw_sweep(results, options.output / f"{sweep.stem}.png")
         if page.exists():
-            page.write_text(with_table(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+            page.write_text(with_table(page.read_text(encoding="utf-8"), results, sweep.stem), encoding="utf-8")
 
 
 def curve(folder: Path) -> Row:
@@ -117,10 +114,13 @@ def draw_sweep(results: Row, path: Path) -> None:
     print(path)
 
 
-def with_table(page: str, results: Row) -> str:
-    """A page with the sweep's table between its two marks, the best variant on top."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
+def with_table(page: str, results: Row, name: str) -> str:
+    """A page with a sweep's table between its two marks, the best variant on top; as it was if there are no marks."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    head, _, rest = page.partition(begin)
+    _, found, tail = rest.partition(end)
+    if not found:
+        return page
     sigmas = list(results["rows"][0]["psnr"])
     lines = [
         f"| variant | kMACs a pixel | steps | {' | '.join(sigmas)} | mean |",
@@ -132,7 +132,7 @@ def with_table(page: str, results: Row) -> str:
             f"| {row['variant']} | {row['macs_per_pixel'] / 1e3:.1f} | {row['steps']} | {scores} | "
             f"{row['mean_psnr']:.2f} |"
         )
-    return head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail
+    return head + begin + "\n" + "\n".join(lines) + "\n" + end + tail
 
 
 def describe(panel: Axes, results: Row) -> None:

@@ -156,7 +156,7 @@ def test_learning_curves_and_the_sweep_are_drawn_and_the_table_written(tmp_path)
     rows = [{"variant": "plain", "mean_psnr": 30.0} | row, {"variant": "better", "mean_psnr": 31.0} | row]
     sweep = {"recipe": "x.toml", "budget": "2 minutes", "rows": rows}
     (tmp_path / "sweep.json").write_text(json.dumps(sweep))
-    (tmp_path / "training.md").write_text("before\n<!-- sweep -->\nold\n<!-- end of the sweep -->\nafter\n")
+    (tmp_path / "training.md").write_text("before\n<!-- sweep -->\nold\n<!-- end of sweep -->\nafter\n")
     child = run("curves.py", "--run", f"mine={tmp_path / 'run'}", "--results", tmp_path, "--output", tmp_path)
     assert (child.returncode, child.stderr) == (0, "")
     curve = json.loads((tmp_path / "learning-curves.json").read_text())["runs"]["mine"]
