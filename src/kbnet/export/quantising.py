@@ -33,8 +33,9 @@ CROP = 128
 LEAST_PHOTOS = 8
 """Every fourth is judged by, the others are calibrated on."""
 
+_PHOTOS = 192  # read at most
 _CROPS = 48  # calibrated on; twice as many changed nothing
-_JUDGED = (40, 4)  # photos that are judged by at most, crops of each
+_JUDGED = 4  # crops of each photo that is judged by
 _LEAST_INPUTS = 32  # of a convolution; with 16 the loss was just above what is allowed, for a tenth less time
 
 DEGRADED_BY: dict[str, Degradation] = {
@@ -85,6 +86,7 @@ class Photographs:
         self._facts, self._side = facts, facts.tile or CROP
         paired = (folder / "input").is_dir() and (folder / "target").is_dir()
         items = find_items(folder, "pairs" if paired else "photos")
+        items = items[:: -(-len(items) // _PHOTOS)]  # across the whole folder, which may be sorted by source
         self._degrade = None if paired else DEGRADED_BY.get(facts.task)
         if not paired and self._degrade is None:
             raise InvalidInputError(
@@ -109,7 +111,7 @@ class Photographs:
         """Degraded crops, as the graph takes them."""
         generator = Generator().manual_seed(0)
         photos = [pair for number, pair in enumerate(self._pairs) if number % 4]
-        step = max(1, len(photos) // _CROPS)  # across the whole folder, which may be sorted by source
+        step = max(1, len(photos) // _CROPS)
         return [
             self._input(self._crop(photos[(number * step) % len(photos)], generator)[0]) for number in range(_CROPS)
         ]
@@ -118,10 +120,8 @@ class Photographs:
         """Compare two graphs on photographs that `calibration` leaves out."""
         generator = Generator().manual_seed(1)
         scores: list[tuple[float, float, float]] = []
-        photos = self._pairs[::4]
-        most, crops = _JUDGED
-        for pair in photos[:: max(1, -(-len(photos) // most))]:
-            for _ in range(crops):
+        for pair in self._pairs[::4]:
+            for _ in range(_JUDGED):
                 degraded, clean = self._crop(pair, generator)
                 image = self._input(degraded)
                 restored = (self._pixels(run({"image": image})[0]) for run in (full, quantised))
