@@ -128,6 +128,9 @@ def test_pairs_are_given_as_they_are(tmp_path, uint8):
     first = data.calibration()[0]
     assert first.shape == ((128, 128, 3) if uint8 else (1, 3, 128, 128))
     assert first.dtype == (np.uint8 if uint8 else np.float32)
+    write_photo(Photo(photograph(0, side=140)), tmp_path / "input" / "0.png", overwrite=True)
+    with pytest.raises(InvalidInputError, match="found 7 pairs of equal size"):
+        Photographs(tmp_path, graph_facts(create_model("kbnet-nano"), task="mine"))
 
 
 def test_what_cannot_be_calibrated_is_refused(tmp_path, photos):

@@ -99,12 +99,14 @@ class Photographs:
         self._pairs: list[tuple[Pixels, Pixels | None]] = [
             (clean, degraded)
             for clean, degraded in pairs
-            if clean is not None and min(clean.shape[:2]) >= self._side and (degraded is not None or not paired)
+            if clean is not None
+            and min(clean.shape[:2]) >= self._side
+            and (not paired or (degraded is not None and degraded.shape == clean.shape))
         ]
         if len(self._pairs) < LEAST_PHOTOS:
             raise InvalidInputError(
                 f"expected at least {LEAST_PHOTOS} photographs of {self._side} pixels a side or more in {folder}, "
-                f"found {len(self._pairs)}"
+                f"found {len(self._pairs)}{' pairs of equal size' if paired else ''}"
             )
 
     def calibration(self) -> list[NDArray[Any]]:
