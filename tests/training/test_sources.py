@@ -181,6 +181,33 @@ def test_a_gray_network_starts_as_the_mean_of_a_colour_one(preset, tmp_path):
         torch.testing.assert_close(gray(photo), expected, rtol=1e-5, atol=1e-5)
 
 
+FEW = SETTINGS | {"encoder_blocks": [1, 2], "middle_blocks": 1, "decoder_blocks": [1, 1]}
+MORE = SETTINGS | {"encoder_blocks": [2, 3], "middle_blocks": 2, "decoder_blocks": [1, 2]}
+
+
+def test_a_network_with_more_blocks_starts_as_the_one_with_fewer(tmp_path):
+    shallow = create_model("kbnet-nano", **FEW).eval()
+    save_file(shallow, tmp_path / "shallow.safetensors")
+    model = {"settings": MORE, "init": str(tmp_path / "shallow.safetensors")}
+    deep = initial_model(recipe(model=model), tmp_path / "run")
+    photo = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(deep.eval()(photo), shallow(photo))
+    deep.train()(photo).square().mean().backward()
+    scales = [p.grad for name, p in deep.named_parameters() if name.endswith(("fusion_scale", "ffn_scale"))]
+    assert all(grad is not None and grad.abs().max() > 0 for grad in scales)  # the new blocks learn at once
+
+
+@pytest.mark.parametrize(
+    "fewer", [{"encoder_blocks": [2, 1]}, {"middle_blocks": 0}, {"encoder_blocks": [1, 2, 1], "decoder_blocks": [1] * 3}]
+)
+def test_a_network_with_fewer_blocks_is_refused(fewer, tmp_path):
+    save_file(create_model("kbnet-nano", **FEW), tmp_path / "start.safetensors")
+    model = {"settings": FEW | fewer, "init": str(tmp_path / "start.safetensors")}
+    with pytest.raises(RecipeError, match="_blocks"):
+        initial_model(recipe(model=model), tmp_path / "run")
+
+
 @pytest.mark.parametrize("init", ["nowhere.safetensors", "kbnet-l-derain"])
 def test_weights_that_are_not_there_are_refused(init, two, tmp_path):
     with pytest.raises(RecipeError, match=r"model\.init: .*weights"):

@@ -27,7 +27,7 @@ class ModelSection(_Section):
     init: str | None = Field(
         default=None,
         description="weights to start from: a shipped model, a task or a file, of this very network, or of the same in "
-        "colour for a gray one",
+        "colour for a gray one, or with fewer blocks for a KBNet-S",
     )
 
 
