@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from kbnet.inference import memory
 from kbnet.models import create_model
+from kbnet.ops import native
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20
@@ -122,3 +123,12 @@ def test_a_wider_network_gets_smaller_tiles(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**40)
     narrow, wide = (create_model("kbnet-nano", width=w, encoder_blocks=(1,), decoder_blocks=(1,)) for w in (16, 64))
     assert 128 < memory.auto_tile(wide, CPU) < memory.auto_tile(narrow, CPU)
+
+
+@pytest.mark.skipif(native.refuses_here() is not None, reason="blocks run layer by layer here anyway")
+def test_layers_that_run_one_by_one_are_known_to_need_more(monkeypatch):
+    network = NETWORKS["kbnet-s"]
+    monkeypatch.delenv("KBNET_FUSED", raising=False)
+    as_one = memory.bytes_per_pixel(network, CPU)
+    monkeypatch.setenv("KBNET_FUSED", "off")
+    assert memory.bytes_per_pixel(network, CPU) > as_one

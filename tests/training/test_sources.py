@@ -199,7 +199,8 @@ def test_a_network_with_more_blocks_starts_as_the_one_with_fewer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fewer", [{"encoder_blocks": [2, 1]}, {"middle_blocks": 0}, {"encoder_blocks": [1, 2, 1], "decoder_blocks": [1] * 3}]
+    "fewer",
+    [{"encoder_blocks": [2, 1]}, {"middle_blocks": 0}, {"encoder_blocks": [1, 2, 1], "decoder_blocks": [1] * 3}],
 )
 def test_a_network_with_fewer_blocks_is_refused(fewer, tmp_path):
     save_file(create_model("kbnet-nano", **FEW), tmp_path / "start.safetensors")

@@ -7,7 +7,7 @@ import torch
 
 from kbnet.inference.exported import ExportedNetwork
 from kbnet.models import KBNetL, Network
-from kbnet.ops import native
+from kbnet.nn import fused
 
 BUDGET_BYTES = 768 * 2**20
 """Tiles are kept to this much even where there is more: larger ones are not faster, and others want memory too."""
@@ -55,8 +55,8 @@ def bytes_per_pixel(network: Network | ExportedNetwork, device: torch.device) ->
     # Measured as the growth of the process over one forward pass: as many float32 values a pixel as this times the
     # width. KBNet-S 12.6 to 14.4 layer by layer, 5.0 to 8.4 where blocks run as one call of the compiled kernels.
     # KBNet-L 25 to 28 either way: its first level has twice the width, and its queries, keys and values exist twice.
-    fused = device.type == "cpu" and native.refuses_here() is None
-    values = 26 if isinstance(network, KBNetL) else 9 if fused else 15
+    as_one = device.type == "cpu" and fused.refuses_here() is None
+    values = 26 if isinstance(network, KBNetL) else 9 if as_one else 15
     return 4 * values * network.config.width
 
 

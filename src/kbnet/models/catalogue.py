@@ -33,6 +33,8 @@ class CatalogueEntry:
         recipe: file in the repository that trains such weights.
         history: the runs that made these, where they were not one run of the recipe as it stands.
         measured_by: the command that measured `metrics`.
+        variant: of weights that are not their task's default, what sets them apart, as "hq": better and slower;
+            they answer to TASK-VARIANT too.
         gray: model that restores gray images for the task, if this one is not to; by name.
         metrics: measured figures by name, dB unless the name says otherwise.
     """
@@ -52,6 +54,7 @@ class CatalogueEntry:
     recipe: str
     history: str
     measured_by: str
+    variant: str = ""
     gray: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -59,6 +62,13 @@ class CatalogueEntry:
     def path(self) -> Path:
         """Where the file lies in this installation."""
         return _weights_folder() / self.file
+
+    @property
+    def alias(self) -> str:
+        """The shorter name that it answers to: that of its task, or TASK-VARIANT; its own name if it has none."""
+        if self.default:
+            return self.task
+        return f"{self.task}-{self.variant}" if self.variant else self.name
 
 
 def _weights_folder() -> Path:
@@ -89,9 +99,9 @@ def list_models(task: str | None = None) -> list[CatalogueEntry]:
 
 
 def find(name: str) -> CatalogueEntry | None:
-    """The shipped weights of that name, or the default ones of the task of that name; None if there are none."""
-    by_task = (entry for entry in catalogue().values() if entry.default and entry.task == name)
-    return catalogue().get(name) or next(by_task, None)
+    """The shipped weights of that name or `alias`; None if there are none."""
+    by_alias = (entry for entry in catalogue().values() if entry.alias == name)
+    return catalogue().get(name) or next(by_alias, None)
 
 
 def resolve(name_or_path: str | Path) -> Path:

@@ -31,6 +31,13 @@ MAX_TRAINED_PIXELS = 128 * 128
 _BAND = 16  # rows summed together for a mean over the image
 
 
+def refuses_here() -> str | None:
+    """Why no block can run as one call in this process, whatever its input; None if one can."""
+    if os.environ.get("KBNET_FUSED") == "off":
+        return "KBNET_FUSED is off"
+    return native.refuses_here()
+
+
 def refuses(block: nn.Module, x: Tensor) -> str | None:
     """Why a block cannot run on x [B,C,H,W] as one call; None if it can.
 
@@ -64,10 +71,8 @@ def refuses_training(block: nn.Module, x: Tensor) -> str | None:
 def _refuses_always(block: nn.Module, x: Tensor) -> str | None:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return "the network is being traced, and a graph wants its layers"
-    if os.environ.get("KBNET_FUSED") == "off":
-        return "KBNET_FUSED is off"
     parameter = next(block.parameters())
-    reason = native.refuses_here() or native.refuses(x, parameter) or native.refuses(parameter, parameter)
+    reason = refuses_here() or native.refuses(x, parameter) or native.refuses(parameter, parameter)
     if reason is not None:
         return reason
     # A hook wants to see a layer's own input and output.

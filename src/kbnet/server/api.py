@@ -93,8 +93,8 @@ class Desk:
     @property
     def names(self) -> list[str]:
         """Tasks, then models, that may be asked for."""
-        tasks = [entry.task for entry in self.models if entry.default]
-        return [*tasks, *(entry.name for entry in self.models)]
+        aliases = [entry.alias for entry in self.models if entry.alias != entry.name]
+        return [*aliases, *(entry.name for entry in self.models)]
 
     @property
     def usual(self) -> str:
