@@ -1,15 +1,17 @@
 """Tiles against the full frame: largest difference, PSNR and time, by context and overlap.
 
     python benchmarks/tiles.py [--data FOLDER] [--model denoise] [--tile 256]
+    python benchmarks/tiles.py --data LARGE_PHOTOS --tile auto --name tiles-large
 
-Without --data the photographs are those that come with scikit-image. Noise of sigma 25, full frame and tiles by the
-same context. Writes benchmarks/results/tiles.json.
+Without --data the photographs are those that come with scikit-image, of a quarter of a megapixel: tiles of 256 pixels
+cut them into many, where by default they would go through whole. Noise of sigma 25, full frame and tiles by the same
+context. Writes benchmarks/results/tiles.json.
 """
 
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from kbnet.metrics import noisy, psnr, to_uint8
 
 SIGMA = 25
 OVERLAPS = (16, 32, 64, 96, 128)
+LARGE_OVERLAPS = (64, 128, 192, 256)
 
 
 def photographs(folder: Path | None, limit: int) -> dict[str, NDArray[np.uint8]]:
@@ -37,10 +40,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of clean photographs")
     parser.add_argument("--limit", type=int, default=8, help="photographs at most")
     parser.add_argument("--model", default="denoise", help="shipped model, task or weights file")
-    parser.add_argument("--tile", type=int, default=256, help="side of a tile, pixels")
+    parser.add_argument("--tile", type=_side, default=256, help="side of a tile, pixels, or auto")
     parser.add_argument("--name", default="tiles", help="of the results file")
     options = parser.parse_args()
 
+    overlaps = LARGE_OVERLAPS if options.tile == "auto" else OVERLAPS
     photos = photographs(options.data, options.limit)
     rows: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     for clean in track(list(photos.values()), "photographs"):
@@ -49,7 +53,7 @@ def main() -> None:
             whole = Restorer.from_pretrained(options.model, tile=0, context="local" if context == "local" else "global")
             full = _timed(whole, image)
             rows.setdefault((context, 0), []).append((0.0, psnr(to_uint8(full[0]), clean), full[1]))
-            for overlap in OVERLAPS:
+            for overlap in overlaps:
                 tiled = Restorer.from_pretrained(options.model, tile=options.tile, overlap=overlap, context=context)
                 restored, seconds = _timed(tiled, image)
                 largest = float(np.abs(restored - full[0]).max()) * 255
@@ -64,6 +68,10 @@ def main() -> None:
             f"{row['seconds'] / plain['seconds']:22.2f}"
         )
     print(path)
+
+
+def _side(text: str) -> int | Literal["auto"]:
+    return "auto" if text == "auto" else int(text)
 
 
 def _timed(restorer: Restorer, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
