@@ -48,7 +48,7 @@ def models(
         return
     weights = Table("weights", "task", "network", "licence", "measured", title="Shipped weights (kbnet info NAME)")
     for entry in shipped:
-        task = f"{entry.task} (default)" if entry.default else entry.task
+        task = f"{entry.task} (default)" if entry.default else entry.alias
         # what the inputs score, and the worst picture, are left to `kbnet info`
         measured = ", ".join(f"{name} {value:.2f}" for name, value in entry.metrics.items() if "," not in name)
         weights.add_row(entry.name, task, entry.preset, entry.license, measured)
