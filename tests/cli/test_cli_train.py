@@ -7,7 +7,7 @@ import pytest
 from cli_files import names, picture
 
 from kbnet.models import load_model
-from kbnet.training import Run
+from kbnet.training import Run, checkpoint
 
 RECIPE = """
 [model]
@@ -129,6 +129,15 @@ def test_a_diverged_run_is_one_line(train, tmp_path):
     assert f"The batch is in {tmp_path / 'run' / 'diverged.safetensors'}" in done.err
     assert (tmp_path / "run" / "diverged.safetensors").exists()
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_folder_in_which_another_process_trains_is_left_to_it(train, tmp_path):
+    with checkpoint.sole_writer(tmp_path / "run"):
+        done = train("-q")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert f"another process is training in {tmp_path / 'run'}" in done.err
+    assert list((tmp_path / "run").iterdir()) == []
+    assert train("-q").code == 0  # it is free again
 
 
 def test_weights_of_another_network_are_no_start(train, tiny):

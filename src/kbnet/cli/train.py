@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,7 +73,7 @@ def train(
     folder = run or Path("runs") / recipe.stem
     try:
         from kbnet.training import Recipe, Run, make_accelerator
-        from kbnet.training.checkpoint import NAME
+        from kbnet.training.checkpoint import NAME, sole_writer
     except ModuleNotFoundError as error:
         if (error.name or "kbnet").partition(".")[0] == "kbnet":
             raise
@@ -95,8 +95,9 @@ def train(
             console.print(f"reading {', '.join(data)}", markup=False, soft_wrap=True)
         limit = None if memory is None else int(memory * 2**30)
         try:
-            work = Run(plan, data, folder, accelerator, workers=workers, memory=limit, cache=cache)
-            _train(work, console, quiet=quiet)
+            with sole_writer(folder) if accelerator.is_main_process else nullcontext():
+                work = Run(plan, data, folder, accelerator, workers=workers, memory=limit, cache=cache)
+                _train(work, console, quiet=quiet)
         finally:
             accelerator.end_training()
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,37 @@ from kbnet.errors import TrainingError
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint-previous.pt"
 BEST = "checkpoint-best.pt"
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which two runs would fill with each other's checkpoints; it is free again however this ends.
+
+    Where the system or the file system has no locks nothing is held.
+
+    Raises:
+        TrainingError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)  # the folder itself, so that no file is left behind
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise TrainingError(
+            f"another process is training in {folder}; wait for it, stop it, or give another --run folder"
+        ) from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
