@@ -31,7 +31,7 @@ def test_entry_is_true(entry: kbnet.models.CatalogueEntry) -> None:
     assert (ROOT / entry.recipe).is_file()
     assert "Licen" in entry.training_data or "licen" in entry.training_data
     assert len(entry.license) > 3
-    assert cost(network.config).per_pixel <= 60_000
+    assert cost(network.config).per_pixel <= (250_000 if entry.variant == "hq" else 60_000)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
@@ -66,6 +66,10 @@ def test_a_model_is_found_by_name_task_and_path() -> None:
     entry = find("denoise")
     assert entry is not None
     assert resolve("denoise") == resolve(entry.name) == resolve(entry.path) == entry.path
+    better = find("denoise-hq")
+    assert better is not None
+    assert better is find(better.name)
+    assert (better.alias, better.task, better.default) == ("denoise-hq", "denoise", False)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ _LABELS = {
     "derain": "Rain",
     "deblur": "Blur",
 }
-_VARIANTS = {"hq": ", better and slower"}
 _GRADIO_FILES = ("/assets/", "/static/", "/svelte/")
 _GRADIO_PATHS = ("/", "/config", "/theme.css", "/favicon.ico", "/gradio_api/startup-events")
 
@@ -87,17 +86,13 @@ def add_page(app: FastAPI, desk: Desk, *, locked: bool) -> None:
 
 
 def _blocks(gr: Any, desk: Desk, *, locked: bool) -> Any:
-    offered = [entry for entry in desk.models if entry.default or entry.variant in _VARIANTS]
-    offered.sort(key=lambda entry: (list(_LABELS).index(entry.task), not entry.default))
-    examples = [e.task for e in offered if e.default and (_STATIC / f"example-{e.task}.jpg").is_file()]
+    tasks = sorted({entry.task for entry in desk.models if entry.default}, key=list(_LABELS).index)
+    examples = [task for task in tasks if (_STATIC / f"example-{task}.jpg").is_file()]
     with gr.Blocks(title="kbnet", analytics_enabled=False, fill_width=False) as blocks:
         gr.HTML(_part("top").replace("EXAMPLES", " ".join(examples)), padding=False)
         with gr.Row(elem_id="kb-options"):
             task = gr.Radio(
-                [(_LABELS[entry.task] + _VARIANTS.get(entry.variant, ""), entry.alias) for entry in offered],
-                value=desk.usual,
-                label="What to remove",
-                elem_id="kb-task",
+                [(_LABELS[name], name) for name in tasks], value=desk.usual, label="What to remove", elem_id="kb-task"
             )
             strength = gr.Slider(
                 0, 1, 1, step=0.05, label="Strength", info="1 restored, 0 as it was", elem_id="kb-strength"
