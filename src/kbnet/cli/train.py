@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -94,12 +94,30 @@ def train(
         if not quiet:
             console.print(f"reading {', '.join(data)}", markup=False, soft_wrap=True)
         limit = None if memory is None else int(memory * 2**30)
+        code = 0
         try:
             with sole_writer(folder) if accelerator.is_main_process else nullcontext():
                 work = Run(plan, data, folder, accelerator, workers=workers, memory=limit, cache=cache)
                 _train(work, console, quiet=quiet)
+        except typer.Exit as ended:
+            code = ended.exit_code
         finally:
             accelerator.end_training()
+        if accelerator.num_processes > 1:
+            _leave(code)
+        if code:
+            raise typer.Exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process at once, without Python's own end.
+
+    DistributedDataParallel keeps the threads of its process group alive, and one that lets go of a tensor while Python
+    ends aborts the process (seen with gloo on a busy machine). Everything is written and closed by now.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _train(work: "Run", console: "Console", *, quiet: bool) -> None:
