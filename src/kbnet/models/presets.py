@@ -31,7 +31,7 @@ PRESETS: dict[str, Config] = {
         bases=8,
         lightweight=True,
     ),
-    # The same with three times the blocks, most of them where pixels are many and weights are few: 13 MB.
+    # The same with three times the blocks, most of them where pixels are many and weights are few: 15 MB.
     "kbnet-small": KBNetSConfig(
         width=16, encoder_blocks=(3, 6, 8, 4), middle_blocks=2, decoder_blocks=(4, 8, 6, 3), bases=8, lightweight=True
     ),
