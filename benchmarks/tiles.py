@@ -5,7 +5,7 @@
 
 Without --data the photographs are those that come with scikit-image, of a quarter of a megapixel: tiles of 256 pixels
 cut them into many, where by default they would go through whole. Noise of sigma 25, full frame and tiles by the same
-context. Writes benchmarks/results/tiles.json.
+context. Writes benchmarks/results/tiles.json, or the file that --name names.
 """
 
 import argparse

@@ -31,6 +31,7 @@ def test_entry_is_true(entry: kbnet.models.CatalogueEntry) -> None:
     assert (ROOT / entry.recipe).is_file()
     assert "Licen" in entry.training_data or "licen" in entry.training_data
     assert len(entry.license) > 3
+    assert entry.metrics["CBSD68 clean, lowest"] >= (38 if entry.task == "deblur" else 42)  # it does no harm
     assert cost(network.config).per_pixel <= (250_000 if entry.variant == "hq" else 60_000)
 
 

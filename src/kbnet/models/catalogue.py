@@ -105,7 +105,7 @@ def find(name: str) -> CatalogueEntry | None:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The weights file meant by a shipped model's name, a task's name, a path, or a repository of the hub.
+    """The weights file meant by a shipped model's name or `alias`, a path, or a repository of the hub.
 
     Raises:
         UnknownModelError: it is none of these, or a task or preset without shipped weights.
@@ -140,8 +140,9 @@ def load_model(name_or_path: str | Path) -> Network:
     """A network with weights, in eval mode, float32, on the CPU.
 
     Args:
-        name_or_path: a shipped model, a task (its default model), our own .safetensors file, one of the authors'
-            checkpoints (.pth, any of their three layouts), or a repository of the Hugging Face hub as "user/repo".
+        name_or_path: a shipped model, a task (its default model), a task's variant ("denoise-hq"), our own .safetensors
+            file, one of the authors' checkpoints (.pth, any of their three layouts), or a
+            repository of the Hugging Face hub as "user/repo".
 
     Raises:
         UnknownModelError: there is no such model and no such file.

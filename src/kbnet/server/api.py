@@ -92,7 +92,7 @@ class Desk:
 
     @property
     def names(self) -> list[str]:
-        """Tasks, then models, that may be asked for."""
+        """Tasks and their variants, then models, that may be asked for."""
         aliases = [entry.alias for entry in self.models if entry.alias != entry.name]
         return [*aliases, *(entry.name for entry in self.models)]
 

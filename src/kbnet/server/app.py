@@ -95,7 +95,7 @@ def _provider() -> Callable[[str], Restore]:
 
     def provide(name: str) -> Restore:
         entry = find(name)
-        return load(entry.alias if entry else name)  # a task and its default model are one
+        return load(entry.name if entry else name)  # a task and its default model are one
 
     return provide
 

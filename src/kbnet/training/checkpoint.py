@@ -31,17 +31,16 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)  # the folder itself, so that no file is left behind
+    held = os.open(folder, os.O_RDONLY)  # the folder itself: filelock, which torch brings, would leave a file in it
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        raise TrainingError(
-            f"another process is training in {folder}; wait for it, stop it, or give another --run folder"
-        ) from None
-    except OSError:
-        pass
-    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(
+                f"another process is training in {folder}; wait for it, stop it, or give another --run folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
         yield
     finally:
         os.close(held)
