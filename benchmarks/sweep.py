@@ -64,7 +64,7 @@ VARIANTS: dict[str, tuple[Settings, dict[str, int]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/denoise-nano.toml"))
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/denoise-gaussian-nano.toml"))
     parser.add_argument("--data", action="append", required=True, help="as for kbnet train")
     parser.add_argument("--minutes", type=float, default=2.0, help="processor time of each variant")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="variants to run; all if not given")

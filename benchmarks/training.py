@@ -1,6 +1,6 @@
 """Patches a second of a recipe with the compiled operator and with the reference one, and the loader's share of it.
 
-    python benchmarks/training.py --recipe recipes/denoise-nano.toml --data FOLDER
+    python benchmarks/training.py --recipe recipes/denoise-gaussian-nano.toml --data FOLDER
 
 Writes benchmarks/results/training.json: for each phase size of the recipe and each backend, the rate of training steps
 from the run's own clock, after the first ones. Before it is timed, both backends take the same two steps: where their
@@ -54,7 +54,7 @@ class Timed:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/denoise-nano.toml"))
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/denoise-gaussian-nano.toml"))
     parser.add_argument("--data", action="append", required=True, help="as for kbnet train")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for kbnet train")
     parser.add_argument("--steps", type=int, default=60, help="timed steps")

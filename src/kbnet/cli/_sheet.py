@@ -25,6 +25,7 @@ SEVERITIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("the same, smoothed", {"shot": 4e-3, "smoothed_share": 1, "jpeg_share": 0, "chroma_smoothing": [1, 2]}),
         ("shot noise 0.015, JPEG", {"shot": 1.5e-2, "smoothed_share": 1, "jpeg_share": 1}),
     ),
+    "photo-noise": tuple((f"drawn at random, {number}", {}) for number in (1, 2, 3, 4)),
     "rain": (
         ("light", {"heavy_share": 0, "short_share": 0, **_RAIN}),
         ("short", {"light_share": 0, "heavy_share": 0, **_RAIN}),

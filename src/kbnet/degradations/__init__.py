@@ -8,14 +8,15 @@ torch.Size([3, 128, 128])
 
 from typing import Any
 
-from kbnet.degradations.base import Degradation
+from kbnet.degradations.base import Degradation, make
 from kbnet.degradations.camera import CameraNoise
 from kbnet.degradations.defocus import Defocus
 from kbnet.degradations.jpeg import Jpeg
 from kbnet.degradations.kernels import load_kernels
-from kbnet.degradations.mixed import Blur, make
+from kbnet.degradations.mixed import Blur
 from kbnet.degradations.motion import Motion
 from kbnet.degradations.noise import GaussianNoise, gaussian_noise
+from kbnet.degradations.photo_noise import PhotoNoise
 from kbnet.degradations.rain import Rain
 from kbnet.errors import InvalidInputError
 
@@ -28,6 +29,7 @@ __all__ = [
     "GaussianNoise",
     "Jpeg",
     "Motion",
+    "PhotoNoise",
     "Rain",
     "create_degradation",
     "gaussian_noise",
@@ -37,6 +39,7 @@ __all__ = [
 DEGRADATIONS: dict[str, type[Degradation]] = {
     "gaussian": GaussianNoise,
     "camera-noise": CameraNoise,
+    "photo-noise": PhotoNoise,
     "rain": Rain,
     "defocus": Defocus,
     "motion": Motion,

@@ -72,6 +72,18 @@ class Degradation:
         raise NotImplementedError
 
 
+def make(kind: type[Degradation], settings: dict[str, Any]) -> Degradation:
+    """A degradation with some of its fields set.
+
+    Raises:
+        InvalidInputError: a field of another name, or a value that the field does not take.
+    """
+    known = [name for name, one in kind.__dataclass_fields__.items() if one.init]
+    if unknown := sorted(set(settings) - set(known)):
+        raise InvalidInputError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(known)}")
+    return kind(**settings)
+
+
 def check_fields(settings: Any) -> None:
     """Bring the `ranged` and `share` fields of a frozen dataclass into their form.
 

@@ -82,6 +82,11 @@ def smooth_noise(noise: Tensor, luma: float, chroma: float, chroma_gain: float =
     return _gaussian_blur(brightness, luma) + _gaussian_blur(colour, chroma)
 
 
+def sharpen_noise(noise: Tensor, amount: float, radius: float) -> Tensor:
+    """What an unsharp mask makes of noise [C,H,W]: `amount` times its detail finer than `radius` pixels is added."""
+    return noise + amount * (noise - _gaussian_blur(noise, radius))
+
+
 def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     if sigma < 0.1:
         return image
@@ -111,6 +116,8 @@ class CameraNoise(Degradation):
         smoothed_share: share of calls in which the camera denoises.
         luma_smoothing, chroma_smoothing: blur of what is left, standard deviation in pixels.
         chroma_gain: how much of the colour noise is left then.
+        sharpened_share: share of calls in which the camera sharpens last, which makes fine noise stronger;
+            sharpening: how much; sharpening_radius: standard deviation of the unsharp mask, pixels.
         jpeg_share: share of calls that end in a JPEG; jpeg_quality, subsampled_share: as for `Jpeg`.
     """
 
@@ -127,6 +134,9 @@ class CameraNoise(Degradation):
     luma_smoothing: Range = ranged(0, 0.8, within=(0, 20))
     chroma_smoothing: Range = ranged(0, 2.0, within=(0, 20))
     chroma_gain: Range = ranged(0.4, 1.0, within=(0, 2))
+    sharpened_share: float = share(0.0)
+    sharpening: Range = ranged(0.2, 1.0, within=(0, 5))
+    sharpening_radius: Range = ranged(0.6, 1.5, within=(0, 20))
     jpeg_share: float = share(0.5)
     jpeg_quality: Range = ranged(75, 100, within=(1, 100), whole=True)
     subsampled_share: float = share(0.5)
@@ -151,6 +161,9 @@ class CameraNoise(Degradation):
             luma, chroma = uniform(self.luma_smoothing, generator), uniform(self.chroma_smoothing, generator)
             noise = smooth_noise(noisy - colour, luma, chroma, uniform(self.chroma_gain, generator))
             noisy = colour + noise
+        if self.sharpened_share and chance(self.sharpened_share, generator):
+            amount, radius = uniform(self.sharpening, generator), uniform(self.sharpening_radius, generator)
+            noisy = colour + sharpen_noise(noisy - colour, amount, radius)
         noisy = noisy[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
         if len(clean) == 1:
             noisy = torch.einsum("c,chw->hw", torch.tensor(LUMA, dtype=noisy.dtype), noisy)[None]

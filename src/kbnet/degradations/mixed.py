@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from kbnet.degradations.base import Degradation, Range, quantise, ranged, share
+from kbnet.degradations.base import Degradation, Range, make, quantise, ranged, share
 from kbnet.degradations.defocus import Defocus
 from kbnet.degradations.jpeg import random_jpeg
 from kbnet.degradations.motion import Motion
@@ -54,15 +54,3 @@ class Blur(Degradation):
         if chance(self.jpeg_share, generator):
             return random_jpeg(blurred, self.jpeg_quality, self.subsampled_share, generator)
         return quantise(blurred)
-
-
-def make(kind: type[Degradation], settings: dict[str, Any]) -> Degradation:
-    """A degradation with some of its fields set.
-
-    Raises:
-        InvalidInputError: a field of another name, or a value that the field does not take.
-    """
-    known = [name for name, one in kind.__dataclass_fields__.items() if one.init]
-    if unknown := sorted(set(settings) - set(known)):
-        raise InvalidInputError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(known)}")
-    return kind(**settings)
