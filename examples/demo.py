@@ -32,8 +32,8 @@ def degraded(clean: Pixels, kind: str, seed: int, **fields: object) -> Pixels:
 
 
 BEFORE: dict[str, Callable[[Pixels], Pixels]] = {
-    "denoise": lambda clean: to_uint8(noisy(clean, SIGMA)),
-    "denoise-real": lambda clean: degraded(clean, "camera-noise", 3, shot=(0.01, 0.01), clean_share=0.0),
+    "denoise-gaussian": lambda clean: to_uint8(noisy(clean, SIGMA)),
+    "denoise": lambda clean: degraded(clean, "camera-noise", 3, shot=(0.01, 0.01), clean_share=0.0),
     "derain": lambda clean: degraded(clean, "rain", 5, clean_share=0.0),
     "deblur": lambda clean: degraded(clean, "defocus", 1, clean_share=0.0),
 }

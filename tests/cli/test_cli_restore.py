@@ -135,5 +135,6 @@ def test_the_suffix_says_what_was_done(kbnet_, tmp_path):
     assert names(tmp_path) == ["photo-denoised.png", "photo.png"]
 
 
-def test_the_tasks_are_the_catalogues():
-    assert tuple(Task) == TASKS
+def test_the_tasks_are_the_catalogues_and_those_of_earlier_releases():
+    former = [name for name in FORMER_NAMES if not name.startswith("kbnet-") and name != "denoise-hq"]
+    assert tuple(Task) == (*TASKS, *former)

@@ -85,13 +85,13 @@ def test_a_graph_that_loses_too_much_is_not_written(tmp_path, photos, monkeypatc
     monkeypatch.setattr(quantising, "ALLOWED_LOSS", -1.0)
     network = small("nano")
     with pytest.raises(ExportError, match="nothing was written"):
-        export_int8(network, tmp_path / "g.xml", graph_facts(network, task="denoise", window=64), photos)
+        export_int8(network, tmp_path / "g.xml", graph_facts(network, task="denoise-gaussian", window=64), photos)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_loss_is_judged_on_photographs_that_are_not_calibrated_on(photos):
     network = create_model("kbnet-nano")
-    data = Photographs(photos, graph_facts(network, task="denoise"))
+    data = Photographs(photos, graph_facts(network, task="denoise-gaussian"))
     crops = data.calibration()
     assert {crop.shape for crop in crops} == {(1, 3, 128, 128)}
     given = []

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import kbnet
-from kbnet.errors import CheckpointError, UnknownModelError
+from kbnet.errors import CheckpointError, InvalidInputError, UnknownModelError
 from kbnet.evaluation import measured_figures
 from kbnet.models import PRESETS, TASKS, catalogue, cost, count_parameters, find, list_models, load_model, resolve
 from kbnet.models import catalogue as _catalogue_function
+from kbnet.models.catalogue import FORMER_NAMES
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = list(catalogue().values())
@@ -67,10 +69,41 @@ def test_a_model_is_found_by_name_task_and_path() -> None:
     entry = find("denoise")
     assert entry is not None
     assert resolve("denoise") == resolve(entry.name) == resolve(entry.path) == entry.path
-    better = find("denoise-hq")
+    better = find("denoise-gaussian-hq")
     assert better is not None
-    assert better is find(better.name)
-    assert (better.alias, better.task, better.default) == ("denoise-hq", "denoise", False)
+    assert better is find(better.name) is find("denoise-gaussian", "best")
+    assert (better.alias, better.task, better.default) == ("denoise-gaussian-hq", "denoise-gaussian", False)
+
+
+def test_the_best_preset_falls_back_to_the_only_weights_and_a_wrong_one_is_refused() -> None:
+    only = [task for task in TASKS if not any(entry.variant == "hq" for entry in list_models(task))]
+    assert all(find(task, "best") is find(task) is not None for task in only)
+    assert find("kbnet-nano-denoise", "best") is find("kbnet-nano-denoise")
+    with pytest.raises(InvalidInputError, match="expected a preset, fast or best; got 'good'"):
+        find("denoise", "good")
+
+
+def test_former_names_work_and_say_what_they_are_called_now(caplog: pytest.LogCaptureFixture) -> None:
+    module = sys.modules[_catalogue_function.__module__]
+    module._current.cache_clear()
+    for former, now in FORMER_NAMES.items():
+        assert former not in catalogue()
+        assert find(former) is find(now) is not None
+        assert resolve(former) == resolve(now)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{former} is now called {now}" for former, now in FORMER_NAMES.items()]
+
+
+def test_gray_images_go_to_gray_weights_when_a_task_is_named() -> None:
+    for name, gray in {
+        "denoise": True,
+        "denoise-gaussian": True,
+        "denoise-real": True,
+        "kbnet-nano-denoise": False,
+    }.items():
+        restorer = kbnet.Restorer.from_pretrained(name)
+        assert (restorer.suited(1).network.config.channels == 1) is gray, name
+        assert restorer.task.startswith("denoise")
 
 
 @pytest.mark.parametrize(
@@ -103,5 +136,5 @@ def test_the_shipped_denoiser_denoises() -> None:
     torch.manual_seed(0)
     ramp = torch.linspace(0.2, 0.8, 96).expand(1, 3, 96, 96)
     noisy = ramp + 25 / 255 * torch.randn(1, 3, 96, 96)
-    restored = kbnet.Restorer.from_pretrained("denoise")(noisy)
+    restored = kbnet.Restorer.from_pretrained("denoise-gaussian")(noisy)
     assert (restored - ramp).square().mean() < (noisy - ramp).square().mean() / 20

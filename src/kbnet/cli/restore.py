@@ -29,10 +29,12 @@ class Task(StrEnum):
     """What to remove."""
 
     DENOISE = "denoise"
-    DENOISE_GRAY = "denoise-gray"
-    DENOISE_REAL = "denoise-real"
+    DENOISE_GAUSSIAN = "denoise-gaussian"
     DERAIN = "derain"
     DEBLUR = "deblur"
+    # names of earlier releases, which the catalogue translates
+    DENOISE_REAL = "denoise-real"
+    DENOISE_GRAY = "denoise-gray"
 
 
 class ContextChoice(StrEnum):

@@ -19,7 +19,7 @@ from torch import Generator
 
 from kbnet.data import find_items, to_tensor
 from kbnet.data.photos import Pixels, decode_all
-from kbnet.degradations import Blur, CameraNoise, Degradation, GaussianNoise, Rain
+from kbnet.degradations import Blur, Degradation, GaussianNoise, PhotoNoise, Rain
 from kbnet.errors import ExportError, InvalidInputError, MissingExtraError
 from kbnet.inference.exported import GraphFacts, Run
 from kbnet.metrics import psnr, to_uint8
@@ -40,9 +40,8 @@ _LEAST_INPUTS = 32  # of a convolution; with 16 the loss was just above what is 
 
 DEGRADED_BY: dict[str, Degradation] = {
     # below sigma 5 the result is so near the photo that PSNR counts rounding and not what anyone could see
-    "denoise": GaussianNoise(sigma=(5, 55)),
-    "denoise-gray": GaussianNoise(sigma=(5, 55)),
-    "denoise-real": CameraNoise(),
+    "denoise": PhotoNoise(),
+    "denoise-gaussian": GaussianNoise(sigma=(5, 55)),
     "derain": Rain(),
     "deblur": Blur(),
 }

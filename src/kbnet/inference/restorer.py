@@ -14,7 +14,7 @@ from kbnet.inference.exported import ExportedNetwork
 from kbnet.inference.memory import auto_tile
 from kbnet.inference.runtimes import is_exported, open_exported
 from kbnet.inference.tiles import Span, plan, reflect_pad, sample_crops
-from kbnet.models import Network, find, load_file, resolve
+from kbnet.models import Network, catalogue, find, load_file, resolve
 from kbnet.models.hub import settings_beside
 from kbnet.nn import FullFrame, Gather, Local, Shared
 
@@ -106,6 +106,8 @@ class Restorer:
             plan(tile + self.network.input_multiple, *self.tiling(tile))  # refuses an overlap that leaves no step
         self.ensemble = ensemble
         self.name = name or self.network.family
+        self.task = ""
+        """What the network restores, where that is known: the task of shipped weights."""
         self.gray: Restorer | None = None
         """Takes over for gray images: in a colour network their noise is equal in all three channels, as it never was
         in its training. `from_pretrained` sets it for tasks that have a gray model."""
@@ -121,10 +123,14 @@ class Restorer:
         overlap: int | None = None,
         context: ContextName | Literal["auto"] = "auto",
         ensemble: bool = False,
+        preset: Literal["fast", "best"] = "fast",
     ) -> "Restorer":
         """A Restorer with shipped weights, by model or task name, or with those of a file (ours or the authors').
 
-        By the name of a task, gray images are restored by the task's gray model if it has one; by the name of a model,
+        A task has one or two sets of weights: `preset="best"` takes the larger ones where they ship, which are better
+        and slower. It does not apply to the name of a model or file.
+
+        By the name of a task, gray images are restored by its gray weights if it has some; by the name of a model,
         every image by that model.
 
         "user/repo" means a repository of the Hugging Face hub (`kbnet.models.hub`).
@@ -132,6 +138,7 @@ class Restorer:
         The file may also be a graph that `kbnet export` wrote for ONNX Runtime (.onnx) or OpenVINO (.xml).
 
         Raises:
+            InvalidInputError: an argument has no such value.
             UnknownModelError: there is no such model and no such file.
             CheckpointError: the file is damaged, hostile, or of another network.
             MissingExtraError: the file is a graph, and its runtime is not installed.
@@ -142,7 +149,7 @@ class Restorer:
             >>> restorer(np.zeros((48, 64, 3), np.uint8)).shape
             (48, 64, 3)
         """
-        entry = find(str(name_or_path))
+        entry = find(str(name_or_path), preset)
         asked = context
         if context == "auto" and entry is not None:
             context = entry.context  # type: ignore[assignment]  # checked by __init__
@@ -151,7 +158,7 @@ class Restorer:
         if entry is None and is_exported(name_or_path):
             network = open_exported(name_or_path, dtype=_dtype(dtype))
         else:
-            path = resolve(name_or_path)
+            path = resolve(name_or_path, preset)
             network = load_file(path)
             if entry is None and (beside := settings_beside(path)):
                 window = beside.window
@@ -167,7 +174,8 @@ class Restorer:
             ensemble=ensemble,
             name=entry.name if entry else str(name_or_path),
         )
-        if entry is not None and entry.gray and name_or_path == entry.task:
+        restorer.task = entry.task if entry else ""
+        if entry is not None and entry.gray and str(name_or_path) not in catalogue():
             restorer.gray = cls.from_pretrained(
                 entry.gray, device=device, dtype=dtype, tile=tile, overlap=overlap, context=asked, ensemble=ensemble
             )
@@ -342,14 +350,15 @@ class Restorer:
         return y
 
 
-def restore(image: Any, task: str = "denoise") -> Any:
+def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"] = "fast") -> Any:
     """Restore an image with the task's default model; see `Restorer.__call__` for the kinds of image.
 
     The model is loaded anew each time: for many images build a `Restorer`.
 
     Args:
         image: PIL.Image, numpy array or torch tensor.
-        task: "denoise", "denoise-gray", "denoise-real", "derain" or "deblur".
+        task: "denoise" (any noise), "denoise-gaussian" (the papers' task), "derain" or "deblur".
+        preset: "best" for the larger weights of the task, where they ship.
 
     Raises:
         UnknownModelError: no weights ship for the task.
@@ -360,7 +369,7 @@ def restore(image: Any, task: str = "denoise") -> Any:
         >>> kbnet.restore(np.zeros((32, 32, 3), np.uint8)).dtype
         dtype('uint8')
     """
-    return Restorer.from_pretrained(task)(image)
+    return Restorer.from_pretrained(task, preset=preset)(image)
 
 
 def _turn(image: Tensor, turn: int) -> Tensor:

@@ -1,17 +1,33 @@
 """The weights that ship in the package: what they are, where they come from, what they measured."""
 
 import hashlib
+import logging
 import tomllib
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from kbnet.errors import CheckpointError, UnknownModelError
+from kbnet.errors import CheckpointError, InvalidInputError, UnknownModelError
 from kbnet.models.checkpoint import load_file
 from kbnet.models.presets import PRESETS, Network
 
-TASKS = ("denoise", "denoise-gray", "denoise-real", "derain", "deblur")
+TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
+"""What can be restored: `denoise` is for whatever noise a photo has, `denoise-gaussian` is the papers' task."""
+
+PRESET_CHOICES = ("fast", "best")
+"""Which weights of a task: its default ones, or the larger ones of the variant "hq" where they ship."""
+
+FORMER_NAMES = {
+    "denoise-real": "denoise",
+    "denoise-gray": "denoise-gaussian-gray",
+    "denoise-hq": "denoise-gaussian-hq",
+    "kbnet-nano-denoise-real": "kbnet-nano-denoise",
+    "kbnet-small-denoise": "kbnet-small-denoise-gaussian",
+}
+"""Names of earlier releases and what they are called now; they still work, with a warning."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,7 +36,7 @@ class CatalogueEntry:
 
     Attributes:
         name: by which `load_model` finds it.
-        task: what it restores; the entry marked `default` answers to the task's name too.
+        task: what it restores, one of `TASKS`; the entry marked `default` answers to the task's name too.
         preset: the network.
         file: name in the package's `weights` folder.
         sha256: of that file; checked at loading.
@@ -33,9 +49,9 @@ class CatalogueEntry:
         recipe: file in the repository that trains such weights.
         history: the runs that made these, where they were not one run of the recipe as it stands.
         measured_by: the command that measured `metrics`.
-        variant: of weights that are not their task's default, what sets them apart, as "hq": better and slower;
-            they answer to TASK-VARIANT too.
-        gray: model that restores gray images for the task, if this one is not to; by name.
+        variant: what sets weights apart that are not their task's default: "hq" (better and slower) or "gray"; they
+            answer to TASK-VARIANT too.
+        gray: model that restores gray images when this one is chosen by task; by name.
         metrics: measured figures by name, dB unless the name says otherwise.
     """
 
@@ -98,14 +114,39 @@ def list_models(task: str | None = None) -> list[CatalogueEntry]:
     return [entry for entry in catalogue().values() if task in (None, entry.task)]
 
 
-def find(name: str) -> CatalogueEntry | None:
-    """The shipped weights of that name or `alias`; None if there are none."""
+def find(name: str, preset: str = "fast") -> CatalogueEntry | None:
+    """The shipped weights of that name or `alias`; None if there are none.
+
+    Args:
+        name: a model, a task (its default weights), or a task's variant ("deblur-hq"). Former names work too.
+        preset: "best" for the larger weights of a task, where they ship. Names other than tasks have no choice.
+
+    Raises:
+        InvalidInputError: the preset is neither "fast" nor "best".
+    """
+    if preset not in PRESET_CHOICES:
+        raise InvalidInputError(f"expected a preset, fast or best; got {preset!r}")
+    name = _current(name)
+    if preset == "best" and name in TASKS:
+        larger = [entry for entry in list_models(name) if entry.variant == "hq"]
+        if larger:
+            return larger[0]
     by_alias = (entry for entry in catalogue().values() if entry.alias == name)
     return catalogue().get(name) or next(by_alias, None)
 
 
-def resolve(name_or_path: str | Path) -> Path:
+@cache
+def _current(name: str) -> str:
+    """The name that a former one has now; says so once a process."""
+    if name in FORMER_NAMES:
+        _log.warning("%s is now called %s", name, FORMER_NAMES[name])
+    return FORMER_NAMES.get(name, name)
+
+
+def resolve(name_or_path: str | Path, preset: str = "fast") -> Path:
     """The weights file meant by a shipped model's name or `alias`, a path, or a repository of the hub.
+
+    `preset` is as for `find`.
 
     Raises:
         UnknownModelError: it is none of these, or a task or preset without shipped weights.
@@ -113,7 +154,7 @@ def resolve(name_or_path: str | Path) -> Path:
         DownloadError: a repository, user/repo, cannot be fetched.
     """
     name = str(name_or_path)
-    if entry := find(name):
+    if entry := find(name, preset):
         if hashlib.sha256(entry.path.read_bytes()).hexdigest() != entry.sha256:
             raise CheckpointError(f"{entry.path} is not the file that was shipped; install kbnet again")
         return entry.path
@@ -140,8 +181,8 @@ def load_model(name_or_path: str | Path) -> Network:
     """A network with weights, in eval mode, float32, on the CPU.
 
     Args:
-        name_or_path: a shipped model, a task (its default model), a task's variant ("denoise-hq"), our own .safetensors
-            file, one of the authors' checkpoints (.pth, any of their three layouts), or a
+        name_or_path: a shipped model, a task (its default model), a task's variant ("denoise-gaussian-hq"), our own
+            .safetensors file, one of the authors' checkpoints (.pth, any of their three layouts), or a
             repository of the Hugging Face hub as "user/repo".
 
     Raises:

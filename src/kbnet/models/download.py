@@ -37,7 +37,7 @@ class AuthorsFile:
 
 AUTHORS_FILES = {
     "kbnet-l-derain": AuthorsFile("1x-KBNet_derain.pth", "kbnet-l-derain", "derain"),
-    "kbnet-s-real": AuthorsFile("1x-KBNet_sidd.pth", "kbnet-s-real", "denoise-real"),
+    "kbnet-s-real": AuthorsFile("1x-KBNet_sidd.pth", "kbnet-s-real", "denoise"),
 }
 """What there is, by preset."""
 

@@ -25,8 +25,7 @@ _HEAD = """
 """
 _LABELS = {
     "denoise": "Noise",
-    "denoise-gray": "Noise, black and white",
-    "denoise-real": "Noise of a camera or phone",
+    "denoise-gaussian": "Gaussian noise",
     "derain": "Rain",
     "deblur": "Blur",
 }
