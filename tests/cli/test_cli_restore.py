@@ -10,6 +10,7 @@ from PIL import Image
 from kbnet.cli.restore import Task
 from kbnet.imaging import read_photo
 from kbnet.models import TASKS, catalogue
+from kbnet.models.catalogue import FORMER_NAMES
 
 
 def test_a_picture_is_restored_beside_itself_and_told_in_one_line(restore, tmp_path):
