@@ -1,14 +1,14 @@
 """Prepare the environment that the Makefile's targets run in. Needs Python 3.11 and nothing else.
 
-    tools/environment.py --extra dev           make .venv if there is none, and install kbnet with its extra there
+    tools/environment.py --extra dev           create .venv if there is none, and install kbnet with its extra there
     tools/environment.py --extra dev --check   change nothing; say what this interpreter lacks
 
-Packages come at the versions of constraints.txt, through uv where it is installed and through pip otherwise. What has been
-installed is recorded in .venv, so a second call returns at once until one of the files that describe the package changes.
+Packages come at the versions of constraints.txt, through uv where it is installed and through pip otherwise. What was
+installed is recorded in .venv, so a second call returns at once until a file that describes the package changes.
 
-On Linux the torch of the Python package index is a CUDA build of several gigabytes. TORCH_INDEX names the index that torch
-comes from instead; without it that is PyTorch's own index of CPU builds, unless pip is configured with sources of its own,
-which are then left to decide. TORCH_INDEX=none adds nothing.
+On Linux the torch of the Python package index is a CUDA build of several gigabytes. TORCH_INDEX names the index that
+torch comes from instead. Its default is PyTorch's own index of CPU builds, unless pip is configured with sources of its
+own: then those decide. TORCH_INDEX=none adds nothing.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def make_venv(uv: bool) -> None:
     """Make .venv, or explain which package of the system brings the tool for it."""
     if (VENV / "bin" / "python").exists():
         return
-    say(f"Making .venv with Python {sys.version.split()[0]}{' and uv' if uv else ''}")
+    say(f"Creating .venv with Python {sys.version.split()[0]}{' and uv' if uv else ''}")
     if uv:
         subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(VENV)], check=True)
         return
@@ -154,10 +154,10 @@ def mention_missing_tools(extra: str) -> None:
     """Name the optional tools that are missing, each with the command that brings it."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")))):
-        say("No C++ compiler found: kbnet works without its compiled kernels, but slower. For the fast kernels:")
+        say("No C++ compiler found: kbnet works without its compiled kernels, but slower. To get them:")
         say("  sudo apt install g++       (macOS: xcode-select --install), then remove .venv and repeat this command")
     elif not headers.exists():
-        say("Python's C headers are missing: kbnet works without its compiled kernels, but slower. For the fast kernels:")
+        say("Python's C headers are missing: kbnet works without its compiled kernels, but slower. To get them:")
         say(f"  sudo apt install python3.{sys.version_info.minor}-dev, then remove .venv and repeat this command")
     if extra == "dev" and not any(map(shutil.which, BROWSERS)):
         say("No Chromium found: the tests of the web page are skipped. To run them:")
