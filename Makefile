@@ -1,40 +1,66 @@
-# What a newcomer needs. PYTHON may name another interpreter: make test PYTHON=.venv/bin/python
-PYTHON ?= python
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: they create .venv and install what they need there.
+# An active environment is used instead, as is any interpreter given by PYTHON: make test PYTHON=/usr/bin/python3
+# On Linux, TORCH_INDEX names the package index that torch comes from; see tools/environment.py.
+ifndef PYTHON
+  ifneq ($(VIRTUAL_ENV),)
+    ifneq ($(VIRTUAL_ENV),$(CURDIR)/.venv)
+      PYTHON := $(VIRTUAL_ENV)/bin/python
+    endif
+  else ifneq ($(filter-out base,$(CONDA_DEFAULT_ENV)),)
+    PYTHON := $(CONDA_PREFIX)/bin/python
+  endif
+endif
+RUN := $(or $(PYTHON),.venv/bin/python)
 
-.PHONY: demo test check bench docs dist
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check bench docs dist core dev
 
-demo:  ## add noise to a photograph, restore it, write demo/before-after.png
-	$(PYTHON) examples/demo.py
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-# In two processes: the second loads OpenCV, OpenVINO, ONNX Runtime, Ray and a server beside each other, as nobody else does.
+demo: core  ## restore a noisy photograph; writes demo/before-after.jpg
+	$(RUN) examples/demo.py
+
+# In two processes: the second loads OpenCV, OpenVINO, ONNX Runtime, Ray and a server together, as no program would.
 APART = tests/cli tests/distributed tests/evaluation tests/export tests/server
-test:  ## every test
-	$(PYTHON) -m pytest $(APART:%=--ignore=%)
-	$(PYTHON) -m pytest $(APART)
+FAST = -m "not slow"
+test: dev  ## the fast tests: about four minutes on two cores
+	$(RUN) -m pytest $(FAST) $(APART:%=--ignore=%)
+	$(RUN) -m pytest $(FAST) $(APART)
 
-check:  ## format, lint, types, import order
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m mypy
-	$(PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+test-all: dev  ## all tests, the slow ones too: about twelve minutes
+	$(RUN) -m pytest $(APART:%=--ignore=%)
+	$(RUN) -m pytest $(APART)
+
+check: dev  ## formatting, linting, types, import order
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 # Times are those of 2 server cores.
-bench:  ## speed, memory and tiles on this machine, into benchmarks/results: half an hour, better with nothing beside it
-	$(PYTHON) benchmarks/operator_sweep.py   # 4 minutes; 5 GB of memory
-	$(PYTHON) benchmarks/networks.py         # 20 minutes; 8 GB of memory
-	$(PYTHON) benchmarks/memory.py           # 2 minutes
-	$(PYTHON) benchmarks/tiles.py            # 1 minute
-	$(PYTHON) benchmarks/batches.py          # 1 minute
-	$(PYTHON) benchmarks/folders.py          # 2 minutes
-	$(PYTHON) benchmarks/load.py             # 1 minute; needs the extra serve
-	$(PYTHON) benchmarks/hostile.py          # 4 minutes; the same
-	$(PYTHON) benchmarks/costs.py            # 20 seconds: counted, not measured; docs/costs.md
-	$(PYTHON) benchmarks/triton_compile.py   # 2 minutes; nothing without the package triton
-	$(PYTHON) benchmarks/results_page.py     # seconds: docs/results.md, from all results there are
-	$(PYTHON) benchmarks/plot.py             # seconds: docs/operator-speed.png and docs/network-speed.png
+bench: dev  ## measure speed, memory and tiles into benchmarks/results: 30 minutes on an idle machine
+	$(RUN) benchmarks/operator_sweep.py   # 4 minutes; 5 GB of memory
+	$(RUN) benchmarks/networks.py         # 20 minutes; 8 GB of memory
+	$(RUN) benchmarks/memory.py           # 2 minutes
+	$(RUN) benchmarks/tiles.py            # 1 minute
+	$(RUN) benchmarks/batches.py          # 1 minute
+	$(RUN) benchmarks/folders.py          # 2 minutes
+	$(RUN) benchmarks/load.py             # 1 minute; needs the extra serve
+	$(RUN) benchmarks/hostile.py          # 4 minutes; the same
+	$(RUN) benchmarks/costs.py            # 20 seconds: counted, not measured; docs/costs.md
+	$(RUN) benchmarks/triton_compile.py   # 2 minutes; nothing without the package triton
+	$(RUN) benchmarks/results_page.py     # seconds: docs/results.md, from all results in benchmarks/results
+	$(RUN) benchmarks/plot.py             # seconds: docs/operator-speed.png and docs/network-speed.png
 
-docs:  ## the documentation site into build/site; any warning fails
-	$(PYTHON) -m zensical build --strict --clean
+docs: dev  ## build the documentation into build/site; any warning fails
+	$(RUN) -m zensical build --strict --clean
 
-dist:  ## source archive and wheel of this commit into dist/, built twice, compared, installed and used: minutes
+dist:  ## build the source archive and the wheel of this commit into dist/, twice, and try the wheel: minutes
 	.ci/dist
+
+core:
+	@tools/environment "" "$(PYTHON)"
+
+dev:
+	@tools/environment dev "$(PYTHON)"

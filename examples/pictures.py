@@ -1,0 +1,170 @@
+"""Make every picture that the README and the documentation show of restored photographs.
+
+    python examples/pictures.py
+
+The photographs come with scikit-image: a cat (CC0, Stefan van der Walt), a cup of coffee (CC0, Rachel Michetti) and a
+rocket (CC0, SpaceX). None of them was trained on. Writes
+
+- examples/clean.jpg and examples/noisy.jpg, the photograph of the demo;
+- docs/before-after.jpg, the picture of the README: each photograph split, before on the left, after on the right;
+- docs/gallery/*.jpg, whole photographs before and after;
+- docs/tasks/*.jpg, 1:1 crops of them;
+- benchmarks/results/tasks.json and the table of docs/which-task.md: what every task makes of every kind of damage.
+
+Run it after new weights land; all of it takes a minute.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage import data
+
+import kbnet
+from kbnet.degradations import create_degradation
+from kbnet.imaging import Photo, read_photo, write_photo
+from kbnet.metrics import noisy, psnr, to_uint8
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from facts import RESULTS, facts  # noqa: E402
+
+EXAMPLES, DOCS = ROOT / "examples", ROOT / "docs"
+SIGMA = 25  # of the demo's noise, on the scale of 255
+CROP = (200, 320)  # height and width of the crops, pixels
+SPLIT = (280, 420)  # height and width of a photograph in the README's picture
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A kind of damage, shown on one photograph."""
+
+    title: str
+    photo: Callable[[], Pixels]
+    degrade: Callable[[Pixels], Pixels]
+    task: str  # the one that is meant for it
+    crop: tuple[int, int]  # top and left edge
+    split: tuple[int, int]  # the same of the README's picture
+
+
+def degraded(kind: str, seed: int, **fields: object) -> Callable[[Pixels], Pixels]:
+    """The degradation of a training recipe, as a function of a photo [H,W,3]."""
+    worse = create_degradation(kind, **fields)
+
+    def degrade(clean: Pixels) -> Pixels:
+        image = torch.from_numpy(clean.transpose(2, 0, 1) / np.float32(255))
+        return to_uint8(worse(image, torch.Generator().manual_seed(seed)).permute(1, 2, 0).numpy())
+
+    return degrade
+
+
+def gaussian(clean: Pixels) -> Pixels:
+    """The noise of the papers' protocol."""
+    return to_uint8(noisy(clean, SIGMA))
+
+
+# A task of its own for camera noise gives way to a `denoise` that removes any noise, once that one has weights.
+CAMERA = "denoise-real" if any(entry.task == "denoise-real" for entry in kbnet.list_models()) else "denoise"
+_DARK = {"shot": (0.01, 0.01), "clean_share": 0.0, "jpeg_share": 0.0}
+_STILL = {"turning_share": 0.0, "object_share": 0.0, "highlight_gain": 1.0, "clean_share": 0.0}
+DAMAGES = {
+    "gaussian-noise": Damage("Gaussian noise, sigma 25", data.chelsea, gaussian, "denoise", (50, 80), (10, 20)),
+    "camera-noise": Damage(
+        "Camera noise, high ISO", data.coffee, degraded("camera-noise", 3, **_DARK), CAMERA, (190, 170), (40, 60)
+    ),
+    "rain": Damage("Rain", data.rocket, degraded("rain", 5, clean_share=0.0), "derain", (150, 150), (100, 6)),
+    "defocus": Damage(
+        "Out of focus", data.coffee, degraded("defocus", 1, clean_share=0.0), "deblur", (190, 170), (40, 60)
+    ),
+    "motion": Damage(
+        "Motion blur", data.chelsea, degraded("motion", 2, length=(12, 12), **_STILL), "deblur", (50, 80), (10, 20)
+    ),
+}
+README = ("gaussian-noise", "camera-noise", "rain", "defocus")
+TABLE = re.compile(r"(?<=<!-- tasks -->\n).*?(?=<!-- end of tasks -->)", re.DOTALL)
+
+
+def colour_tasks() -> list[str]:
+    """Every task with default weights that is not for gray pictures alone, in the catalogue's order."""
+    return [entry.task for entry in kbnet.list_models() if entry.default and not entry.task.endswith("-gray")]
+
+
+def joined(rows: list[list[Pixels]], gap: int = 6) -> Pixels:
+    """Pictures of one size in rows and columns, with white between them."""
+    height, width, _ = rows[0][0].shape
+    whole = np.full((len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3), 255, np.uint8)
+    for down, row in enumerate(rows):
+        for across, picture in enumerate(row):
+            top, left = down * (height + gap), across * (width + gap)
+            whole[top : top + height, left : left + width] = picture
+    return whole
+
+
+def split(before: Pixels, after: Pixels, corner: tuple[int, int]) -> Pixels:
+    """The left half of one and the right half of the other, with a white line between them."""
+    window = np.s_[corner[0] : corner[0] + SPLIT[0], corner[1] : corner[1] + SPLIT[1]]
+    picture, middle = before[window].copy(), SPLIT[1] // 2
+    picture[:, middle:] = after[window][:, middle:]
+    picture[:, middle - 1 : middle + 1] = 255
+    return picture
+
+
+def write(pixels: Pixels, path: Path, quality: int | None = None) -> None:
+    """A picture, in the place of an older one."""
+    path.parent.mkdir(exist_ok=True)
+    photo = Photo(np.ascontiguousarray(pixels), format="png" if path.suffix == ".png" else "jpeg")
+    write_photo(photo, path, overwrite=True, quality=quality)
+    print(f"{path.relative_to(ROOT)}, {path.stat().st_size / 1000:.0f} kB")
+
+
+def write_table(rows: list[dict[str, object]]) -> None:
+    """The scores as benchmarks/results/tasks.json and as the table of docs/which-task.md."""
+    known = facts() | {"command": "python examples/pictures.py"}
+    text = json.dumps({"facts": known, "title": "every task on every kind of damage, PSNR", "rows": rows}, indent=1)
+    (RESULTS / "tasks.json").write_text(text + "\n", encoding="utf-8")
+    tasks = colour_tasks()
+    lines = ["| damage | input |" + "".join(f" `{task}` |" for task in tasks), "|---|---|" + "---|" * len(tasks)]
+    for row in rows:
+        cells = (f"**{row[task]:.2f}**" if task == row["meant for it"] else f"{row[task]:.2f}" for task in tasks)
+        lines.append(f"| {row['damage']} | {row['input']:.2f} | {' | '.join(cells)} |")
+    page = DOCS / "which-task.md"
+    old = page.read_text(encoding="utf-8")
+    page.write_text(TABLE.sub("\n".join(lines) + "\n", old), encoding="utf-8")
+
+
+def main() -> None:
+    """The script."""
+    # The demo's photograph is compressed twice, as a noisy photograph that somebody sends is.
+    write(data.chelsea(), EXAMPLES / "clean.jpg", quality=95)
+    write(gaussian(read_photo(EXAMPLES / "clean.jpg").pixels), EXAMPLES / "noisy.jpg", quality=92)
+
+    restorers = {task: kbnet.Restorer.from_pretrained(task) for task in colour_tasks()}
+    halves, table = [], []
+    for name, damage in DAMAGES.items():
+        clean = damage.photo()
+        before = damage.degrade(clean)
+        results = {task: restorer(before) for task, restorer in restorers.items()}
+        after = results[damage.task]
+        window = np.s_[damage.crop[0] : damage.crop[0] + CROP[0], damage.crop[1] : damage.crop[1] + CROP[1]]
+        write(joined([[before[window], after[window]]]), DOCS / "tasks" / f"{name}.jpg", quality=93)
+        write(joined([[before, after]]), DOCS / "gallery" / f"{name}.jpg", quality=88)
+        scores = {task: round(psnr(result, clean), 2) for task, result in results.items()}
+        table.append(
+            {"damage": damage.title, "input": round(psnr(before, clean), 2), "meant for it": damage.task} | scores
+        )
+        if name in README:
+            halves.append(split(before, after, damage.split))
+    write(joined([halves[:2], halves[2:]]), DOCS / "before-after.jpg", quality=88)
+    write_table(table)
+
+
+if __name__ == "__main__":
+    main()
