@@ -338,6 +338,8 @@ def test_the_shipped_denoisers_are_trained_on_the_noise_that_their_tasks_promise
     gaussian = tomllib.loads((RECIPES / "denoise-gaussian-nano.toml").read_text())
     assert gaussian["degradation"] == {"kind": "gaussian", "sigma": [0, 55]}
     any_noise = tomllib.loads((RECIPES / "denoise-nano.toml").read_text())
-    assert any_noise["degradation"]["kind"] == "photo-noise"
-    assert any_noise["degradation"]["gaussian"]["sigma"] == [0, 55]
+    (source,) = any_noise["sources"]
+    assert source["drawn"] > 0
+    assert source["degradation"]["kind"] == "photo-noise"
+    assert source["degradation"]["gaussian"]["sigma"] == [0, 55]
     assert any_noise["model"] == {"preset": "kbnet-nano"}  # from random weights, so that no other terms bind it

@@ -59,6 +59,19 @@ def test_a_folder_below_serves_the_source_of_its_name(two):
         assigned(["pairs=x"], {"degradation": NOISE}, pairs)
 
 
+def test_a_share_of_the_patches_is_of_drawn_pictures_and_none_is_validated_on(two):
+    noise = {"kind": "photo-noise", "clean_share": 0.1}
+    plan = mixture({"folder": "photos", "weight": 2.0, "drawn": 0.25, "degradation": noise})
+    (photos, drawn), held_out = load_sources(plan, [two], 3, 1, memory=None, cache=None)
+    assert (photos.weight, drawn.weight) == (1.5, 0.5)
+    assert (photos.degrade.clean_share, drawn.degrade.clean_share) == (0.1, 0.3)
+    assert drawn.photos[0][0].shape[2] == 3
+    assert drawn.names[0] == "drawn 0"
+    assert [one.source.folder for one in held_out] == ["photos"]
+    with pytest.raises(ValueError, match="drawn is for degradations"):
+        mixture({"folder": "pairs", "layout": "pairs", "drawn": 0.5})
+
+
 def test_a_mixture_trains_and_is_validated_source_by_source(two, tmp_path):
     plan = mixture(
         {"folder": "photos", "degradation": NOISE, "weight": 3}, {"folder": "pairs", "layout": "pairs", "weight": 1}

@@ -57,6 +57,13 @@ class SourceSection(_Section):
     )
     layout: str = Field(default="photos", description="how its files lie there; a key of kbnet.data.LAYOUTS")
     degradation: DegradationSection | None = Field(default=None, description="of clean photos; pairs have none")
+    drawn: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the patches cut from pictures drawn by code (text, lines, flat and graded areas) instead "
+        "of photos, which keeps networks from blowing up on such content; at least 30 % of these stay clean",
+    )
     margin: int | None = Field(
         default=None,
         ge=0,
@@ -71,6 +78,8 @@ class SourceSection(_Section):
         wanted = self.layout == "photos"
         if wanted != (self.degradation is not None and self.degradation.kind != PAIRS):
             raise ValueError("layout photos wants a degradation, and the layouts of pairs want none")
+        if self.drawn and not wanted:
+            raise ValueError("drawn is for degradations, and pairs are degraded already")
         if self.margin and not wanted:
             raise ValueError("margin is for degradations, and pairs are degraded already")
         return self

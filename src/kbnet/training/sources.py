@@ -1,16 +1,21 @@
 """From a recipe and folders on disk to the sets that patches are cut from, and the photos held out of them."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kbnet.data import Item, PhotoSet, decode_all, find_items, hold_out, photo_set
+from kbnet.data.drawn import draw_pictures
 from kbnet.data.photos import Pixels
 from kbnet.errors import InvalidInputError
 from kbnet.training.recipe import Recipe, SourceSection
 
 _log = logging.getLogger(__name__)
+
+_DRAWN, _DRAWN_SIDE, _DRAWN_CLEAN_SHARE = 128, 256, 0.3
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,27 @@ def load_sources(
                 margin=source.actual_margin,
             )
         )
+        if source.drawn:
+            sets[-1].weight *= 1 - source.drawn
+            sets.append(_drawn_set(source, channels, max(sides)))
         usable = photo_set(held_out, decoded, multiple, degrade, margin=source.actual_margin)
         kept.append(HeldOut(source, usable.photos))
     return sets, kept
+
+
+def _drawn_set(source: SourceSection, channels: int, patch: int) -> PhotoSet:
+    """Drawn pictures, degraded as the photos of a source are, but for a larger clean share."""
+    assert source.degradation is not None
+    degrade: Any = source.degradation.build()
+    if hasattr(degrade, "clean_share"):
+        degrade = dataclasses.replace(degrade, clean_share=max(_DRAWN_CLEAN_SHARE, degrade.clean_share))
+    side = max(_DRAWN_SIDE, patch + 2 * source.actual_margin)
+    pictures = draw_pictures(_DRAWN, side, channels)
+    names = [f"drawn {number}" for number in range(_DRAWN)]
+    return PhotoSet(
+        [(pixels, None) for pixels in pictures],
+        names,
+        degrade,
+        weight=source.weight * source.drawn,
+        margin=source.actual_margin,
+    )
