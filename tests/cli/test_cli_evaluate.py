@@ -155,7 +155,7 @@ def test_a_submission_is_packed_from_every_block(evaluate, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "expected both"),
+        ((), "expected a benchmark"),
         (("--benchmark", "sots", "--data", "."), "expected a benchmark, one of gaussian"),
         (("--benchmark", "pairs", "--data", "gone"), "expected a folder, got gone"),
         (("--benchmark", "pairs", "--data", ".", "--sigma", 5), "takes no sigma"),

@@ -82,10 +82,8 @@ def evaluate(
     if list_them:
         list_benchmarks(as_json=as_json)
         return
-    if benchmark is None or data is None:
-        raise typer.BadParameter(
-            "expected both; `kbnet evaluate --list` says what there is", param_hint="'--benchmark' and '--data'"
-        )
+    if benchmark is None:
+        raise typer.BadParameter("expected a benchmark; `kbnet evaluate --list` lists them", param_hint="'--benchmark'")
     side = _parse_tile(tile)
 
     from kbnet.evaluation import Journal

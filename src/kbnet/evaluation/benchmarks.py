@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from kbnet.errors import InvalidInputError
 from kbnet.evaluation.blurring import blur_samples
+from kbnet.evaluation.charts import chart_samples
 from kbnet.evaluation.samples import (
     Request,
     Sample,
@@ -12,6 +13,7 @@ from kbnet.evaluation.samples import (
     gaussian_samples,
     in_folder,
     pair_samples,
+    saved_samples,
     sidd_samples,
 )
 from kbnet.evaluation.scores import Score, score_bytes, score_dpdd, score_shifted, score_sidd, score_y
@@ -44,6 +46,7 @@ class Benchmark:
         pictures: how many there are as published; 0 for any number.
         published_tiles: whether the papers' figures were made in tiles of 1024 pixels (`in_published_tiles`).
         restores: whether an output worse than its input is a failure; not where the input is the clean picture.
+        needs_data: whether it reads a folder; not where its pictures are drawn by code.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Benchmark:
     pictures: int = 0
     published_tiles: bool = False
     restores: bool = True
+    needs_data: bool = True
 
 
 def _gaussian(name: str, title: str, channels: int, pictures: int, layout: str, source: str) -> Benchmark:
@@ -89,6 +93,21 @@ def _rain(name: str, title: str, pictures: int, source: str) -> Benchmark:
         in_folder(pair_samples("rain"), *folders),
         score_y,
         pictures=pictures,
+    )
+
+
+def _saved(name: str, title: str, quality: int | None, kept: str) -> Benchmark:
+    noise = "noise of numpy.random.seed(0) for each photo, "
+    return Benchmark(
+        name,
+        title,
+        _PHOTOS,
+        "your own photos",
+        f"{noise}{kept}{_BYTES}",
+        "denoise",
+        saved_samples(quality),
+        score_bytes,
+        sigmas=(25.0,),
     )
 
 
@@ -196,6 +215,8 @@ _TABLE = (
         score_bytes,
         sigmas=(1.0,),
     ),
+    _saved("gaussian-8bit", "Gaussian noise in files of 8 bits", None, "then clipped and rounded to 8 bits; "),
+    _saved("gaussian-jpeg", "Gaussian noise saved as JPEG", 80, "then saved as JPEG of quality 80, 4:4:4; "),
     Benchmark(
         "clean",
         "clean photos left alone",
@@ -206,6 +227,18 @@ _TABLE = (
         clean_samples,
         score_bytes,
         restores=False,
+    ),
+    Benchmark(
+        "charts",
+        "drawn charts left alone",
+        "nothing: the charts are drawn by code",
+        "kbnet.evaluation.charts",
+        "flat, dark, clipped, saturated, graded and finely drawn pictures; the output against its own input, " + _BYTES,
+        "denoise",
+        chart_samples,
+        score_bytes,
+        restores=False,
+        needs_data=False,
     ),
 )
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from kbnet.data import Item, find_test_items, read_blocks
 from kbnet.errors import InvalidInputError
-from kbnet.imaging import read_photo, to_depth
-from kbnet.metrics import noisy, opencv_gray
+from kbnet.imaging import compress_jpeg, read_photo, to_depth
+from kbnet.metrics import noisy, opencv_gray, to_uint8
 
 Image = NDArray[np.float32]
 """[H,W] or [H,W,3] on the scale of [0,1], which noise may leave."""
@@ -85,6 +85,30 @@ def gaussian_samples(request: Request) -> list[Sample]:
         for sigma in request.sigmas
         for name, path in paths.items()
     ]
+
+
+def saved_samples(quality: int | None) -> Callable[[Request], list[Sample]]:
+    """What collects photos with the noise of `gaussian_samples`, as a file of 8 bits keeps it.
+
+    Args:
+        quality: of the JPEG that it is then saved as, with colour at full resolution; None for a file without loss.
+    """
+    kept = "8 bits" if quality is None else f"JPEG {quality}"
+
+    def load(path: Path, sigma: float, channels: int) -> tuple[Image, Target]:
+        clean = read_bytes(path, channels)
+        pixels = to_uint8(noisy(clean, sigma))
+        return to_float(pixels if quality is None else compress_jpeg(pixels, quality)), clean
+
+    def collect(request: Request) -> list[Sample]:
+        paths = photo_names(request.data)
+        return [
+            Sample(name, (f"{kept}, sigma {sigma:g}",), partial(load, path, sigma, request.channels), made=True)
+            for sigma in request.sigmas
+            for name, path in paths.items()
+        ]
+
+    return collect
 
 
 def clean_samples(request: Request) -> list[Sample]:

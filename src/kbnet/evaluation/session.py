@@ -108,7 +108,7 @@ class Session:
 
 def open_session(
     benchmark: str,
-    data: Path,
+    data: Path | None = None,
     model: str | None = None,
     *,
     sigmas: Sequence[float] = (),
@@ -126,7 +126,7 @@ def open_session(
 
     Args:
         benchmark: its name.
-        data: folder of the data set, as the benchmark's `layout` says.
+        data: folder of the data set, as the benchmark's `layout` says; none for pictures that are drawn by code.
         model: shipped model, task or weights file; by default the benchmark's task.
         sigmas: in place of the benchmark's.
         kernels: file or folder of blur kernels, for the benchmark that blurs.
@@ -145,7 +145,13 @@ def open_session(
         raise InvalidInputError(f"the benchmark {benchmark} adds no noise, so it takes no sigma")
     if kernels is not None and chosen.collect is not blur_samples:
         raise InvalidInputError(f"the benchmark {benchmark} blurs nothing, so it takes no kernels")
-    if not data.is_dir():
+    if not chosen.needs_data:
+        if data is not None:
+            raise InvalidInputError(f"the benchmark {benchmark} draws its pictures, so it takes no --data")
+        data = Path(chosen.name)
+    elif data is None:
+        raise InvalidInputError(f"expected --data FOLDER for the benchmark {benchmark}: {chosen.layout}")
+    elif not data.is_dir():
         raise InvalidInputError(f"expected a folder, got {data}, which is not one; give another --data")
     name = model or chosen.task
     if (entry := find(name)) is not None:
