@@ -11,9 +11,10 @@ from torch import Tensor
 from kbnet.errors import InvalidInputError
 from kbnet.inference.arrays import to_batch, to_channels
 from kbnet.inference.exported import ExportedNetwork
+from kbnet.inference.guard import undo_in
 from kbnet.inference.memory import auto_tile
 from kbnet.inference.runtimes import is_exported, open_exported
-from kbnet.inference.tiles import Span, plan, reflect_pad, sample_crops
+from kbnet.inference.tiles import Span, plan, reflect_pad, sample_crops, turn, turn_back
 from kbnet.models import Network, catalogue, find, load_file, resolve
 from kbnet.models.hub import settings_beside
 from kbnet.nn import FullFrame, Gather, Local, Shared
@@ -60,6 +61,9 @@ class Restorer:
             for others, which is what the authors' code does on a full frame.
         window: side of the local context's window in pixels, best about the size of the training patches.
         ensemble: average over the eight flips and quarter turns; eight times the work.
+        guard: keep areas as they were where the network returns something that cannot be the restored photo
+            (`kbnet.inference.guard`); weights of others are known for coloured blotches. Not for rain, which hides
+            so much that its removal looks alike.
 
     Raises:
         InvalidInputError: an argument is none of these.
@@ -76,6 +80,7 @@ class Restorer:
         context: ContextName | Literal["auto"] = "auto",
         window: int = DEFAULT_WINDOW,
         ensemble: bool = False,
+        guard: bool = False,
         name: str | None = None,
     ) -> None:
         self.dtype = _dtype(dtype)
@@ -105,6 +110,7 @@ class Restorer:
         if isinstance(tile, int) and tile:
             plan(tile + self.network.input_multiple, *self.tiling(tile))  # refuses an overlap that leaves no step
         self.ensemble = ensemble
+        self.guard = guard
         self.name = name or self.network.family
         self.task = ""
         """What the network restores, where that is known: the task of shipped weights."""
@@ -123,6 +129,7 @@ class Restorer:
         overlap: int | None = None,
         context: ContextName | Literal["auto"] = "auto",
         ensemble: bool = False,
+        guard: bool = False,
         preset: Literal["fast", "best"] = "fast",
     ) -> "Restorer":
         """A Restorer with shipped weights, by model or task name, or with those of a file (ours or the authors').
@@ -172,12 +179,20 @@ class Restorer:
             context=context,
             window=window,
             ensemble=ensemble,
+            guard=guard,
             name=entry.name if entry else str(name_or_path),
         )
         restorer.task = entry.task if entry else ""
         if entry is not None and entry.gray and str(name_or_path) not in catalogue():
             restorer.gray = cls.from_pretrained(
-                entry.gray, device=device, dtype=dtype, tile=tile, overlap=overlap, context=asked, ensemble=ensemble
+                entry.gray,
+                device=device,
+                dtype=dtype,
+                tile=tile,
+                overlap=overlap,
+                context=asked,
+                ensemble=ensemble,
+                guard=guard,
             )
         return restorer
 
@@ -248,7 +263,7 @@ class Restorer:
             "context": self.context,
             "window": self.window,
             "ensemble": self.ensemble,
-        }
+        } | ({"guard": True} if self.guard else {})
 
     def _restore(self, batch: Tensor, progress: Progress) -> Tensor:
         """[B,C,H,W] float32 -> the same, on the network's device; tiles are cut from one image at a time.
@@ -267,10 +282,10 @@ class Restorer:
         results = []
         for images in torch.split(batch, self._at_once(batch, largest)):
             result = torch.zeros_like(images)
-            for turn in turns:
-                turned = _turn(images, turn)
+            for index in turns:
+                turned = turn(images, index)
                 restored, count = self._restore_tiles(turned, largest, advance)
-                result += _turn_back(restored, turn).to(result.device) / len(turns)
+                result += turn_back(restored, index).to(result.device) / len(turns)
                 total += count * len(images)
             results.append(result)
         return torch.cat(results)
@@ -347,7 +362,7 @@ class Restorer:
         """One pass of the network over [B,C,H,W]."""
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
         y: Tensor = self.network(x, context)
-        return y
+        return undo_in(x, y) if self.guard else y
 
 
 def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"] = "fast") -> Any:
@@ -370,15 +385,6 @@ def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"
         dtype('uint8')
     """
     return Restorer.from_pretrained(task, preset=preset)(image)
-
-
-def _turn(image: Tensor, turn: int) -> Tensor:
-    return torch.rot90(image.flip(3) if turn >= 4 else image, turn % 4, (2, 3))
-
-
-def _turn_back(image: Tensor, turn: int) -> Tensor:
-    image = torch.rot90(image, -(turn % 4), (2, 3))
-    return image.flip(3) if turn >= 4 else image
 
 
 def _device(device: str | torch.device) -> torch.device:

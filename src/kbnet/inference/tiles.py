@@ -111,3 +111,14 @@ def sample_crops(height: int, width: int, side: int, halo: int, pixels: int, mul
         return sorted({int(max(min(c - side / 2, length - side), 0)) // multiple * multiple for c in centres})
 
     return [(top, left) for top in spread(height, rows) for left in spread(width, cols)]
+
+
+def turn(image: Tensor, index: int) -> Tensor:
+    """[B,C,H,W] by the flip and quarter turns number `index`, 0 (none) to 7."""
+    return torch.rot90(image.flip(3) if index >= 4 else image, index % 4, (2, 3))
+
+
+def turn_back(image: Tensor, index: int) -> Tensor:
+    """What `turn` was given to return `image`."""
+    image = torch.rot90(image, -(index % 4), (2, 3))
+    return image.flip(3) if index >= 4 else image

@@ -1,0 +1,123 @@
+"""Outbreaks: places where a network returns something that cannot be the restored photo, and how they are undone.
+
+Published weights of this family are known to paint coloured blotches on flat white or dark areas. Removing noise moves
+the mean of an area little, even where clipping at black or white had biased it; an outbreak moves it a lot.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CELL = 32
+"""Side of the areas that are compared, pixels."""
+
+MEAN_CHANGE = 0.14
+"""Change of an area's mean in any channel beyond which it is an outbreak, on the scale of [0,1].
+
+Noise of sigma 75 clipped at black raises the mean of a black area by 0.12, which a denoiser takes away again.
+"""
+
+OVERSHOOT = 0.5
+"""How far an area's values may lie outside the range of the input's, averaged over the area's pixels."""
+
+Image = NDArray[np.float32]
+
+
+def outbreaks(before: Image, after: Image) -> NDArray[np.bool_]:
+    """Which areas of `after` are outbreaks.
+
+    Args:
+        before, after: [H,W,C] float on the scale of [0,1], input and output of the network.
+
+    Returns:
+        [H // CELL, W // CELL] of bool, at least 1 each; the last areas reach to the border.
+    """
+    low, high = float(before.min()), float(before.max())
+    outside = np.maximum(low - after, after - high).clip(min=0)
+    moved = np.abs(_cell_means(after) - _cell_means(before)).max(axis=2) > MEAN_CHANGE
+    found: NDArray[np.bool_] = moved | (_cell_means(outside).max(axis=2) > OVERSHOOT)
+    return found | ~np.isfinite(_cell_means(after)).all(axis=2)
+
+
+def undo(before: Image, after: Image) -> Image:
+    """`after` with every outbreak blended back to `before`, smoothly over the areas around it.
+
+    Args:
+        before, after: as for `outbreaks`.
+
+    Returns:
+        `after` itself where there is no outbreak; else a new array.
+    """
+    found = outbreaks(before, after)
+    if not found.any():
+        return after
+    kept = 1 - _spread(found, before.shape[0], before.shape[1])[..., None]
+    restored = np.where(np.isfinite(after), after, before)
+    return (before + kept * (restored - before)).astype(np.float32)
+
+
+def undo_in(x: Tensor, y: Tensor) -> Tensor:
+    """`undo` for each image of two batches [B,C,H,W], as the network's device and dtype have them."""
+    pairs = [[t.permute(1, 2, 0).float().cpu().numpy() for t in both] for both in zip(x, y, strict=True)]
+    return torch.stack([torch.from_numpy(undo(before, after)).permute(2, 0, 1) for before, after in pairs]).to(y)
+
+
+def outbreak_note(before: NDArray[Any], after: NDArray[Any], task: str = "", *, guarded: bool = False) -> str | None:
+    """One line for people if a result has outbreaks; None if it has none, or for rain, where means change rightly.
+
+    Args:
+        before, after: uint8, uint16 or float, [H,W] or [H,W,C], of one shape and dtype.
+        task: what the model restores.
+        guarded: whether outbreaks are undone already, so that there is nothing to do.
+    """
+    if task == "derain" or guarded or before.size == 0:
+        return None
+    share = float(outbreaks(_as_unit(before), _as_unit(after)).mean())
+    if share == 0:
+        return None
+    percent = max(round(100 * share), 1)
+    return (
+        f"{percent} % of the picture changed far more than restoration explains: these weights may not suit it; "
+        "--guard keeps such areas as they were"
+    )
+
+
+def _as_unit(image: NDArray[Any]) -> Image:
+    scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
+    unit: Image = image.astype(np.float32) / np.float32(scale)
+    return unit[..., None] if unit.ndim == 2 else unit
+
+
+def _cell_means(image: Image) -> NDArray[np.float64]:
+    """Means [h,w,C] over cells; the last ones are larger, since means of small ones would be of noise."""
+    rows, columns = (np.arange(max(side // CELL, 1)) * CELL for side in image.shape[:2])
+    sums = np.add.reduceat(np.add.reduceat(image, rows, axis=0, dtype=np.float64), columns, axis=1)
+    heights = np.diff(np.append(rows, image.shape[0]))
+    widths = np.diff(np.append(columns, image.shape[1]))
+    means: NDArray[np.float64] = sums / (heights[:, None, None] * widths[:, None])
+    return means
+
+
+def _spread(found: NDArray[np.bool_], height: int, width: int) -> NDArray[np.float32]:
+    """Weights [H,W]: 1 in the cells found, falling to 0 over one cell around them."""
+    padded = np.pad(found, 1)
+    near = np.zeros((found.shape[0] + 2, found.shape[1] + 2), bool)
+    for down in (-1, 0, 1):
+        for across in (-1, 0, 1):
+            near |= np.roll(padded, (down, across), axis=(0, 1))
+    # Interpolated between the centres of cells, so that the cells found are 1 throughout.
+    y, x = ((np.arange(side) + 0.5) / CELL + 0.5 for side in (height, width))
+    return _interpolate(near.astype(np.float32), y, x)
+
+
+def _interpolate(grid: NDArray[np.float32], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float32]:
+    top, left = np.minimum(y.astype(int), grid.shape[0] - 1), np.minimum(x.astype(int), grid.shape[1] - 1)
+    bottom, right = np.minimum(top + 1, grid.shape[0] - 1), np.minimum(left + 1, grid.shape[1] - 1)
+    down, across = (y % 1).astype(np.float32)[:, None], (x % 1).astype(np.float32)
+    upper = grid[top][:, left] * (1 - across) + grid[top][:, right] * across
+    lower = grid[bottom][:, left] * (1 - across) + grid[bottom][:, right] * across
+    weights: NDArray[np.float32] = upper * (1 - down) + lower * down
+    return weights
