@@ -21,18 +21,15 @@ no_deadline = settings(deadline=None)  # a busy machine is no failure
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """`machine(meminfo, limit, used, stat)`: a machine that says this of its memory; None for a missing file."""
+    """`machine(meminfo, left)`: a machine that says this of its memory, None for a missing file; a container's rest."""
     monkeypatch.setattr(memory, "Path", lambda path: tmp_path / path.strip("/"))
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path / "cgroup")
 
-    def build(meminfo=None, limit=None, used=None, stat=None):
-        container = {"cgroup/memory.max": limit, "cgroup/memory.current": used, "cgroup/memory.stat": stat}
-        files = {"proc/meminfo": meminfo, **container}
-        for name, text in files.items():
-            if text is not None:
-                file = tmp_path / name
-                file.parent.mkdir(exist_ok=True)
-                file.write_text(text)
+    def build(meminfo=None, left=None):
+        monkeypatch.setattr(memory, "memory_left", lambda: left)
+        if meminfo is not None:
+            file = tmp_path / "proc" / "meminfo"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(meminfo)
 
     return build
 
@@ -40,41 +37,12 @@ def machine(tmp_path, monkeypatch):
 MEMINFO = "MemTotal:       8000000 kB\nMemFree:         100000 kB\nMemAvailable:    500000 kB\nSwapFree: 0 kB\n"
 
 
-def test_without_a_container_it_is_what_the_system_calls_available(machine):
-    machine(MEMINFO)
-    assert memory.available_bytes(CPU) == 500_000 * 1024
-
-
-def test_a_container_without_a_limit_changes_nothing(machine):
-    machine(MEMINFO, limit="max\n", used="123456\n")
-    assert memory.available_bytes(CPU) == 500_000 * 1024
-
-
-def test_a_containers_limit_counts_where_it_is_lower(machine):
-    machine(MEMINFO, limit=f"{300 * MEBIBYTE}\n", used=f"{100 * MEBIBYTE}\n")
-    assert memory.available_bytes(CPU) == 200 * MEBIBYTE
-
-
-def test_files_that_a_container_merely_keeps_in_memory_do_not_count_as_used(machine):
-    stat = f"anon 5\ninactive_file {50 * MEBIBYTE}\nactive_file 7\n"
-    machine(MEMINFO, limit=f"{300 * MEBIBYTE}\n", used=f"{100 * MEBIBYTE}\n", stat=stat)
-    assert memory.available_bytes(CPU) == 250 * MEBIBYTE
-
-
-def test_the_system_counts_where_the_containers_limit_is_higher(machine):
-    machine(MEMINFO, limit=f"{10**12}\n", used="0\n")
-    assert memory.available_bytes(CPU) == 500_000 * 1024
-
-
-def test_a_container_over_its_limit_has_nothing_left(machine):
-    machine(MEMINFO, limit="1000\n", used="2000\n")
-    assert memory.available_bytes(CPU) == 0
-
-
-@pytest.mark.parametrize(("limit", "used"), [("gibberish", "0"), ("1000", None), ("1000", "gibberish")])
-def test_a_container_that_makes_no_sense_is_passed_over(machine, limit, used):
-    machine(MEMINFO, limit=limit, used=used)
-    assert memory.available_bytes(CPU) == 500_000 * 1024
+@pytest.mark.parametrize(
+    ("left", "available"), [(None, 500_000 * 1024), (200 * MEBIBYTE, 200 * MEBIBYTE), (10**12, 500_000 * 1024), (0, 0)]
+)
+def test_the_less_counts_of_what_the_system_has_and_what_a_container_is_left(machine, left, available):
+    machine(MEMINFO, left)
+    assert memory.available_bytes(CPU) == available
 
 
 def test_a_system_without_meminfo_is_asked_for_its_free_pages(machine, monkeypatch):

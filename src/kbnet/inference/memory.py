@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from kbnet.inference.cgroups import memory_left
 from kbnet.inference.exported import ExportedNetwork
 from kbnet.models import KBNetL, Network
 from kbnet.nn import fused
@@ -13,7 +14,6 @@ BUDGET_BYTES = 768 * 2**20
 """Tiles are kept to this much even where there is more: larger ones are not faster, and others want memory too."""
 
 _FALLBACK_BYTES = 2 * 2**30
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes(device: torch.device) -> int:
@@ -28,24 +28,9 @@ def available_bytes(device: torch.device) -> int:
     except (OSError, ValueError):
         if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
             found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    try:
-        limit, used = (
-            (_CGROUP / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current")
-        )
-        if limit != "max":
-            found.append(max(int(limit) - int(used) + _reclaimable(), 0))
-    except (OSError, ValueError):
-        pass  # no container, or one that does not say
+    if (left := memory_left()) is not None:
+        found.append(left)
     return min(found)
-
-
-def _reclaimable() -> int:
-    """Bytes of files that the container keeps in memory for no one, and gives up when asked."""
-    try:
-        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def bytes_per_pixel(network: Network | ExportedNetwork, device: torch.device) -> int:
