@@ -1,4 +1,4 @@
-"""Memory that a container's limits leave: control groups of Linux, versions 1 and 2, from the process's own to the root.
+"""Memory that a container's limits leave: Linux control groups, versions 1 and 2, from the process's own to the root.
 
 Limits hold on every level, so the least counts. What a level uses includes file contents that the system keeps in
 memory for no one and gives up when asked; they count as free.
