@@ -1,0 +1,138 @@
+"""Measure every shipped model on the sets of its task, by `kbnet evaluate`, beside the weights that shipped before.
+
+    python benchmarks/weights.py --data FOLDER [--model NAME ...] [--before NAME=FILE ...]
+
+FOLDER holds the sets by name (CBSD68, BSD68, Set12, polyu-dev, renoir-dev, sidd-dev, Rain100L-dev, Rain100H-dev,
+motion-dev). Each result goes to results/MODEL-BENCHMARK-SET.json, that of earlier weights to results/before/ under the
+name of the model that they preceded. What lies there for the same weights is not measured again. The table goes to
+docs/weights.md. About 15 minutes a compact model on two cores.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from facts import RESULTS
+from kbnet.evaluation import measured_figures
+from kbnet.models import CatalogueEntry, catalogue, resolve
+
+PAGE = RESULTS.parents[1] / "docs" / "weights.md"
+NOISE = (
+    ("pairs", "polyu-dev"),
+    ("pairs", "renoir-dev"),
+    ("pairs", "sidd-dev"),
+    ("cbsd68", "CBSD68"),
+    ("gaussian-8bit", "CBSD68"),
+    ("gaussian-jpeg", "CBSD68"),
+)
+SETS = {
+    "denoise": NOISE,
+    "denoise-gaussian": (("cbsd68", "CBSD68"),),
+    "derain": (("rain100l", "Rain100L-dev"), ("rain100h", "Rain100H-dev")),
+    "deblur": (("pairs", "motion-dev"), ("blur", "CBSD68")),
+}
+GRAY = (("bsd68", "BSD68"), ("set12", "Set12"))
+CLEAN = (("clean", "CBSD68"), ("charts", ""))
+INTRODUCTION = """# Shipped weights, measured
+
+PSNR in dB of every shipped model on the sets of its task, measured from the stored file by
+`python benchmarks/weights.py`;
+"before" is what the weights of the release before give, measured the same way. Rain is measured on Y, everything else
+on all channels. "Lowest" is the worst picture of a set of clean ones, which a model must leave alone.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", action="append", help="measure these alone")
+    parser.add_argument("--before", action="append", default=[], metavar="NAME=FILE", help="weights before NAME's")
+    options = parser.parse_args()
+    before = dict(one.split("=", 1) for one in options.before)
+    for name in options.model or catalogue():
+        entry = catalogue()[name]
+        for benchmark, set_name in sets_of(entry):
+            measure(benchmark, set_name, options.data, name, entry, RESULTS)
+            if name in before:
+                measure(benchmark, set_name, options.data, before[name], entry, RESULTS / "before")
+        print(f"\nmetrics of {name} = {json.dumps(figures(entry, RESULTS, entry.sha256))}\n")
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)
+
+
+def sets_of(entry: CatalogueEntry) -> tuple[tuple[str, str], ...]:
+    """(benchmark, set) of everything that a model is measured on."""
+    return (GRAY if entry.variant == "gray" else SETS[entry.task]) + CLEAN
+
+
+def file_of(entry: CatalogueEntry, benchmark: str, set_name: str, folder: Path) -> Path:
+    """Where the results of a model on a set lie."""
+    return folder / f"{'-'.join(part for part in (entry.name, benchmark, set_name) if part)}.json"
+
+
+def measure(benchmark: str, set_name: str, data: Path, model: str, entry: CatalogueEntry, folder: Path) -> None:
+    """Run `kbnet evaluate` unless its results for these weights are there."""
+    target = file_of(entry, benchmark, set_name, folder)
+    digest = hashlib.sha256(resolve(model).read_bytes()).hexdigest()
+    if target.exists() and json.loads(target.read_text(encoding="utf-8"))["settings"]["sha256"] == digest:
+        return
+    folder.mkdir(exist_ok=True)
+    where = ["--data", str(data / set_name)] if set_name else []
+    # Weights from elsewhere are measured in the shipped model's context.
+    words = ["evaluate", "--benchmark", benchmark, *where, "--model", model]
+    if model != entry.name:
+        words += ["--context", entry.context]
+    print(" ".join(words), flush=True)
+    subprocess.run(
+        [sys.executable, "-m", "kbnet", *words, "--quiet", "--overwrite", "--output", str(target)], check=True
+    )
+
+
+def figures(entry: CatalogueEntry, folder: Path, digest: str | None = None) -> dict[str, float]:
+    """What the results files of a model say, by the names that the catalogue gives its metrics."""
+    found: dict[str, float] = {}
+    for benchmark, set_name in sets_of(entry):
+        path = file_of(entry, benchmark, set_name, folder)
+        results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if results is None or digest not in (None, results["settings"]["sha256"]):
+            continue
+        found |= {name: value for name, value in measured_figures(results).items() if told(name, benchmark)}
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+def told(name: str, benchmark: str) -> bool:
+    """Whether a figure is worth telling: the lowest of clean pictures, and otherwise means and those of inputs."""
+    return name.endswith(", lowest") == (benchmark in ("clean", "charts")) or name.endswith(" clean")
+
+
+def page() -> str:
+    """The table of all models, from the results there are."""
+    lines = [INTRODUCTION, *table()]
+    return "\n".join(lines) + "\n"
+
+
+def table() -> Iterator[str]:
+    """A row a figure."""
+    yield "| model | measured on | input | before | now |"
+    yield "|---|---|---|---|---|"
+    for entry in catalogue().values():
+        now = figures(entry, RESULTS, entry.sha256)
+        then = figures(entry, RESULTS / "before")
+        for name in now:
+            if not name.endswith(", input"):
+                cells = (cell(values.get(key)) for values, key in ((now, f"{name}, input"), (then, name), (now, name)))
+                yield f"| `{entry.name}` | {name} | {' | '.join(cells)} |"
+
+
+def cell(value: Any) -> str:
+    """A figure, or nothing."""
+    return "" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()
