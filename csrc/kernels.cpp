@@ -1,5 +1,6 @@
 // The kernels of one instruction set. CMake compiles this file several times, each with its own flags and KBNET_ISA.
 #include "backward.h"
+#include "edges.h"
 #include "feed_forward.h"
 #include "feed_forward_training.h"
 #include "forward.h"
@@ -38,6 +39,7 @@ const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
     feed_forward_training_scratch, feed_forward_training_prepare, feed_forward_strip, feed_forward_backward_strip,
     fusion_training_scratch, fusion_training_prepare, fusion_forward_strip, fusion_backward_strip,
     sums_scratch,          sums_row,
+    edge_packed,           edge_pack,            edge_scratch,      edge_tile,
 };
 
 }  // namespace kbnet

@@ -12,6 +12,7 @@
 #include "cpu.h"
 #include "driver.h"
 #include "module_block.h"
+#include "module_engine.h"
 #include "pool.h"
 #include "views.h"
 
@@ -100,6 +101,7 @@ NB_MODULE(_native, m) {
           "dcoefficients"_a.none().noconvert(), "dweight"_a.none().noconvert(), "dbias"_a.none().noconvert(),
           "threads"_a, "instruction_set"_a = "", "Write the gradients that are not None.");
     kbnet::define_block(m);
+    kbnet::define_engine(m);
     kbnet::define_training(m);
     m.def("instruction_sets", &instruction_sets, "Those this processor can run, the fastest first.");
     m.def("thread_source", &kbnet::thread_source, "'openmp' or 'own': whose threads the kernels run on.");

@@ -177,6 +177,18 @@ struct SumsCall {
     KBNET_INLINE int64_t grid_cols() const { return (sizes.width + cell_cols - 1) / cell_cols; }
 };
 
+// A convolution at the end of a network or between two levels of it (edges.h). Float32, rows of pixels contiguous.
+enum class Edge { kSame, kDown, kUp };
+
+struct EdgeCall {
+    Edge kind;
+    int64_t batch, channels, out_channels;
+    int64_t height, width;  // of the image that tiles lie in: y, but x for kUp
+    Tensor4 x, y, added;    // added: as y, or no data; it may be y itself
+    Matrix weight, bias;    // as PyTorch has them; kUp without a bias
+    const float* packed;    // what edge_pack made of the weights
+};
+
 // One build of the kernels.
 struct Kernels {
     const char* name;
@@ -210,6 +222,10 @@ struct Kernels {
     void (*fusion_backward_strip)(const FusionTrainingCall&, const Strip&, float* scratch, float* sums, float* bases_sums);
     int64_t (*sums_scratch)(const SumsCall&);
     void (*sums_row)(const SumsCall&, int64_t image, int64_t grid_row, float* scratch);
+    int64_t (*edge_packed)(const EdgeCall&);  // floats of packed weights
+    void (*edge_pack)(const EdgeCall&, float* packed);
+    int64_t (*edge_scratch)(const EdgeCall&, const Tile& largest);
+    void (*edge_tile)(const EdgeCall&, const Tile&, float* scratch);
 };
 
 }  // namespace kbnet

@@ -1,0 +1,116 @@
+#include "averages.h"
+
+#include <stdexcept>
+
+#include "driver.h"
+
+namespace kbnet {
+namespace {
+
+constexpr int64_t kBand = 16;    // rows summed together for a mean over the image
+constexpr int64_t kCells = 8;    // cells along a window
+
+// Means over the whole image, each image on its own.
+Grid means_of_all(const Kernels& kernels, SumsCall call, int threads) {
+    const Sizes& s = call.sizes;
+    call.cell_rows = kBand, call.cell_cols = s.width;
+    const int64_t bands = call.grid_rows();
+    std::vector<float> sums(static_cast<std::size_t>(s.batch * s.channels * bands));
+    call.sums = sums.data();
+    cell_sums(kernels, call, threads);
+    Grid grid{std::vector<float>(static_cast<std::size_t>(s.batch * s.channels)), s.batch};
+    const float pixels = static_cast<float>(s.height * s.width);
+    for (std::size_t i = 0; i < grid.values.size(); ++i) {
+        float sum = 0.0f;
+        for (int64_t band = 0; band < bands; ++band) sum += sums[i * static_cast<std::size_t>(bands) + static_cast<std::size_t>(band)];
+        grid.values[i] = sum / pixels;
+    }
+    return grid;
+}
+
+// Means over cells, smaller ones at the lower and right border.
+Grid means_of_cells(const Kernels& kernels, SumsCall call, int64_t cell, int threads) {
+    const Sizes& s = call.sizes;
+    call.cell_rows = call.cell_cols = cell;
+    Grid grid{{}, s.batch, call.grid_rows(), call.grid_cols(), cell};
+    grid.values.resize(static_cast<std::size_t>(s.batch * s.channels * grid.rows * grid.cols));
+    call.sums = grid.values.data();
+    cell_sums(kernels, call, threads);
+    float* value = grid.values.data();
+    for (int64_t plane = 0; plane < s.batch * s.channels; ++plane)
+        for (int64_t r = 0; r < grid.rows; ++r)
+            for (int64_t c = 0; c < grid.cols; ++c)
+                *value++ /= static_cast<float>(std::min(cell, s.height - r * cell) * std::min(cell, s.width - c * cell));
+    return grid;
+}
+
+// out[i] = mean of in[start(i) ... + window) along one axis, in float64, since long sums lose digits
+void slide(const float* in, float* out, int64_t length, int64_t step, int64_t window, std::vector<double>& total) {
+    total.resize(static_cast<std::size_t>(length) + 1);
+    total[0] = 0;
+    for (int64_t i = 0; i < length; ++i) total[static_cast<std::size_t>(i) + 1] = total[static_cast<std::size_t>(i)] + in[i * step];
+    for (int64_t i = 0; i < length; ++i) {
+        const int64_t start = std::clamp<int64_t>(i - (window - 1) / 2, 0, length - window);
+        out[i * step] = static_cast<float>(
+            (total[static_cast<std::size_t>(start + window)] - total[static_cast<std::size_t>(start)]) / static_cast<double>(window));
+    }
+}
+
+}  // namespace
+
+void sliding_mean(Grid& grid, int64_t channels, int64_t window) {
+    const int64_t planes = grid.batch * channels, cells = grid.rows * grid.cols;
+    const int64_t down = std::min(window, grid.rows), across = std::min(window, grid.cols);
+    if (down == grid.rows && across == grid.cols) {
+        std::vector<float> means(static_cast<std::size_t>(planes));
+        for (int64_t p = 0; p < planes; ++p) {
+            double sum = 0;
+            for (int64_t i = 0; i < cells; ++i) sum += grid.values[static_cast<std::size_t>(p * cells + i)];
+            means[static_cast<std::size_t>(p)] = static_cast<float>(sum / static_cast<double>(cells));
+        }
+        grid = Grid{std::move(means), grid.batch};
+        return;
+    }
+    std::vector<double> total;
+    for (int64_t p = 0; p < planes; ++p) {
+        float* plane = grid.values.data() + p * cells;
+        for (int64_t c = 0; c < grid.cols; ++c) slide(plane + c, plane + c, grid.rows, grid.cols, down, total);
+        for (int64_t r = 0; r < grid.rows; ++r)
+            slide(plane + r * grid.cols, plane + r * grid.cols, grid.cols, 1, across, total);
+    }
+}
+
+Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size_t site, int64_t input_height,
+              int threads) {
+    Sizes& s = sums.sizes;
+    if (context.kind == Context::kShared) {
+        if (site >= context.means.size() || context.means[site].size() != static_cast<std::size_t>(s.channels))
+            throw std::invalid_argument("the shared averages are not those of this network");
+        return Grid{context.means[site], 1};
+    }
+    if (context.kind == Context::kLocal) {
+        const int64_t window = std::max<int64_t>(1, context.window * s.height / input_height);
+        if (window < s.height || window < s.width) {
+            const int64_t cell = std::max<int64_t>(1, window / kCells);
+            Grid grid = means_of_cells(kernels, sums, cell, threads);
+            sliding_mean(grid, s.channels, window / cell | 1);  // odd, so that a window is centred on its own cell
+            return grid;
+        }
+    }
+    if (context.kind != Context::kGather) return means_of_all(kernels, sums, threads);
+
+    const int64_t halo = context.halo * s.height / input_height;
+    sums.x.data = static_cast<float*>(sums.x.data) + halo * (sums.x.stride_y + sums.x.stride_x);
+    s.height -= 2 * halo, s.width -= 2 * halo;
+    Grid grid = means_of_all(kernels, sums, threads);
+    std::vector<float> together(static_cast<std::size_t>(s.channels));
+    for (int64_t c = 0; c < s.channels; ++c) {
+        float sum = 0.0f;
+        for (int64_t b = 0; b < s.batch; ++b) sum += grid.values[static_cast<std::size_t>(b * s.channels + c)];
+        together[static_cast<std::size_t>(c)] = sum / static_cast<float>(s.batch);
+    }
+    context.means.push_back(together);
+    return Grid{std::move(together), 1};
+}
+
+}  // namespace kbnet
