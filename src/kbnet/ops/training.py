@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from kbnet.description import FEED_FORWARD, FUSION
 from kbnet.errors import InvalidInputError
 from kbnet.ops import native
 
@@ -21,8 +22,8 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_l
 
     Args:
         x: float32, any memory format.
-        parameters: weight and bias of the norm [C], of the first 1x1 convolution [2D,C,1,1] and of the second
-            [C,D,1,1], then the scale of C values; float32.
+        parameters: in the order of `kbnet.description.FEED_FORWARD`: weight and bias of the norm [C], of the first 1x1
+            convolution [2D,C,1,1] and of the second [C,D,1,1], then the scale of C values; float32.
         eps: of the norm.
         channels_last: the memory format of the result; else contiguous.
 
@@ -31,7 +32,7 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_l
     """
     y = _empty(x, channels_last)
     try:
-        plain = _plain(parameters, _FEED_FORWARD_PARAMETERS)
+        plain = _plain(parameters, len(FEED_FORWARD))
         native.extension().feed_forward_training(
             x.detach(), _addresses(plain), y, hidden=_hidden(x, plain), eps=eps, **native.settings()
         )
@@ -48,7 +49,7 @@ def _(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_last: bool) 
 @custom_op("kbnet::feed_forward_backward", mutates_args=())
 def feed_forward_backward(dy: Tensor, x: Tensor, parameters: Sequence[Tensor], eps: float) -> list[Tensor]:
     """Gradients of x and of each parameter."""
-    dx, plain = torch.empty_like(x), _plain(parameters, _FEED_FORWARD_PARAMETERS)
+    dx, plain = torch.empty_like(x), _plain(parameters, len(FEED_FORWARD))
     gradients = [torch.empty_like(p) for p in plain]
     native.extension().feed_forward_backward(
         dy.detach(),
@@ -92,7 +93,7 @@ def fusion(
 
     Args:
         x: [B,C,H,W] float32, any memory format.
-        parameters: in the order of csrc/problem.h, FusionParameter; float32.
+        parameters: in the order of `kbnet.description.FUSION`; float32.
         group_channels, kernel_size: G and k of kernel basis attention.
         eps: of the norm.
 
@@ -105,7 +106,7 @@ def fusion(
         InvalidInputError: a parameter does not fit.
     """
     y, filtered = x.new_empty(x.shape), x.new_empty(x.shape)
-    plain = _plain(parameters, _FUSION_PARAMETERS)
+    plain = _plain(parameters, len(FUSION))
     settings = _fusion_settings(plain, group_channels, kernel_size, eps)
     try:
         native.extension().fusion_training(x.detach(), _addresses(plain), y, filtered, **settings)
@@ -130,7 +131,7 @@ def fusion_backward(
     eps: float,
 ) -> list[Tensor]:
     """Gradients of x and of each parameter."""
-    dx, plain = torch.empty_like(x), _plain(parameters, _FUSION_PARAMETERS)
+    dx, plain = torch.empty_like(x), _plain(parameters, len(FUSION))
     gradients = [torch.empty_like(p) for p in plain]
     settings = _fusion_settings(plain, group_channels, kernel_size, eps)
     native.extension().fusion_training_backward(
@@ -163,18 +164,15 @@ fusion.register_autograd(_fusion_gradients, setup_context=_save_fusion)
 def _fusion_settings(
     parameters: Sequence[Tensor], group_channels: int, kernel_size: int, eps: float
 ) -> dict[str, object]:
-    bases, head = parameters[_BASES].shape[0], parameters[_HEAD_BIAS].numel()
+    of = dict(zip(FUSION, parameters, strict=True))
     return {
-        "bases": bases,
+        "bases": of["bases"].shape[0],
         "group": group_channels,
         "kernel": kernel_size,
-        "head": head,
+        "head": of["head_conv_bias"].numel(),
         "eps": eps,
         **native.settings(),
     }
-
-
-_HEAD_BIAS, _BASES = 13, 19  # positions of the coefficient head's first bias and of the kernel bases
 
 
 def _empty(x: Tensor, channels_last: bool) -> Tensor:
@@ -183,13 +181,7 @@ def _empty(x: Tensor, channels_last: bool) -> Tensor:
 
 
 def _hidden(x: Tensor, parameters: Sequence[Tensor]) -> int:
-    return parameters[_OUT].numel() // x.shape[1]
-
-
-_OUT = 4  # position of the second convolution's weight
-
-
-_FEED_FORWARD_PARAMETERS, _FUSION_PARAMETERS = 7, 25
+    return parameters[FEED_FORWARD.index("out")].numel() // x.shape[1]
 
 
 def _plain(parameters: Sequence[Tensor], count: int) -> list[Tensor]:
