@@ -11,13 +11,16 @@ from typing import Any
 import torch
 
 from kbnet.description import FEED_FORWARD, FUSION, MIXED
-from kbnet.description import kba_multiply_adds as multiply_adds
+from kbnet.description import kba_multiply_adds
 from kbnet.description import multiply_adds as multiply_adds_of
 from kbnet.ops import block, kba, training  # noqa: F401  # they register the operators below
 
-__all__ = ["multiply_adds", "register_flop_formulas"]
-
 Shape = tuple[int, ...]
+
+
+def multiply_adds(channels: int, bases: int, group_channels: int, kernel_size: int) -> int:
+    """Multiply-adds a pixel of the operator: mixing (or N convolutions), applying, and bias."""
+    return kba_multiply_adds(channels, bases, group_channels, kernel_size)
 
 
 def _pixels(x: Shape) -> int:
