@@ -201,8 +201,9 @@ def a_patched_average(block):
 
 MUTATIONS = [
     wrapped, wrapped_in_the_other_half, wrapped_in_a_container, another_gate, another_norm, another_padding,
-    padding_mode_set_later, dilated, other_groups, other_epsilon, nothing_in_place_of_a_layer, one_layer_more, a_subclass,
-    a_patched_forward, a_patched_part_of_forward, a_patched_class, a_forward_hook, a_forward_hook_on_a_container,
+    padding_mode_set_later, dilated, other_groups, other_epsilon, nothing_in_place_of_a_layer, one_layer_more,
+    a_subclass, a_patched_forward, a_patched_part_of_forward, a_patched_class, a_forward_hook,
+    a_forward_hook_on_a_container,
     a_forward_pre_hook, a_backward_hook, a_backward_pre_hook, a_global_forward_hook, a_global_backward_hook,
     a_parametrization, a_weight_norm, pruned, a_wider_weight, kernels_of_another_size, a_bias_taken_away,
     a_weight_that_is_no_parameter, a_parameter_of_another_type, a_patched_average,

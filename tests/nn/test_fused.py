@@ -240,6 +240,20 @@ def test_nan_spreads_no_further_than_the_layers_spread_it(monkeypatch):
     assert torch.equal(ours.isnan(), run(block, x, context, monkeypatch, whole=False).isnan())
 
 
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, -1, 0x7F800001], ids=["all ones", "all ones, negative", "the smallest"])
+def test_any_nan_stays_nan_where_products_are_of_bfloat16(bits, instruction_set, monkeypatch):
+    """Rounding by adding to the bits would carry some of them into the sign, or into infinity."""
+    block, x = block_s(8, bases=4, lightweight=True), image(1, 8, 20, 90)
+    with torch.no_grad():  # a value times a NaN is that NaN
+        block.fusion_norm.weight[7] = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    context = Shared([image(1, 8, 1, 1)] * 2)
+    monkeypatch.setenv("KBNET_FUSED", "on")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert fused.plan(block, x, context).inference is None
+        y = block(x, context)
+    assert y.isnan().all()  # every output channel reads the last one, which is NaN before the first product
+
+
 @pytest.mark.parametrize("settings", [{"lightweight": True, "ffn_scale": 1.5}, {"kernel_size": 5}], ids=str)
 def test_a_block_counts_the_same_operations_either_way(settings, monkeypatch):
     """torch's counter hooks all modules, so that it sees layers; the operator of a block is counted when called."""

@@ -49,6 +49,7 @@ print(child_of(lambda: torch.get_num_threads() == 1))
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", ["on", "off"])
 def test_a_child_computes_what_its_parent_computed(fused, run_python):
     """Torch's own operators among them, which in a child of a used runtime wait for ever."""

@@ -69,7 +69,7 @@ class KBBlockS(nn.Module):
         plan = fused.plan(self, x, context)
         if plan.inference is None:
             return fused.whole(self, x, context)
-        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        given = x
         if plan.fusion is None:
             x = fused.fusion(self, x)
         else:
@@ -79,7 +79,7 @@ class KBBlockS(nn.Module):
             merged = self.fusion_out(adaptive * self.static_branch(u) * self.channel_branch(u, context))
             x = x + merged * self.fusion_scale
         if plan.feed_forward is None:
-            return fused.feed_forward(self, x, channels_last)
+            return fused.feed_forward(self, x, given.is_contiguous(memory_format=torch.channels_last))
         y: Tensor = x + self.ffn_out(self.gate(self.ffn_in(self.ffn_norm(x)))) * self.ffn_scale
         return y
 

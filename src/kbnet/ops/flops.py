@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from kbnet.description import FEED_FORWARD, FUSION, MIXED
-from kbnet.description import kba_multiply_adds
+from kbnet.description import FEED_FORWARD, FUSION, MIXED, kba_multiply_adds
 from kbnet.description import multiply_adds as multiply_adds_of
 from kbnet.ops import block, kba, training  # noqa: F401  # they register the operators below
 

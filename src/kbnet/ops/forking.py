@@ -1,9 +1,9 @@
 """What a forked child of this process must change to be able to compute at all.
 
-The child of a fork has one thread. torch's OpenMP runtime does not notice, and waits for ever for the others at its next
-parallel loop. If threads may have been started before the fork, torch is therefore told to compute on one thread in the
-child, as its own data loaders do in theirs; the compiled kernels go by torch's number. A child that wants all cores has
-to be started anew ("spawn"), or forked before the first use.
+The child of a fork has one thread. torch's OpenMP runtime does not notice, and waits for ever for the others at its
+next parallel loop. If threads may have been started before the fork, torch is therefore told to compute on one thread
+in the child, as its own data loaders do in theirs; the compiled kernels go by torch's number. A child that wants all
+cores has to be started anew ("spawn"), or forked before the first use.
 
 Imported for its effect: the handlers are registered once, by `kbnet.ops`.
 """

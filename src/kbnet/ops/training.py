@@ -2,7 +2,8 @@
 
 Little more than a half's input is kept for the backward pass, which computes the rest again: that is cheaper than
 reading it back. Float32, any memory format. Results depend on the number of threads, never on timing.
-`kbnet.nn.fused` decides when, and hands over the parameters. Neither operator can be differentiated twice.
+`kbnet.nn.fused` decides when, and hands over the parameters. Neither operator can be differentiated twice, which the
+second derivative says.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from kbnet.description import FEED_FORWARD, FUSION
-from kbnet.errors import InvalidInputError
+from kbnet.errors import BackendError, InvalidInputError
 from kbnet.ops import native
 
 
@@ -80,6 +81,14 @@ def _feed_forward_gradients(ctx, dy):  # type: ignore[no-untyped-def]  # torch t
     return dx, gradients, None, None
 
 
+def _refuse_second_derivative(ctx, *_):  # type: ignore[no-untyped-def]  # torch types neither argument
+    raise BackendError(
+        "halves of a block that run as one call of the compiled kernels are differentiated once; for gradients of "
+        "gradients set KBNET_FUSED=off in the environment, and the layers run, which have them in every order"
+    )
+
+
+feed_forward_backward.register_autograd(_refuse_second_derivative)
 feed_forward.register_autograd(_feed_forward_gradients, setup_context=_save_feed_forward)
 
 
@@ -158,6 +167,7 @@ def _fusion_gradients(ctx, dy, _):  # type: ignore[no-untyped-def]  # torch type
     return dx, gradients, None, None, None
 
 
+fusion_backward.register_autograd(_refuse_second_derivative)
 fusion.register_autograd(_fusion_gradients, setup_context=_save_fusion)
 
 
