@@ -22,7 +22,8 @@ def kernel_basis_attention(
         y[c,p] = sum_{j,u,v} K_p[c,j,u,v] * x[group(c)*G + j, p + (u,v) - k//2]  +  sum_n coefficients[n,p] * bias[n,c]
 
     Zero padding k//2, stride 1. Coefficients are unbounded: there is no softmax. Differentiable in all four tensors,
-    backward, forward and in every order, also under the transforms of torch.func; any memory format. Half precisions accumulate in float32.
+    backward, forward and in every order, also under the transforms of torch.func; any memory format. Half precisions
+    accumulate in float32.
 
     Args:
         x: features [B, C, H, W].
