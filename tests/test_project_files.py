@@ -104,3 +104,36 @@ def test_the_slow_marker_leaves_tests_out_of_make_test_and_not_of_make_test_all(
     assert all('-m "not slow"' in line for line in recipe("test"))
     assert len(recipe("test-all")) == len(recipe("test")) == 2
     assert "slow" not in "".join(recipe("test-all"))
+
+
+def test_architecture_lists_the_packages_in_their_order():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = text.partition("| package |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    levels = [
+        {name.strip().removeprefix("kbnet.") for name in layer.split("|")} for layer in contracts[0]["layers"][::-1]
+    ]
+    assert sorted(rows) == sorted(set().union(*levels))
+    place = {name: number for number, level in enumerate(levels) for name in level}
+    # packages that do not import each other may change places
+    below = {"imaging": "nn", "degradations": "imaging", "metrics": "ops"}
+    assert all(place[name] >= place[below.get(name, "errors")] for name in rows)
+    assert [name for name in rows if name not in below] == sorted(
+        (name for name in rows if name not in below), key=lambda name: (place[name], rows.index(name))
+    )
+
+
+def test_architecture_names_only_files_that_exist():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Where do I change X?")[2]
+    text = text.partition("## Decisions")[0]
+    named = {word.split(" ")[0] for word in re.findall(r"`([^`]+)`", text) if "/" in word or word.endswith(".py")}
+    assert len(named) > 40
+
+    def exists(name):
+        folders = [ROOT, ROOT / "src/kbnet", ROOT / "src/kbnet/evaluation", ROOT / "benchmarks"]
+        return any(list(folder.glob(name)) for folder in folders)
+
+    assert {name for name in named if not exists(name.rstrip("/"))} == set()
