@@ -288,6 +288,7 @@ def test_gradients_go_through_the_layers(monkeypatch):
     assert all(p.grad is not None for p in block.parameters())
 
 
+@pytest.mark.slow
 def test_a_compiled_and_an_exported_network_keep_the_operator_whole(monkeypatch):
     monkeypatch.setenv("KBNET_FUSED", "on")
     network, x = create_model("kbnet-nano", width=8).eval(), torch.rand(1, 3, 32, 48)
