@@ -37,6 +37,7 @@ def test_rows_are_kept_while_it_runs_and_one_file_is_left_at_the_end(path):
     assert [*Journal(path, SETTINGS, resume=True).rows.values()] == ROWS
 
 
+@pytest.mark.slow
 def test_a_journal_cut_off_at_any_byte_keeps_every_whole_row(path):
     journal = Journal(path, SETTINGS)
     for row in ROWS[:2]:

@@ -53,6 +53,7 @@ def test_the_result_is_the_restorers_own(tmp_path, context, size):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.png", "out.tif"]
 
 
+@pytest.mark.slow
 def test_kbnet_l_and_a_blend(tmp_path, source):
     restorer = on_cpu(loud(kbnet_l), tile=96, overlap=32, context="global")
     restore_streamed(restorer, source, tmp_path / "out.png", strength=0.5)
@@ -182,6 +183,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.slow
 def test_twenty_megapixels_take_far_less_memory_than_their_pixels(tmp_path, run_python):
     import torch
 

@@ -336,6 +336,7 @@ def test_gradients_go_through_the_layers(family, monkeypatch):
         assert torch.equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_a_compiled_and_an_exported_network_keep_the_operator_whole(monkeypatch):
     monkeypatch.setenv("KBNET_FUSED", "on")
     network, x = create_model("kbnet-nano", width=8).eval(), torch.rand(1, 3, 32, 48)

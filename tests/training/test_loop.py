@@ -61,6 +61,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(stop_at, log_steps
     assert resumed.best == whole.best
 
 
+@pytest.mark.slow
 def test_the_loader_of_other_processes_changes_nothing(data, tmp_path):
     plain, reports = train(tmp_path / "plain", data, recipe())
     ahead, again = train(tmp_path / "ahead", data, recipe(), workers=2)

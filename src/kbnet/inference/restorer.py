@@ -367,7 +367,7 @@ class Restorer:
         """
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
         y: Tensor = self.network(x, context)
-if self.guard:
+        if self.guard:
             return undo_in(x, y)
         if not bool(y.isfinite().all()):
             raise ModelError(
