@@ -83,6 +83,12 @@ class Lines:
             self.close()
             raise
 
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def append(self, entry: Entry) -> None:
         """Add one line; it is on disk when this returns.
 
