@@ -14,7 +14,7 @@ from small_runs import curve, make_photos, table, toml
 
 import kbnet
 from kbnet.training import checkpoint
-from kbnet.training.journal import NAME
+from kbnet.training.curves import NAME
 
 STEPS = 30
 LIMIT = 120  # seconds; a hang is a failure

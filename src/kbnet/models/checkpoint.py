@@ -7,7 +7,6 @@ shapes alone the settings are told.
 
 import io
 import json
-import os
 import pickle
 import re
 import warnings
@@ -22,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from kbnet.errors import CheckpointError, InvalidInputError, OutputError, OutputExistsError
+from kbnet import files
+from kbnet.errors import CheckpointError, InvalidInputError
 from kbnet.models.kbnet_l import KBNetLConfig
 from kbnet.models.kbnet_s import KBNetSConfig
 from kbnet.models.official_keys import FIRST_KEY, from_official, to_official
@@ -98,7 +98,7 @@ def save_file(network: Network, path: Path, *, overwrite: bool = False) -> None:
     """
     tensors = {key: t.detach().cpu().contiguous() for key, t in network.state_dict().items()}
     settings = {"family": network.family, "settings": json.dumps(asdict(network.config))}
-    _write(path, serialize(tensors, metadata={"kbnet": "1", **settings}), overwrite)
+    files.write(serialize(tensors, metadata={"kbnet": "1", **settings}), path, overwrite=overwrite)
 
 
 def save_official(network: Network, path: Path, layout: str, *, overwrite: bool = False) -> None:
@@ -120,7 +120,7 @@ def save_official(network: Network, path: Path, layout: str, *, overwrite: bool 
     buffer = io.BytesIO()
     # str(): a StrEnum would be pickled as itself, and the file could not be read back.
     torch.save({str(layout): {prefix + key: tensor for key, tensor in tensors.items()}}, buffer)
-    _write(path, buffer.getvalue(), overwrite)
+    files.write(buffer.getbuffer(), path, overwrite=overwrite)
 
 
 def _check_told(network: Network, tensors: Mapping[str, Tensor]) -> None:
@@ -295,19 +295,6 @@ def _infer_l(tensors: Mapping[str, Tensor]) -> KBNetLConfig:
         bases=bases,
         group_channels=taps // 9,
     )
-
-
-def _write(path: Path, content: bytes, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} is there already; give another name, or --overwrite")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} could not be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _some(names: list[str]) -> str:
