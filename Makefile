@@ -54,7 +54,7 @@ bench: dev  ## measure speed, memory and tiles into benchmarks/results: 30 minut
 	$(RUN) benchmarks/plot.py             # seconds: docs/operator-speed.png and docs/network-speed.png
 
 docs: dev  ## build the documentation into build/site; any warning fails
-	$(RUN) -m zensical build --strict --clean
+	$(RUN) tools/docs.py
 
 dist:  ## build the source archive and the wheel of this commit into dist/, twice, and try the wheel: minutes
 	.ci/dist

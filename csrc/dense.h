@@ -24,7 +24,10 @@ inline void pair_panels(float* to, int64_t to_pitch, const float* from, int64_t 
 }
 
 inline Quad pair_of(Quad low, Quad high) {
-    const auto rounded = [](Quad q) { return (QuadBits)q + 0x7fff + (((QuadBits)q >> 16) & 1); };
+    const auto rounded = [](Quad q) {
+        const QuadBits bits = (QuadBits)q, is_nan = (QuadBits)(q != q);
+        return (is_nan & (bits | 0x400000)) | (~is_nan & (bits + 0x7fff + ((bits >> 16) & 1)));
+    };
     return (Quad)((rounded(low) >> 16) | (rounded(high) & 0xffff0000u));
 }
 

@@ -84,6 +84,9 @@ void after_fork_in_child() {
     forked.store(true);
 }
 
+// At the import, not at the first use: the runtime's threads may have run for others, or only in a parent's parent.
+const int registered = pthread_atfork(nullptr, nullptr, after_fork_in_child);
+
 Pool& pool() {
     Pool* current = own_pool.load();
     if (!current) {
@@ -99,7 +102,6 @@ using ParallelRegion = void (*)(void (*body)(void*), void* data, unsigned thread
 
 ParallelRegion openmp() {
     static const ParallelRegion found = [] {
-        pthread_atfork(nullptr, nullptr, after_fork_in_child);
         const char* wish = std::getenv("KBNET_THREAD_SOURCE");
         if (wish && std::strcmp(wish, "own") == 0) return ParallelRegion{};
         return reinterpret_cast<ParallelRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));

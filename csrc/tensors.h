@@ -133,7 +133,7 @@ inline void write_pixels(const Tensor4& t, int64_t at, const float* from, int64_
 inline uint32_t rounded_bits(float f) {
     uint32_t bits;
     std::memcpy(&bits, &f, 4);
-    return bits + 0x7fff + ((bits >> 16) & 1);  // NaN: an overflow needs all mantissa bits set, which no operation gives
+    return f != f ? bits | 0x400000 : bits + 0x7fff + ((bits >> 16) & 1);  // NaN stays NaN, whatever its mantissa
 }
 
 inline float pair_of(float low, float high) {

@@ -18,6 +18,10 @@ torch.set_num_threads(1)
 OFFICIAL = Path(__file__).parent / "fixtures" / "official"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-docs", action="store_true", help="write what documentation pages show anew")
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """Make torch fill uninitialised memory with NaN, so that an output which is not written everywhere shows."""

@@ -1,94 +1,186 @@
-"""What the documentation shows runs: docstring examples, and the README's commands and code."""
+"""Every code block of the documentation site runs: a page from top to bottom, in a folder that holds what it names."""
 
-import doctest
-import importlib
-import importlib.util
+import contextlib
+import io
+import logging
 import pkgutil
 import re
-import shlex
-import subprocess
-import sys
+import runpy
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import kbnet
-from kbnet.imaging import Photo, read_photo, write_photo
+from docs_pages import DOCS, ROOT, blocks, check_output, run_command
+from kbnet.cli import app
+from kbnet.imaging import Photo, write_photo
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-# the rooms that need an extra to be imported at all
-HAS_EXPORT = importlib.util.find_spec("onnx") is not None
-LEFT_OUT = tuple(
-    room
-    for room, package in {"kbnet.export": "onnx", "kbnet.server": "fastapi"}.items()
-    if importlib.util.find_spec(package) is None
-)
-MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(kbnet.__path__, "kbnet.")
-    if not module.name.endswith(("__main__", "_native")) and not module.name.startswith(LEFT_OUT)
-)
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+SITE = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples_run(name: str) -> None:
-    module = importlib.import_module(name)
-    failed, _ = doctest.testmod(module, extraglobs={"torch": torch, "np": np}, optionflags=doctest.ELLIPSIS)
-    assert failed == 0
-
-
-def test_some_docstrings_have_examples() -> None:
-    finder = doctest.DocTestFinder()
-    examples = sum(len(t.examples) for name in MODULES for t in finder.find(importlib.import_module(name)))
-    assert examples > 10
+def smooth(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
+    """A picture of soft waves, which a denoiser should restore well."""
+    y, x = np.mgrid[:height, :width] + seed
+    waves = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 11)], axis=2)
+    return np.rint(waves * 100 + 128).astype(np.uint8)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the README's commands name."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with the pictures that the pages name: noisy.png, holiday, photos, pairs."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    noisy = rng.integers(0, 256, (40, 56, 3), dtype=np.uint8)
-    write_photo(Photo(noisy), tmp_path / "noisy.png")
-    (tmp_path / "holiday").mkdir()
-    for name in ("a.jpg", "b.png"):
-        write_photo(Photo(noisy), tmp_path / "holiday" / name)
-    return tmp_path
+
+    def put(name: str, pixels: np.ndarray) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_photo(Photo(pixels), tmp_path / name)
+
+    def noisy(pixels: np.ndarray) -> np.ndarray:
+        return np.rint(np.clip(pixels + rng.normal(0, 25, pixels.shape), 0, 255)).astype(np.uint8)
+
+    # tests/test_tutorial.py runs the tutorial, in a folder of its own
+    for name in ("noisy.png", "noisy.jpg", "rainy.jpg", "blurry.jpg", "holiday/a.jpg", "holiday/beach/b.png"):
+        put(name, noisy(smooth(0)))
+    for number in range(3):
+        put(f"photos/{'abc'[number]}.png", smooth(number))
+        put(f"pairs/target/{number}.png", smooth(number))
+        put(f"pairs/input/{number}.png", noisy(smooth(number)))
+    logger = logging.getLogger("kbnet")
+    before = (logger.handlers, logger.level, logger.propagate)
+    yield tmp_path
+    logger.handlers, logger.level, logger.propagate = before
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub of this machine in place of the real one, where huggingface_hub is installed."""
+    if find_spec("huggingface_hub") is None:
+        yield
+        return
+    from huggingface_hub import constants
+
+    monkeypatch.syspath_prepend(ROOT / "tests" / "models")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
+    with import_module("local_server").serving({}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield
 
 
-def test_readme_python_runs(folder: Path) -> None:
-    found = blocks("python")
-    assert found
-    for code in found:
-        exec(compile(code, "README.md", "exec"), {})
-
-
-def test_readme_commands_run(folder: Path) -> None:
-    commands = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ kbnet ")]
-    assert len(commands) >= 5
-    for line in commands:
-        if "kbnet train" in line or "kbnet serve" in line:
-            continue  # hours, or until it is stopped; tests/training and tests/server run them
-        if "kbnet export" in line and not HAS_EXPORT:
-            continue
-        command = line.removeprefix("$ ").partition("  #")[0]
-        if "|" in command or "<" in command:
-            subprocess.run(command.replace("kbnet", f"{sys.executable} -m kbnet"), shell=True, check=True)
+@pytest.mark.timeout(900)  # one page starts Ray twice
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page) and page != "tutorial.md"])
+def test_every_block_of_a_page_runs(page: str, folder: Path, hub: None) -> None:
+    names: dict[str, object] = {}
+    for block in blocks(page):
+        where = f"{page}, line {block.line}"
+        if block.language == "python":
+            padding = "\n" * block.line  # so that a traceback names the page's line
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(padding + block.code, page, "exec"), names)
+        elif block.language == "console":
+            commands = re.split(r"^\$ ", block.code, flags=re.MULTILINE)
+            assert commands[0] == "", f"{where}: a console block begins with a command"
+            for entry in commands[1:]:
+                command, _, shown = entry.partition("\n")
+                said = run_command(command, f"{where}: {command}")
+                if shown:
+                    check_output(shown, said, f"{where}: {command}")
+        elif block.language == "toml":
+            tomllib.loads(block.code)
+            if title := re.fullmatch(r'title="(.+)"', block.options):
+                (folder / title[1]).write_text(block.code, encoding="utf-8")
         else:
-            arguments = shlex.split(command)[1:]
-            done = subprocess.run([sys.executable, "-m", "kbnet", *arguments], capture_output=True)
-            assert done.returncode == 0, (line, done.stderr.decode())
-    assert read_photo(folder / "clean.png").pixels.shape == (40, 56, 3)
+            assert block.language == "text", f"{where}: blocks are python, console, toml or text"
 
 
-def test_readme_names_only_files_that_exist() -> None:
-    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in t]
-    assert targets
-    assert [t for t in targets if not (ROOT / t).exists()] == []
+def test_a_wrong_output_and_a_failing_command_are_noticed(folder: Path) -> None:
+    check_output("a ... c\n...\nlast\n", "a b c\nx\ny\nlast\n", "here")
+    with pytest.raises(AssertionError):
+        check_output("a ... c\n", "a b d\n", "here")
+    with pytest.raises(AssertionError):
+        run_command("kbnet restore missing.png -o x.png", "here")
+    with pytest.raises(AssertionError):
+        run_command("curl example.org", "here")
+
+
+def test_the_site_leads_to_every_page_and_fetches_nothing() -> None:
+    def targets(entries: list) -> Iterator[str]:
+        for entry in entries:
+            for value in entry.values():
+                yield from [value] if isinstance(value, str) else targets(value)
+
+    assert sorted(targets(SITE["nav"])) == PAGES
+    assert SITE["theme"]["font"] is False
+    assert "analytics" not in SITE.get("extra", {})
+
+
+def test_the_site_is_of_this_version_and_follows_the_systems_light_and_dark() -> None:
+    assert SITE["copyright"].startswith(f"kbnet {kbnet.__version__} ")
+    schemes = {palette.get("scheme") for palette in SITE["theme"]["palette"]}
+    assert schemes == {None, "default", "slate"}
+    assert all("prefers-color-scheme" in palette["media"] for palette in SITE["theme"]["palette"])
+
+
+def test_every_line_that_the_build_should_not_print_fails_it() -> None:
+    complaints = runpy.run_path(str(ROOT / "tools" / "docs.py"))["complaints"]
+    usual = "\x1b[1mBuild started\x1b[0m\nNo issues found\nBuild finished in 6.87s\n"
+    assert complaints(usual) == []
+    warning = "griffe: src/kbnet/metrics/psnr.py:44: No type or annotation for parameter 'image, reference'"
+    assert complaints(f"Build started\n{warning}\n{usual}") == [warning]
+
+
+def test_descriptions_of_several_parameters_are_given_to_each() -> None:
+    pytest.importorskip("griffe")
+    split = runpy.run_path(str(ROOT / ".ci" / "docstring_rules.py"))["shared_descriptions"]
+    lines = ["Args:", "    image, reference: of one shape,", "        [H,W].", "    peak: the largest, or so."]
+    assert split(lines) == [
+        "Args:",
+        "    image: of one shape,",
+        "        [H,W].",
+        "    reference: of one shape,",
+        "        [H,W].",
+        "    peak: the largest, or so.",
+    ]
+
+
+def test_links_and_pictures_lead_to_files() -> None:
+    broken = []
+    for page in PAGES:
+        text = (DOCS / page).read_text(encoding="utf-8")
+        targets = (t for t in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) if "://" not in t)
+        broken += [f"{page}: {target}" for target in targets if not ((DOCS / page).parent / target).exists()]
+    assert broken == []
+
+
+def test_every_command_and_every_option_of_the_environment_has_its_line() -> None:
+    text = (DOCS / "reference" / "command-line.md").read_text(encoding="utf-8")
+    commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    assert {name for name in commands if f"`kbnet {name}" not in text} == set()
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    sources += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "csrc").iterdir())
+    variables = set(re.findall(r"""["'](KBNET_[A-Z_]+)["']""", sources))
+    assert variables
+    assert {name for name in variables if f"`{name}" not in text} == set()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("reference/")])
+def test_the_reference_names_what_exists(page: str) -> None:
+    # modules by name: a function of a room may have the name of the module that it comes from
+    modules = {
+        module.name: import_module(module.name)
+        for module in pkgutil.walk_packages(kbnet.__path__, "kbnet.")
+        if not module.name.endswith(("__main__", "_native"))
+    }
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for name, options in re.findall(r"^::: (\S+)\n((?:    .*\n)*)", text, re.MULTILINE):
+        found = modules.get(name)
+        if found is None:
+            module, _, last = name.rpartition(".")
+            found = getattr(modules[module], last)
+        if members := re.search(r"members: \[(.+)\]", options):
+            assert [m for m in members[1].split(", ") if not hasattr(found, m)] == [], name

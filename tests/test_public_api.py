@@ -21,7 +21,7 @@ PUBLIC = {
         "ops",
         "restore",
     },
-    "kbnet.ops": {"available_backends", "kernel_basis_attention", "multiply_adds"},
+    "kbnet.ops": {"available_backends", "kernel_basis_attention", "multiply_adds", "register_flop_formulas"},
     "kbnet.errors": {
         "KBNetError",
         "InvalidInputError",

@@ -46,8 +46,10 @@ __all__ = [
     "failed",
     "hold",
     "lock",
+    "make_folder",
     "place",
     "printable",
+    "sweep",
     "workspace",
     "write",
     "writing",
@@ -187,6 +189,7 @@ def check(target: Path, *, overwrite: bool = False) -> None:
     Raises:
         OutputExistsError, OutputError: as `writing`.
     """
+    sweep(target.parent)
     with blamed_on(target):
         try:
             mode = target.stat().st_mode
@@ -202,6 +205,16 @@ def check(target: Path, *, overwrite: bool = False) -> None:
         )
     if not overwrite:
         raise exists(target)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        OutputError: not allowed, or something else is in its place.
+    """
+    with blamed_on(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def exists(target: Path) -> OutputExistsError:
@@ -297,7 +310,7 @@ def _place_new(temporary: Path, target: Path) -> None:
         temporary.rename(target)  # never over another, there
         return
     try:
-        os.link(temporary, target, follow_symlinks=False)
+        os.link(temporary, target)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise

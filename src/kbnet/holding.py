@@ -47,15 +47,18 @@ def printable(text: object) -> str:
 
 
 def failed(target: Path, error: Exception) -> OutputError:
-    """The error for an output that the system refuses, with the reason and what to do."""
+    """The error for an output that the system refuses, with the reason and what to do; it keeps the `errno`."""
     if isinstance(error, OutputError):
         return error
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.ENOENT and not os.path.isdir(target.parent):  # noqa: PTH112 (False for odd names on every Python)
-        return OutputError(f"{printable(target)}: its folder does not exist; create it first")
-    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    cure = _CURES.get(code or 0, "check the folder and its permissions")
-    return OutputError(f"{printable(target)}: cannot be written: {printable(why.lower())}; {cure}")
+        told = OutputError(f"{printable(target)}: its folder does not exist; create it first")
+    else:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        cure = _CURES.get(code or 0, "check the folder and its permissions")
+        told = OutputError(f"{printable(target)}: cannot be written: {printable(why.lower())}; {cure}")
+    told.errno = code
+    return told
 
 
 @contextmanager
@@ -147,10 +150,10 @@ def temporary_name() -> str:
 def _mark() -> str:
     """The same for all processes that see each other's locks: those of one running system."""
     try:
-        running = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        running = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:
-        running = platform.node()
-    return hashlib.sha256(running.encode()).hexdigest()[:8]
+        running = platform.node().encode()
+    return hashlib.sha256(running).hexdigest()[:8]
 
 
 def create(folder: Path) -> tuple[Path, int]:
@@ -251,7 +254,7 @@ def _holder(descriptor: int) -> str:
     with contextlib.suppress(OSError, ValueError):
         facts = os.fstat(descriptor)
         inode = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
-        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
             fields = line.split()
             if fields[1] == "FLOCK" and fields[5] == inode and int(fields[4]) > 0:
                 return f" (pid {fields[4]})"

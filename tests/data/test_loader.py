@@ -34,6 +34,7 @@ def encode(step):
     return torch.from_numpy(read_photo(write_photo(Photo(pixels), None, format="png")).pixels), torch.from_numpy(pixels)
 
 
+@pytest.mark.slow
 def test_workers_may_encode_and_decode_after_the_parent_has():
     encode(0)  # its threads are not there in a worker
     with Loader(encode, 0, 4, 1) as loader:
@@ -85,6 +86,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "child.py"
     script.write_text(CHILD)

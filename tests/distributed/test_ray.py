@@ -82,6 +82,7 @@ def job(tmp_path_factory):
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_every_input_has_one_outcome_though_a_worker_was_killed(job):
     folder, report = job
     assert (folder / "site" / "killed").exists()
@@ -93,6 +94,7 @@ def test_every_input_has_one_outcome_though_a_worker_was_killed(job):
     assert attempts == 1
 
 
+@pytest.mark.slow
 def test_every_result_is_there_and_right_and_nothing_else_is(job):
     folder, _ = job
     assert sorted(path.name for path in (folder / "out").iterdir()) == sorted(NAMES)
@@ -102,6 +104,7 @@ def test_every_result_is_there_and_right_and_nothing_else_is(job):
         np.testing.assert_array_equal(read_photo(folder / "out" / name).pixels, expected)
 
 
+@pytest.mark.slow
 def test_the_local_cluster_listens_on_this_machine_alone_and_reports_to_nobody(job):
     _, report = job
     assert report["addresses"]

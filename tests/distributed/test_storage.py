@@ -1,9 +1,14 @@
 """Files by path and URL: the same bytes, literal names, whole or not at all."""
 
+import errno
+import os
+import threading
+from pathlib import Path
+
 import pytest
 
 from kbnet.distributed import storage
-from kbnet.errors import InvalidInputError, KBNetError, UnreadableImageError
+from kbnet.errors import InvalidInputError, KBNetError, OutputError, OutputExistsError, UnreadableImageError
 
 # file: through pyarrow, as s3 and gs go; local: through fsspec, as all others go
 FORMS = {"path": "{}", "pyarrow": "file://{}", "fsspec": "local://{}"}
@@ -25,21 +30,80 @@ def test_what_is_written_is_read_under_its_literal_name(place, name, tmp_path):
     assert (tmp_path / name).read_bytes() == data
 
 
-def test_a_file_is_replaced_in_one_step_and_leaves_nothing_beside_it(place, tmp_path):
+def test_a_file_is_replaced_when_asked_and_leaves_nothing_beside_it(place, tmp_path):
     storage.write(place("a.png"), b"old")
-    storage.write(place("a.png"), b"new")
+    with pytest.raises(OutputExistsError, match=r"a\.png: the file exists"):
+        storage.write(place("a.png"), b"new")
+    storage.write(place("a.png"), b"new", overwrite=True)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"new")]
 
 
-def test_what_a_killed_writer_left_is_used_up_by_the_next_one(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            storage.write(str(tmp_path / "a.png"), b"half done")
-    (left,) = tmp_path.iterdir()
-    assert left.name.startswith(".kbnet-")
-    storage.write(str(tmp_path / "a.png"), b"whole")
+def test_links_are_not_written_through(place, tmp_path):
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").symlink_to(tmp_path / "victim")
+    with pytest.raises(OutputExistsError):
+        storage.write(place("out/a.png"), b"new")
+    storage.write(place("out/a.png"), b"new", overwrite=True)
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"new"
+
+
+def test_a_full_disk_names_the_place_and_leaves_nothing(place, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"a\.png: cannot be written: no space left on device; free") as error:
+        storage.write(place("a.png"), b"data")
+    assert error.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_jobs_that_share_a_place_never_show_half_a_file(tmp_path):
+    """Each writes its own bytes again and again; whoever looks sees one of the two, whole."""
+    target, contents = str(tmp_path / "a.png"), [b"1" * 3_000_000, b"2" * 3_000_000]
+    storage.write(target, contents[0])
+    stop = threading.Event()
+
+    def job(data):
+        while not stop.is_set():
+            storage.write(target, data, overwrite=True)
+
+    threads = [threading.Thread(target=job, args=(data,)) for data in contents]
+    for thread in threads:
+        thread.start()
+    try:
+        assert all(Path(target).read_bytes() in contents for _ in range(100))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_other_storage_is_written_under_another_name_first(monkeypatch):
+    fsspec, pytest_memory = pytest.importorskip("fsspec"), "memory://bucket/in/a.png"
+    memory = fsspec.filesystem("memory")
+    seen, upload = [], storage._upload
+    monkeypatch.setattr(storage, "_upload", lambda f, path, data: (seen.append(path), upload(f, path, data)))
+    storage.write(pytest_memory, b"one")
+    with pytest.raises(OutputExistsError):
+        storage.write(pytest_memory, b"two")
+    storage.write(pytest_memory, b"three", overwrite=True)
+    assert storage.read(pytest_memory) == b"three"
+    assert len(set(seen)) == 2
+    assert all(path.rpartition("/")[2].startswith(".kbnet-") for path in seen)
+
+    def broken(filesystem, path, data):
+        upload(filesystem, path, data[:2])
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(storage, "_upload", broken)
+    with pytest.raises(OSError, match="connection reset"):
+        storage.write(pytest_memory, b"four", overwrite=True)
+    assert storage.read(pytest_memory) == b"three"
+    assert [name.rpartition("/")[2] for name in memory.ls("/bucket/in", detail=False)] == ["a.png"]
 
 
 def test_a_missing_file_is_said_to_be_missing_and_not_tried_again(place):

@@ -1,5 +1,9 @@
 """A worker without Ray: retries, errors that are outcomes, and the ledger that gives a deadly picture an end."""
 
+import errno
+import json
+import os
+import stat
 import sys
 from types import SimpleNamespace
 
@@ -8,9 +12,11 @@ import pytest
 from small_jobs import make_pictures, make_weights
 
 import kbnet
-from kbnet.distributed import Outcome, Row, Settings, error_table, worker
-from kbnet.errors import InvalidInputError, UnreadableImageError
+from kbnet.distributed import Outcome, Row, Settings, error_table, restore_rows, worker
+from kbnet.distributed.attempts import Attempts
+from kbnet.errors import InvalidInputError, OutputError, UnreadableImageError
 from kbnet.imaging import DEFAULT_MAX_PIXELS, read_photo
+from kbnet.lines import Lines
 
 ANY_OUTPUT = {"format": None, "quality": None, "max_pixels": DEFAULT_MAX_PIXELS}
 
@@ -23,7 +29,7 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def one(weights, monkeypatch):
     monkeypatch.setattr(worker, "_FIRST_PAUSE", 0.0)
-    return worker.Worker(str(weights), None, {"tile": 0}, 0.5, ANY_OUTPUT, threads=1, attempts=3, ledger=None)
+    return worker.Worker(str(weights), None, {"tile": 0}, 0.5, ANY_OUTPUT, threads=1, attempts=3, known=None)
 
 
 @pytest.fixture
@@ -69,34 +75,141 @@ def test_what_will_not_change_is_not_tried_again(one, row, tmp_path, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_file_that_appeared_after_planning_is_kept(one, row, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"precious")
+    outcome = one.restore(row)
+    assert outcome["error"] == f"{row['output']}: the file exists; choose another name or ask for overwriting"
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"precious"
+
+
+def test_a_result_that_a_dead_worker_wrote_is_no_file_in_the_way(one, row):
+    assert one.restore(row)["error"] == ""
+    assert one.restore(row)["error"] == ""
+
+
+def test_a_replaced_file_keeps_its_mode(one, row, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"old")
+    (tmp_path / "out" / "a.png").chmod(0o600)
+    assert one.restore(row | {"overwrite": True})["error"] == ""
+    assert mode(tmp_path / "out" / "a.png") == 0o600
+    assert read_photo(tmp_path / "out" / "a.png").width == 32
+
+
+def test_an_output_that_fails_is_named_and_tried_again_only_where_that_may_help(one, row, monkeypatch):
+    for code, attempts in ((errno.ENOSPC, 1), (errno.EIO, 3)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", failing(OSError(code, os.strerror(code))))
+            outcome = one.restore(row)
+        assert outcome["error"].startswith(f"{row['output']}: cannot be written: {os.strerror(code).lower()}")
+        assert outcome["attempts"] == attempts
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.storage, "write", failing(OSError("connection reset")))
+        assert one.restore(row)["error"] == f"{row['output']}: connection reset"
+    assert one.restore(row)["error"] == ""
+
+
+def failing(error):
+    def fail(*args, **options):
+        raise error
+
+    return fail
+
+
+def test_a_run_with_a_log_goes_on_from_it(one, row, tmp_path, monkeypatch):
+    log, about = tmp_path / "log.jsonl", {"weights": "abc"}
+
+    def run(settings=None, about=about):
+        known = Attempts(3, str(log), settings)
+        assert known.join(about) == ""
+        ask(one, known, monkeypatch)
+        monkeypatch.setattr(one, "_has_log", True)
+        try:
+            outcome = one(row)
+        finally:
+            known._ledger.close()
+        return outcome["error"], outcome["skipped"]
+
+    output = tmp_path / "out" / "a.png"
+    assert run() == ("", False)
+    assert run() == ("", True)
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert events == ["settings", "writing", "done", "skipped"]
+    output.unlink()
+    assert run() == ("", False)
+    output.write_bytes(b"something else")
+    assert "the file exists" in run()[0]
+    output.unlink()
+    assert run() == ("", False)
+    (tmp_path / "a.png").unlink()
+    make_pictures(tmp_path, ["b.png", "a.png"])  # another picture by that name
+    assert "the file exists" in run()[0]
+    for other in ({"settings": {"strength": 0.3}}, {"about": {"weights": "def"}}):
+        output.unlink(missing_ok=True)
+        assert run(**other) == ("", False)
+        assert run(**other) == ("", True)
+
+
+def test_workers_that_compute_in_another_form_take_no_part_in_a_run_with_a_log(tmp_path):
+    known = Attempts(3, str(tmp_path / "log.jsonl"))
+    assert known.join({"weights": "abc", "instruction_set": "avx512"}) == ""
+    assert known.join({"weights": "abc", "instruction_set": "avx512"}) == ""
+    refused = known.join({"weights": "abc", "instruction_set": "avx2"})
+    assert refused == (
+        "workers of one run differ (instruction_set avx2 and avx512); use machines of one kind, or leave out --log"
+    )
+    assert "another process" in Attempts(3, str(tmp_path / "log.jsonl")).join({})
+
+
+def test_a_log_that_another_process_has_is_refused_before_a_cluster_starts(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("kbnet.distributed.running._PATIENCE", 0.0)
+    make_pictures(tmp_path, ["a.png"])
+    settings = Settings(model=str(weights), log=tmp_path / "log.jsonl")
+    rows = [Row(str(tmp_path / "a.png"), str(tmp_path / "b.png"))]
+    with Lines(tmp_path / "log.jsonl"), pytest.raises(OutputError, match=r"log\.jsonl; wait for it, stop it"):
+        list(restore_rows(rows, settings))
+    with pytest.raises(InvalidInputError, match="driver's machine"):
+        Settings(log=tmp_path / "log.jsonl", address="ray://somewhere:10001")
+
+
 def test_a_result_takes_the_format_of_its_name(one, row, tmp_path):
     assert one.restore(row | {"output": str(tmp_path / "a.webp")})["error"] == ""
     assert read_photo(tmp_path / "a.webp").format == "webp"
 
 
-def test_the_ledger_lets_a_row_be_tried_so_often_and_remembers_what_became_of_it():
-    ledger = worker.Ledger(attempts=2)
-    assert ledger.begin(1) is None
-    assert ledger.begin(1) is None  # its worker died
-    given_up = ledger.begin(1)
+def test_what_is_known_lets_a_row_be_tried_so_often_and_remembers_what_became_of_it():
+    known = Attempts(attempts=2)
+    assert known.begin(1) is None
+    assert known.begin(1) is None  # its worker died
+    given_up = known.begin(1)
     assert (given_up["error"], given_up["attempts"]) == ("its worker died at each of 2 attempts", 2)
-    assert ledger.begin(2) is None
-    ledger.end(2, {"index": 2, "error": ""})
-    assert ledger.begin(2) == {"index": 2, "error": ""}
-    ledger.forget(2)
-    assert ledger.begin(2) is None
+    assert known.begin(2) is None
+    known.end(2, {"index": 2, "error": ""})
+    assert known.begin(2) == {"index": 2, "error": ""}
+    known.forget(2)
+    assert known.begin(2) is None
 
 
-def test_a_worker_asks_the_ledger_first_and_tells_it_what_became_of_a_row(one, row, monkeypatch):
-    ledger, restored = worker.Ledger(attempts=1), []
-    calls = {name: SimpleNamespace(remote=getattr(ledger, name)) for name in ("begin", "end")}
-    monkeypatch.setattr(one, "_ledger", SimpleNamespace(**calls))
+def ask(one, known, monkeypatch):
+    """Let the worker talk to `known` as it does through Ray."""
+    calls = {name: SimpleNamespace(remote=getattr(known, name)) for name in ("begin", "end", "promised", "promise")}
+    monkeypatch.setattr(one, "_known", SimpleNamespace(**calls))
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda result: result))
+
+
+def test_a_worker_asks_first_and_tells_it_what_became_of_a_row(one, row, monkeypatch):
+    known, restored = Attempts(attempts=1), []
+    ask(one, known, monkeypatch)
     monkeypatch.setattr(one, "restore", lambda given: restored.append(given) or {"index": 7, "error": ""})
     assert one(row) == one(row) == {"index": 7, "error": ""}  # the second time for an answer that was lost
     assert restored == [row]
-    ledger.forget(7)
-    assert ledger.begin(7) is None  # and the worker dies
+    known.forget(7)
+    assert known.begin(7) is None  # and the worker dies
     assert one(row)["error"] == "its worker died at each of 1 attempts"
     assert restored == [row]
 
@@ -114,8 +227,6 @@ def test_settings_that_cannot_be_are_refused():
 
 
 def test_rows_with_problems_alone_start_no_cluster():
-    from kbnet.distributed import restore_rows
-
     row = Row("a.png", "b.png", "b.png: the file exists")
     assert list(restore_rows([row], Settings())) == [Outcome(row, error="b.png: the file exists")]
     with pytest.raises(kbnet.errors.UnknownModelError):

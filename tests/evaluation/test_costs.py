@@ -11,7 +11,7 @@ from kbnet.errors import InvalidInputError
 from kbnet.evaluation.costs import activation_bytes, network_costs, store_kernels, training_bytes
 from kbnet.evaluation.described import DESCRIBED
 from kbnet.models import PRESETS, cost, cost_of, create_model
-from kbnet.ops import kernel_basis_attention, multiply_adds
+from kbnet.ops import kernel_basis_attention, multiply_adds, register_flop_formulas
 from kbnet.ops.reference import forward_by_kernels, pixel_kernels
 
 # Parameters in millions; GMACs at 256 x 256: of convolutions, and everything counted.
@@ -43,6 +43,7 @@ def row(name):
 
 def macs(function, *arguments):
     """By torch's counter, which counts a multiply-add as two operations."""
+    register_flop_formulas()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         function(*arguments)
     return counter.get_total_flops() / 2

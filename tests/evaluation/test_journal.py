@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from kbnet.errors import InvalidInputError, OutputExistsError
+from kbnet.errors import InvalidInputError, OutputError, OutputExistsError
 from kbnet.evaluation import Journal, Row, summarise
 
 SETTINGS = {"benchmark": "pairs", "sigmas": (15.0,), "sha256": "abc"}
@@ -31,24 +31,30 @@ def test_rows_are_kept_while_it_runs_and_one_file_is_left_at_the_end(path):
     journal = Journal(path, SETTINGS)
     for row in ROWS:
         journal.add(row)
-    assert [*Journal(path, SETTINGS, resume=True).rows.values()] == ROWS
+    journal.close()
+    journal = Journal(path, SETTINGS, resume=True)
+    assert [*journal.rows.values()] == ROWS
     journal.finish({"settings": SETTINGS, "images": [row.as_json() for row in ROWS]})
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
     assert [*Journal(path, SETTINGS, resume=True).rows.values()] == ROWS
 
 
+@pytest.mark.slow
 def test_a_journal_cut_off_at_any_byte_keeps_every_whole_row(path):
     journal = Journal(path, SETTINGS)
     for row in ROWS[:2]:
         journal.add(row)
+    journal.close()
     place = path.with_name("results.json.rows")
     content = place.read_bytes()
     head = content.index(b"\n") + 1
     for end in range(head, len(content) + 1):
         place.write_bytes(content[:end])
         resumed = Journal(path, SETTINGS, resume=True)
-        assert [*resumed.rows.values()] == ROWS[: content[head:end].count(b"\n")]
+        # a row that lacks nothing but the end of its line is whole
+        assert [*resumed.rows.values()] == ROWS[: content[head : end + 1].count(b"\n")]
         resumed.add(ROWS[3])
+        resumed.close()
         assert [*Journal(path, SETTINGS, resume=True).rows.values()] == [*resumed.rows.values()]
 
 
@@ -56,6 +62,7 @@ def test_what_failed_is_tried_again(path):
     journal = Journal(path, SETTINGS)
     journal.add(ROWS[0])
     journal.add(Row("all/1", "1", ("all",), error="broken"))
+    journal.close()
     assert [*Journal(path, SETTINGS, resume=True).rows] == ["all/0"]
 
 
@@ -81,6 +88,37 @@ def test_an_interrupted_evaluation_is_not_begun_over_unasked(path):
         Journal(path, SETTINGS)
     assert Journal(path, SETTINGS, overwrite=True).rows == {}
     assert Journal(path, SETTINGS, resume=True).rows == {}
+
+
+def test_a_second_evaluation_into_one_file_is_refused_and_changes_nothing(path):
+    journal = Journal(path, SETTINGS)
+    journal.add(ROWS[0])
+    for options in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(OutputError, match=r"evaluating into .*results.json.rows; wait for it, stop it"):
+            Journal(path, SETTINGS, **options)
+    journal.add(ROWS[1])
+    journal.close()
+    assert [*Journal(path, SETTINGS, resume=True).rows.values()] == ROWS[:2]
+
+
+def test_an_evaluation_resumed_from_results_and_killed_keeps_their_rows(path):
+    path.write_text(json.dumps({"settings": SETTINGS, "images": [row.as_json() for row in ROWS[:2]]}))
+    Journal(path, SETTINGS, resume=True).add(ROWS[2])
+    assert [*Journal(path, SETTINGS, resume=True).rows.values()] == ROWS[:3]
+    # and one that began anew keeps none of them
+    Journal(path, SETTINGS, overwrite=True).add(ROWS[3])
+    assert [*Journal(path, SETTINGS, resume=True).rows.values()] == [ROWS[3]]
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_measured_again(path):
+    journal = Journal(path, SETTINGS)
+    for row in ROWS[:3]:
+        journal.add(row)
+    journal.close()
+    place = path.with_name("results.json.rows")
+    lines = place.read_bytes().splitlines(keepends=True)
+    place.write_bytes(lines[0] + lines[1] + b"\xff\x00{[\n" + lines[3])
+    assert [*Journal(path, SETTINGS, resume=True).rows.values()] == [ROWS[0], ROWS[2]]
 
 
 def test_a_folder_that_is_not_there_is_refused_before_the_work(tmp_path):

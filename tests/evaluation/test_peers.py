@@ -26,7 +26,9 @@ def smooth(height=48, width=56, channels=3):
 
 
 @pytest.mark.parametrize("channels", [1, 3], ids=["gray", "colour"])
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "bm3d" else []) for name in PEERS]
+)
 def test_a_peer_takes_unclipped_noise_away(name, channels):
     peer = PEERS[name]
     if importlib.util.find_spec(peer.module) is None:

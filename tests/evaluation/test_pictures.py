@@ -40,6 +40,7 @@ def test_quality_is_drawn_against_time(tmp_path):
     assert pixels.shape[1] > 700
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bases", "channels"), [(1, 1), (9, 3)])
 def test_a_block_is_drawn(bases, channels):
     pytest.importorskip("matplotlib")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from graph_files import RUNTIMES, SIZES, image, small
+from graph_files import SIZES, image, small
 
 from kbnet.errors import InvalidInputError
 from kbnet.inference import Restorer
@@ -12,6 +12,7 @@ from kbnet.inference.tiles import reflect_pad
 from kbnet.nn import FullFrame, Gather, Local, Shared
 
 TOLERANCE = 1e-4
+RUNTIMES = ["onnx", pytest.param("openvino", marks=pytest.mark.slow)]
 FAMILIES = pytest.mark.parametrize(("family", "window"), [("s", 0), ("l", 0), ("nano", 64)])
 
 

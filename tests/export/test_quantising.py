@@ -48,6 +48,7 @@ def graph(tmp_path_factory, photos):
     return path, result
 
 
+@pytest.mark.slow
 def test_a_graph_of_8_bits_restores_nearly_as_well_and_is_half_as_large(graph, photos):
     path, result = graph
     assert "dB in 8 bits" in result.stderr
@@ -79,6 +80,7 @@ def test_a_loss_above_a_tenth_of_a_decibel_is_refused():
         check(Quality(20, 30, float("nan"), 4))
 
 
+@pytest.mark.slow
 def test_a_graph_that_loses_too_much_is_not_written(tmp_path, photos, monkeypatch):
     from kbnet.export import quantising
 

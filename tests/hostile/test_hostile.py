@@ -23,6 +23,7 @@ import corpus
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "hostile.py"
 
 
+@pytest.mark.slow
 def test_two_hundred_malformed_files_through_folders_server_and_loader(tmp_path):
     pytest.importorskip("fastapi")
     child = subprocess.run(
@@ -41,6 +42,7 @@ def test_two_hundred_malformed_files_through_folders_server_and_loader(tmp_path)
     assert results["load_model"]["refused"] > 35
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_same_every_time_and_holds_what_it_says():
     first = dict(corpus.pictures(400, 1))
     assert first == dict(corpus.pictures(400, 1))

@@ -103,7 +103,7 @@ def test_file_systems_without_hard_links(tmp_path, monkeypatch):
     assert names(tmp_path) == ["out.png"]
     assert read_photo(tmp_path / "out.png").width == PHOTO.width
 
-    monkeypatch.setattr("pathlib.Path.replace", interrupt)
+    monkeypatch.setattr("kbnet.files._rename_new", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_photo(PHOTO, tmp_path / "other.png")
     assert names(tmp_path) == ["out.png"]

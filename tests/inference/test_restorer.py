@@ -23,7 +23,7 @@ from small_networks import (
 )
 from torch import nn
 
-from kbnet.errors import InvalidInputError
+from kbnet.errors import InvalidInputError, ModelError
 from kbnet.inference import Restorer, restorer
 from kbnet.inference.tiles import plan, reflect_pad
 from kbnet.models import find
@@ -337,3 +337,15 @@ def test_a_task_brings_its_gray_model_and_a_model_by_name_none():
     if by_task.gray is not None:
         assert by_task.gray.network.config.channels == 1
         assert by_task.gray.name == entry.gray
+
+
+@pytest.mark.parametrize("options", [{"tile": 0}, {"tile": 64, "context": "global"}, {"tile": 64}], ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_returns_no_numbers_is_an_error_and_not_a_black_picture(options, value):
+    network = copy.deepcopy(NETWORKS["kbnet-s"])
+    with torch.no_grad():
+        network.last.bias[1] = value
+    mine = Restorer(network, device="cpu", name="mine", **options)
+    for image in (np.zeros((70, 90, 3), np.uint8), torch.zeros(2, 3, 70, 90)):
+        with pytest.raises(ModelError, match="the network mine returned NaN or infinity for this image"):
+            mine(image)

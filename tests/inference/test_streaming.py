@@ -1,7 +1,5 @@
 """Pictures restored by rows: equal to those restored in memory, resumable, and within a limit of memory."""
 
-import json
-
 import numpy as np
 import pytest
 import pyvips
@@ -53,6 +51,7 @@ def test_the_result_is_the_restorers_own(tmp_path, context, size):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.png", "out.tif"]
 
 
+@pytest.mark.slow
 def test_kbnet_l_and_a_blend(tmp_path, source):
     restorer = on_cpu(loud(kbnet_l), tile=96, overlap=32, context="global")
     restore_streamed(restorer, source, tmp_path / "out.png", strength=0.5)
@@ -182,6 +181,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.slow
 def test_twenty_megapixels_take_far_less_memory_than_their_pixels(tmp_path, run_python):
     import torch
 
@@ -206,15 +206,3 @@ def test_twenty_megapixels_take_far_less_memory_than_their_pixels(tmp_path, run_
     expected = restorer(np.ascontiguousarray(around.numpy()))[192:-192, 192:-192]
     found = pyvips.Image.new_from_file(str(target)).crop(*crop).numpy()
     assert np.abs(found.astype(int) - expected).max() <= 1
-
-
-def test_the_state_says_what_it_is_of(tmp_path, source):
-    def stop(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        restore_streamed(on_cpu(NETWORK, tile=64, context="tile"), source, tmp_path / "out.tif", progress=stop)
-    state = json.loads((tmp_path / ".out.tif.kbnet-rows" / "state.json").read_text())
-    assert state["of"]["source"][0] == str(source)
-    assert state["settings"]["side"] == 64
-    assert state["done"] == 0

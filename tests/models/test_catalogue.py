@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 ENTRIES = list(catalogue().values())
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+@pytest.mark.parametrize(
+    "entry",
+    [pytest.param(e, id=e.name, marks=[] if e.default else [pytest.mark.slow]) for e in ENTRIES],
+)
 def test_entry_is_true(entry: kbnet.models.CatalogueEntry) -> None:
     content = entry.path.read_bytes()
     assert hashlib.sha256(content).hexdigest() == entry.sha256

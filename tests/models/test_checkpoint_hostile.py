@@ -114,6 +114,7 @@ def test_a_file_cut_short_is_refused(kind, keep, good, tmp_path):
     refusal(tmp_path, content[:end])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["own", "theirs"])
 def test_bytes_changed_at_random_give_a_network_or_a_refusal_and_nothing_else(kind, good, tmp_path):
     generator = torch.Generator().manual_seed(0)

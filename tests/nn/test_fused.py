@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from kbnet.description import coefficient_width
 from kbnet.errors import InvalidInputError
 from kbnet.models import create_model
 from kbnet.nn import FullFrame, Gather, KBBlockL, KBBlockS, Local, Shared, fused
-from kbnet.nn.layers import coefficient_width
-from kbnet.ops import native
+from kbnet.ops import native, register_flop_formulas
 from kbnet.ops.block import fused_block, normalized_cell_sums
 
 pytestmark = pytest.mark.skipif(
@@ -76,7 +76,7 @@ def block_l(channels=12, heads=2, **settings):
 def run(block, x, context, monkeypatch, *, whole):
     monkeypatch.setenv("KBNET_FUSED", "on" if whole else "off")
     with torch.inference_mode():
-        assert (fused.refuses(block, x) is None) is whole
+        assert (fused.plan(block, x, context).inference is None) is whole
         return block(x, context)
 
 
@@ -124,13 +124,14 @@ def test_blocks_of_kbnet_s_in_bfloat16(settings, size, instruction_set, monkeypa
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("channels", "size"), [(12, (2, 9, 21)), (16, (1, 38, 90)), (4, (1, 1, 1))])
 def test_fusion_of_kbnet_l(channels, size, dtype, instruction_set, monkeypatch):
-    block = block_l(channels, bases=5).to(dtype).fusion
-    norm = block_l(channels).fusion_norm.to(dtype)
+    block = block_l(channels, bases=5).to(dtype)
     x = image(size[0], channels, *size[1:], dtype)
     with torch.inference_mode():
-        ours = block.add_fused(x, norm, FullFrame())
-        layers = x + block(norm(x), FullFrame())
-        exact = x.double() + block.double()(norm.double()(x.double()), FullFrame())
+        assert fused.plan(block, x, FullFrame()).inference is None
+        ours = fused.whole(block, x, FullFrame())
+        layers = x + block.fusion(block.fusion_norm(x), FullFrame())
+        double = block.double()
+        exact = x.double() + double.fusion(double.fusion_norm(x.double()), FullFrame())
     assert_close(ours, layers, exact)
 
 
@@ -239,34 +240,70 @@ def test_nan_spreads_no_further_than_the_layers_spread_it(monkeypatch):
     assert torch.equal(ours.isnan(), run(block, x, context, monkeypatch, whole=False).isnan())
 
 
-def test_a_network_counts_the_same_operations_either_way(monkeypatch):
-    network, x = create_model("kbnet-nano", width=8).eval(), torch.rand(1, 3, 32, 48)
-    counts = {}
-    for mode in ("on", "off"):
-        monkeypatch.setenv("KBNET_FUSED", mode)
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            network(x)
-        counts[mode] = counter.get_total_flops()
-        seen = counter.get_flop_counts()["Global"]
-        assert (torch.ops.kbnet.fused_block in seen) is (mode == "on")
-    assert counts["on"] == counts["off"] > 0
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, -1, 0x7F800001], ids=["all ones", "all ones, negative", "the smallest"])
+def test_any_nan_stays_nan_where_products_are_of_bfloat16(bits, instruction_set, monkeypatch):
+    """Rounding by adding to the bits would carry some of them into the sign, or into infinity."""
+    block, x = block_s(8, bases=4, lightweight=True), image(1, 8, 20, 90)
+    with torch.no_grad():  # a value times a NaN is that NaN
+        block.fusion_norm.weight[7] = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    context = Shared([image(1, 8, 1, 1)] * 2)
+    monkeypatch.setenv("KBNET_FUSED", "on")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert fused.plan(block, x, context).inference is None
+        y = block(x, context)
+    assert y.isnan().all()  # every output channel reads the last one, which is NaN before the first product
+
+
+@pytest.mark.parametrize("settings", [{"lightweight": True, "ffn_scale": 1.5}, {"kernel_size": 5}], ids=str)
+def test_a_block_counts_the_same_operations_either_way(settings, monkeypatch):
+    """torch's counter hooks all modules, so that it sees layers; the operator of a block is counted when called."""
+    monkeypatch.setenv("KBNET_FUSED", "on")
+    register_flop_formulas()
+    block, x, calls = block_s(8, bases=5, **settings), image(2, 8, 6, 9), []
+    with FlopCounterMode(display=False) as layers, torch.inference_mode():
+        block(x, FullFrame())
+    right = fused.fused_block
+    monkeypatch.setattr(
+        fused, "fused_block", lambda *args, **kwargs: calls.append((args, kwargs)) or right(*args, **kwargs)
+    )
+    with torch.inference_mode():
+        block(x, FullFrame())
+        with FlopCounterMode(display=False) as counter:
+            right(*calls[0][0], **calls[0][1])
+    assert set(counter.get_flop_counts()["Global"]) == {torch.ops.kbnet.fused_block}
+    mixed = 2 * 2 * 8 * 8  # the channel branch is computed before, once an image
+    assert counter.get_total_flops() + mixed == layers.get_total_flops() > 0
 
 
 def test_it_refuses_what_it_cannot_do_and_says_why(monkeypatch):
     monkeypatch.setenv("KBNET_FUSED", "on")
     block, x = block_s(), image(1, 8, 4, 4)
-    assert "inference_mode" in fused.refuses(block, x)  # gradients are wanted
+
+    def why(block, x):
+        return fused.plan(block, x, FullFrame()).inference
+
+    assert "inference_mode" in why(block, x)  # gradients are wanted
     with torch.inference_mode():
-        assert fused.refuses(block, x) is None
-        assert "float64" in fused.refuses(block, x.double())
-        assert "float64" in fused.refuses(block.double(), x)
+        assert why(block, x) is None
+        assert "float64" in why(block, x.double())
+        assert "float64" in why(block.double(), x)
         block.float()
-        assert "eval()" in fused.refuses(block.train(), x)
-        assert "more than 512 channels" in fused.refuses(block.eval(), image(1, 1024, 1, 1))
-        assert "more than 256 channels" in fused.refuses(block, image(1, 257, 1, 1, torch.bfloat16))
-        assert fused.refuses(block, image(1, 512, 1, 1)) is None
+        assert "float32" in why(block, x.bfloat16())
+        assert "7 channels, not 8" in why(block, x[:, :7])
+        assert "no plain image" in why(block, x[0])
+        assert "eval()" in why(block.train(), x)
         monkeypatch.setenv("KBNET_FUSED", "off")
-        assert fused.refuses(block, x) == "KBNET_FUSED is off"
+        assert why(block.eval(), x) == "KBNET_FUSED is off"
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 512), (torch.bfloat16, 256)])
+def test_wide_blocks_run_layer_by_layer(dtype, limit, monkeypatch):
+    monkeypatch.setenv("KBNET_FUSED", "on")
+    with torch.inference_mode():
+        for channels in (limit, limit + 4):
+            block = KBBlockS(channels, coefficient_width=2, bases=1, lightweight=True).to(dtype).eval()
+            reason = fused.plan(block, torch.ones(1, channels, 1, 1, dtype=dtype), FullFrame()).inference
+            assert reason is None if channels == limit else f"more than {limit} channels" in reason
 
 
 def test_hooks_see_the_layers(monkeypatch):
@@ -280,14 +317,26 @@ def test_hooks_see_the_layers(monkeypatch):
     assert seen == [(1, 32, 4, 4)]
 
 
-def test_gradients_go_through_the_layers(monkeypatch):
+@pytest.mark.parametrize("family", [block_s, block_l])
+def test_gradients_go_through_the_layers(family, monkeypatch):
+    """With gradients a block is not the operator of inference; in bfloat16 no half is one of training."""
+    block = family(channels=8, bases=4).bfloat16()
+    x = image(1, 8, 5, 6, torch.bfloat16).requires_grad_()
+
+    def gradients():
+        return torch.autograd.grad(block(x, FullFrame()).square().sum(), [x, *block.parameters()])
+
+    monkeypatch.setenv("KBNET_FUSED", "off")
+    expected = gradients()
     monkeypatch.setenv("KBNET_FUSED", "on")
-    block, x = block_s(bases=4), image(1, 8, 5, 6).requires_grad_()
-    block(x, FullFrame()).sum().backward()
-    assert x.grad is not None
-    assert all(p.grad is not None for p in block.parameters())
+    for operator in ("fused_block", "trained_fusion", "trained_feed_forward"):
+        monkeypatch.setattr(fused, operator, lambda *_, **__: pytest.fail("a call of the kernels"))
+    for found, wanted in zip(gradients(), expected, strict=True):
+        assert found.any()
+        assert torch.equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_a_compiled_and_an_exported_network_keep_the_operator_whole(monkeypatch):
     monkeypatch.setenv("KBNET_FUSED", "on")
     network, x = create_model("kbnet-nano", width=8).eval(), torch.rand(1, 3, 32, 48)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kbnet.description import coefficient_width
 from kbnet.errors import InvalidInputError
 from kbnet.nn import CoefficientHead, FullFrame, KernelBasisAttention, LayerNorm2d, SimpleGate, TransposedAttention
-from kbnet.nn.layers import ChannelBranch, coefficient_width
+from kbnet.nn.layers import ChannelBranch
 from kbnet.ops import kernel_basis_attention
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kbnet.errors import InvalidInputError
+from kbnet.description import FEED_FORWARD, FUSION, describe
+from kbnet.errors import BackendError, InvalidInputError
 from kbnet.nn import FullFrame, KBBlockL, KBBlockS, fused
 from kbnet.nn.context import Gather
-from kbnet.ops import native
+from kbnet.ops import native, register_flop_formulas
 
 pytestmark = pytest.mark.skipif(
     native.refuses_here() is not None, reason="installed without the native kernel (no compiler)"
@@ -70,12 +71,13 @@ def run(block, x, dy):
 
 def assert_as_good_as_layers(monkeypatch, block, x, dy, whole=True):
     """Runs the block as calls of the kernels, compares and returns what they gave."""
-    assert fused.refuses_training(block, x) is None
-    assert (fused.refuses_fusion_training(block.static_branch, x, FullFrame()) is None) == whole
+    plan = fused.plan(block, x, FullFrame())
+    assert plan.feed_forward is None
+    assert (plan.fusion is None) == whole
     ours = run(block, x, dy)
     with monkeypatch.context() as patch:
         patch.setenv("KBNET_FUSED", "off")
-        assert fused.refuses_training(block, x) == "KBNET_FUSED is off"
+        assert fused.plan(block, x, FullFrame()) == fused.Plan(*["KBNET_FUSED is off"] * 3)
         baseline = run(block, x, dy)
         exact = run(block.double(), x.double(), dy.double())
         block.float()
@@ -142,8 +144,9 @@ def test_an_empty_batch_gives_no_gradient():
 
 def halves():
     block, x, _ = make({"channels": 4, "coefficient_width": 4, "bases": 3, "group_channels": 2}, (2, 3, 5))
-    layers = block.feed_forward_parameters()
-    fusion_layers = block.fusion_layers().parameters()
+    described = describe(block.settings)
+    layers = [block.get_parameter(described.feed_forward[role]) for role in FEED_FORWARD]
+    fusion_layers = [block.get_parameter(described.fusion[role]) for role in FUSION]
     x.requires_grad_()
     return {
         "feed_forward": (torch.ops.kbnet.feed_forward.default, (x, layers, 1e-6, True)),
@@ -156,27 +159,35 @@ def test_opcheck_finds_no_fault(half):
     torch.library.opcheck(*halves()[half])
 
 
-def operations(block, x, backward=False):
+def operations(function, *inputs, backward=False):
+    """What torch's counter sees. It hooks all modules, so of a block it sees the layers."""
+    register_flop_formulas()
     with FlopCounterMode(display=False) as counter:
-        y = block(x, FullFrame())
+        y = function(*inputs)
         if backward:
             y.sum().backward()
     return counter.get_flop_counts()["Global"]
 
 
-def test_operations_are_counted_as_those_of_the_layers(monkeypatch):
+def both_halves(block, x):
+    """As the block calls them."""
+    return fused.feed_forward(block, fused.fusion(block, x), False)
+
+
+def test_operations_are_counted_as_those_of_the_layers():
     block, x, _ = make({"channels": 6, "coefficient_width": 2, "bases": 5, "group_channels": 3}, (3, 4, 7))
-    ours = operations(block, x)
+    ours = operations(both_halves, block, x)
     assert set(ours) == {torch.ops.kbnet.fusion, torch.ops.kbnet.feed_forward}
-    monkeypatch.setenv("KBNET_FUSED", "off")
-    assert sum(ours.values()) == sum(operations(block, x).values()) > 0
+    layers = operations(block, x, FullFrame())
+    assert set(layers) == {torch.ops.aten.convolution, torch.ops.kbnet.kernel_basis_attention}
+    assert sum(ours.values()) == sum(layers.values()) > 0
 
 
 def test_operations_of_the_backward_pass_include_what_is_computed_again():
     c, n, g, head, pixels, batch = 8, 5, 2, 4, 3 * 4 * 7, 3
     settings = {"channels": c, "coefficient_width": head, "bases": n, "group_channels": g}
     block, x, _ = make(settings, (batch, 4, 7))
-    ours = operations(block, x.requires_grad_(), backward=True)
+    ours = operations(both_halves, block, x.requires_grad_(), backward=True)
     first, second = 2 * c * c, c * c
     assert ours[torch.ops.kbnet.feed_forward_backward] == 2 * pixels * (3 * first + 2 * second)
     branches = 2 * (c * c + 9 * c) + 9 * c + n * head // 2 + n * c
@@ -191,7 +202,7 @@ def test_a_second_derivative_is_refused(half):
     y = operator(*arguments)
     y = y if half == "feed_forward" else y[0]
     (dx,) = torch.autograd.grad(y.square().sum(), arguments[0], create_graph=True)
-    with pytest.raises(RuntimeError, match=r"kbnet\.\w+_backward\S* but no autograd formula"):
+    with pytest.raises(BackendError, match="are differentiated once; for gradients of gradients set KBNET_FUSED=off"):
         dx.sum().backward()
 
 
@@ -215,25 +226,28 @@ def test_too_few_parameters_are_refused(half, count):
 
 def test_when_the_layers_run_instead():
     block, x, _ = make(*CASES["5x7"])
-    assert fused.refuses_training(block, x) is None
-    assert fused.refuses_fusion_training(block.static_branch, x, FullFrame()) is None
+
+    def plan(block, x, context=None):
+        return fused.plan(block, x, context or FullFrame())
+
+    assert (plan(block, x).fusion, plan(block, x).feed_forward) == (None, None)
     with torch.no_grad():
-        assert fused.refuses_training(block, x) == "no gradients are wanted"
+        assert plan(block, x).fusion == plan(block, x).feed_forward == "no gradients are wanted"
     with torch.autocast("cpu", torch.bfloat16):
-        assert "float32" in str(fused.refuses_training(block, x))
-    assert fused.refuses_training(block, x.double()) is not None
-    assert fused.refuses_training(block.bfloat16(), x.bfloat16()) is not None
-    branch = block.static_branch
-    assert "channel branch" in str(fused.refuses_fusion_training(branch, x, Gather()))
-    assert "pixels" in str(fused.refuses_fusion_training(branch, torch.empty(2, 8, 999, 999), FullFrame()))
-    assert "too few" in str(fused.refuses_fusion_training(branch, x[:0], FullFrame()))
+        assert "float32" in plan(block, x).feed_forward
+    assert None not in (plan(block, x.double()).fusion, plan(block, x.double()).feed_forward)
+    assert "channel branch" in plan(block, x, Gather()).fusion
+    assert "pixels" in plan(block, torch.empty(2, 8, 999, 999)).fusion
+    assert "too few" in plan(block, x[:0]).fusion
+    assert None not in (plan(block.bfloat16(), x.bfloat16()).fusion, plan(block, x.bfloat16()).feed_forward)
 
 
 def test_hooks_see_every_layer():
     block, x, dy = make(*CASES["5x7"])
     seen = []
     block.gate.register_full_backward_hook(lambda *_: seen.append(True))
-    assert fused.refuses_training(block, x) == "one of its layers has a hook"
+    plan = fused.plan(block, x, FullFrame())
+    assert (plan.fusion, plan.feed_forward) == (None, "gate has a hook")  # the other half has none
     run(block, x, dy)
     assert seen
 
@@ -246,7 +260,8 @@ def test_the_other_family_trains_by_its_layers():
 
 
 def test_wide_blocks_are_trained_layer_by_layer():
-    block, x, _ = make({"channels": 8, "coefficient_width": 8, "bases": 4}, (2, 3, 5))
-    assert fused.refuses_training(block, x) is None
-    assert fused.refuses_training(block, torch.zeros(2, 128, 1, 1)) is None
-    assert "more than 128 channels" in fused.refuses_training(block, torch.zeros(2, 136, 1, 1))
+    for channels in (128, 136):
+        block = KBBlockS(channels, coefficient_width=8, bases=2, lightweight=True)
+        plan = fused.plan(block, torch.zeros(2, channels, 1, 1), FullFrame())
+        for reason in (plan.fusion, plan.feed_forward):
+            assert reason is None if channels == 128 else "more than 128 channels" in reason

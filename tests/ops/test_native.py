@@ -153,13 +153,44 @@ def test_empty_batches():
     assert not ours["bias"].any()
 
 
-def test_gradients_that_are_nan_or_infinite_spread_no_further_than_they_should():
-    x, coefficients, weight, bias, _ = make((1, 8, 4, 4, 3, 6, 40))
-    x[0, 0, 2, 20] = torch.nan
-    y = native.forward(x, coefficients, weight, bias)
-    touched = torch.zeros_like(y, dtype=torch.bool)
-    touched[:, :4, 1:4, 19:22] = True
-    assert torch.equal(y.isnan(), touched)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("where", ["x", "dy", "coefficients"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_values_and_gradients_that_are_nan_or_infinite_spread_no_further_than_they_should(
+    where, value, dtype, instruction_set
+):
+    """One value of one tensor: what it does not reach stays as it was without it, and what it reaches is not finite."""
+    names = ("x", "coefficients", "weight", "bias", "dy")
+    tensors = dict(zip(names, make((1, 8, 4, 4, 3, 6, 40), dtype), strict=True))
+    clean = run(native, *tensors.values())
+    tensors[where][0, 0, 2, 20] = value
+    dirty = run(native, *tensors.values())
+    group, around, here = slice(0, 4), (slice(1, 4), slice(19, 22)), (slice(2, 3), slice(20, 21))
+    everything = slice(None)
+    reached = {
+        "x": {"y": (0, group, *around), "coefficients": (0, everything, *around), "weight": (everything, group, 0)},
+        # Of basis 0 alone, at its own pixel; the gradient of x reads coefficients around it.
+        "coefficients": {
+            "y": (0, everything, *here),
+            "x": (0, everything, *around),
+            "weight": (0,),
+            "bias": (0,),
+        },
+        "dy": {
+            "x": (0, group, *around),
+            "coefficients": (0, everything, *here),
+            "weight": (everything, 0),
+            "bias": (everything, 0),
+        },
+    }[where]
+    for name in RESULTS:
+        touched = torch.zeros_like(clean[name], dtype=torch.bool)
+        if name in reached:
+            touched[reached[name]] = True
+        assert torch.equal(dirty[name][~touched], clean[name][~touched]), name
+        assert not dirty[name][touched].isfinite().any(), name
+        if value != value:
+            assert dirty[name][touched].isnan().all(), name
 
 
 def test_it_is_chosen_by_itself_and_explains_itself():
@@ -190,6 +221,7 @@ before = native.forward(*tensors)
 warnings.simplefilter("ignore")  # newer Pythons warn about forking a process with threads: that is what is tested
 child = os.fork()
 if child == 0:
+    torch.set_num_threads(2)  # the kernels have threads of their own there; torch does not
     same = [torch.equal(native.forward(*tensors), before) for _ in range(3)]
     os._exit(0 if all(same) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

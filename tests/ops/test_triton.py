@@ -234,6 +234,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
         triton._refuses_here.cache_clear()
 
 
+@pytest.mark.slow
 @needs_triton
 def test_it_compiles_for_a_gpu_that_is_not_here_and_spills_nothing(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

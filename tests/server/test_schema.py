@@ -23,6 +23,7 @@ from kbnet.server import Limits  # noqa: E402
 EXAMPLES = 25  # of each operation
 
 
+@pytest.mark.slow
 def test_the_api_keeps_to_its_description():
     places = [Path(kbnet.__file__).parents[1], Path(__file__).parent]
     child = subprocess.run(

@@ -7,7 +7,7 @@ import torch
 
 from kbnet.imaging import Photo, write_photo
 from kbnet.training import Recipe, Run
-from kbnet.training.journal import NAME
+from kbnet.training.curves import NAME
 
 SETTINGS = {"width": 4, "encoder_blocks": [1], "middle_blocks": 0, "decoder_blocks": [1], "bases": 2}
 

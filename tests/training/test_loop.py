@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from small_runs import assert_same_state, curve, make_photos, recipe, state, train
 
 from kbnet.errors import InvalidInputError, TrainingError
-from kbnet.training import Recipe, Run, checkpoint, journal, loop, validation
+from kbnet.training import Recipe, Run, checkpoint, curves, loop, validation
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(stop_at, log_steps
     assert resumed.best == whole.best
 
 
+@pytest.mark.slow
 def test_the_loader_of_other_processes_changes_nothing(data, tmp_path):
     plain, reports = train(tmp_path / "plain", data, recipe())
     ahead, again = train(tmp_path / "ahead", data, recipe(), workers=2)
@@ -99,7 +100,7 @@ def test_the_checkpoint_of_the_first_trainer_is_gone_on_from(data, tmp_path):
         group["fused"] = None
     state_ = {key: kept[key] for key in ("step", "model", "ema", "optimizer")} | {"recipe": json.dumps(old)}
     checkpoint.save(tmp_path / "run", state_)
-    (tmp_path / "run" / journal.NAME).unlink()
+    (tmp_path / "run" / curves.NAME).unlink()
     resumed, reports = train(tmp_path / "run", data, recipe())
     assert reports == expected[2:]
     assert_same_state(state(resumed), state(whole))

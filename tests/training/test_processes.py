@@ -14,7 +14,7 @@ from small_runs import curve, make_photos, table, toml
 
 import kbnet
 from kbnet.training import checkpoint
-from kbnet.training.journal import NAME
+from kbnet.training.curves import NAME
 
 STEPS = 30
 LIMIT = 120  # seconds; a hang is a failure
@@ -114,6 +114,7 @@ def numbers(folder):
     return tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_curve_and_weights(processes, whole, launch, tmp_path):
     killed, expected = tmp_path / "killed", whole[processes]
@@ -130,6 +131,7 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_curve_and_weights(proces
     assert list(killed.glob(".*")) == []
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one_does_with_the_whole_batch(whole):
     one, two = (curve(whole[count]) for count in (1, 2))
     assert [entry.keys() for entry in one] == [entry.keys() for entry in two]
@@ -142,6 +144,7 @@ def test_two_processes_learn_as_one_does_with_the_whole_batch(whole):
     assert one != two  # sums in another order
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_told_to_stop_stops_both_after_the_same_step(launch, tmp_path):
     folder = tmp_path / "run"
     children = launch(folder, "--set", "phases=[{steps=100000, patch=8, batch=4}]", processes=2)
@@ -158,6 +161,7 @@ def test_one_of_two_processes_told_to_stop_stops_both_after_the_same_step(launch
     assert {child.returncode for child in children} <= {130, 143}
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it_and_an_error_is_told_once(place, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
     # "--", or torchrun takes --run for one of its own options

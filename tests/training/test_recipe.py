@@ -59,6 +59,7 @@ def refusal(path, replace=None):
     return message
 
 
+@pytest.mark.slow
 def test_every_shipped_recipe_is_valid_and_its_network_can_be_built():
     found = sorted(RECIPES.glob("*.toml"))
     assert len(found) == 17

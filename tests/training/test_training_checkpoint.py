@@ -64,6 +64,7 @@ def test_a_write_that_fails_halfway_keeps_the_checkpoint_before_it_and_leaves_no
     assert names(tmp_path) == [checkpoint.NAME]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_in", ["link", "replace", "fsync"])
 def test_a_process_killed_at_any_point_of_saving_leaves_a_whole_checkpoint(killed_in, tmp_path, run_python):
     checkpoint.save(tmp_path, {"step": 0})

@@ -71,7 +71,7 @@ def restore_on_ray(
         finally:
             # an interrupted job's failures are worth as much
             if failed or errors is not None or _is_there(place):
-                storage.write(place, error_table(failed))
+                storage.write(place, error_table(failed), overwrite=True)
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped()
         so_far = f"{done} of {count} files done, nothing partial left" if count else "nothing was done"

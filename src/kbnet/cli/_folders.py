@@ -27,10 +27,10 @@ def check_folder_options(*, log: Path | None, watch: bool, one_file: bool, strea
 
 def open_ledger(path: Path, model: str, restorer: "Restorer", **options: Any) -> "Ledger":
     """The log of this run and of earlier ones with the same weights and settings."""
-    from kbnet.inference.ledger import Ledger, digest
-    from kbnet.models import resolve
+    from kbnet.inference.identity import identity
+    from kbnet.inference.ledger import Ledger
 
-    return Ledger(path, {"weights": digest(resolve(model)), **restorer.describe(), **options})
+    return Ledger(path, {"identity": identity(restorer), **options})
 
 
 def batches(plan: "Callable[[], list[Job]]", first: "list[Job]", *, watch: bool) -> "Iterator[Sequence[Job]]":

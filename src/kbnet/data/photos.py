@@ -14,15 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kbnet import files
 from kbnet.errors import ImageError, InvalidInputError
 from kbnet.imaging import probe, read_photo, to_depth
 from kbnet.inference.arrays import LUMA
+from kbnet.lines import read_lines
 
 _log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
 MANIFEST = "manifest.jsonl"
+_VERSION = 2  # of the cache: raise it when `decode` gives other bytes
+_SAMPLES, _SAMPLE = 16, 4096  # pieces of a file that its digest is of, and their bytes
 
 
 def decode(path: Path, channels: int) -> Pixels:
@@ -59,7 +63,7 @@ def decode_all(
 
     Raises:
         InvalidInputError: they do not fit into `memory`, and there is no `cache`.
-        OSError: the cache cannot be written.
+        OutputError: the cache cannot be written.
     """
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -91,29 +95,39 @@ def _decoded_bytes(path: Path, channels: int) -> int:
     return info.width * info.height * channels
 
 
+def _sampled_digest(path: Path) -> str:
+    """SHA-256 of a file's length and of pieces spread over it: it tells a cut or exchanged file without reading all."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        found.update(str(size).encode())
+        for piece in range(_SAMPLES):
+            file.seek(max(0, size - _SAMPLE) * piece // (_SAMPLES - 1))
+            found.update(file.read(_SAMPLE))
+    return found.hexdigest()
+
+
 class _Cache:
     """Decoded photos as .npy files, and a manifest with a line of JSON for each.
 
-    A photo's file is renamed into place before its line is written, and a line counts only if it is whole. So a build
-    may be killed, and several processes may share one folder: at worst a photo is decoded twice, to the same bytes.
+    A photo's file is in place before its line is written, and a line counts only if it is whole. So a build may be
+    killed, and several processes may share one folder: at worst a photo is decoded twice, to the same bytes.
     """
 
     def __init__(self, folder: Path, channels: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         self._folder, self._channels = folder, channels
         self._known: dict[str, dict[str, Any]] = {}
         manifest = folder / MANIFEST
         if manifest.exists():
-            text = manifest.read_text(encoding="utf-8", errors="replace")
-            if text and not text.endswith("\n"):  # the line at which a build was killed
-                with manifest.open("a", encoding="utf-8") as file:
-                    file.write("\n")
-            for line in text.splitlines():
-                try:
-                    entry = json.loads(line)
-                    self._known[entry["file"]] = entry
-                except (ValueError, KeyError, TypeError):
-                    continue
+            try:
+                text = manifest.read_bytes()
+                if text and not text.endswith(b"\n"):  # the line at which a build was killed
+                    with manifest.open("ab") as file:
+                        file.write(b"\n")
+            except OSError as error:
+                raise files.failed(manifest, error) from None
+            self._known = {str(entry.get("file")): entry for entry in read_lines(text)}
 
     def map(self, paths: Iterable[Path], pool: ThreadPoolExecutor) -> list[Pixels | None]:
         return list(pool.map(self._one, paths))
@@ -126,26 +140,36 @@ class _Cache:
             return None
         name = hashlib.sha256(f"{path.resolve()} {self._channels}".encode("utf-8", "backslashreplace")).hexdigest()[:24]
         target = self._folder / f"{name}.npy"
-        facts = {"file": target.name, "photo": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        facts = {
+            "version": _VERSION,
+            "file": target.name,
+            "photo": path.name,
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+        }
         known = self._known.get(target.name)
         if known is not None and {key: known.get(key) for key in facts} == facts:
             try:
-                return self._open(target, tuple(known["shape"]))
-            except (OSError, ValueError, KeyError, TypeError):
+                if _sampled_digest(target) == known["digest"]:
+                    return self._open(target, tuple(known["shape"]))
+            except (OSError, ValueError, KeyError, TypeError, EOFError):
                 pass  # gone or damaged: made again
         pixels = _try_decode(path, self._channels)
         if pixels is None:
             return None
-        temporary = self._folder / f".{name}.{os.getpid()}.npy"
-        try:
-            np.save(temporary, pixels)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        line = json.dumps(facts | {"shape": pixels.shape}) + "\n"
-        with (self._folder / MANIFEST).open("a", encoding="utf-8") as manifest:
-            manifest.write(line)
+        with files.writing(target, overwrite=True) as file:
+            np.save(file, pixels)
+        self._note(facts | {"shape": pixels.shape, "digest": _sampled_digest(target)})
         return self._open(target, pixels.shape)
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Add a line to the manifest, in one call, for other processes may do so too."""
+        manifest = self._folder / MANIFEST
+        try:
+            with manifest.open("ab", buffering=0) as file:
+                file.write(json.dumps(entry).encode() + b"\n")
+        except OSError as error:
+            raise files.failed(manifest, error) from None
 
     def _open(self, target: Path, shape: tuple[int, ...]) -> Pixels:
         pixels: Pixels = np.load(target, mmap_mode="r")

@@ -21,11 +21,13 @@ class Row:
         input: an absolute path, or a URL.
         output: the same for its result.
         problem: why it will not be tried, in one line; None if it will.
+        overwrite: whether the result may replace a file.
     """
 
     input: str
     output: str
     problem: str | None = None
+    overwrite: bool = False
 
 
 def plan_rows(
@@ -35,11 +37,13 @@ def plan_rows(
     suffix: str = "",
     format: str | None = None,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> list[Row]:
     """The rows of a job, as `kbnet.inference.jobs.plan_jobs` plans them where all names are local.
 
     With a URL among the names, an input is a file or a folder, searched all the way down for pictures by their names,
-    and the output is a folder in which trees are mirrored. A result that exists is a row's problem unless `overwrite`.
+    and the output is a folder in which trees are mirrored. A result that exists is a row's problem unless `overwrite`,
+    or `resume`, with which the log says whether it is one of this run.
 
     Raises:
         InvalidInputError: nothing to restore, no output folder, two results of one name, or a result over an input.
@@ -51,15 +55,16 @@ def plan_rows(
             for job in jobs
             if isinstance(job.input, Path) and job.output is not None
         ]
-        there = {row.output for row in rows if not overwrite and os.path.lexists(row.output)}
+        there = {row.output for row in rows if not (overwrite or resume) and os.path.lexists(row.output)}
     else:
         if output is None:
             raise InvalidInputError("expected an output folder or URL for inputs given by URL; give -o")
         folder = output if is_url(output) else _file_url(output)
         rows = [row for item in inputs for row in _rows_of(item, folder, suffix, format)]
-        there = set() if overwrite else _existing(folder, rows)
+        there = set() if overwrite or resume else _existing(folder, rows)
         _refuse_clashes(rows)
     exists = "the file exists; choose another name or give --overwrite"
+    rows = [replace(row, overwrite=overwrite) for row in rows]
     return [replace(r, problem=f"{printable(r.output)}: {exists}") if r.output in there else r for r in rows]
 
 

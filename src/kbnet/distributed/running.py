@@ -4,16 +4,21 @@ import csv
 import io
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kbnet import files
+from kbnet.distributed import storage
+from kbnet.distributed.attempts import Attempts
 from kbnet.distributed.planning import Row
-from kbnet.distributed.worker import Ledger, Worker
-from kbnet.errors import InvalidInputError, MissingExtraError
+from kbnet.distributed.worker import Worker
+from kbnet.errors import InvalidInputError, MissingExtraError, OutputError
 from kbnet.imaging import DEFAULT_MAX_PIXELS
+from kbnet.lines import Lines
 from kbnet.models import find, resolve
 
 _LOOPBACK = "127.0.0.1"
@@ -22,6 +27,11 @@ _OBJECT_STORE = 128 * 2**20  # bytes; names and outcomes are all that goes throu
 _LARGEST_BLOCK = 8
 _BLOCKS_PER_WORKER = 16
 _MOST_BLOCKS = 20_000  # of a job; Ray keeps something of each
+_PATIENCE = 20.0  # seconds until the processes of a job whose driver was killed have ended
+
+
+class _InUseError(OutputError):
+    """Another process has the log."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Settings:
         workers: processes; None for as many as `threads` allow on the cores there are.
         threads: of each worker.
         attempts: how often a picture is tried where reading, writing or the worker itself fails.
+        log: file on the driver's machine, the run's ledger (`kbnet.inference.ledger`): results that it shows to be done
+            are skipped, so that a run that was killed goes on. None for none.
         address: of a Ray cluster, as ray.init takes it ("auto", "10.0.0.1:6379", "ray://..."); None starts one on this
             machine for the job, which listens on 127.0.0.1 alone.
     """
@@ -50,12 +62,15 @@ class Settings:
     threads: int = 1
     attempts: int = 3
     address: str | None = None
+    log: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "attempts"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidInputError(f"expected at least 1 of {name}, got {value}")
+        if self.log is not None and (self.address or "").startswith("ray://"):
+            raise InvalidInputError("a log is kept on the driver's machine, which ray:// is not part of; leave it out")
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,7 @@ class Outcome:
         width, height: of the picture as shown, 0 if it could not be read.
         notes: one line for each thing that reading or writing had to change.
         worker: process id, 0 if there was none.
+        skipped: an earlier run wrote the result already, by its log; nothing was done now.
     """
 
     row: Row
@@ -80,6 +96,7 @@ class Outcome:
     height: int = 0
     notes: tuple[str, ...] = ()
     worker: int = 0
+    skipped: bool = False
 
     @property
     def ok(self) -> bool:
@@ -101,18 +118,22 @@ def restore_rows(rows: Sequence[Row], settings: Settings) -> Iterator[Outcome]:
     path = resolve(settings.model)
     waiting = {index: row for index, row in enumerate(rows) if row.problem is None}
     yield from (Outcome(row, error=row.problem) for row in rows if row.problem is not None)
+    for folder in storage.local_folders(row.output for row in waiting.values()):
+        files.sweep(folder)  # what a killed run left there, perhaps with nothing more to write
     if not waiting:
         return
+    if settings.log is not None:
+        _await_log(settings.log)
     with _cluster(settings) as ray:
         workers = _workers(ray, settings)
         # an OpenVINO graph has its weights in a second file
-        files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-        weights = None if find(settings.model) else ray.put({file.name: file.read_bytes() for file in files})
-        ledger = ray.remote(num_cpus=0)(Ledger).remote(settings.attempts)
-        for found in _run(ray, waiting, settings, workers, weights, ledger):
+        parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+        weights = None if find(settings.model) else ray.put({file.name: file.read_bytes() for file in parts})
+        known = _attempts(ray, settings)
+        for found in _run(ray, waiting, settings, workers, weights, known):
             row = waiting.pop(int(found["index"]), None)
             if row is not None:
-                ledger.forget.remote(found["index"])
+                known.forget.remote(found["index"])
                 yield _outcome(row, found)
         for row in waiting.values():
             yield Outcome(row, error=f"{row.input}: the cluster lost it")
@@ -129,10 +150,39 @@ def error_table(outcomes: Sequence[Outcome]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
+def _await_log(path: Path) -> None:
+    """Refuse early a log that cannot be kept; the process that kept it for a job that was killed needs some seconds."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            Lines(path, doing="writing the log", otherwise="choose another --log", error=_InUseError).close()
+            return
+        except _InUseError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _attempts(ray: Any, settings: Settings) -> Any:
+    """The actor that knows of all rows; on this machine, where the log is."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    options: dict[str, Any] = {"num_cpus": 0}
+    log = None if settings.log is None else os.path.abspath(settings.log)  # noqa: PTH100  # Path.absolute keeps ".."
+    if log is not None:
+        here = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
+    depends = {"strength": settings.strength, "format": settings.format, "quality": settings.quality}
+    return ray.remote(**options)(Attempts).remote(settings.attempts, log, depends)
+
+
 def _run(
-    ray: Any, waiting: dict[int, Row], settings: Settings, workers: int, weights: Any, ledger: Any
+    ray: Any, waiting: dict[int, Row], settings: Settings, workers: int, weights: Any, known: Any
 ) -> Iterator[dict[str, Any]]:
-    items = [{"index": index, "input": row.input, "output": row.output} for index, row in waiting.items()]
+    items = [
+        {"index": index, "input": row.input, "output": row.output, "overwrite": row.overwrite}
+        for index, row in waiting.items()
+    ]
     size = max(1, min(_LARGEST_BLOCK, len(items) // (workers * _BLOCKS_PER_WORKER)), len(items) // _MOST_BLOCKS)
     cuda = str(settings.options.get("device", "auto")).startswith("cuda")
     restored = ray.data.from_items(items, override_num_blocks=-(-len(items) // size)).map(
@@ -145,7 +195,8 @@ def _run(
             "output": {"format": settings.format, "quality": settings.quality, "max_pixels": settings.max_pixels},
             "threads": settings.threads,
             "attempts": settings.attempts,
-            "ledger": ledger,
+            "known": known,
+            "has_log": settings.log is not None,
         },
         # a worker that dies is replaced, and its rows go to another: Ray Data's defaults
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
@@ -165,6 +216,7 @@ def _outcome(row: Row, found: dict[str, Any]) -> Outcome:
         height=int(found["height"]),
         notes=tuple(filter(None, found["notes"].split("\n"))),
         worker=int(found["worker"]),
+        skipped=bool(found["skipped"]),
     )
 
 

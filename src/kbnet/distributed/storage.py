@@ -1,25 +1,33 @@
-"""Whole files by path or URL: read, listed, written in one step. URLs need pyarrow, and fsspec where that has no way.
+"""Whole files by path or URL: read, listed, written in one step. Other storage than this machine's file systems needs
+pyarrow, and fsspec where that has no way.
 
 A URL's path is taken literally, without percent-decoding, as the tools of object stores do. Settings may follow it in
 the form `?region=...&endpoint_override=...`, which pyarrow.fs reads.
 """
 
-import hashlib
-import os
+import contextlib
 import re
+import secrets
+import time
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from kbnet.errors import InvalidInputError, MissingExtraError, OutputError, UnreadableImageError
-from kbnet.imaging.photo import printable
+from kbnet import files
+from kbnet.errors import InvalidInputError, MissingExtraError, OutputError, OutputExistsError, UnreadableImageError
+from kbnet.files import printable
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?]*)([^?]*)((?:\?[\w.-]+=[^?]*)?)")
 # Those that pyarrow reaches without another package; all others are fsspec's.
 _ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
 # An object there appears when its upload is complete, and renaming would copy it.
 _WHOLE_UPLOADS = ("s3", "gcs", "abfs")
+_HERE = ("file", "local")
+_PART = re.compile(r"\.kbnet-[0-9a-f]{16}\.part")
+_DAY = 24 * 3600  # seconds
+_swept: set[tuple[str, str]] = set()
 
 
 def is_url(place: str) -> bool:
@@ -53,32 +61,50 @@ def read(place: str) -> bytes:
         raise UnreadableImageError(f"{printable(place)}: cannot be read: {why}") from None
 
 
-def write(place: str, data: bytes) -> None:
-    """Put a file at `place`, replacing one that is there; it appears whole or not at all, folders are made if needed.
+def write(place: str, data: bytes, *, overwrite: bool = False) -> None:
+    """Put a file at `place`; it appears whole or not at all, folders are made if needed.
+
+    On this machine's file systems a file that is there is never replaced unless asked, as `kbnet.files` does it. In
+    other storage, which has no such promise, this looks once more just before it writes.
 
     Raises:
-        OutputError: the place is not to be written to.
+        OutputExistsError: there is a file, and `overwrite` is False.
+        OutputError: the place cannot be written; its `errno` says whether asking again may help.
         OSError: anything else, which may pass.
     """
-    # Named after the place, so that what a killed worker left is replaced by the one that does its work again.
-    part = ".kbnet-" + hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:16] + ".part"
+    local = _local(place)
+    if local is not None:
+        files.make_folder(local.parent)
+        files.write(data, local, overwrite=overwrite)
+        return
+    filesystem, path = _open(place)
     try:
-        if not is_url(place):
-            _write_local(Path(place), part, data)
-            return
-        filesystem, path = _open(place)
+        if not overwrite and _is_there(filesystem, path):
+            raise OutputExistsError(f"{printable(place)}: the file exists; choose another name or ask for overwriting")
         if filesystem.type_name in _WHOLE_UPLOADS:
             _upload(filesystem, path, data)
             return
         folder = path.rpartition("/")[0]
         filesystem.create_dir(folder, recursive=True)
-        _upload(filesystem, f"{folder}/{part}", data)
-        filesystem.move(f"{folder}/{part}", path)
+        _sweep(filesystem, folder)
+        part = f"{folder}/.kbnet-{secrets.token_hex(8)}.part"
+        try:
+            _upload(filesystem, part, data)
+            filesystem.move(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                filesystem.delete_file(part)
+            raise
     except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
         why = (error.strerror or "not allowed").lower()
         raise OutputError(
             f"{printable(place)}: cannot be written: {why}; check the folder and its permissions"
         ) from None
+
+
+def local_folders(places: Iterable[str]) -> set[Path]:
+    """The folders on this machine's file systems that these places lie in."""
+    return {local.parent for local in map(_local, places) if local is not None}
 
 
 def files_below(place: str) -> dict[str, int]:
@@ -112,15 +138,33 @@ def is_file(place: str) -> bool:
     return bool(filesystem.get_file_info(path).type == FileType.File)
 
 
-def _write_local(path: Path, part: str, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / part
-    with temporary.open("wb", buffering=0) as file:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _local(place: str) -> Path | None:
+    """The path of a place on this machine's file systems; None for others."""
+    match = _URL.fullmatch(place)
+    if match is None:
+        return Path(place)
+    scheme, host, path, query = match.groups()
+    return Path(path or "/") if scheme.lower() in _HERE and not host and not query else None
+
+
+def _is_there(filesystem: Any, path: str) -> bool:
+    from pyarrow.fs import FileType
+
+    return bool(filesystem.get_file_info(path).type != FileType.NotFound)
+
+
+def _sweep(filesystem: Any, folder: str) -> None:
+    """Remove what killed workers left a day ago and before, once for each folder: no lock says here who is alive."""
+    from pyarrow.fs import FileSelector
+
+    if (filesystem.type_name, folder) in _swept:
+        return
+    _swept.add((filesystem.type_name, folder))
+    with contextlib.suppress(OSError):
+        for entry in filesystem.get_file_info(FileSelector(folder)):
+            name = entry.path.rpartition("/")[2]
+            if _PART.fullmatch(name) and entry.mtime_ns and time.time() - entry.mtime_ns / 1e9 > _DAY:
+                filesystem.delete_file(entry.path)
 
 
 def _upload(filesystem: Any, path: str, data: bytes) -> None:

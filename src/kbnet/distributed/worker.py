@@ -1,6 +1,6 @@
 """What a worker does: it loads the network once, then restores the pictures that it is given, one at a time."""
 
-import os
+import errno
 import tempfile
 import time
 from functools import partial
@@ -8,50 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from kbnet.distributed import storage
-from kbnet.errors import KBNetError
+from kbnet.distributed.attempts import outcome_of
+from kbnet.errors import KBNetError, OutputError, OutputExistsError
 from kbnet.imaging import is_supported
-from kbnet.inference.jobs import Job, run_jobs
+from kbnet.inference.identity import digest, identity
+from kbnet.inference.jobs import Job, Result, run_jobs
 
 _FIRST_PAUSE = 0.5  # seconds before the first retry; twice as long before each further one
-
-
-class Ledger:
-    """Which rows were begun, and what became of them: one for a job, beside its workers, which may die.
-
-    Ray gives a dead worker's rows to another, as often as it takes. Here a row is counted before it is tried, so that a
-    picture that kills its workers has an end; and its outcome is kept until the driver has it, so that its neighbours
-    are not done again.
-    """
-
-    def __init__(self, attempts: int) -> None:
-        self._attempts = attempts
-        self._begun: dict[int, int] = {}
-        self._outcomes: dict[int, dict[str, Any]] = {}
-
-    def begin(self, index: int) -> dict[str, Any] | None:
-        """Count one more attempt at a row; or the outcome that it has already, or that it gets for dying too often."""
-        if index in self._outcomes:
-            return self._outcomes[index]
-        begun = self._begun[index] = self._begun.get(index, 0) + 1
-        if begun <= self._attempts:
-            return None
-        return _outcome(index, f"its worker died at each of {self._attempts} attempts", attempts=self._attempts)
-
-    def end(self, index: int, outcome: dict[str, Any]) -> None:
-        """Keep the outcome of a row."""
-        self._outcomes[index] = outcome
-
-    def forget(self, index: int) -> None:
-        """Drop what is known of a row, whose outcome has arrived."""
-        self._outcomes.pop(index, None)
-        self._begun.pop(index, None)
-
-
-def _outcome(index: int, error: str, attempts: int = 0) -> dict[str, Any]:
-    return {"index": index, "error": error, "width": 0, "height": 0, "notes": "", "worker": os.getpid()} | {
-        "attempts": attempts,
-        "seconds": 0.0,
-    }
+# What the system says of storage that may work again in a moment.
+_MAY_PASS = (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTDOWN)
 
 
 class Worker:
@@ -65,7 +30,8 @@ class Worker:
         output: keyword arguments of `run_jobs`: format, quality, max_pixels.
         threads: of PyTorch.
         attempts: how often a picture is tried where reading or writing fails.
-        ledger: handle of the job's `Ledger`.
+        known: handle of the job's `Attempts`.
+        has_log: whether that keeps a log.
     """
 
     def __init__(
@@ -77,7 +43,8 @@ class Worker:
         output: dict[str, Any],
         threads: int,
         attempts: int,
-        ledger: Any,
+        known: Any,
+        has_log: bool = False,
     ) -> None:
         import torch
 
@@ -96,50 +63,90 @@ class Worker:
         self._restore = partial(restorer, strength=strength)
         self._output = output
         self._attempts = attempts
-        self._ledger = ledger
+        self._known, self._has_log = known, has_log
+        self._refused = self._ask("join", identity(restorer)) if has_log else ""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Restore one row; what goes wrong with it is told in its outcome and never raised."""
-        import ray
-
-        known: dict[str, Any] | None = ray.get(self._ledger.begin.remote(row["index"]))
+        known: dict[str, Any] | None = self._ask("begin", row["index"])
         if known is not None:
             return known
         outcome = self.restore(row)
-        ray.get(self._ledger.end.remote(row["index"], outcome))
+        self._ask("end", row["index"], outcome, row["input"], row["output"])
         return outcome
 
     def restore(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The same without asking the ledger."""
+        """The same without counting the attempt."""
         start = time.monotonic()
-        outcome = _outcome(row["index"], "")
+        outcome = outcome_of(row["index"], self._refused)
+        made: Result | None = None
         for attempt in range(1, self._attempts + 1):
-            outcome["attempts"] = attempt
-            try:
-                outcome |= self._run(row["input"], row["output"])
+            if self._refused:
                 break
-            except KBNetError as error:
-                outcome["error"] = str(error)
+            outcome["attempts"], outcome["error"], place = attempt, "", row["input"]
+            try:
+                if made is None:
+                    data = storage.read(row["input"])
+                    input_digest = digest(data)
+                    if self._is_done(row["output"], input_digest):
+                        outcome["skipped"] = True
+                        break
+                    made = self._restored(data, row)
+                    outcome |= {"width": made.width, "height": made.height, "notes": "\n".join(made.notes)}
+                if made.data is None:
+                    text = (made.error or "nothing was made of it").removeprefix("the image data")
+                    outcome["error"] = f"{row['input']}: {text.removeprefix(':').strip()}"
+                    break
+                place = row["output"]
+                self._put(row, input_digest, made.data)
                 break
             except OSError as error:
                 # of the storage, since pictures are decoded from memory: the next attempt may be luckier
-                outcome["error"] = f"{row['input']}: {error.strerror or error}"
+                outcome["error"] = str(error) if isinstance(error, KBNetError) else f"{place}: {_reason(error)}"
+                if isinstance(error, OutputError) and error.errno not in _MAY_PASS:
+                    break
                 if attempt < self._attempts:
                     time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
+            except KBNetError as error:
+                outcome["error"] = str(error)
+                break
             except Exception as error:
                 outcome["error"] = f"{row['input']}: {type(error).__name__}: {error}"
                 break
         outcome["seconds"] = time.monotonic() - start
         return outcome
 
-    def _run(self, source: str, target: str) -> dict[str, Any]:
-        data = storage.read(source)
-        options = dict(self._output)
-        if options["format"] is None and is_supported(target.partition("?")[0]):
-            options["format"] = Path(target.partition("?")[0]).suffix
+    def _ask(self, name: str, *values: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self._known, name).remote(*values))
+
+    def _is_done(self, target: str, input_digest: str) -> bool:
+        """Whether an earlier run wrote the result, by the log."""
+        promised = self._ask("promised", target) if self._has_log else None
+        if promised is None or promised[0] != input_digest:
+            return False
+        try:
+            return bool(digest(storage.read(target)) == promised[1])
+        except (KBNetError, OSError):
+            return False
+
+    def _restored(self, data: bytes, row: dict[str, Any]) -> Result:
+        options, target = dict(self._output), row["output"].partition("?")[0]
+        if options["format"] is None and is_supported(target):
+            options["format"] = Path(target).suffix
         (result,) = run_jobs([Job(data, None)], self._restore, **options)
-        if result.error is not None or result.data is None:
-            text = result.error or "nothing was made of it"
-            return {"error": f"{source}: {text.removeprefix('the image data').removeprefix(':').strip()}"}
-        storage.write(target, result.data)
-        return {"error": "", "width": result.width, "height": result.height, "notes": "\n".join(result.notes)}
+        return result
+
+    def _put(self, row: dict[str, Any], input_digest: str, data: bytes) -> None:
+        if self._has_log:
+            self._ask("promise", row["output"], input_digest, digest(data))
+        try:
+            storage.write(row["output"], data, overwrite=row.get("overwrite", False))
+        except OutputExistsError:
+            if storage.read(row["output"]) != data:  # a worker that died just after may have written it
+                raise
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

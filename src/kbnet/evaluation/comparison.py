@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kbnet import files
 from kbnet.errors import InvalidInputError
-from kbnet.evaluation.journal import write_atomically
 from kbnet.evaluation.peers import Peer
 from kbnet.inference import Restorer
 from kbnet.metrics import noisy, psnr, to_uint8
@@ -152,8 +152,8 @@ class Comparison:
         """Replace the file by what is known now."""
         rows = sorted(self.rows, key=lambda row: (row["set"], row["method"], row["sigma"], row["image"]))
         content = {**self.head, "methods": self.methods, "summary": self.summary(), "rows": rows}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, _dump(content).encode())
+        files.make_folder(self.path.parent)
+        files.write(_dump(content).encode(), self.path, overwrite=True)
         self._written = time.monotonic()
 
 

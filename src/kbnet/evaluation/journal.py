@@ -1,29 +1,16 @@
 """Results on disk: rows appended one by one while an evaluation runs, and one file in their place when it is done."""
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
+from kbnet import files
 from kbnet.errors import InvalidInputError, OutputExistsError
 from kbnet.evaluation.rows import Row
+from kbnet.lines import Lines
 
 Settings = dict[str, Any]
 """What every row of one file has in common: benchmark, data, weights and how they are used."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put a file in its place in one step, whole or not at all; an existing one is replaced."""
-    temporary = path.parent / f".kbnet-{secrets.token_hex(8)}.part"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Journal:
@@ -49,9 +36,7 @@ class Journal:
         self._place = path.with_name(f"{path.name}.rows")
         if not path.parent.is_dir():
             raise InvalidInputError(f"{path}: its folder does not exist; create it first")
-        if resume:
-            self.rows = self._read(settings)
-        elif not overwrite:
+        if not resume and not overwrite:
             if self._place.exists():
                 raise OutputExistsError(
                     f"{self._place}: an evaluation was interrupted here; go on with --resume, or begin anew with "
@@ -59,43 +44,57 @@ class Journal:
                 )
             if path.exists():
                 raise OutputExistsError(f"{path}: the file exists; choose another name, --resume or --overwrite")
-        lines = [json.dumps({"settings": settings}), *(json.dumps(row.as_json()) for row in self.rows.values())]
-        write_atomically(self._place, ("\n".join(lines) + "\n").encode())
+        self._lines = Lines(self._place, doing="evaluating into", otherwise="choose another -o")
+        try:
+            if resume:
+                self.rows = self._read(settings)
+            else:
+                self._lines.clear()
+            if not self._lines.entries:
+                self._lines.append({"settings": settings, "anew": not resume})
+        except BaseException:
+            if not self._lines.entries:
+                self._lines.remove()
+            self.close()
+            raise
 
     def add(self, row: Row) -> None:
         """Keep one more row, at once and for good."""
+        self._lines.append(row.as_json())
         self.rows[row.name] = row
-        with self._place.open("ab") as file:
-            file.write((json.dumps(row.as_json()) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results file, and take the journal away."""
-        write_atomically(self.path, (json.dumps(results, indent=1) + "\n").encode())
-        self._place.unlink(missing_ok=True)
+        files.write((json.dumps(results, indent=1) + "\n").encode(), self.path, overwrite=True)
+        self._lines.remove()
+
+    def close(self) -> None:
+        """Let others go on from the rows; the end of this object does, too."""
+        self._lines.close()
 
     def _read(self, settings: Settings) -> dict[str, Row]:
-        rows: list[dict[str, Any]]
+        now = json.loads(json.dumps(settings))
+        found: list[dict[str, Any]] = []
+        before: list[Settings] = []
         try:
-            if self._place.exists():
-                whole, _, _torn = self._place.read_text(encoding="utf-8").rpartition("\n")
-                head, *rows = [json.loads(line) for line in whole.splitlines()]
-                before = head["settings"]
-            elif self.path.exists():
+            anew = False
+            if self._lines.entries:
+                head, *found = self._lines.entries
+                anew = head.get("anew", True)
+                before.append(head["settings"])
+            if not anew and self.path.exists():  # the rows on from which this evaluation was resumed
                 results = json.loads(self.path.read_text(encoding="utf-8"))
-                before, rows = results["settings"], results["images"]
-            else:
-                return {}
-            done = [Row.from_json(row) for row in rows]
+                before.append(results["settings"])
+                found = [*results["images"], *found]
+            done = [Row.from_json(row) for row in found]
+            differing = {key for one in before for key in one.keys() | now.keys() if one.get(key) != now.get(key)}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInputError(
                 f"{self.path}: expected results of kbnet evaluate to go on from ({type(error).__name__}: {error}); "
                 "begin anew with --overwrite"
             ) from None
-        now = json.loads(json.dumps(settings))
-        if before != now:
-            keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-            differing = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in keys)
-            raise InvalidInputError(f"{self.path} holds results of other settings: {differing}; begin with another -o")
+        if differing:
+            was = {key: value for one in before for key, value in one.items()}
+            told = ", ".join(f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in sorted(differing))
+            raise InvalidInputError(f"{self.path} holds results of other settings: {told}; begin with another -o")
         return {row.name: row for row in done if row.error is None}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kbnet import files
 from kbnet.errors import MissingExtraError
-from kbnet.evaluation.journal import write_atomically
 from kbnet.evaluation.rows import Pictures, Row, first, label
 from kbnet.evaluation.samples import Image, Sample
 from kbnet.imaging import Photo, encode, to_depth
@@ -99,7 +99,7 @@ def write_report(path: Path, results: Mapping[str, Any], rows: Sequence[Row], ga
         flagged_above=sum(row.worse for row in worst),
         pictures=gallery.pictures,
     )
-    write_atomically(path, page.encode())
+    files.write(page.encode(), path, overwrite=True)
 
 
 def _measure(value: float | str | None, name: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kbnet import files
 from kbnet.errors import InvalidInputError, MissingExtraError
-from kbnet.evaluation.journal import write_atomically
 
 
 def write_submission(
@@ -46,12 +46,12 @@ def write_submission(
         if blocks[key].dtype != np.uint8 or blocks[key].ndim != 3:
             raise InvalidInputError(f"expected uint8 blocks [H,W,3], got {blocks[key].dtype} {blocks[key].shape}")
     if suffix == ".csv":
-        write_atomically(path, _csv(blocks[key] for key in order))
+        files.write(_csv(blocks[key] for key in order), path, overwrite=True)
     else:
         cells = np.empty((scenes, count), dtype=object)
         for key in order:
             cells[key] = blocks[key]
-        write_atomically(path, _mat(cells, seconds_per_megapixel, method))
+        files.write(_mat(cells, seconds_per_megapixel, method), path, overwrite=True)
 
 
 def _csv(blocks: Iterator[NDArray[np.uint8]]) -> bytes:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kbnet.errors import InvalidInputError
+from kbnet.export.saving import saving
 from kbnet.inference.exported import Arrays, GraphFacts, Run
 from kbnet.models import Network
 from kbnet.nn import KernelBasisAttention
@@ -79,7 +80,8 @@ def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
         shapes = ({2: height, 3: width}, None)
     example = torch.rand(1, network.config.channels, side, side + (0 if facts.tile else multiple))
     program = torch.export.export(plain, (example, None), dynamic_shapes=shapes)
-    torch.export.save(program, path, extra_files={METADATA: json.dumps(facts.to_strings())})
+    with saving(path):
+        torch.export.save(program, path, extra_files={METADATA: json.dumps(facts.to_strings())})
     loaded = torch.export.load(path).module()
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from kbnet import __version__
-from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError, OutputError, OutputExistsError
+from kbnet import __version__, files
+from kbnet.errors import InvalidInputError, MissingExtraError
 from kbnet.export.parity import compare
+from kbnet.export.saving import saving
 from kbnet.export.traced import BASES_AT_ONCE
 from kbnet.inference.exported import PREFIX, GraphFacts, Run
 from kbnet.models import Network, matching_presets
@@ -118,7 +117,7 @@ def export_int8(
         quality = data.judge(full, run_openvino(small)[1])
         check(quality)
         for suffix in (".bin", ".xml"):
-            small.with_suffix(suffix).replace(target.with_suffix(suffix))
+            files.place(small.with_suffix(suffix), target.with_suffix(suffix), overwrite=True)
     return quality
 
 
@@ -129,21 +128,17 @@ def _appearing(path: Path, format: Format, *, overwrite: bool) -> Iterator[Path]
         raise InvalidInputError(f"expected a name ending in {ENDINGS[format]} for {format}, got {path}")
     targets = [path] if format != "openvino" else [path.with_suffix(".bin"), path]
     for target in targets:
-        if target.exists() and not overwrite:
-            raise OutputExistsError(f"{target} is there already; give another name, or --overwrite")
-    # In the same folder, since a rename does not cross file systems; under its own name, which an .xml may refer to.
-    folder = path.parent / f".kbnet-{secrets.token_hex(8)}.part"
-    try:
-        folder.mkdir()
-        yield folder / path.name
-        for target in targets:
-            (folder / target.name).replace(target)
-    except OSError as error:
-        if isinstance(error, KBNetError):  # a few of ours are OSErrors too
-            raise
-        raise OutputError(f"{path} could not be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        files.check(target, overwrite=overwrite)
+    with files.workspace(path) as folder:
+        yield folder / path.name  # under its own name, which an .xml may refer to
+        for number, target in enumerate(targets):
+            try:
+                files.place(folder / target.name, target, overwrite=overwrite)
+            except BaseException:
+                if not overwrite:  # a file that appeared meanwhile: half of a pair is no use
+                    for placed in targets[:number]:
+                        placed.unlink(missing_ok=True)
+                raise
 
 
 def _write_onnx(network: Network, path: Path, facts: GraphFacts) -> tuple[Run, GraphFacts]:
@@ -167,7 +162,8 @@ def _save_onnx(
         raise MissingExtraError(str(error.name), "export") from None
 
     model, facts = onnx_graph(network, facts, optional=optional, at_once=at_once)
-    onnx.save_model(model, str(path))
+    with saving(path):
+        onnx.save_model(model, str(path))
     return facts
 
 
@@ -196,7 +192,8 @@ def _save_openvino(model: Any, path: Path, facts: GraphFacts) -> None:
     import openvino
 
     model.set_rt_info(json.dumps(facts.to_strings()), PREFIX.rstrip("."))
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    with saving(path):
+        openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 def _write_torch(network: Network, path: Path, facts: GraphFacts) -> tuple[Run, GraphFacts]:

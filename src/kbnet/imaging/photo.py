@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kbnet.errors import InvalidInputError
+from kbnet.files import printable as printable
 
 Pixels = NDArray[np.uint8 | np.uint16]
 
@@ -32,12 +33,6 @@ def is_supported(path: Path | str) -> bool:
     (True, False)
     """
     return Path(path).suffix.lower() in SUFFIX_FORMATS
-
-
-def printable(text: object) -> str:
-    """A name as one line that any terminal can print: control characters and undecodable bytes become escapes."""
-    shown = str(text).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 @dataclass(frozen=True)

@@ -145,21 +145,38 @@ def _opened(source: Path | str | bytes) -> Iterator[_Opened]:
         # ValueError: a name with a null byte
         raise _not_readable(name, error) from None
     with file:
-        try:
-            yield _Opened(name, file, file.getvalue() if isinstance(file, io.BytesIO) else None)
-        except OSError as error:
-            raise _not_readable(name, error) from None
+        yield _Opened(name, file, file.getvalue() if isinstance(file, io.BytesIO) else None)
 
 
 def _open_file(path: Path, name: str) -> BinaryIO:
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
         # unbuffered: libvips reads through the same descriptor and so moves the same position
-        return cast("BinaryIO", path.open("rb", buffering=0))
+        return cast("BinaryIO", _Input(path, name))
     if stat.S_ISFIFO(mode):
         return io.BytesIO(path.read_bytes())
     kind = "a folder" if stat.S_ISDIR(mode) else "a device or socket"
     raise UnreadableImageError(f"{name}: expected an image file, got {kind}; give the path of a file")
+
+
+class _Input(io.FileIO):
+    """Names itself when reading fails. Not done around the block that reads: what fails there may be an output."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__(path, "rb")
+        self._shown = name
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise _not_readable(self._shown, error) from None
+
+    def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
+        try:
+            return super().read(-1 if size is None else size)
+        except OSError as error:
+            raise _not_readable(self._shown, error) from None
 
 
 def _not_readable(name: str, error: OSError | ValueError) -> UnreadableImageError:

@@ -3,8 +3,7 @@
 PNG, TIFF or JPEG --RowReader.read, top to bottom--> rows --a raw file--> write_rows --> tiled BigTIFF or PNG
 """
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from kbnet import files
 from kbnet.errors import ImageTooLargeError, OutputError, UnsupportedImageError
 from kbnet.imaging._mapped import keep_unmapped
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.photo import SUFFIX_FORMATS, Pixels, printable
 from kbnet.imaging.reading import _blob, _header, _number, _opened, _orientation, _sample_bits
 from kbnet.imaging.sniff import Container, damaged, sniff
-from kbnet.imaging.writing import _check_target, _exists, _failed, _place_new
 
 STREAMED_FORMATS = ("tiff", "png")
 """What is written row by row; JPEG is read so, and ends at 65500 pixels a side."""
@@ -106,11 +105,20 @@ def open_rows(source: Path | str, *, max_pixels: int | None = None) -> Iterator[
         yield RowReader(image, facts, opened.name)
 
 
-def write_rows(raw: Path, facts: RowFacts, target: Path, *, overwrite: bool = False) -> None:
+def write_rows(
+    raw: Path,
+    facts: RowFacts,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    times: files.Times | None = None,
+    announce: Callable[[Path], None] = lambda encoded: None,
+) -> None:
     """Make a picture of a file of rows, [height,width,bands] of `facts.dtype`, in memory that does not depend on size.
 
     A name of TIFF becomes a tiled BigTIFF, deflated, with a pyramid of halved pictures in its sub-directories; a name
     of PNG a PNG. It appears whole or not at all: until then it lies beside `raw`, on the same file system as `target`.
+    `announce` is called with its path there when it is whole; `times` are those that it is to have.
 
     Raises:
         UnsupportedImageError: another format.
@@ -143,20 +151,12 @@ def write_rows(raw: Path, facts: RowFacts, target: Path, *, overwrite: bool = Fa
             # sub-directories, so that the levels are not taken for pages
             levels = {"pyramid": True, "subifd": True, "bigtiff": True}
             image.tiffsave(str(temporary), compression="deflate", predictor="horizontal", **tiles, **levels)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        if overwrite:
-            temporary.replace(target)
-        else:
-            _place_new(temporary, target)
+        announce(temporary)
+        files.place(temporary, target, overwrite=overwrite, times=times)
     except FAILURES as error:
         raise OutputError(
             f"{printable(target)}: cannot be written: {reason(error) or 'the encoder failed'}; is there space left?"
         ) from None
-    except FileExistsError:
-        raise _exists(target) from None
-    except OSError as error:
-        raise _failed(target, error) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -167,7 +167,7 @@ def check_row_target(target: Path, overwrite: bool) -> None:
         raise UnsupportedImageError(
             f"{printable(target)}: expected a name ending in .tif, .tiff or .png for a result written by rows"
         )
-    _check_target(target, overwrite)
+    files.check(target, overwrite=overwrite)
 
 
 def _facts(image: Any, container: Container, name: str) -> RowFacts:

@@ -1,17 +1,13 @@
 """Photos into files and bytes."""
 
-import contextlib
-import errno
 import logging
-import os
-import secrets
-import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kbnet.errors import InvalidInputError, OutputError, OutputExistsError
+from kbnet import files
+from kbnet.errors import InvalidInputError, OutputError
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
 from kbnet.imaging.planning import format_of, plan_output
@@ -19,8 +15,6 @@ from kbnet.imaging.planning import format_of, plan_output
 log = logging.getLogger(__name__)
 
 _DEFAULT_QUALITY = {"jpeg": 95, "webp": 95, "avif": 90}
-# What os.link answers on file systems without hard links (FAT, some network and phone storage).
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def write_photo(
@@ -31,6 +25,7 @@ def write_photo(
     quality: int | None = None,
     bit_depth: int | None = None,
     overwrite: bool = False,
+    times: files.Times | None = None,
 ) -> bytes | None:
     """Encode the photo and put it at `target` in one step, or return the bytes where `target` is None.
 
@@ -40,7 +35,8 @@ def write_photo(
     cannot hold is reduced as `plan_output` says, each loss logged at INFO; call that first to show them.
 
     The file appears whole or not at all, with the permissions of a new file (those of the file it replaces, when
-    overwriting); an interrupted write leaves nothing behind. A symbolic link is replaced, not followed.
+    overwriting), and with the present time or with `times`; an interrupted write leaves nothing behind. A symbolic link
+    is replaced, not followed.
 
     Raises OutputExistsError (there is a file and `overwrite` is False, even one that appeared meanwhile), OutputError
     (no such folder, not allowed, disk full), UnsupportedImageError (a format or size that cannot be written),
@@ -49,14 +45,14 @@ def write_photo(
     path = None if target is None else Path(target)
     chosen = _choose_format(photo, path, format)
     if path is not None:
-        _check_target(path, overwrite)
+        files.check(path, overwrite=overwrite)
     planned, notes = plan_output(photo, chosen, bit_depth=bit_depth)
     for note in notes:
         log.info("%s: %s", "output" if path is None else printable(path), note)
     data = encode(planned, quality=quality)
     if path is None:
         return data
-    publish(data, path, overwrite=overwrite)
+    publish(data, path, overwrite=overwrite, times=times)
     return None
 
 
@@ -147,88 +143,10 @@ def _shifted(samples: Pixels, bits: int) -> Pixels:
     return result
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
-    """Refuse early what can be seen early, before minutes go into encoding; publishing checks again without a race."""
-    name = printable(path)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        if not path.parent.is_dir():
-            raise OutputError(f"{name}: its folder does not exist; create it first") from None
-        return
-    except (OSError, ValueError) as error:
-        raise _failed(path, error) from None
-    if not stat.S_ISREG(mode):
-        raise OutputError(f"{name}: expected the name of a file to write, got a folder or device; choose another")
-    if not overwrite:
-        raise _exists(path)
-
-
-def publish(data: bytes, path: Path, *, overwrite: bool = False) -> None:
-    """Put the bytes of a file at `path`, whole or not at all, as `write_photo` does.
+def publish(data: bytes, path: Path, *, overwrite: bool = False, times: files.Times | None = None) -> None:
+    """Put the bytes of a file at `path`, whole or not at all; see `kbnet.files.writing`.
 
     Raises OutputExistsError (there is a file and `overwrite` is False), OutputError (no such folder, not allowed, disk
     full).
     """
-    # In the same folder, for a rename does not cross file systems; hidden and unguessable, so nothing can lie in wait.
-    temporary = path.parent / f".kbnet-{secrets.token_hex(8)}.part"
-    try:
-        _write(data, temporary)
-        if overwrite:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
-            temporary.replace(path)
-        else:
-            _place_new(temporary, path)
-    except FileExistsError:
-        raise _exists(path) from None
-    except (OSError, ValueError) as error:
-        raise _failed(path, error) from None
-    finally:
-        # on success it has another name by now, or a second one; on any failure, Ctrl-C included, it is litter
-        with contextlib.suppress(OSError, ValueError):
-            temporary.unlink(missing_ok=True)
-
-
-def _write(data: bytes, temporary: Path) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    # 0o666 less the umask: what any other program's new file gets, not the 0600 of tempfile
-    descriptor = os.open(temporary, flags, 0o666)
-    with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 (a descriptor)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
-        os.fsync(descriptor)
-
-
-def _place_new(temporary: Path, path: Path) -> None:
-    """Give the file its name unless that is taken, in one step that two programs cannot both win."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # claim the name with an empty file, then replace that
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        try:
-            temporary.replace(path)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-
-
-def _exists(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{printable(path)}: the file exists; choose another name or ask for overwriting")
-
-
-def _failed(path: Path, error: Exception) -> OutputError:
-    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    cures = {
-        errno.ENOSPC: "free some space or write elsewhere",
-        errno.EDQUOT: "free some space or write elsewhere",
-        errno.EFBIG: "write elsewhere or raise the file size limit",
-        errno.ENAMETOOLONG: "choose a shorter name",
-    }
-    code = error.errno if isinstance(error, OSError) else None
-    cure = cures.get(code or 0, "check the folder and its permissions")
-    return OutputError(f"{printable(path)}: cannot be written: {why.lower()}; {cure}")
+    files.write(data, path, overwrite=overwrite, times=times)

@@ -114,8 +114,10 @@ class ExportedNetwork:
         runtime: its name, for reports.
     """
 
-    def __init__(self, facts: GraphFacts, run: Run, *, bytes_per_pixel: int = 0, runtime: str = "") -> None:
-        self.facts, self.run, self.runtime = facts, run, runtime
+    def __init__(
+        self, facts: GraphFacts, run: Run, *, bytes_per_pixel: int = 0, runtime: str = "", digest: str = ""
+    ) -> None:
+        self.facts, self.run, self.runtime, self.digest = facts, run, runtime, digest
         self.config = facts.config()
         self.family = facts.family
         self.bytes_per_pixel = bytes_per_pixel

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kbnet.errors import InvalidInputError
+from kbnet.errors import InvalidInputError, ModelError
 from kbnet.inference.arrays import to_batch, to_channels
 from kbnet.inference.exported import ExportedNetwork
 from kbnet.inference.guard import undo_in
@@ -213,6 +213,7 @@ class Restorer:
         Raises:
             NonFiniteInputError: NaN or infinity in the image.
             InvalidInputError: any other kind of image, or a strength outside [0,1].
+            ModelError: the network returned NaN or infinity.
         """
         if not 0 <= strength <= 1:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
@@ -359,10 +360,21 @@ class Restorer:
         return context.means
 
     def run(self, x: Tensor, context: FullFrame) -> Tensor:
-        """One pass of the network over [B,C,H,W]."""
+        """One pass of the network over [B,C,H,W].
+
+        Raises:
+            ModelError: the result holds NaN or infinity, which would be stored as black or white.
+        """
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
         y: Tensor = self.network(x, context)
-        return undo_in(x, y) if self.guard else y
+        if self.guard:
+            return undo_in(x, y)
+        if not bool(y.isfinite().all()):
+            raise ModelError(
+                f"the network {self.name} returned NaN or infinity for this image, so there is no result; its weights "
+                "are damaged, or do not suit an image of such values"
+            )
+        return y
 
 
 def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"] = "fast") -> Any:

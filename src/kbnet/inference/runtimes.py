@@ -8,6 +8,7 @@ import torch
 
 from kbnet.errors import CheckpointError, InvalidInputError, MissingExtraError
 from kbnet.inference.exported import PREFIX, SUFFIXES, Arrays, ExportedNetwork, GraphFacts, Run
+from kbnet.inference.identity import digest
 
 _VALUES = {
     "onnxruntime": {"kbnet-s": 27, "kbnet-l": 106},
@@ -47,7 +48,9 @@ def open_exported(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Ex
         facts, run = run_openvino(path, dtype)
         runtime = "openvino"
     values = _VALUES[runtime][facts.family] * facts.config().width
-    return ExportedNetwork(facts, run, bytes_per_pixel=4 * values, runtime=runtime)
+    parts = [path, path.with_suffix(".bin")] if runtime == "openvino" else [path]
+    whole = " ".join(digest(part) for part in parts)
+    return ExportedNetwork(facts, run, bytes_per_pixel=4 * values, runtime=runtime, digest=whole)
 
 
 def run_onnx(path: Path) -> tuple[GraphFacts, Run]:

@@ -7,7 +7,6 @@ shapes alone the settings are told.
 
 import io
 import json
-import os
 import pickle
 import re
 import warnings
@@ -22,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from kbnet.errors import CheckpointError, InvalidInputError, OutputError, OutputExistsError
+from kbnet import files
+from kbnet.errors import CheckpointError, InvalidInputError
 from kbnet.models.kbnet_l import KBNetLConfig
 from kbnet.models.kbnet_s import KBNetSConfig
 from kbnet.models.official_keys import FIRST_KEY, from_official, to_official
@@ -40,7 +40,7 @@ _CONFIGS: dict[str, type[KBNetSConfig] | type[KBNetLConfig]] = {"kbnet-s": KBNet
 
 
 def load_file(path: Path) -> Network:
-    """A network in eval mode, float32 unless the file holds float64, from our own or the authors' file.
+    """A network in eval mode, float64 if any tensor of the file is and else float32, from our own or the authors' file.
 
     Raises:
         CheckpointError: no such file, damaged, hostile, or of another network; the message names the file.
@@ -62,8 +62,9 @@ def load_file(path: Path) -> Network:
         )
     if bad := [key for key, t in tensors.items() if t.dtype not in _DTYPES or not bool(torch.isfinite(t).all())]:
         raise CheckpointError(f"{path}: {_some(bad)} holds values that are not finite real numbers")
-    float32 = {key: t if t.dtype == torch.float64 else t.float() for key, t in tensors.items()}
-    network.load_state_dict(float32, assign=True)
+    # One dtype for all: a network of two cannot run.
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors.values()) else torch.float32
+    network.load_state_dict({key: t.to(dtype) for key, t in tensors.items()}, assign=True)
     return network.requires_grad_(True).eval()
 
 
@@ -97,14 +98,17 @@ def save_file(network: Network, path: Path, *, overwrite: bool = False) -> None:
     """
     tensors = {key: t.detach().cpu().contiguous() for key, t in network.state_dict().items()}
     settings = {"family": network.family, "settings": json.dumps(asdict(network.config))}
-    _write(path, serialize(tensors, metadata={"kbnet": "1", **settings}), overwrite)
+    files.write(serialize(tensors, metadata={"kbnet": "1", **settings}), path, overwrite=overwrite)
 
 
 def save_official(network: Network, path: Path, layout: str, *, overwrite: bool = False) -> None:
     """Write a file that the authors' code reads: their names, under `net` (prefixed `module.`), `model` or `params`.
 
+    Such a file holds tensors alone. A network whose settings cannot be told from them would read back as another one,
+    and is not written.
+
     Raises:
-        InvalidInputError: `layout` is none of the three.
+        InvalidInputError: `layout` is none of the three, or the file would read back with other settings.
         OutputExistsError: the file is there and `overwrite` is not set.
         OutputError: it cannot be written.
     """
@@ -112,10 +116,28 @@ def save_official(network: Network, path: Path, layout: str, *, overwrite: bool 
         raise InvalidInputError(f"expected a layout among {', '.join(OFFICIAL_LAYOUTS)}, got {layout!r}")
     prefix = "module." if layout == "net" else ""
     tensors = to_official(network.family, {k: t.detach().cpu() for k, t in network.state_dict().items()})
+    _check_told(network, tensors)
     buffer = io.BytesIO()
     # str(): a StrEnum would be pickled as itself, and the file could not be read back.
     torch.save({str(layout): {prefix + key: tensor for key, tensor in tensors.items()}}, buffer)
-    _write(path, buffer.getvalue(), overwrite)
+    files.write(buffer.getbuffer(), path, overwrite=overwrite)
+
+
+def _check_told(network: Network, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors under the authors' names from which other settings are told than the network's."""
+    try:
+        told = infer_config(network.family, from_official(network.family, tensors))
+    except CheckpointError as error:
+        why = f"its settings cannot be told from its tensors: {error}"
+    else:
+        wanted, found = asdict(network.config), asdict(told)
+        wrong = [
+            f"{name} {found[name]!r} instead of {value!r}" for name, value in wanted.items() if found[name] != value
+        ]
+        if not wrong:
+            return
+        why = f"from its tensors alone it would read back with {', '.join(wrong)}"
+    raise InvalidInputError(f"the authors' kind of file does not do for this network: {why}; write kbnet's own kind")
 
 
 def infer_config(family: str, tensors: Mapping[str, Tensor]) -> Config:
@@ -273,19 +295,6 @@ def _infer_l(tensors: Mapping[str, Tensor]) -> KBNetLConfig:
         bases=bases,
         group_channels=taps // 9,
     )
-
-
-def _write(path: Path, content: bytes, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} is there already; give another name, or --overwrite")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} could not be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _some(names: list[str]) -> str:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kbnet.description import coefficient_width
 from kbnet.errors import InvalidInputError
 from kbnet.models import bounds
 from kbnet.models.kbnet_s import run
 from kbnet.nn import FullFrame, KBBlockL
-from kbnet.nn.layers import coefficient_width
 
 LEVELS = 4
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kbnet.description import coefficient_width
 from kbnet.errors import InvalidInputError
 from kbnet.models import bounds
 from kbnet.nn import FullFrame, KBBlockS
-from kbnet.nn.layers import coefficient_width
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kbnet.nn import fused
+from kbnet.description import BlockL, BlockS
+from kbnet.nn import conformity, fused
 from kbnet.nn.context import FullFrame
 from kbnet.nn.layers import (
     ChannelBranch,
@@ -43,6 +44,7 @@ class KBBlockS(nn.Module):
         lightweight: bool = False,
     ) -> None:
         super().__init__()
+        self.settings = BlockS(channels, coefficient_width, bases, group_channels, kernel_size, ffn_scale, lightweight)
         c, hidden = channels, int(ffn_scale * channels)
         self.fusion_norm = LayerNorm2d(c)
         self.channel_branch = ChannelBranch(c, c)
@@ -64,46 +66,22 @@ class KBBlockS(nn.Module):
         self.ffn_scale = _scale(c)
 
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
-        if fused.refuses(self, x) is None:
-            return self._forward_fused(x, context)
-        in_one = fused.refuses_training(self, x) is None
-        channels_last = x.is_contiguous(memory_format=torch.channels_last)
-        if in_one and fused.refuses_fusion_training(self.static_branch, x, context) is None:
-            x = fused.fusion(x, self.fusion_layers())
+        plan = fused.plan(self, x, context)
+        if plan.inference is None:
+            return fused.whole(self, x, context)
+        given = x
+        if plan.fusion is None:
+            x = fused.fusion(self, x)
         else:
             u = self.fusion_norm(x)
             v = self.adaptive_in(u)
             adaptive = self.kba(v, self.coefficients(u)) * self.kba_scale + v
             merged = self.fusion_out(adaptive * self.static_branch(u) * self.channel_branch(u, context))
             x = x + merged * self.fusion_scale
-        if in_one:
-            return fused.feed_forward(x, self.feed_forward_parameters(), self.ffn_norm.eps, channels_last)
+        if plan.feed_forward is None:
+            return fused.feed_forward(self, x, given.is_contiguous(memory_format=torch.channels_last))
         y: Tensor = x + self.ffn_out(self.gate(self.ffn_in(self.ffn_norm(x)))) * self.ffn_scale
         return y
-
-    def _forward_fused(self, x: Tensor, context: FullFrame) -> Tensor:
-        return fused.block(x, context, self.fusion_layers(), self.feed_forward_parameters())
-
-    def feed_forward_parameters(self) -> list[Tensor]:
-        """Those of the feed-forward half, as `kbnet.nn.fused` takes them."""
-        norm, first, second = self.ffn_norm, self.ffn_in, self.ffn_out
-        assert first.bias is not None
-        assert second.bias is not None
-        return [norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias, self.ffn_scale]
-
-    def fusion_layers(self) -> fused.FusionLayers:
-        """The layers of the fusion half, as `kbnet.nn.fused` takes them."""
-        return fused.FusionLayers(
-            norm=self.fusion_norm,
-            channel_branch=self.channel_branch,
-            static_branch=self.static_branch,
-            adaptive_in=self.adaptive_in,
-            coefficients=self.coefficients,
-            kba=self.kba,
-            kba_scale=self.kba_scale,
-            out=self.fusion_out,
-            out_scale=self.fusion_scale,
-        )
 
 
 class MultiAxisFusion(nn.Module):
@@ -142,21 +120,6 @@ class MultiAxisFusion(nn.Module):
         y: Tensor = self.out(F.gelu(self.static_branch(x)) * adaptive * self.channel_branch(x, context))
         return y
 
-    def add_fused(self, x: Tensor, norm: LayerNorm2d, context: FullFrame) -> Tensor:
-        """`x + self(norm(x), context)` as one call; only where `fused.refuses` does not."""
-        layers = fused.FusionLayers(
-            norm=norm,
-            channel_branch=self.channel_branch,
-            static_branch=self.static_branch,
-            adaptive_in=self.adaptive_in,
-            coefficients=self.coefficients,
-            kba=self.kba,
-            kba_scale=self.kba_scale,
-            out=self.out,
-            gelu=True,
-        )
-        return fused.block(x, context, layers)
-
 
 class KBBlockL(nn.Module):
     """The block of KBNet-L, [B,C,H,W] -> [B,C,H,W]: fusion, then transposed attention, each on normalised input.
@@ -183,6 +146,7 @@ class KBBlockL(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
+        self.settings = BlockL(channels, heads, coefficient_width, bases, group_channels, kernel_size, expansion, bias)
         self.fusion_norm = LayerNorm2d(channels)
         self.fusion = MultiAxisFusion(
             channels,
@@ -197,9 +161,12 @@ class KBBlockL(nn.Module):
         self.attention = TransposedAttention(channels, heads, bias)
 
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
-        if fused.refuses(self.fusion, x) is None and fused.refuses(self.fusion_norm, x) is None:
-            x = self.fusion.add_fused(x, self.fusion_norm, context)
+        if fused.plan(self, x, context).inference is None:
+            x = fused.whole(self, x, context)
         else:
             x = x + self.fusion(self.fusion_norm(x), context)
         y: Tensor = x + self.attention(self.attention_norm(x), context)
         return y
+
+
+conformity.know(KBBlockS, KBBlockL, MultiAxisFusion)

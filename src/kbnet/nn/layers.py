@@ -62,20 +62,6 @@ class KernelBasisAttention(nn.Module):
         return kernel_basis_attention(x, coefficients, self.weight.unflatten(2, self.taps), self.bias)
 
 
-def coefficient_width(channels: int, limit: int) -> int:
-    """Hidden width of the coefficient head: the largest even divisor of `channels` that is not over `limit`.
-
-    At the authors' widths this is their rule, min(channels, limit), with 32 in KBNet-S and 24 in KBNet-L.
-
-    Raises:
-        InvalidInputError: `channels` is odd.
-    """
-    for width in range(min(channels, limit), 1, -1):
-        if channels % width == 0 and width % 2 == 0:
-            return width
-    raise InvalidInputError(f"expected an even number of channels, got {channels}")
-
-
 class CoefficientHead(nn.Module):
     """Predict each pixel's mixing coefficients, [B,C,H,W] -> [B,N,H,W] (section 3.1 of the paper).
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from kbnet.description import FEED_FORWARD
 from kbnet.errors import InvalidInputError
 from kbnet.ops import native
 
@@ -39,10 +40,8 @@ def fused_block(
         x: the block's input, float32 or bfloat16, any memory format.
         means: the channel branch, [B or 1, D, h, w] float32: one value a cell, interpolated bilinearly between the
             centres of cells; a single one (h = w = 1) holds for the whole image.
-        fusion: weights in the order of csrc/problem.h, FusionCall: norm, static pointwise and convolution, adaptive
-            pointwise and depthwise, head convolution, expansion, projection, coefficient scale, bases, fusion scale,
-            output; each weight followed by its bias. None where there is none.
-        feed_forward: the same of FeedForwardCall, or nothing.
+        fusion: parameters in the order of `kbnet.description.MIXED`, None where there is none.
+        feed_forward: in that of `kbnet.description.FEED_FORWARD`, or nothing.
         cell: side of a cell of `means`, pixels.
         bases, group_channels, kernel_size: N, G and k of kernel basis attention.
         head: hidden width of the coefficient head.
@@ -54,8 +53,8 @@ def fused_block(
     Raises:
         InvalidInputError: a parameter does not fit.
     """
-    if len(feed_forward) not in (0, _FEED_FORWARD_PARAMETERS):
-        raise InvalidInputError(f"expected 0 or {_FEED_FORWARD_PARAMETERS} parameters, got {len(feed_forward)}")
+    if len(feed_forward) not in (0, len(FEED_FORWARD)):
+        raise InvalidInputError(f"expected 0 or {len(FEED_FORWARD)} parameters, got {len(feed_forward)}")
     y = torch.empty_like(x)
     settings = {"paired": bfloat16, "eps": eps, **native.settings()}
     means = means.detach().float().contiguous()
@@ -76,14 +75,12 @@ def fused_block(
             **settings,
         )
         if feed_forward:
-            inner = feed_forward[_OUT].numel() // x.shape[1]  # type: ignore[union-attr]  # weights are not optional
+            out = feed_forward[FEED_FORWARD.index("out")]
+            inner = out.numel() // x.shape[1] if out is not None else 0
             native.extension().feed_forward(y, y, _plain(feed_forward), hidden=inner, **settings)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the block's parameters do not fit together: {error}") from error
     return y
-
-
-_FEED_FORWARD_PARAMETERS, _OUT = 7, 4  # how many; position of the output's weight among them
 
 
 @fused_block.register_fake

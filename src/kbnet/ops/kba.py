@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.library import custom_op, register_autocast
 
 from kbnet.errors import InvalidInputError
+from kbnet.ops import transforms
 from kbnet.ops.backends import choose
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -21,7 +22,8 @@ def kernel_basis_attention(
         y[c,p] = sum_{j,u,v} K_p[c,j,u,v] * x[group(c)*G + j, p + (u,v) - k//2]  +  sum_n coefficients[n,p] * bias[n,c]
 
     Zero padding k//2, stride 1. Coefficients are unbounded: there is no softmax. Differentiable in all four tensors,
-    any memory format. Half precisions accumulate in float32.
+    backward, forward and in every order, also under the transforms of torch.func; any memory format. Half precisions
+    accumulate in float32.
 
     Args:
         x: features [B, C, H, W].
@@ -44,8 +46,7 @@ def kernel_basis_attention(
         >>> kernel_basis_attention(x, coefficients, torch.randn(32, 8, 4, 3, 3), torch.randn(32, 8)).shape
         torch.Size([1, 8, 16, 16])
     """
-    result: Tensor = torch.ops.kbnet.kernel_basis_attention(x, coefficients, weight, bias, backend)
-    return result
+    return transforms.forward(x, coefficients, weight, bias, backend)
 
 
 def _check(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> None:
@@ -80,6 +81,7 @@ def _check(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Non
 @custom_op("kbnet::kernel_basis_attention", mutates_args=())
 def _forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
     _check(x, coefficients, weight, bias)
+    transforms.refuse_tangents()
     return choose(backend, x, weight).forward(x, coefficients, weight, bias)
 
 
@@ -93,6 +95,7 @@ def _(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, backend: st
 def _backward(
     dy: Tensor, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    transforms.refuse_tangents()
     return choose(backend, x, weight).backward(dy, x, coefficients, weight, bias)
 
 
@@ -110,10 +113,24 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # torch
 
 def _gradients(ctx, dy):  # type: ignore[no-untyped-def]  # torch types neither argument
     x, coefficients, weight, bias = ctx.saved_tensors
-    return *torch.ops.kbnet.kernel_basis_attention_backward(dy, x, coefficients, weight, bias, ctx.backend), None
+    return *transforms.backward(dy, x, coefficients, weight, bias, ctx.backend), None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
+
+
+def _save_gradients(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # torch types neither argument
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _second_gradients(ctx, *grads):  # type: ignore[no-untyped-def]  # torch types neither argument
+    dy, *tensors = ctx.saved_tensors
+    return *transforms.double_backward(dy, tensors, grads, ctx.backend), None
+
+
+_backward.register_autograd(_second_gradients, setup_context=_save_gradients)
 
 # float16 overflows in these networks, bfloat16 does not, so autocast means bfloat16 whatever the device's default.
 for _device in ("cpu", "cuda"):

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kbnet.ops import forking
+
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -96,6 +98,7 @@ def _refuses_here(wish: str) -> str | None:
 
 def settings() -> dict[str, Any]:
     """What every call of the extension is told: threads, and the instruction set asked for."""
+    forking.note_use()
     return {"threads": torch.get_num_threads(), "instruction_set": os.environ.get("KBNET_INSTRUCTION_SET", "")}
 
 

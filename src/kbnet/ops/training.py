@@ -2,7 +2,8 @@
 
 Little more than a half's input is kept for the backward pass, which computes the rest again: that is cheaper than
 reading it back. Float32, any memory format. Results depend on the number of threads, never on timing.
-`kbnet.nn.fused` decides when, and hands over the parameters. Neither operator can be differentiated twice.
+`kbnet.nn.fused` decides when, and hands over the parameters. Neither operator can be differentiated twice, which the
+second derivative says.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from kbnet.errors import InvalidInputError
+from kbnet.description import FEED_FORWARD, FUSION
+from kbnet.errors import BackendError, InvalidInputError
 from kbnet.ops import native
 
 
@@ -21,8 +23,8 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_l
 
     Args:
         x: float32, any memory format.
-        parameters: weight and bias of the norm [C], of the first 1x1 convolution [2D,C,1,1] and of the second
-            [C,D,1,1], then the scale of C values; float32.
+        parameters: in the order of `kbnet.description.FEED_FORWARD`: weight and bias of the norm [C], of the first 1x1
+            convolution [2D,C,1,1] and of the second [C,D,1,1], then the scale of C values; float32.
         eps: of the norm.
         channels_last: the memory format of the result; else contiguous.
 
@@ -31,7 +33,7 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_l
     """
     y = _empty(x, channels_last)
     try:
-        plain = _plain(parameters, _FEED_FORWARD_PARAMETERS)
+        plain = _plain(parameters, len(FEED_FORWARD))
         native.extension().feed_forward_training(
             x.detach(), _addresses(plain), y, hidden=_hidden(x, plain), eps=eps, **native.settings()
         )
@@ -48,7 +50,7 @@ def _(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_last: bool) 
 @custom_op("kbnet::feed_forward_backward", mutates_args=())
 def feed_forward_backward(dy: Tensor, x: Tensor, parameters: Sequence[Tensor], eps: float) -> list[Tensor]:
     """Gradients of x and of each parameter."""
-    dx, plain = torch.empty_like(x), _plain(parameters, _FEED_FORWARD_PARAMETERS)
+    dx, plain = torch.empty_like(x), _plain(parameters, len(FEED_FORWARD))
     gradients = [torch.empty_like(p) for p in plain]
     native.extension().feed_forward_backward(
         dy.detach(),
@@ -79,6 +81,14 @@ def _feed_forward_gradients(ctx, dy):  # type: ignore[no-untyped-def]  # torch t
     return dx, gradients, None, None
 
 
+def _refuse_second_derivative(ctx, *_):  # type: ignore[no-untyped-def]  # torch types neither argument
+    raise BackendError(
+        "halves of a block that run as one call of the compiled kernels are differentiated once; for gradients of "
+        "gradients set KBNET_FUSED=off in the environment, and the layers run, which have them in every order"
+    )
+
+
+feed_forward_backward.register_autograd(_refuse_second_derivative)
 feed_forward.register_autograd(_feed_forward_gradients, setup_context=_save_feed_forward)
 
 
@@ -92,7 +102,7 @@ def fusion(
 
     Args:
         x: [B,C,H,W] float32, any memory format.
-        parameters: in the order of csrc/problem.h, FusionParameter; float32.
+        parameters: in the order of `kbnet.description.FUSION`; float32.
         group_channels, kernel_size: G and k of kernel basis attention.
         eps: of the norm.
 
@@ -105,7 +115,7 @@ def fusion(
         InvalidInputError: a parameter does not fit.
     """
     y, filtered = x.new_empty(x.shape), x.new_empty(x.shape)
-    plain = _plain(parameters, _FUSION_PARAMETERS)
+    plain = _plain(parameters, len(FUSION))
     settings = _fusion_settings(plain, group_channels, kernel_size, eps)
     try:
         native.extension().fusion_training(x.detach(), _addresses(plain), y, filtered, **settings)
@@ -130,7 +140,7 @@ def fusion_backward(
     eps: float,
 ) -> list[Tensor]:
     """Gradients of x and of each parameter."""
-    dx, plain = torch.empty_like(x), _plain(parameters, _FUSION_PARAMETERS)
+    dx, plain = torch.empty_like(x), _plain(parameters, len(FUSION))
     gradients = [torch.empty_like(p) for p in plain]
     settings = _fusion_settings(plain, group_channels, kernel_size, eps)
     native.extension().fusion_training_backward(
@@ -157,24 +167,22 @@ def _fusion_gradients(ctx, dy, _):  # type: ignore[no-untyped-def]  # torch type
     return dx, gradients, None, None, None
 
 
+fusion_backward.register_autograd(_refuse_second_derivative)
 fusion.register_autograd(_fusion_gradients, setup_context=_save_fusion)
 
 
 def _fusion_settings(
     parameters: Sequence[Tensor], group_channels: int, kernel_size: int, eps: float
 ) -> dict[str, object]:
-    bases, head = parameters[_BASES].shape[0], parameters[_HEAD_BIAS].numel()
+    of = dict(zip(FUSION, parameters, strict=True))
     return {
-        "bases": bases,
+        "bases": of["bases"].shape[0],
         "group": group_channels,
         "kernel": kernel_size,
-        "head": head,
+        "head": of["head_conv_bias"].numel(),
         "eps": eps,
         **native.settings(),
     }
-
-
-_HEAD_BIAS, _BASES = 13, 19  # positions of the coefficient head's first bias and of the kernel bases
 
 
 def _empty(x: Tensor, channels_last: bool) -> Tensor:
@@ -183,13 +191,7 @@ def _empty(x: Tensor, channels_last: bool) -> Tensor:
 
 
 def _hidden(x: Tensor, parameters: Sequence[Tensor]) -> int:
-    return parameters[_OUT].numel() // x.shape[1]
-
-
-_OUT = 4  # position of the second convolution's weight
-
-
-_FEED_FORWARD_PARAMETERS, _FUSION_PARAMETERS = 7, 25
+    return parameters[FEED_FORWARD.index("out")].numel() // x.shape[1]
 
 
 def _plain(parameters: Sequence[Tensor], count: int) -> list[Tensor]:

@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from safetensors.torch import save_file as save_tensors
+from safetensors.torch import save as serialize
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from kbnet import files
 from kbnet.data import Loader, Mixup, PhotoPatches
 from kbnet.errors import KBNetError, TrainingError
 from kbnet.inference.memory import available_bytes
 from kbnet.models import KBNetL, KBNetS, Network
 from kbnet.training import checkpoint
-from kbnet.training.journal import Journal
+from kbnet.training.curves import Curves
 from kbnet.training.losses import loss_of
 from kbnet.training.optimizers import make_optimizer
 from kbnet.training.recipe import Recipe
@@ -157,7 +158,7 @@ class Run:
             TrainingError: the loss or the gradient became NaN or infinite; nothing is saved but the batch it was.
         """
         run = self.recipe.run
-        journal = Journal(self.folder, self.step) if self.accelerator.is_main_process else None
+        curves = Curves(self.folder, self.step) if self.accelerator.is_main_process else None
         every = 1 if self.accelerator.device.type == "cpu" else _READ_EVERY
         pace, saved, stopping = _Pace(), time.monotonic(), False
         pin = self.accelerator.device.type == "cuda"
@@ -183,7 +184,7 @@ class Run:
                     last = validation if index == self.step else None
                     lr = learning_rate(self.recipe, index - 1)
                     progress = Progress(index, self.recipe.steps, loss, lr, norm, last, pace.rate, pace.share)
-                    self._note(progress, journal)
+                    self._note(progress, curves)
                     report(progress)
                 if validation or stopping or time.monotonic() - saved > run.checkpoint_minutes * 60:
                     self.save(validation)
@@ -275,26 +276,26 @@ class Run:
         if self.accelerator.is_main_process:
             phase = self.recipe.phase_at(step)
             clean, degraded = self.patches.batch(step, phase.batch, phase.patch)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_tensors({"clean": clean, "degraded": degraded}, path, {"step": str(step)})
+            files.make_folder(self.folder)
+            files.write(serialize({"clean": clean, "degraded": degraded}, {"step": str(step)}), path, overwrite=True)
         raise TrainingError(
             f"the {what} became {value} at step {step}; lower optimizer.lr or optimizer.clip_norm and resume from the "
             f"last checkpoint. The batch is in {path}"
         )
 
-    def _note(self, progress: Progress, journal: Journal | None) -> None:
+    def _note(self, progress: Progress, curves: Curves | None) -> None:
         """Write the means since the last line; those since a checkpoint's last line are in the checkpoint."""
         self._interval.append((progress.loss, progress.grad_norm))
         if progress.step % self.recipe.run.log_steps == 0 or progress.step == self.recipe.steps:
             losses, norms = zip(*self._interval, strict=True)
             self._interval = []
-            if journal is not None:
+            if curves is not None:
                 entry = {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms)), "lr": progress.lr}
                 paces = {"steps_per_second": round(progress.rate, 4), "loader_share": round(progress.loader_share, 5)}
-                journal.write({"step": progress.step} | entry | paces)
-        if progress.validation is not None and journal is not None:
+                curves.write({"step": progress.step} | entry | paces)
+        if progress.validation is not None and curves is not None:
             scores = {"psnr": progress.validation.scores, "input_psnr": progress.validation.inputs}
-            journal.write({"step": progress.step} | scores)
+            curves.write({"step": progress.step} | scores)
 
     def _together(self, load: Callable[[], _Loaded]) -> _Loaded:
         """What `load` returns, called first in one process of each machine; if it fails in one it fails in all."""

@@ -1,0 +1,258 @@
+"""The state of a picture that is restored by rows: what a run that was killed goes on from.
+
+It lies in a hidden folder beside the result, which one process at a time holds:
+
+    ledger.jsonl     settings, the plan of tiles, and a line for each finished band; see ledger.py
+    rows.raw         restored rows, as large as the decoded picture
+    carried-N.npy    sums that the first N bands left for the next
+    means.npz        shared averages of the whole picture
+
+Nothing here is believed by its name. The ledger holds digests of all of it, and where anything is missing, cut, damaged
+or of another picture or other settings, the run begins anew and says so.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kbnet import files
+from kbnet.errors import OutputError
+from kbnet.imaging import Pixels
+from kbnet.imaging.rows import RowFacts
+from kbnet.inference.ledger import Ledger, digest
+from kbnet.lines import Entry
+
+_LEDGER, _ROWS, _MEANS = "ledger.jsonl", "rows.raw", "means.npz"
+_PIECE = 1 << 20  # bytes read at once
+_OTHERWISE = "choose another name for the result"
+
+
+class Doubt(Exception):
+    """The state is not what a run left; its text says why, as the end of a sentence."""
+
+
+def folder_of(target: Path) -> Path:
+    """Where the state of a run into `target` lies."""
+    return target.with_name(f".{target.name}.kbnet-rows")
+
+
+class RowState:
+    """The state of one run; a context manager that holds its folder. On entry it is read and checked.
+
+    Args:
+        target: of the result.
+        settings: all that the result depends on besides the input, as plain values.
+        input_digest: SHA-256 of the input.
+        facts: of the picture.
+
+    Attributes:
+        done: bands that are finished.
+        note: why the state of an earlier run was not used, or None.
+
+    Raises:
+        OutputError: another process restores into the same target, or the state cannot be written.
+    """
+
+    def __init__(self, target: Path, settings: dict[str, Any], input_digest: str, facts: RowFacts) -> None:
+        self.path, self._target, self._facts = folder_of(target), target, facts
+        self._input, self._about = input_digest, settings | {"input": input_digest}
+        self._row = facts.width * facts.bands * facts.dtype.itemsize  # bytes
+        self._stack = ExitStack()
+        self.done = 0
+        self.note: str | None = None
+        self._plan: dict[str, int] | None = None
+        self._means: list[Tensor] | None = None
+        self._carried: Tensor | None = None
+        self._bottom = 0  # of the finished bands, a row
+        self._hash = hashlib.sha256()  # of the rows written since
+
+    def __enter__(self) -> "RowState":
+        with ExitStack() as stack:
+            stack.enter_context(files.hold(self.path, doing="restoring rows", otherwise=_OTHERWISE, follow=False))
+            try:
+                self._open(stack)
+                self._read()
+            except Doubt as doubt:
+                self._begin_anew(stack, str(doubt))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def finished_before(self) -> bool:
+        """Whether an earlier run put the result in its place, and was killed before it took its state away."""
+        return self._ledger.is_done(self._target, self._input)
+
+    def plan(self, make: Callable[[], dict[str, int]]) -> dict[str, int]:
+        """The plan of the run, made once: free memory, which it depends on, may be another after a restart."""
+        if self._plan is None:
+            self._plan = make()
+            self._ledger.note("plan", **self._plan)
+        return self._plan
+
+    def means(self) -> list[Tensor] | None:
+        """Shared averages that were kept, or None."""
+        return self._means
+
+    def keep_means(self, means: Sequence[Tensor]) -> None:
+        """Keep shared averages."""
+        arrays: dict[str, NDArray[Any]] = {f"mean{i:04}": mean.float().cpu().numpy() for i, mean in enumerate(means)}
+        with files.writing(self.path / _MEANS, overwrite=True) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # names, not allow_pickle
+        self._ledger.note("means", sha256=digest(self.path / _MEANS))
+
+    def carried(self) -> Tensor | None:
+        """Sums that the finished bands left for the next, [1,C,h,width]."""
+        return self._carried
+
+    def write(self, samples: Pixels) -> None:
+        """Add restored rows [h,width,bands] below those that are there."""
+        data = np.ascontiguousarray(samples).data.cast("B")
+        try:
+            self._rows.write(data)
+        except OSError as error:
+            raise self._failed(error) from None
+        self._hash.update(data)
+
+    def commit(self, done: int, bottom: int, carried: Tensor | None) -> None:
+        """Count bands as finished, down to row `bottom`: first what they consist of reaches the disk, then the line."""
+        try:
+            self._rows.flush()
+            os.fsync(self._rows.fileno())
+        except OSError as error:
+            raise self._failed(error) from None
+        kept = None
+        if carried is not None:
+            path = self.path / f"carried-{done}.npy"
+            with files.writing(path, overwrite=True) as file:
+                np.save(file, carried.numpy())
+            kept = digest(path)
+        made = {"rows_sha256": self._hash.hexdigest(), "carried_sha256": kept}
+        self._ledger.note("band", done=done, bottom=bottom, **made, **(self._plan or {}))
+        (self.path / f"carried-{done - 1}.npy").unlink(missing_ok=True)
+        self.done, self._bottom, self._hash = done, bottom, hashlib.sha256()
+
+    def rows(self) -> Path:
+        """The file of all rows, complete."""
+        self._rows.flush()
+        return self.path / _ROWS
+
+    def announce(self, encoded: Path) -> None:
+        """Say that this file is about to appear as the result."""
+        self._ledger.promise(self._target, self._input, encoded)
+
+    def remove(self) -> None:
+        """Leave nothing; a kill on the way leaves what the next process removes."""
+        files.discard(self.path)
+
+    def _open(self, stack: ExitStack) -> None:
+        try:
+            self._ledger = Ledger(self.path / _LEDGER, self._about, otherwise=_OTHERWISE)
+        except OutputError as error:
+            raise Doubt("cannot be read") from error
+        stack.callback(self._ledger.close)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        try:
+            descriptor = os.open(self.path / _ROWS, flags, 0o600)
+        except OSError as error:
+            raise Doubt("cannot be read") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise Doubt("is not made of files")
+        self._rows = stack.enter_context(os.fdopen(descriptor, "r+b"))
+
+    def _read(self) -> None:
+        """Take over what is there, if all of it is as it was left."""
+        bands, plans, means = (self._ledger.entries(event) for event in ("band", "plan", "means"))
+        if not bands and not plans:
+            if self._ledger.begun_before or os.fstat(self._rows.fileno()).st_size:
+                raise Doubt("is of another picture or of other settings")
+            return
+        self._plan = _plan_of(plans)
+        if means:
+            self._means = self._read_means(means[-1])
+        for number, band in enumerate(bands, 1):
+            self._check_band(number, band)
+        if bands:
+            self._carried = self._read_carried(bands[-1])
+        self._rows.truncate(self._bottom * self._row)  # rows of a band that was not finished
+        self._rows.seek(0, os.SEEK_END)
+        self.done = len(bands)
+
+    def _check_band(self, number: int, band: Entry) -> None:
+        bottom = band.get("bottom")
+        if {name: band.get(name) for name in ("side", "limit")} != self._plan:
+            raise Doubt("has two plans of tiles")
+        if band.get("done") != number or type(bottom) is not int or not self._bottom < bottom <= self._facts.height:
+            raise Doubt("lacks a row of tiles")
+        found, left = hashlib.sha256(), (bottom - self._bottom) * self._row
+        while left and (piece := self._rows.read(min(left, _PIECE))):
+            found.update(piece)
+            left -= len(piece)
+        if left or found.hexdigest() != band.get("rows_sha256"):
+            raise Doubt("has lost rows, or holds others")
+        self._bottom = bottom
+
+    def _read_carried(self, band: Entry) -> Tensor | None:
+        if band.get("carried_sha256") is None:
+            if self._bottom != self._facts.height:
+                raise Doubt("has lost the sums between two rows of tiles")
+            return None
+        path = self.path / f"carried-{band['done']}.npy"
+        self._check_file(path, band["carried_sha256"])
+        sums: NDArray[np.float32] = np.load(path)
+        return torch.from_numpy(sums)
+
+    def _read_means(self, entry: Entry) -> list[Tensor]:
+        self._check_file(self.path / _MEANS, entry.get("sha256"))
+        with np.load(self.path / _MEANS) as stored:
+            return [torch.from_numpy(stored[name]) for name in sorted(stored.files)]
+
+    def _check_file(self, path: Path, expected: Any) -> None:
+        try:
+            if digest(path) == expected:
+                return
+        except OSError:
+            pass
+        raise Doubt("has lost a file, or holds another")
+
+    def _begin_anew(self, stack: ExitStack, why: str) -> None:
+        stack_of_folder, self._plan, self._means = stack, None, None
+        self.note = f"began anew: the state of an earlier run {why}"
+        if hasattr(self, "_ledger"):
+            self._ledger.close()
+        try:
+            for entry in list(self.path.iterdir()):
+                files.discard(entry)
+            if left := [entry.name for entry in self.path.iterdir()]:
+                raise OutputError(
+                    f"{files.printable(self.path)}: its {files.printable(left[0])} cannot be removed; remove it"
+                )
+        except OSError as error:
+            raise self._failed(error) from None
+        try:
+            self._open(stack_of_folder)
+        except Doubt:
+            raise OutputError(f"{files.printable(self.path)}: cannot be written; remove it, or {_OTHERWISE}") from None
+
+    def _failed(self, error: OSError) -> OutputError:
+        return files.failed(self._target, error)
+
+
+def _plan_of(plans: Sequence[Entry]) -> dict[str, int]:
+    if len(plans) != 1:
+        raise Doubt("has no plan of tiles, or several")
+    side, limit = (plans[0].get(name) for name in ("side", "limit"))
+    if type(side) is not int or type(limit) is not int or side < 1 or limit < 1:
+        raise Doubt("has no plan of tiles")
+    return {"side": side, "limit": limit}

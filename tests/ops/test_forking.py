@@ -1,0 +1,60 @@
+"""Forked children compute, whatever their parent has computed before; plain torch hangs in them."""
+
+import multiprocessing
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork"
+)
+
+CHILD = """
+import os, signal, sys, warnings, torch
+warnings.simplefilter("ignore")  # newer Pythons warn about forking a process with threads: that is what is tested
+
+def child_of(work):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        os._exit(int(not work()))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+AFTER_USE = (
+    CHILD
+    + """
+os.environ["KBNET_FUSED"] = sys.argv[1]
+import kbnet
+torch.manual_seed(0)
+torch.set_num_threads(2)
+network, x = kbnet.create_model("kbnet-nano", width=8).eval(), torch.rand(1, 3, 96, 96)
+with torch.inference_mode():
+    before = network(x)
+    print(child_of(lambda: torch.allclose(network(x), before, atol=1e-5) and torch.get_num_threads() == 1))
+    print(child_of(lambda: child_of(lambda: torch.allclose(network(x), before, atol=1e-5)) == 0))
+    print(torch.equal(network(x), before), torch.get_num_threads())
+"""
+)
+
+BEFORE_USE = (
+    CHILD
+    + """
+torch.set_num_threads(2)
+import kbnet.ops
+a, b = torch.rand(4, 32, 64, 64), torch.rand(32, 32, 3, 3)
+print(child_of(lambda: torch.get_num_threads() == 2 and torch.conv2d(a, b).shape))
+torch.conv2d(a, b)  # a parallel loop, but none of kbnet's
+print(child_of(lambda: torch.get_num_threads() == 1))
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", ["on", "off"])
+def test_a_child_computes_what_its_parent_computed(fused, run_python):
+    """Torch's own operators among them, which in a child of a used runtime wait for ever."""
+    assert run_python(AFTER_USE, fused) == "0\n0\nTrue 2\n"
+
+
+def test_before_any_use_a_child_keeps_its_threads(run_python):
+    assert run_python(BEFORE_USE) == "0\n0\n"
