@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-NATIVE = re.compile(r"kbnet/ops/_native\.[^/]+\.(so|pyd)")
+NATIVE = re.compile(r"kbnet/engine/_native\.[^/]+\.(so|pyd)")
 
 
 def tracked(root: Path, commit: str | None = None) -> set[str]:

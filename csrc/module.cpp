@@ -1,4 +1,4 @@
-// Python's view of the kernels: kbnet.ops._native. Tensors come in through DLPack; outputs are allocated by the caller.
+// Python's view of the kernels: kbnet.engine._native. Tensors come in through DLPack; outputs are allocated by the caller.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>

@@ -1,4 +1,4 @@
-// The part of kbnet.ops._native that computes halves of a block in inference.
+// The part of kbnet.engine._native that computes halves of a block in inference.
 #include "module_block.h"
 
 #include <nanobind/stl/optional.h>

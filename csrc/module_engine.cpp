@@ -1,4 +1,4 @@
-// The part of kbnet.ops._native that runs whole networks: settings and arrays in, a restored image out. No torch.
+// The part of kbnet.engine._native that runs whole networks: settings and arrays in, a restored image out. No torch.
 #include "module_engine.h"
 
 #include <nanobind/ndarray.h>

@@ -1,4 +1,4 @@
-// The part of kbnet.ops._native that trains halves of a block. Float32 only.
+// The part of kbnet.engine._native that trains halves of a block. Float32 only.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>

@@ -43,7 +43,7 @@ def build(folder: Path, files: set[str]) -> Built:
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    (folder / "src/kbnet/ops/_native.stray.so").write_bytes(b"left by an earlier build in place")
+    (folder / "src/kbnet/engine/_native.stray.so").write_bytes(b"left by an earlier build in place")
     dist = folder / "dist"
     dist.mkdir()
     environment = os.environ | {"SOURCE_DATE_EPOCH": "1700000000"}

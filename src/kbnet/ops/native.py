@@ -1,4 +1,4 @@
-"""Kernel basis attention on the CPU by the compiled kernels of csrc/ (the extension `kbnet.ops._native`).
+"""Kernel basis attention on the CPU by the compiled kernels of csrc/ (the extension `kbnet.engine._native`).
 
 Float32, or bfloat16 with float32 sums; any memory format, sliced and transposed tensors included, without a copy of the
 image. Threads are as many as `torch.get_num_threads()` says. The extension is loaded at the first use; it is missing
@@ -10,12 +10,12 @@ kernels start threads of their own instead of using those of torch's OpenMP runt
 
 import os
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kbnet.engine.native import extension
 from kbnet.ops import forking
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -77,12 +77,6 @@ def backward(
         **settings(),
     )
     return dx, dcoefficients, like(dweight, weight), like(dbias, bias)
-
-
-@cache
-def extension() -> Any:
-    """The compiled module; ImportError where there is none."""
-    return import_module("kbnet.ops._native")
 
 
 @cache

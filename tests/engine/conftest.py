@@ -1,0 +1,49 @@
+"""Networks whose every parameter matters, as modules and as engines."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+import kbnet
+
+SMALL = {"width": 8, "encoder_blocks": (1, 2), "decoder_blocks": (1, 1), "middle_blocks": 1, "bases": 8}
+NETWORKS = {
+    "compact": ("kbnet-nano", SMALL),
+    "gray": ("kbnet-nano-gray", SMALL),
+    "published form": ("kbnet-s-gaussian-color", {**SMALL, "bases": 32}),
+    "one level, odd bases": (
+        "kbnet-nano",
+        {"width": 12, "encoder_blocks": (1,), "decoder_blocks": (2,), "middle_blocks": 0, "bases": 5, "ffn_scale": 1.5},
+    ),
+}
+
+
+@pytest.fixture(scope="session", params=NETWORKS)
+def network(request):
+    """A network in eval mode whose scales are large enough for every branch to show in the output."""
+    preset, settings = NETWORKS[request.param]
+    torch.manual_seed(3)
+    made = kbnet.create_model(preset, **settings).eval()
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if name.endswith("scale"):
+                parameter.uniform_(0.3, 0.7)
+            elif "norm" in name or name.endswith("bias"):
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made
+
+
+@pytest.fixture(scope="session")
+def arrays(network):
+    """Its parameters by name, float32."""
+    return {name: np.ascontiguousarray(value.numpy()) for name, value in network.state_dict().items()}
+
+
+@pytest.fixture(scope="session")
+def settings(network):
+    """Its settings."""
+    return asdict(network.config)
+
+
