@@ -45,5 +45,3 @@ def arrays(network):
 def settings(network):
     """Its settings."""
     return asdict(network.config)
-
-

@@ -60,12 +60,13 @@ class Engine:
         """Memory that a call takes at its peak for images of this size, besides its input and output."""
         return int(self._engine.bytes(batch, height, width))
 
-    def __call__(self, image: Image, context: Context | None = None) -> Image:
+    def __call__(self, image: Image, context: Context | None = None, *, threads: int | None = None) -> Image:
         """Restore images [B,C,H,W] of any size; values are neither clipped nor rounded.
 
         Args:
             image: float32; other dtypes and layouts are copied.
             context: where averages come from; the image itself by default.
+            threads: for this call, in place of the engine's own number.
 
         Returns:
             A new array of the same shape.
@@ -80,7 +81,9 @@ class Engine:
             x = np.ascontiguousarray(x)
         y = np.empty(x.shape, np.float32)
         context = context or FullFrame()
-        shared = [np.asarray(mean, np.float32).tolist() for mean in context.means] if isinstance(context, Shared) else []
+        shared = (
+            [np.asarray(mean, np.float32).tolist() for mean in context.means] if isinstance(context, Shared) else []
+        )
         try:
             means = self._engine.run(
                 x,
@@ -89,7 +92,7 @@ class Engine:
                 window=context.window if isinstance(context, Local) else 0,
                 halo=context.halo if isinstance(context, Gather) else 0,
                 means=shared,
-                threads=self.threads,
+                threads=threads or self.threads,
             )
         except ValueError as error:
             raise InvalidInputError(str(error)) from error

@@ -64,9 +64,7 @@ def coefficients(u: Planes, p: Parameters, name: str) -> Planes:
     return convolve(first * second, p, f"{name}.expand") * p[f"{name}.scale"][0] + convolve(u, p, f"{name}.projection")
 
 
-def kernel_basis_attention(
-    x: Planes, a: Planes, p: Parameters, name: str, settings: Mapping[str, Any]
-) -> Planes:
+def kernel_basis_attention(x: Planes, a: Planes, p: Parameters, name: str, settings: Mapping[str, Any]) -> Planes:
     """The sum over n of a[n] * (grouped convolution of x with basis n + bias n)."""
     side, group = settings["kernel_size"], settings["group_channels"]
     bases = p[f"{name}.weight"].reshape(len(a), len(x), group, side, side)

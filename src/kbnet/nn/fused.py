@@ -62,7 +62,7 @@ def plan(block: nn.Module, x: Tensor, context: FullFrame) -> Plan:
         traced = "the network is being traced, and a graph wants its layers"
         return Plan(traced, traced, traced)
     settings = getattr(block, "settings", None)
-    reason = refuses_here() or _refuses_call(x)
+    reason = refuses_here() or refuses_call(x)
     if reason is not None or not isinstance(settings, BlockS | BlockL):
         reason = reason or "nothing says how it was built"
         return Plan(reason, reason, reason)
@@ -171,7 +171,7 @@ def _parameter(block: nn.Module, path: Path) -> Tensor | None:
     return None if path is None else _module(block, path[:-1])._parameters[path[-1]]
 
 
-def _refuses_call(x: Tensor) -> str | None:
+def refuses_call(x: Tensor) -> str | None:
     """Why no part of any block may run as one call, whatever it is made of."""
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return "it is differentiated forward or transformed by torch.func, which the kernels cannot follow"

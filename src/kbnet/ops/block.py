@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from kbnet.description import FEED_FORWARD
+from kbnet.engine.native import extension
 from kbnet.errors import InvalidInputError
 from kbnet.ops import native
 
@@ -59,7 +60,7 @@ def fused_block(
     settings = {"paired": bfloat16, "eps": eps, **native.settings()}
     means = means.detach().float().contiguous()
     try:
-        native.extension().fusion(
+        extension().fusion(
             x.detach(),
             y,
             means,
@@ -77,7 +78,7 @@ def fused_block(
         if feed_forward:
             out = feed_forward[FEED_FORWARD.index("out")]
             inner = out.numel() // x.shape[1] if out is not None else 0
-            native.extension().feed_forward(y, y, _plain(feed_forward), hidden=inner, **settings)
+            extension().feed_forward(y, y, _plain(feed_forward), hidden=inner, **settings)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the block's parameters do not fit together: {error}") from error
     return y
@@ -99,9 +100,7 @@ def normalized_cell_sums(x: Tensor, weight: Tensor, bias: Tensor, rows: int, col
     size = (batch, channels, -(-height // rows), -(-width // cols))
     sums = torch.empty(size, dtype=torch.float32, device=x.device)
     parameters = _plain([weight, bias])
-    native.extension().cell_sums(
-        x.detach(), parameters, sums, cell_rows=rows, cell_cols=cols, eps=eps, **native.settings()
-    )
+    extension().cell_sums(x.detach(), parameters, sums, cell_rows=rows, cell_cols=cols, eps=eps, **native.settings())
     return sums
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from kbnet.description import FEED_FORWARD, FUSION
+from kbnet.engine.native import extension
 from kbnet.errors import BackendError, InvalidInputError
 from kbnet.ops import native
 
@@ -34,7 +35,7 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_l
     y = _empty(x, channels_last)
     try:
         plain = _plain(parameters, len(FEED_FORWARD))
-        native.extension().feed_forward_training(
+        extension().feed_forward_training(
             x.detach(), _addresses(plain), y, hidden=_hidden(x, plain), eps=eps, **native.settings()
         )
     except (TypeError, ValueError) as error:
@@ -52,7 +53,7 @@ def feed_forward_backward(dy: Tensor, x: Tensor, parameters: Sequence[Tensor], e
     """Gradients of x and of each parameter."""
     dx, plain = torch.empty_like(x), _plain(parameters, len(FEED_FORWARD))
     gradients = [torch.empty_like(p) for p in plain]
-    native.extension().feed_forward_backward(
+    extension().feed_forward_backward(
         dy.detach(),
         x.detach(),
         _addresses(plain),
@@ -118,7 +119,7 @@ def fusion(
     plain = _plain(parameters, len(FUSION))
     settings = _fusion_settings(plain, group_channels, kernel_size, eps)
     try:
-        native.extension().fusion_training(x.detach(), _addresses(plain), y, filtered, **settings)
+        extension().fusion_training(x.detach(), _addresses(plain), y, filtered, **settings)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the parameters do not fit together: {error}") from error
     return y, filtered
@@ -143,7 +144,7 @@ def fusion_backward(
     dx, plain = torch.empty_like(x), _plain(parameters, len(FUSION))
     gradients = [torch.empty_like(p) for p in plain]
     settings = _fusion_settings(plain, group_channels, kernel_size, eps)
-    native.extension().fusion_training_backward(
+    extension().fusion_training_backward(
         dy.detach(), x.detach(), filtered.detach(), _addresses(plain), dx, _addresses(gradients), **settings
     )
     return [dx, *map(native.like, gradients, parameters)]
