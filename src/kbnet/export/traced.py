@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kbnet.description import Layer
 from kbnet.errors import InvalidInputError
 from kbnet.export.saving import saving
 from kbnet.inference.exported import Arrays, GraphFacts, Run
 from kbnet.models import Network
 from kbnet.nn import KernelBasisAttention
+from kbnet.nn.conformity import departure
 
 BASES_AT_ONCE = 8
 """Bases that one convolution of an exported graph applies; benchmarks/export.py measures the choice. OpenVINO is faster
@@ -52,6 +55,13 @@ class PlainKernelBasisAttention(nn.Module):
         return y
 
 
+def _described(kba: KernelBasisAttention) -> Layer:
+    """The layer as its constructor leaves it, for sizes that it has."""
+    bases, channels = kba.bias.shape
+    parameters = {"weight": (bases, channels, math.prod(kba.taps)), "bias": (bases, channels)}
+    return Layer("", "KernelBasisAttention", parameters=parameters, settings={"taps": kba.taps})
+
+
 def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
     """Write the program with its facts, and return what runs it.
 
@@ -59,7 +69,7 @@ def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
     whole input, and computes in `facts.dtype`.
 
     Raises:
-        InvalidInputError: a window, a shared context or uint8 is wanted.
+        InvalidInputError: a window, a shared context or uint8 is wanted, or the operator's layer was changed.
     """
     if facts.window or facts.pooled or facts.uint8:
         raise InvalidInputError(
@@ -69,6 +79,10 @@ def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
     plain = copy.deepcopy(network).requires_grad_(False)
     for name, module in list(plain.named_modules()):
         if isinstance(module, KernelBasisAttention):
+            if reason := departure(module, (_described(module),)):
+                raise InvalidInputError(
+                    f"{name} is put into plain convolutions, and {reason}; leave kernel basis attention as it was built"
+                )
             parent, _, attribute = name.rpartition(".")
             setattr(plain.get_submodule(parent), attribute, PlainKernelBasisAttention(module))
     plain.requires_grad_(False).to(getattr(torch, facts.dtype))
