@@ -278,8 +278,8 @@ for name in ("coefficients_gradient_kernel", "bases_gradient_kernel"):
     given = (torch.float32, torch.float32, compiling.strides(32, 4, "packed"), 32, 90)
     text = compiling.compiled_kernel(chosen, *given).asm["ttir"]
     for accumulator in re.findall(r"tt\\.dot %\\w+, %\\w+, (%\\w+)", text):
-        start = re.search(rf"iter_args\\({accumulator} = (%\\w+)\\)", text)
-        print(name, (start[1] if start else accumulator).startswith("%cst"))
+        within = re.search(rf"scf\\.for %step = .* iter_args\\({accumulator} = %cst", text)  # the inputs of one offset
+        print(name, accumulator.startswith("%cst") or within is not None)
 """
 
 
