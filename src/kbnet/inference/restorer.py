@@ -360,11 +360,7 @@ class Restorer:
         return context.means
 
     def run(self, x: Tensor, context: FullFrame) -> Tensor:
-        """One pass of the network over [B,C,H,W].
-
-        Raises:
-            ModelError: the result holds NaN or infinity, which would be stored as black or white.
-        """
+        """One pass of the network over [B,C,H,W]; a ModelError if the result holds NaN or infinity."""
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
         y: Tensor = self.network(x, context)
         if self.guard:
