@@ -46,8 +46,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
-def failed(target: Path, error: Exception) -> OutputError:
-    """The error for an output that the system refuses, with the reason and what to do; it keeps the `errno`."""
+def failed(target: Path, error: Exception, cure: str = "check the folder and its permissions") -> OutputError:
+    """The error for an output that the system refuses, with the reason and what to do; it keeps the `errno`.
+
+    `cure` is what to do where the reason does not say more.
+    """
     if isinstance(error, OutputError):
         return error
     code = error.errno if isinstance(error, OSError) else None
@@ -55,7 +58,7 @@ def failed(target: Path, error: Exception) -> OutputError:
         told = OutputError(f"{printable(target)}: its folder does not exist; create it first")
     else:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        cure = _CURES.get(code or 0, "check the folder and its permissions")
+        cure = _CURES.get(code or 0, cure)
         told = OutputError(f"{printable(target)}: cannot be written: {printable(why.lower())}; {cure}")
     told.errno = code
     return told

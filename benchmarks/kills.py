@@ -1,0 +1,431 @@
+"""Kill -9 at random moments: of a folder, of one picture by rows, of a training and of a job on Ray.
+
+    python benchmarks/kills.py [--kills 200] [--only folder stream train ray]
+
+Each run is killed at a moment drawn evenly from the time that an uninterrupted one takes, started again as a user would
+start it again, perhaps killed again, and at last let finish. Then what it wrote must equal what the uninterrupted run
+wrote, and nothing else may lie beside it. On Ray the victim is the process of the job or one of its workers, at a time
+when results appear.
+
+Runs are forked from a process that has loaded the package, so that kills fall into the work and not into imports.
+Writes benchmarks/results/kills.json, also where something went wrong, and exits with 1 then.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from facts import RESULTS, write
+from kbnet.cli import main as command
+from kbnet.imaging import Photo, write_photo
+from kbnet.models import create_model, save_file
+
+AGAIN = 0.3  # of the runs that were started again are killed again
+PATIENCE = 900.0  # seconds for a run that nobody kills
+LOG = "output.log"
+
+SETTINGS = {"width": 8, "encoder_blocks": (1,), "middle_blocks": 1, "decoder_blocks": (1,), "bases": 4}
+RECIPE = """
+[model]
+preset = "kbnet-nano"
+settings = {width = 4, encoder_blocks = [1], middle_blocks = 0, decoder_blocks = [1], bases = 2}
+[degradation]
+kind = "gaussian"
+sigma = [0, 55]
+[[phases]]
+steps = 60
+patch = 16
+batch = 4
+[optimizer]
+lr = 1e-2
+warmup_steps = 2
+clip_norm = 1.0
+[run]
+seed = 1
+ema = 0.9
+validation_every = 5
+validation_steps = 6
+log_steps = 1
+checkpoint_minutes = 0.001
+"""
+
+
+def picture(seed: int, height: int, width: int) -> Photo:
+    """Noise on a slope."""
+    rng = np.random.default_rng(seed)
+    slope = np.linspace(60, 190, width)[None, :, None] + np.zeros((height, 1, 3))
+    return Photo(np.rint(np.clip(slope + rng.normal(0, 25, slope.shape), 0, 255)).astype(np.uint8))
+
+
+def weights(folder: Path) -> str:
+    """A small network."""
+    torch.manual_seed(0)
+    path = folder / "weights.safetensors"
+    save_file(create_model("kbnet-nano", **SETTINGS), path)
+    return str(path)
+
+
+class Kind:
+    """One kind of run: what it needs, how a user starts it, and what it must leave."""
+
+    name = ""
+
+    def prepare(self, shared: Path) -> None:
+        """Make inputs, in a process of its own."""
+
+    def start(self, shared: Path, folder: Path) -> int:
+        """Run, or go on, in a process of its own; the exit code."""
+        raise NotImplementedError
+
+    def left(self, folder: Path) -> dict[str, str]:
+        """Everything that lies in the folder, as name: digest."""
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            for path in folder.rglob("*")
+            if path.name not in (LOG, "log.jsonl")
+        }
+
+
+class Folder(Kind):
+    """`kbnet restore FOLDER --log`, over and over the same command."""
+
+    name = "folder"
+
+    def prepare(self, shared: Path) -> None:
+        (shared / "in").mkdir()
+        for seed in range(24):
+            write_photo(picture(seed, 160, 160), shared / "in" / f"{seed:02}.png")
+        weights(shared)
+
+    def start(self, shared: Path, folder: Path) -> int:
+        places = [str(shared / "in"), "-o", str(folder / "out"), "--log", str(folder / "log.jsonl")]
+        return command(["restore", *places, "--model", str(shared / "weights.safetensors"), "-q"])
+
+
+class Stream(Kind):
+    """`kbnet restore --stream` of one picture."""
+
+    name = "stream"
+
+    def prepare(self, shared: Path) -> None:
+        write_photo(picture(0, 900, 300), shared / "in.tif")
+        weights(shared)
+
+    def start(self, shared: Path, folder: Path) -> int:
+        options = ["--stream", "--tile", "64", "--overlap", "16", "--context", "global", "-q"]
+        model = ["--model", str(shared / "weights.safetensors")]
+        done = command(["restore", str(shared / "in.tif"), "-o", str(folder / "out.tif"), *options, *model])
+        # killed after its last breath: the command says that the file exists, which is so
+        return 0 if (folder / "out.tif").exists() else done
+
+
+class Training(Kind):
+    """`kbnet train`, with --resume where there is a checkpoint."""
+
+    name = "train"
+
+    def prepare(self, shared: Path) -> None:
+        (shared / "photos").mkdir()
+        for seed in range(10):
+            write_photo(picture(seed, 48, 48), shared / "photos" / f"{seed}.png")
+        (shared / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+
+    def start(self, shared: Path, folder: Path) -> int:
+        run = folder / "run"
+        go_on = ["--resume"] if (run / "checkpoint.pt").exists() else []
+        options = ["--data", str(shared / "photos"), "--run", str(run), "--workers", "0", "-q"]
+        return command(["train", str(shared / "recipe.toml"), *options, *go_on])
+
+    def left(self, folder: Path) -> dict[str, str]:
+        found = super().left(folder)
+        run = folder / "run"
+        for name in [name for name in found if "tfevents" in name]:
+            del found[name]  # one for each start
+        curve = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        plain = [{k: v for k, v in one.items() if k not in ("steps_per_second", "loader_share")} for one in curve]
+        found["run/metrics.jsonl"] = hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+        for name in ("checkpoint.pt", "checkpoint-best.pt"):
+            state = torch.load(run / name, weights_only=True)
+            found[f"run/{name}"] = _digest_of(state)
+        found["run/checkpoint-previous.pt"] = "of one of the steps before"  # which one depends on the clock
+        return found
+
+
+def _digest_of(state: Any) -> str:
+    found = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, dict):
+            for key in sorted(value, key=str):
+                found.update(str(key).encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for one in value:
+                add(one)
+        else:
+            found.update(repr(value).encode())
+
+    add(state)
+    return found.hexdigest()
+
+
+class Ray(Kind):
+    """`kbnet.distributed` with a log, on a cluster that outlives its jobs."""
+
+    name = "ray"
+
+    def __init__(self) -> None:
+        self.address = ""
+
+    def prepare(self, shared: Path) -> None:
+        (shared / "in").mkdir()
+        for seed in range(24):
+            write_photo(picture(seed, 400, 400), shared / "in" / f"{seed:02}.png")
+        weights(shared)
+
+    def start(self, shared: Path, folder: Path) -> int:
+        from kbnet.distributed import Settings, plan_rows, restore_rows
+
+        settings = Settings(
+            model=str(shared / "weights.safetensors"),
+            options={"tile": 0},
+            workers=2,
+            attempts=5,
+            address=self.address,
+            log=folder / "log.jsonl",
+        )
+        rows = plan_rows([str(shared / "in")], str(folder / "out"), resume=True)
+        failed = [outcome.error for outcome in restore_rows(rows, settings) if not outcome.ok]
+        print(failed)
+        return 1 if failed else 0
+
+
+class Cluster:
+    """A Ray of this machine alone, in a process of its own; its processes end with that one."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+        def hold() -> int:
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+            import ray
+
+            options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 128 * 2**20}
+            ray.init(address="local", num_cpus=2, _node_ip_address="127.0.0.1", log_to_driver=False, **options)
+            part = place.with_name("address.part")
+            part.write_text(ray.get_runtime_context().gcs_address, encoding="ascii")
+            part.rename(place)
+            while True:
+                time.sleep(1)
+
+        self.process = fork(hold, place.with_name("cluster.log"))
+
+    def address(self) -> str:
+        """Where it answers."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.place.exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError("Ray did not start")
+            time.sleep(0.1)
+        return self.place.read_text(encoding="ascii")
+
+    def workers(self) -> list[int]:
+        """Processes that restore pictures now."""
+        import psutil
+
+        found = []
+        for child in psutil.Process(self.process).children(recursive=True):
+            try:
+                if child.cmdline()[0].startswith("ray::MapWorker"):
+                    found.append(child.pid)
+            except (psutil.Error, IndexError):
+                continue
+        return found
+
+    def close(self) -> None:
+        """End it."""
+        os.kill(self.process, signal.SIGTERM)
+        os.waitpid(self.process, 0)
+
+
+def fork(work: Callable[[], int], output: Path) -> int:
+    """Do it in a process of its own, whose words go to a file; its id."""
+    process = os.fork()
+    if process:
+        return process
+    code = 70
+    try:
+        words = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(words, 1)
+        os.dup2(words, 2)
+        code = work()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(process: int, until: float) -> int | None:
+    """The exit code of a process, negative for a signal; None if it still runs at that time."""
+    while True:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.001)
+
+
+class Trial:
+    """One run of a kind: started, killed, started again, until it has finished."""
+
+    def __init__(self, kind: Kind, shared: Path, folder: Path, rng: random.Random, seconds: float) -> None:
+        self.kind, self.shared, self.folder, self.rng, self.seconds = kind, shared, folder, rng, seconds
+        self.kills = 0
+
+    def run(self, cluster: Cluster | None) -> int:
+        """Kill once, perhaps again, then let it finish; the exit code of the last start."""
+        while True:
+            process = fork(lambda: self.kind.start(self.shared, self.folder), self.folder / LOG)
+            if not self.kills or self.rng.random() < AGAIN:
+                code = self._kill_worker(process, cluster) if cluster else self._kill(process)
+            else:
+                code = wait(process, time.monotonic() + PATIENCE)
+            if code is None:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                return 124
+            if code != -signal.SIGKILL:
+                return code
+
+    def _kill(self, process: int) -> int | None:
+        code = wait(process, time.monotonic() + self.rng.uniform(0, self.seconds))
+        if code is not None:
+            return code  # it was quicker than the one that was timed
+        os.kill(process, signal.SIGKILL)
+        self.kills += 1
+        return wait(process, time.monotonic() + PATIENCE)
+
+    def _kill_worker(self, process: int, cluster: Cluster) -> int | None:
+        """The same on Ray: once some results are there, the job or one of its workers."""
+        results, deadline = self.rng.randrange(24), time.monotonic() + PATIENCE
+        while len(list((self.folder / "out").glob("*.png"))) < results and time.monotonic() < deadline:
+            if (code := wait(process, 0)) is not None:
+                return code
+            time.sleep(0.005)
+        if (code := wait(process, time.monotonic() + self.rng.uniform(0, 0.5))) is not None:
+            return code
+        victim = self.rng.choice([process, *cluster.workers()])
+        try:
+            os.kill(victim, signal.SIGKILL)
+            self.kills += 1
+        except ProcessLookupError:
+            pass  # a worker that had just ended
+        return wait(process, time.monotonic() + PATIENCE)
+
+
+def measure(kind: Kind, kills: int, rng: random.Random, place: Path) -> dict[str, Any]:
+    """Kill runs of a kind until there were so many kills; what came of it."""
+    shared = place / "shared"
+    shared.mkdir(parents=True)
+    finish(fork(lambda: kind.prepare(shared) or 0, place / "prepare.log"), place / "prepare.log")
+    cluster = None
+    if isinstance(kind, Ray):
+        cluster = Cluster(place / "address")
+        kind.address = cluster.address()
+    try:
+        whole = place / "whole"
+        whole.mkdir()
+        start = time.monotonic()
+        finish(fork(lambda: kind.start(shared, whole), whole / LOG), whole / LOG)
+        seconds = time.monotonic() - start
+        expected = kind.left(whole)
+        found: dict[str, Any] = {"kills": 0, "runs": 0, "wrong": [], "seconds_uninterrupted": round(seconds, 2)}
+        while found["kills"] < kills:
+            folder = place / f"{found['runs']}"
+            folder.mkdir()
+            trial = Trial(kind, shared, folder, rng, seconds)
+            code = trial.run(cluster)
+            found["runs"] += 1
+            found["kills"] += trial.kills
+            if wrong := judge(code, kind, folder, expected):
+                found["wrong"].append(wrong)
+                print(
+                    f"{kind.name}: {wrong}\n{(folder / LOG).read_text(encoding='utf-8', errors='replace')}", flush=True
+                )
+            else:
+                shutil.rmtree(folder)
+            print(f"{kind.name}: {found['kills']} of {kills} kills, {len(found['wrong'])} wrong", flush=True)
+        return found
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def judge(code: int, kind: Kind, folder: Path, expected: dict[str, str]) -> str:
+    """What is wrong with what a run left, in a line; nothing if it is what an uninterrupted one leaves."""
+    if code:
+        return f"it ended with {code}"
+    try:
+        left = kind.left(folder)
+    except (OSError, ValueError) as error:
+        return f"what it left cannot be read: {error}"
+    if more := sorted(left.keys() - expected.keys()):
+        return f"left behind: {', '.join(more)}"
+    if fewer := sorted(expected.keys() - left.keys()):
+        return f"missing: {', '.join(fewer)}"
+    return ", ".join(f"{name} differs" for name in expected if left[name] != expected[name])
+
+
+def finish(process: int, output: Path) -> None:
+    """Wait for a process that nobody kills."""
+    if code := wait(process, time.monotonic() + PATIENCE):
+        raise SystemExit(f"a run that nobody killed ended with {code}: {output.read_text(encoding='utf-8')}")
+
+
+def main() -> int:
+    kinds: list[Kind] = [Folder(), Stream(), Training(), Ray()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="of each kind")
+    parser.add_argument("--only", nargs="+", choices=[kind.name for kind in kinds], help="these kinds; others are kept")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+    path = options.results / "kills.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if options.only and path.exists() else {}
+    for kind in kinds:
+        if options.only and kind.name not in options.only:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            rows[kind.name] = {"seed": options.seed} | measure(
+                kind, options.kills, random.Random(f"{kind.name} {options.seed}"), Path(place)
+            )
+    write("kills", {"rows": rows}, options.results)
+    return 1 if any(row["wrong"] for row in rows.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
