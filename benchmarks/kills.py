@@ -306,6 +306,7 @@ class Trial:
     def run(self, cluster: Cluster | None) -> int:
         """Kill once, perhaps again, then let it finish; the exit code of the last start."""
         while True:
+            begun = time.monotonic()
             process = fork(lambda: self.kind.start(self.shared, self.folder), self.folder / LOG)
             if not self.kills or self.rng.random() < AGAIN:
                 code = self._kill_worker(process, cluster) if cluster else self._kill(process)
@@ -316,6 +317,8 @@ class Trial:
                 os.waitpid(process, 0)
                 return 124
             if code != -signal.SIGKILL:
+                if not self.kills:  # it was quicker than its moment
+                    self.seconds = min(self.seconds, time.monotonic() - begun)
                 return code
 
     def _kill(self, process: int) -> int | None:
@@ -368,6 +371,7 @@ def measure(kind: Kind, kills: int, rng: random.Random, place: Path) -> dict[str
             code = trial.run(cluster)
             found["runs"] += 1
             found["kills"] += trial.kills
+            seconds = trial.seconds
             if wrong := judge(code, kind, folder, expected):
                 found["wrong"].append(wrong)
                 print(

@@ -4,8 +4,6 @@ import contextlib
 import errno
 import io
 import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
@@ -38,19 +36,6 @@ def umask(value: int):
         yield
     finally:
         os.umask(before)
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int):
-    """A disk that is full after `size` bytes of a file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def no_links(*_args, **_more):
@@ -250,13 +235,13 @@ def test_what_the_block_raises_passes_unchanged_and_leaves_nothing(tmp_path, err
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_names_the_output_and_what_to_do(tmp_path):
+def test_a_full_disk_names_the_output_and_what_to_do(tmp_path, file_size_limit):
     with file_size_limit(1000), pytest.raises(OutputError, match=r"a.bin: cannot be written: file too large; write"):
         files.write(NEW, tmp_path / "a.bin")
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_is_told_whatever_a_library_makes_of_it(tmp_path):
+def test_a_full_disk_is_told_whatever_a_library_makes_of_it(tmp_path, file_size_limit):
     state = {"weight": torch.zeros(100_000)}
     told = pytest.raises(OutputError, match=r"a.bin: cannot be written: file too large")
     with file_size_limit(1000), told, files.writing(tmp_path / "a.bin") as file:
@@ -266,7 +251,7 @@ def test_a_full_disk_is_told_whatever_a_library_makes_of_it(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_at_the_last_buffered_byte(tmp_path):
+def test_a_full_disk_at_the_last_buffered_byte(tmp_path, file_size_limit):
     with file_size_limit(10), pytest.raises(OutputError, match=r"a.bin"), files.writing(tmp_path / "a.bin") as file:
         file.write(b"x" * 100)
     assert names(tmp_path) == []
