@@ -41,7 +41,6 @@ class Cluster:
         self.place = place
 
         def hold() -> int:
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
             import ray
 
             options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 128 * 2**20}
@@ -234,6 +233,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # so that Ray stays on 127.0.0.1; it is read at its import
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # the token of the cluster is that of its own process alone
     torch.set_num_threads(1)
 
     path = options.results / "kills.json"
