@@ -17,7 +17,7 @@ from kbnet.errors import (
     OutputError,
     OutputExistsError,
 )
-from kbnet.export import export_model, graph_facts
+from kbnet.export import export_model, graph_facts, write
 from kbnet.export.layers import Layers
 from kbnet.inference import Restorer
 from kbnet.inference.exported import GraphFacts
@@ -79,6 +79,20 @@ def test_a_full_disk_is_one_line_about_the_output_and_leaves_nothing(tmp_path, f
     with file_size_limit(2000), pytest.raises(OutputError, match=rf"{name}: cannot be written") as told:
         export_model(network, tmp_path / name, facts, format=runtime)
     assert "\n" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_for_openvino_alone_is_told_too(tmp_path, file_size_limit, monkeypatch):
+    save = write._save_openvino
+
+    def limited(*args):
+        with file_size_limit(2000):
+            save(*args)
+
+    monkeypatch.setattr(write, "_save_openvino", limited)
+    network = small("s")
+    with pytest.raises(OutputError, match=r"g\.xml: cannot be written"):
+        export_model(network, tmp_path / "g.xml", graph_facts(network), format="openvino")
     assert list(tmp_path.iterdir()) == []
 
 
