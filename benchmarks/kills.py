@@ -235,6 +235,8 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # so that Ray stays on 127.0.0.1; it is read at its import
     os.environ["RAY_AUTH_MODE"] = "disabled"  # the token of the cluster is that of its own process alone
+    # By itself Ray gives way to everything else on the machine.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # Ray spells it so
     torch.set_num_threads(1)
 
     path = options.results / "kills.json"
