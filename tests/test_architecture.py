@@ -84,7 +84,8 @@ def placing(tree):
             # str.replace takes two, dataclasses.replace and datetime's take keywords
             moved = name == "replace" and "." in called and len(node.args) == 1 and not node.keywords
             opened = name in ("open", "fdopen") and any(_writes(value) for value in [*node.args, *node.keywords])
-            if called in PLACING or moved or opened or (name in METHODS and "." in called):
+            drawn = name == "savefig" and ast.unparse(node.args[0]) != "file"
+            if called in PLACING or moved or opened or drawn or (name in METHODS and "." in called):
                 yield node.lineno, called
         elif isinstance(node, ast.Import | ast.ImportFrom) and "tempfile" in ast.unparse(node):
             yield node.lineno, "tempfile"
@@ -119,7 +120,8 @@ temporary.rename(b)
 path.write_text("x")
 path.open("wb")
 open(path, mode="x")
+figure.savefig(path)
 """
-    assert [line for line, _ in placing(ast.parse(ways))] == list(range(2, 12))
+    assert [line for line, _ in placing(ast.parse(ways))] == list(range(2, 13))
     others = '"a".replace("b", "c"); replace(a, b=1); dataclasses.replace(a, b=1); path.open("rb"); open(p, "ab")'
     assert list(placing(ast.parse(others))) == []

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -475,3 +476,35 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file/run: cannot be written"), files.hold(tmp_path / "file" / "run"):
         pass
+
+
+def test_who_sweeps_and_who_writes_do_not_get_into_each_others_way(tmp_path, monkeypatch):
+    """Writers make files all the time while leftovers are looked for all the time: no living one is taken for one."""
+    stop, failures = threading.Event(), []
+
+    def write(number):
+        try:
+            for turn in range(60):
+                target = tmp_path / f"{number}-{turn}"
+                with files.writing(target) as file, files.workspace(target) as folder:
+                    file.write(b"1")
+                    (folder / "part").touch()
+        except BaseException as error:
+            failures.append(error)
+
+    def sweep():
+        while not stop.is_set():
+            holding._swept.clear()
+            holding.sweep(tmp_path)
+
+    monkeypatch.setattr(holding, "_swept", set())
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    sweeper = threading.Thread(target=sweep)
+    for thread in (sweeper, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    sweeper.join()
+    assert failures == []
+    assert names(tmp_path) == sorted(f"{number}-{turn}" for number in range(3) for turn in range(60))

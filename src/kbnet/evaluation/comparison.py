@@ -87,7 +87,12 @@ class Comparison:
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
                 self.methods, self.rows = found["methods"], found["rows"]
-            except (ValueError, KeyError, TypeError):
+                if not all(isinstance(method["conditions"], dict) for method in self.methods.values()):
+                    raise ValueError
+                for row in self.rows:
+                    if any(isinstance(row[key], dict | list) for key in ("set", "method", "sigma", "image", *_TIMES)):
+                        raise ValueError
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise InvalidInputError(
                     f"expected results of a comparison in {path}, found something else; move it away"
                 ) from None
