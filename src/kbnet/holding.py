@@ -177,7 +177,10 @@ def create_folder(parent: Path) -> tuple[Path, int | None]:
         path.mkdir(0o700)
         if sys.platform == "win32":
             return path, None
-        descriptor = os.open(path, FOLDER | os.O_NOFOLLOW)
+        try:
+            descriptor = os.open(path, FOLDER | os.O_NOFOLLOW)
+        except FileNotFoundError:  # another process took it for a leftover
+            continue
         if _claim(descriptor, path):
             return path, descriptor
 
@@ -185,10 +188,15 @@ def create_folder(parent: Path) -> tuple[Path, int | None]:
 def _claim(descriptor: int, path: Path) -> bool:
     """Lock what was just made, unless another process took it for a leftover in the moment before."""
     try:
+        ours = True
         if sys.platform != "win32":
-            with contextlib.suppress(OSError):
+            try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _still_there(descriptor, path):
+            except BlockingIOError:
+                ours = False  # that process is about to remove it
+            except OSError:  # a file system without locks
+                pass
+        if ours and _still_there(descriptor, path):
             return True
     except BaseException:
         os.close(descriptor)
