@@ -247,3 +247,12 @@ def test_exported_graphs_are_compared_before_they_are_timed(tmp_path):
     assert set(nano["milliseconds"]) == {"torch", "onnxruntime", "openvino"}
     assert len(nano["differences"]) == 2 * 3
     assert max(nano["differences"].values()) < 1e-4
+
+
+@pytest.mark.slow
+def test_runs_are_killed_and_end_as_if_they_were_not(tmp_path):
+    child = run("kills.py", "--kills", 1, "--only", "folder", "--results", tmp_path)
+    assert (child.returncode, child.stderr) == (0, ""), child.stdout
+    (row,) = json.loads((tmp_path / "kills.json").read_text())["rows"].values()
+    assert row["kills"] >= 1
+    assert row["wrong"] == []

@@ -7,7 +7,8 @@ import pytest
 from cli_files import names, picture
 
 from kbnet.models import load_model
-from kbnet.training import Run, checkpoint
+from kbnet.training import checkpoint
+from kbnet.training.stepping import Stepper
 
 RECIPE = """
 [model]
@@ -58,7 +59,7 @@ def test_a_run_ends_with_weights_and_is_not_started_over(train, kbnet_, tmp_path
 
 def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    advance = Run._advance
+    advance = Stepper.__call__
 
     def interrupted(run, *batch):
         result = advance(run, *batch)
@@ -68,7 +69,7 @@ def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypat
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "_advance", interrupted)
+            patch.setattr(Stepper, "__call__", interrupted)
             done = train("-q")
     finally:
         signal.signal(signal.SIGINT, before)
@@ -80,7 +81,7 @@ def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypat
     assert "model.safetensors" not in names(tmp_path / "run")
     steps = []
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_advance", lambda run, *batch: (steps.append(run.step), advance(run, *batch))[1])
+        patch.setattr(Stepper, "__call__", lambda run, *batch: (steps.append(run.step), advance(run, *batch))[1])
         assert train("--resume").code == 0
     assert steps == [2, 3]
     assert "model.safetensors" in names(tmp_path / "run")
@@ -135,7 +136,7 @@ def test_a_folder_in_which_another_process_trains_is_left_to_it(train, tmp_path)
     with checkpoint.sole_writer(tmp_path / "run"):
         done = train("-q")
     assert (done.code, done.err.count("\n")) == (1, 1)
-    assert f"another process is training in {tmp_path / 'run'}" in done.err
+    assert f"another process (pid {os.getpid()}) is training in {tmp_path / 'run'}" in done.err
     assert list((tmp_path / "run").iterdir()) == []
     assert train("-q").code == 0  # it is free again
 

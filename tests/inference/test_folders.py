@@ -152,7 +152,8 @@ def logged(settings=None, restore=invert, **options):
 
 
 def lines():
-    return [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if entry["event"] != "settings"]
 
 
 def test_what_a_log_shows_to_be_done_is_not_done_again(folder):
@@ -214,7 +215,7 @@ def test_failures_are_in_the_log_with_their_reason(folder):
 
 
 def test_a_log_that_cannot_be_written_is_one_line(folder):
-    with pytest.raises(OutputError, match=r"in: the log cannot be written: is a directory; choose another --log"):
+    with pytest.raises(OutputError, match=r"in: cannot be written: is a directory; choose another --log"):
         Ledger(Path("in"), {})
 
 

@@ -163,7 +163,7 @@ def _write_weights(work: "Run", network: "Network", console: "Console", *, quiet
     best = checkpoint.load(folder, checkpoint.BEST)
     if best is None or best["step"] == work.step:
         return
-    work.ema.load_state_dict(best["ema"])
+    work.stepper.ema.load_state_dict(best["ema"])
     save_file(work.averaged(), folder / BEST_RESULT, overwrite=True)
     if not quiet:
         console.print(

@@ -1,6 +1,7 @@
 """Networks as programs of torch.export: the network's own modules, traced, with the operator in plain convolutions."""
 
 import copy
+import io
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kbnet import files
 from kbnet.description import Layer
 from kbnet.errors import InvalidInputError
 from kbnet.export.saving import saving
@@ -94,8 +96,11 @@ def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
         shapes = ({2: height, 3: width}, None)
     example = torch.rand(1, network.config.channels, side, side + (0 if facts.tile else multiple))
     program = torch.export.export(plain, (example, None), dynamic_shapes=shapes)
+    # To memory first: where a disk is full, torch's own writer of files ends the whole process.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(facts.to_strings())})
     with saving(path):
-        torch.export.save(program, path, extra_files={METADATA: json.dumps(facts.to_strings())})
+        files.write(buffer.getbuffer(), path)
     loaded = torch.export.load(path).module()
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:

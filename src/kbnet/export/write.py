@@ -174,7 +174,13 @@ def _write_onnx(network: Network, path: Path, facts: GraphFacts) -> tuple[Run, G
 
 
 def _save_onnx(
-    network: Network, path: Path, facts: GraphFacts, *, optional: bool = True, at_once: int = BASES_AT_ONCE
+    network: Network,
+    path: Path,
+    facts: GraphFacts,
+    *,
+    optional: bool = True,
+    at_once: int = BASES_AT_ONCE,
+    target: Path | None = None,
 ) -> GraphFacts:
     try:
         import onnx
@@ -186,7 +192,7 @@ def _save_onnx(
         raise MissingExtraError(str(error.name), "export") from None
 
     model, facts = onnx_graph(network, facts, optional=optional, at_once=at_once)
-    with saving(path):
+    with saving(target or path):
         onnx.save_model(model, str(path))
     return facts
 
@@ -199,7 +205,7 @@ def _write_openvino(network: Network, path: Path, facts: GraphFacts) -> tuple[Ru
     from kbnet.inference.runtimes import run_openvino
 
     source = path.with_suffix(".onnx")
-    facts = _save_onnx(network, source, facts, optional=False, at_once=1)
+    facts = _save_onnx(network, source, facts, optional=False, at_once=1, target=path)
     model = openvino.Core().read_model(str(source))
     if facts.uint8:
         # without bounds its plugin multiplies unknown sides beyond its integers

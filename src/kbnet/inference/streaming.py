@@ -82,7 +82,7 @@ def restore_streamed(
         if state.finished_before():
             done = _finished(restorer, reader, state)
         elif refused is not None:
-            if not state.done:
+            if state.empty:
                 state.remove()
             raise refused
         else:
@@ -95,6 +95,10 @@ def restore_streamed(
             except (UnreadableImageError, UnsupportedImageError):
                 with suppress(OSError):
                     digest(source)  # unless it is the storage that fails, the next run would end in the same way
+                    state.remove()
+                raise
+            except Exception:
+                if state.empty:
                     state.remove()
                 raise
             write_rows(state.rows(), reader.facts, target, overwrite=overwrite, times=times, announce=state.announce)
