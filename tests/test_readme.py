@@ -87,6 +87,7 @@ def test_the_python_runs(folder: Path) -> None:
     assert read_photo("restored.png").pixels.shape == read_photo("examples/noisy.jpg").pixels.shape
 
 
+@pytest.mark.slow
 def test_the_commands_run(folder: Path) -> None:
     found = [line for block in blocks("console") for line in commands(block) if line.startswith("kbnet ")]
     assert len(found) >= 5

@@ -129,7 +129,7 @@ def make_venv(uv: bool) -> None:
         return
     say(f"Creating .venv with Python {sys.version.split()[0]}{' and uv' if uv else ''}")
     if uv:
-        subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(VENV)], check=True)
+        subprocess.run(["uv", "venv", "--quiet", "--seed", "--python", sys.executable, str(VENV)], check=True)
         return
     try:
         import ensurepip  # noqa: F401  # Debian has it in a package of its own
