@@ -140,9 +140,20 @@ def test_it_installs_once_and_again_when_the_package_is_described_anew(monkeypat
     monkeypatch.setattr(sys, "argv", ["environment.py"])
     assert TOOL["main"]() == 0
     assert calls == ["dev", "dev", ""]
-    (venv / "bin" / "python").unlink()
+
+
+@pytest.mark.parametrize("broken", ["no interpreter", "an old one"])
+def test_a_venv_that_cannot_be_used_is_named_and_not_installed_into(monkeypatch, capsys, tmp_path, broken):
+    venv = tmp_path / ".venv"
+    (venv / "bin").mkdir(parents=True)
     (venv / "pyvenv.cfg").touch()
+    if broken == "an old one":
+        script(venv / "bin", "python", "exit 1")
+    monkeypatch.setitem(GLOBALS, "VENV", venv)
+    monkeypatch.setitem(GLOBALS, "install", lambda extra: pytest.fail("installed"))
+    monkeypatch.setattr(sys, "argv", ["environment.py"])
     assert TOOL["main"]() == 1
+    assert "Remove it" in capsys.readouterr().err
 
 
 def test_an_installation_that_fails_is_not_recorded(monkeypatch, capsys, tmp_path):

@@ -123,6 +123,17 @@ def torch_options(uv: bool) -> list[str]:
     return ["--index" if uv else "--extra-index-url", index]
 
 
+def usable() -> bool:
+    """Whether .venv is absent, or has an interpreter that kbnet runs on."""
+    if not (VENV / "pyvenv.cfg").exists():
+        return True
+    code = "import sys; sys.exit(sys.version_info < (3, 11))"
+    try:
+        return subprocess.run([str(VENV / "bin" / "python"), "-c", code], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 def make_venv(uv: bool) -> None:
     """Make .venv, or explain which package of the system brings the tool for it."""
     if (VENV / "bin" / "python").exists():
@@ -194,8 +205,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.check:
         return check(given.extra)
-    if any(VENV.glob("pyvenv.cfg")) and not (VENV / "bin" / "python").exists():
-        say(".venv has no usable Python; remove it and repeat this command")
+    if not usable():
+        say(".venv has no Python that is 3.11 or newer. Remove it and repeat this command.")
         return 1
     mark = VENV / f".kbnet-{given.extra or 'core'}"
     current = fingerprint()
