@@ -158,6 +158,18 @@ def test_descriptions_of_several_parameters_are_given_to_each() -> None:
     ]
 
 
+# no engineer writes these; they come of translating word by word
+NEVER = re.compile(r"\b(of yours|goes on|go on with|as it was|tells of|what is there|shall|at hand)\b")
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, "../README.md", "../CONTRIBUTING.md", "../CHANGELOG.md", "../ARCHITECTURE.md"]
+)
+def test_the_english_is_not_a_literal_translation(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if NEVER.search(line)] == []
+
+
 def test_links_and_pictures_lead_to_files() -> None:
     broken = []
     for page in PAGES:
