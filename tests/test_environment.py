@@ -222,8 +222,10 @@ def test_a_python_that_is_too_old_is_passed_over_or_named(tmp_path):
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_uses_an_active_environment_and_otherwise_its_own():
     def python_of(**environment):
-        command = ["make", "--dry-run", "test"]
-        plain = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHON", "CONDA_DEFAULT_ENV")}
+        command = ["make", "--no-print-directory", "--dry-run", "test"]
+        plain = {
+            k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHON", "CONDA_DEFAULT_ENV", "MAKEFLAGS")
+        }
         done = subprocess.run(command, cwd=ROOT, env=plain | environment, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()[-1].split()[0]
 
@@ -236,7 +238,7 @@ def test_make_uses_an_active_environment_and_otherwise_its_own():
 
 
 def test_make_alone_lists_every_target_with_a_line():
-    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = [line.split()[1] for line in done.stdout.splitlines()]
     assert {"demo", "test", "test-all", "check", "docs"} <= set(listed)
     assert all(len(line.split(maxsplit=2)) == 3 and len(line) <= 120 for line in done.stdout.splitlines())
