@@ -13,6 +13,8 @@ endif
 RUN := $(or $(PYTHON),.venv/bin/python)
 
 .DEFAULT_GOAL := help
+# One installation at a time, also with make -j.
+.NOTPARALLEL:
 .PHONY: help demo test test-all check bench docs dist core dev
 
 help:  ## list these targets

@@ -218,6 +218,7 @@ def test_methods_are_compared(tmp_path):
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_twenty_clients_get_their_own_replies_and_none_is_lost(tmp_path):
     pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
     child = run("load.py", "--seconds", 10, "--results", tmp_path)
@@ -229,6 +230,7 @@ def test_twenty_clients_get_their_own_replies_and_none_is_lost(tmp_path):
     assert found["told to come back (429)"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batches", "folders"])
 def test_benchmarks_of_many_pictures_run(name, tmp_path):
     child = run(f"{name}.py", "--quick", "--results", tmp_path)
@@ -236,6 +238,7 @@ def test_benchmarks_of_many_pictures_run(name, tmp_path):
     assert len(json.loads((tmp_path / f"{name}.json").read_text())["rows"]) == 2
 
 
+@pytest.mark.slow
 def test_exported_graphs_are_compared_before_they_are_timed(tmp_path):
     for package in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(package, reason="the extra `export` is not installed")

@@ -96,6 +96,7 @@ def test_names_no_terminal_can_print(restore, tmp_path):
     assert restore(bytes_name, "-o", tmp_path / "out2/").err.count("\n") == 1
 
 
+@pytest.mark.slow
 @needs_posix
 def test_unreadable_files_closed_folders_and_full_disks(spawn, tiny, tmp_path):
     tmp_path.chmod(0o777)
@@ -147,6 +148,7 @@ def test_unreadable_files_closed_folders_and_full_disks(spawn, tiny, tmp_path):
     assert names(tmp_path / "closed") == names(tmp_path / "small") == []
 
 
+@pytest.mark.slow
 @needs_posix
 @pytest.mark.parametrize(("number", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 def test_a_signal_in_the_middle_of_a_folder(spawn, tiny, tmp_path, number, code, word):
@@ -192,6 +194,7 @@ def test_a_signal_whose_exception_is_lost_stops_after_the_file(restore, tmp_path
     assert names(tmp_path / "out") == ["0.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_pipes_that_are_full_or_closed(spawn, tiny, tmp_path):
     source = picture(tmp_path / "a.png")

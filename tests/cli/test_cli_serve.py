@@ -24,6 +24,7 @@ def serve(spawn):
     return start
 
 
+@pytest.mark.slow
 def test_a_picture_goes_there_and_back_and_a_signal_ends_it(serve, tmp_path):
     child, url = serve()
     data = picture(tmp_path / "a.png").read_bytes()
@@ -37,6 +38,7 @@ def test_a_picture_goes_there_and_back_and_a_signal_ends_it(serve, tmp_path):
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_limits_and_key_are_those_of_the_command(serve, tmp_path):
     (tmp_path / "key").write_text("s3cret\n")
     child, url = serve("--max-pixels", "100", "--max-bytes", "5000", "--api-key-file", tmp_path / "key")

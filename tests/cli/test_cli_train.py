@@ -57,6 +57,7 @@ def test_a_run_ends_with_weights_and_is_not_started_over(train, kbnet_, tmp_path
     assert kbnet_("restore", tmp_path / "photos" / "0small.png", "--model", weights, "-q").code == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     advance = Stepper.__call__
@@ -106,6 +107,7 @@ def test_data_is_given_as_often_as_there_are_folders(train, tmp_path):
     assert done.err.startswith(f"reading {tmp_path / 'photos'}, {tmp_path / 'more'}\n")
 
 
+@pytest.mark.slow
 def test_photos_that_do_not_fit_are_mapped_from_the_cache(train, tmp_path):
     done = train("--memory", 0.0001, "--cache", tmp_path / "decoded")
     assert done.code == 0
@@ -113,6 +115,7 @@ def test_photos_that_do_not_fit_are_mapped_from_the_cache(train, tmp_path):
     assert len(list((tmp_path / "decoded").glob("*.npy"))) == 4
 
 
+@pytest.mark.slow
 def test_the_weights_that_validated_best_are_written_where_they_are_not_the_last(train, tmp_path):
     # with so high a rate the last is not the best
     done = train("--set", "run.validation_steps=1", "--set", "optimizer.lr=0.5", "--set", "run.ema=0")
@@ -147,6 +150,7 @@ def test_weights_of_another_network_are_no_start(train, tiny):
     assert "width 8 and not 16" in done.err
 
 
+@pytest.mark.slow
 def test_curves_and_pictures_are_drawn(train, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
