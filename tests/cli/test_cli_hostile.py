@@ -198,7 +198,7 @@ def test_pipes_that_are_full_or_closed(spawn, tiny, tmp_path):
     with Path("/dev/full").open("wb") as full:
         child = spawn(["-m", "kbnet", "restore", source, "-o", "-", "-q", "--model", tiny], stdout=full)
         error = child.communicate(timeout=60)[1].decode()
-    assert (child.returncode, error) == (1, "kbnet: error: No space left on device\n")
+    assert (child.returncode, error) == (1, "kbnet: error: stdout: cannot be written: no space left on device\n")
     reader, writer = os.pipe()
     os.close(reader)
     child = spawn(["-m", "kbnet", "--help"], stdout=writer)

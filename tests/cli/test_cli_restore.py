@@ -7,7 +7,7 @@ import pytest
 from cli_files import names, picture, pixels
 from PIL import Image
 
-from kbnet.cli.restore import Task
+from kbnet.cli._restore_options import Task
 from kbnet.imaging import read_photo
 from kbnet.models import TASKS, catalogue
 from kbnet.models.catalogue import FORMER_NAMES
@@ -82,7 +82,8 @@ def test_a_folder_becomes_a_tree_with_one_json_object_a_file(restore, tmp_path):
         (True, 32, 24),
     ]
     assert "expected a PNG" in facts[1]["error"]
-    first, second = done.err.splitlines()
+    note, first, second = done.err.splitlines()
+    assert note == f"kbnet: note: passed over: {tmp_path / 'in' / 'notes.txt'} (not a picture)"
     assert first == f"kbnet: error: {facts[1]['error']}"
     assert second == "kbnet: error: 1 of 3 files failed"
 
