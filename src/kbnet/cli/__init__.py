@@ -4,6 +4,7 @@ Exit codes: 0 all went well, 1 something failed, 2 the command line asks for wha
 143 terminated.
 """
 
+import logging
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from kbnet.cli import benchmark, convert, download, evaluate, export, info, insp
 from kbnet.cli._help import Command, Group
 from kbnet.cli._signals import Stopped, stop_signals
 from kbnet.cli._streams import close_quietly, prepare_streams
-from kbnet.cli._terminal import complain
+from kbnet.cli._terminal import complain, one_line
 from kbnet.errors import InvalidInputError, KBNetError, RecipeError, UnknownModelError
 from kbnet.suggesting import did_you_mean
 
@@ -71,9 +72,18 @@ def _common(
     pass
 
 
+class _Notes(logging.Handler):
+    """What the library warns of, such as a former name of a model, as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"kbnet: note: {one_line(record.getMessage())}", err=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, print its errors as one line each, and return the exit code."""
     prepare_streams()
+    notes = _Notes(logging.WARNING)
+    logging.getLogger("kbnet").addHandler(notes)
     received: list[int] = []
     last = -_SAME_REQUEST
 
@@ -93,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stderr has gone, too
         close_quietly()
         code = 1
+    finally:
+        logging.getLogger("kbnet").removeHandler(notes)
     return 128 + received[0] if received else code
 
 
@@ -106,7 +118,7 @@ def _run(arguments: Sequence[str] | None, received: list[int]) -> int:
     except _UsageError as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "kbnet")
         text = _in_our_words(error).rstrip(".")
-        complain(f"{text}{'' if text.endswith('?') else ';'} {'See' if text.endswith('?') else 'see'} '{command} --help'")
+        complain(f"{text}{' See' if text.endswith('?') else '; see'} '{command} --help'")
         return 2
     except BrokenPipeError:
         # The reader of our output has gone (`kbnet models | head`): nothing to say, but the interpreter flushes again.

@@ -18,8 +18,9 @@ def open_ledger(path: Path, restorer: "Restorer", options: RestoreOptions) -> "L
     from kbnet.inference.ledger import Ledger, digest
     from kbnet.models import resolve
 
+    preset = "fast" if options.preset is None else options.preset.value
     settings = {"strength": options.strength, "format": options.format, "quality": options.quality}
-    return Ledger(path, {"weights": digest(resolve(options.model_name)), **restorer.describe(), **settings})
+    return Ledger(path, {"weights": digest(resolve(options.model_name, preset)), **restorer.describe(), **settings})
 
 
 @dataclass

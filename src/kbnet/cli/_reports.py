@@ -19,8 +19,19 @@ if TYPE_CHECKING:
 _NAMES_SHOWN = 10
 
 
-def report(source: str, target: str, result: Any, bar: "FileProgress", options: RestoreOptions) -> None:
-    """Say what became of a picture; `result` is a Result of a run here, or an Outcome of one on Ray."""
+def report(
+    source: str, target: str, result: Any, bar: "FileProgress", options: RestoreOptions, task: str = ""
+) -> None:
+    """Say what became of a picture; `result` is a Result of a run here, or an Outcome of one on Ray.
+
+    `task` is that of the model, if it is known; it says what else to try where a picture hardly changed.
+    """
+    from kbnet.inference.change import unchanged_note
+
+    change = getattr(result, "change", None)
+    notes = result.notes
+    if change is not None and options.strength > 0 and (note := unchanged_note(change / options.strength, task)):
+        notes = (*notes, note)
     if options.as_json:
         print_json(
             {
@@ -31,14 +42,15 @@ def report(source: str, target: str, result: Any, bar: "FileProgress", options: 
                 "seconds": round(result.seconds, 3),
                 "width": result.width,
                 "height": result.height,
-                "notes": list(result.notes),
+                "change": None if change is None else round(change, 6),
+                "notes": list(notes),
             }
         )
     if result.error is not None:
         bar.say(f"kbnet: error: {one_line(result.error)}")
     elif not options.quiet and not options.as_json and not getattr(result, "skipped", False):
         bar.say(f"{source} → {target}  {result.width}×{result.height}, {result.seconds:.1f} s")
-        for note in result.notes:
+        for note in notes:
             bar.say(f"  note: {note}")
 
 

@@ -12,20 +12,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kbnet.cli._pipes import PIPE
+from kbnet.suggesting import did_you_mean
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # kept here, since the room of Ray takes a second to import
 
 _TILES, _FOLDERS, _CLUSTER = "Tiles and memory", "Folders", "Many processes or machines (Ray)"
 
 
-class Task(StrEnum):
-    """What to remove."""
-
-    DENOISE = "denoise"
-    DENOISE_GRAY = "denoise-gray"
-    DENOISE_REAL = "denoise-real"
-    DERAIN = "derain"
-    DEBLUR = "deblur"
+TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
+FORMER_TASKS = ("denoise-real", "denoise-gray")  # of earlier releases, which the catalogue translates
 
 
 class Preset(StrEnum):
@@ -69,11 +64,21 @@ class RestoreOptions:
             "inputs, named like photo-denoised.png.",
         ),
     ] = None
-    task: Annotated[Task | None, typer.Option(help="What to remove.", show_default="denoise")] = None
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(TASKS),
+            help="What to remove. denoise is for photos with any noise; denoise-gaussian is for Gaussian noise alone, "
+            "as in papers.",
+            show_default="denoise",
+            autocompletion=lambda: list(TASKS),
+        ),
+    ] = None
     preset: Annotated[
         Preset | None,
         typer.Option(
-            help="fast: the task's default model. best: its larger model, where one ships.", show_default="fast"
+            help="fast: the task's default model. best: its larger and slower model, if one ships.",
+            show_default="fast",
         ),
     ] = None
     strength: Annotated[
@@ -206,7 +211,7 @@ class RestoreOptions:
     @property
     def model_name(self) -> str:
         """The model, or the task that means its default one."""
-        return self.model or (self.task or Task.DENOISE).value
+        return self.model or self.task or TASKS[0]
 
     @property
     def piped_in(self) -> bool:
@@ -245,7 +250,7 @@ class RestoreOptions:
         from kbnet.models import find
 
         if self.model is None or self.task is not None:
-            return result_suffix((self.task or Task.DENOISE).value)
+            return result_suffix(self.task or TASKS[0])
         entry = find(self.model)
         return result_suffix("" if entry is None else entry.task)
 
@@ -267,6 +272,11 @@ class RestoreOptions:
         Raises:
             typer.BadParameter: two options, or an option and an input, do not go together.
         """
+        if self.task is not None and self.task not in (*TASKS, *FORMER_TASKS):
+            near = did_you_mean(self.task, TASKS)
+            raise typer.BadParameter(
+                f"expected one of {', '.join(TASKS)}; got {self.task!r}{near}", param_hint="'--task'"
+            )
         parse_tile(self.tile)
         for conflict in CONFLICTS:
             if conflict.applies(self):

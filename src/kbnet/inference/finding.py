@@ -6,6 +6,7 @@ A folder's files are taken by their names; one whose name says nothing, or says 
 its first bytes. Nothing is passed over in silence but hidden files and the folder that the results go to.
 """
 
+import contextlib
 import glob
 import os
 import stat
@@ -15,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from kbnet import files
 from kbnet.errors import ImageError, InvalidInputError, KBNetError, UnreadableImageError
 from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
 from kbnet.imaging.photo import printable
@@ -186,13 +188,10 @@ def mark_results(folder: Path, inputs: Sequence[Path]) -> None:
     inside = any(is_folder(path) and key.startswith(places.real(path).rstrip(os.sep) + os.sep) for path in inputs)
     if not inside:
         return
-    text = "Results of kbnet. A folder with this file is passed over when kbnet looks for pictures; delete it to change that.\n"
-    try:
+    text = "Results of kbnet, which passes over folders with this file when it looks for pictures. Delete it to change that.\n"
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / RESULTS_MARK).open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError:
-        return
+        files.write(text.encode(), folder / RESULTS_MARK)
 
 
 def endings() -> str:

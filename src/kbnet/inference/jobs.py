@@ -5,6 +5,8 @@
 Nothing is printed here, and a failure is a Result like any other: one bad file does not stop a folder.
 """
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -16,7 +18,7 @@ from kbnet.inference.failures import explain
 from kbnet.inference.ledger import Ledger
 from kbnet.inference.naming import Job, plan_jobs
 from kbnet.inference.overlap import Stage
-from kbnet.inference.steps import FileRestorer, PixelRestorer, Progress, Read, Result, Steps, keep_time_of
+from kbnet.inference.steps import FileRestorer, PixelRestorer, Progress, Read, Result, Steps, times_of
 
 __all__ = ["FileRestorer", "Job", "PixelRestorer", "Result", "plan_jobs", "run_jobs"]
 
@@ -96,8 +98,9 @@ def _streamed(job: Job, stream: FileRestorer, progress: Progress, *, overwrite: 
             overwrite=overwrite or job.overwrite,
             progress=lambda count, total: progress(job, count, total),
         )
-        if keep_time:
-            keep_time_of(job.input, job.output)
+        if keep_time and (times := times_of(job.input)) is not None:
+            with contextlib.suppress(OSError):
+                os.utime(job.output, ns=times)
         resumed = (f"resumed after {done.resumed} of {done.tiles} tiles of an earlier run",) if done.resumed else ()
         notes = (*job.notes, *done.notes, *resumed)
         result = Result(job, width=done.width, height=done.height, notes=notes)

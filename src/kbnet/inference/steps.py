@@ -1,7 +1,5 @@
 """The three steps of a job: read, restore, write; the first and the last run in threads of their own."""
 
-import contextlib
-import os
 import stat
 import time
 from collections.abc import Callable
@@ -9,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kbnet.imaging import Photo, Pixels, is_supported, plan_output, probe, publish, read_photo, write_photo
+from kbnet import files
+from kbnet.imaging import Photo, Pixels, is_supported, plan_output, probe, read_photo, write_photo
 from kbnet.imaging.planning import format_of
+from kbnet.inference.change import mean_change
 from kbnet.inference.failures import check_output, explain
 from kbnet.inference.ledger import Ledger, digest
 from kbnet.inference.naming import Job
@@ -51,6 +51,8 @@ class Result:
         notes: one line for each thing that naming, reading or writing had to change.
         data: the encoded result where the job names no output.
         skipped: an earlier run wrote the output already, by its log; nothing was done now.
+        change: mean absolute difference between the picture and its result on the scale of [0,1]; None where it was not
+            restored, or where it went from file to file.
     """
 
     job: Job
@@ -61,6 +63,7 @@ class Result:
     notes: tuple[str, ...] = ()
     data: bytes | None = None
     skipped: bool = False
+    change: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -76,6 +79,7 @@ class Read:
     format: str = ""
     notes: tuple[str, ...] = ()
     input_digest: str = ""
+    change: float | None = None
     booked: int = 0
     seconds: float = 0.0
     error: str | None = None
@@ -136,6 +140,7 @@ class Steps:
         start = time.monotonic()
         try:
             pixels = self.network(read.photo.pixels, progress=lambda done, total: self.progress(job, done, total))
+            read.change = mean_change(read.photo.pixels, pixels)
             return replace(read.photo, pixels=pixels)
         except Exception as error:
             return explain(error, job)
@@ -148,7 +153,8 @@ class Steps:
         result = Result(job, error=restored if isinstance(restored, str) else None, skipped=restored is None)
         if isinstance(restored, Photo):
             read.photo = None  # the restored one is enough
-            result = Result(job, width=restored.width, height=restored.height, notes=read.notes)
+            size = {"width": restored.width, "height": restored.height}
+            result = Result(job, **size, notes=read.notes, change=read.change)
             try:
                 data = self._write(job, read, restored)
             except Exception as error:
@@ -172,18 +178,18 @@ class Steps:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         if self.ledger is not None:
             self.ledger.promise(job.output, read.input_digest, data)
-        publish(data, job.output, overwrite=self.overwrite or job.overwrite)
-        if self.keep_time and isinstance(job.input, Path):
-            keep_time_of(job.input, job.output)
+        times = times_of(job.input) if self.keep_time and isinstance(job.input, Path) else None
+        files.write(data, job.output, overwrite=self.overwrite or job.overwrite, times=times)
         return None
 
 
-def keep_time_of(source: Path, target: Path) -> None:
-    """Give a file the times of another, where both the system and the source have any to give."""
-    with contextlib.suppress(OSError):
+def times_of(source: Path) -> files.Times | None:
+    """When a file was accessed and changed; None for a pipe, and for one that has gone."""
+    try:
         state = source.stat()
-        if stat.S_ISREG(state.st_mode):
-            os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
+    except OSError:
+        return None
+    return (state.st_atime_ns, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
 
 
 def _is_regular(source: Path | bytes) -> bool:
