@@ -55,7 +55,7 @@ def test_the_next_is_read_and_the_last_one_written_while_one_is_restored(folder,
         reads[int(path.stem)].set()
         return read_photo(path, **options)
 
-    def publish(data, path, **options):
+    def write(data, path, **options):
         path.write_bytes(data)
         writes[int(path.stem)].set()
 
@@ -66,7 +66,7 @@ def test_the_next_is_read_and_the_last_one_written_while_one_is_restored(folder,
         return 255 - image
 
     monkeypatch.setattr(steps_module, "read_photo", read)
-    monkeypatch.setattr(steps_module, "publish", publish)
+    monkeypatch.setattr(steps_module.files, "write", write)
     assert all(result.ok for result in run(restore))
     check_results()
 

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from kbnet.inference.finding import PassedOver
 
 _NAMES_SHOWN = 10
+_OTHER_TASKS = {
+    "denoise": "it may be clean already; for rain or blur, try --task derain or --task deblur",
+    "denoise-gaussian": "for noise of cameras, phones or JPEG, try --task denoise",
+    "derain": "for noise, try --task denoise",
+    "deblur": "for noise, try --task denoise",
+}
 
 
-def report(
-    source: str, target: str, result: Any, bar: "FileProgress", options: RestoreOptions, task: str = ""
-) -> None:
+def report(source: str, target: str, result: Any, bar: "FileProgress", options: RestoreOptions, task: str = "") -> None:
     """Say what became of a picture; `result` is a Result of a run here, or an Outcome of one on Ray.
 
     `task` is that of the model, if it is known; it says what else to try where a picture hardly changed.
     """
-    from kbnet.inference.change import unchanged_note
-
     change = getattr(result, "change", None)
-    notes = result.notes
-    if change is not None and options.strength > 0 and (note := unchanged_note(change / options.strength, task)):
-        notes = (*notes, note)
+    notes = (*result.notes, *_unchanged(change, options.strength, task))
     if options.as_json:
         print_json(
             {
@@ -52,6 +52,14 @@ def report(
         bar.say(f"{source} → {target}  {result.width}×{result.height}, {result.seconds:.1f} s")
         for note in notes:
             bar.say(f"  note: {note}")
+
+
+def _unchanged(change: float | None, strength: float, task: str) -> Iterator[str]:
+    from kbnet.inference.change import UNCHANGED
+
+    if change is not None and strength > 0 and change / strength < UNCHANGED:
+        advice = f"; {_OTHER_TASKS[task]}" if task in _OTHER_TASKS else ""
+        yield f"changed almost nothing (mean change {255 * change:.2f} of 255 levels){advice}"
 
 
 def shown(path: Path | bytes | None) -> str:

@@ -81,9 +81,7 @@ class RestoreOptions:
             show_default="fast",
         ),
     ] = None
-    strength: Annotated[
-        float, typer.Option(metavar="X", min=0, max=1, help="0 = original, 1 = fully restored.")
-    ] = 1.0
+    strength: Annotated[float, typer.Option(metavar="X", min=0, max=1, help="0 = original, 1 = fully restored.")] = 1.0
     format: Annotated[
         str | None,
         typer.Option(metavar="FORMAT", help="png, jpg, tif, webp or avif.", show_default="same as the input"),
@@ -99,9 +97,7 @@ class RestoreOptions:
         ),
     ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False
-    keep_time: Annotated[
-        bool, typer.Option(help="Give each result the modification time of its input.")
-    ] = True
+    keep_time: Annotated[bool, typer.Option(help="Give each result the modification time of its input.")] = True
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average eight flipped and rotated passes: slightly better, 8x slower.")
     ] = False
@@ -168,7 +164,8 @@ class RestoreOptions:
     watch: Annotated[
         bool,
         typer.Option(
-            "--watch", help="Keep running and restore new files as they arrive; stop with Ctrl-C.",
+            "--watch",
+            help="Keep running and restore new files as they arrive; stop with Ctrl-C.",
             rich_help_panel=_FOLDERS,
         ),
     ] = False
@@ -303,7 +300,9 @@ CONFLICTS = (
     Conflict("'--suffix'", lambda o: o.piped and o.suffix is not None, "a pipe has no file name to add it to"),
     Conflict("'--json'", lambda o: o.piped_out and o.as_json, "stdout carries the picture; add -o FILE"),
     Conflict("'--stream'", lambda o: o.stream and o.piped, "it needs files, not a pipe"),
-    Conflict("'--stream'", lambda o: o.stream and o.quality is not None, "its results are lossless; leave out --quality"),
+    Conflict(
+        "'--stream'", lambda o: o.stream and o.quality is not None, "its results are lossless; leave out --quality"
+    ),
     Conflict("'--stream'", lambda o: o.stream and o.on_ray, "it runs in one process; leave out --engine ray"),
     Conflict("'--log'", lambda o: o.log is not None and o.piped, "it needs files or folders, not a pipe"),
     Conflict("'--log'", lambda o: o.log is not None and o.on_ray, "it runs in one process; leave out --engine ray"),
@@ -312,10 +311,10 @@ CONFLICTS = (
     Conflict("'--watch'", lambda o: o.watch and o.on_ray, "it runs in one process; leave out --engine ray"),
     Conflict("'--watch'", lambda o: o.watch and any(map(_is_pipe, o.inputs)), "it needs files or folders, not a pipe"),
     Conflict("'--engine'", lambda o: o.on_ray and o.piped, "Ray needs files, folders or URLs, not a pipe"),
-    *(
-        Conflict(f"'--{name}'", lambda o, name=name: not o.on_ray and getattr(o, name) is not None, "add --engine ray")
-        for name in ("workers", "threads", "address", "errors")
-    ),
+    Conflict("'--workers'", lambda o: not o.on_ray and o.workers is not None, "add --engine ray"),
+    Conflict("'--threads'", lambda o: not o.on_ray and o.threads is not None, "add --engine ray"),
+    Conflict("'--address'", lambda o: not o.on_ray and o.address is not None, "add --engine ray"),
+    Conflict("'--errors'", lambda o: not o.on_ray and o.errors is not None, "add --engine ray"),
     Conflict(
         "INPUT",
         lambda o: o.piped_in and sys.stdin.isatty(),

@@ -40,7 +40,9 @@ def models(
     for entry in shipped:
         typer.echo("")
         print_block(_facts(entry, costs[entry.preset]))
-    typer.echo("\nNetworks; GMACs are those of one 256x256 image, and papers of this family count convolutions alone.\n")
+    typer.echo(
+        "\nNetworks; GMACs are those of one 256x256 image, and papers of this family count convolutions alone.\n"
+    )
     headings = ("NETWORK", "PARAMETERS", "GMACS", "CONVOLUTIONS", "MULTIPLE", "WEIGHTS")
     print_columns(headings, [_network_row(facts) for facts in costs.values()], right=headings[1:5])
 

@@ -26,6 +26,10 @@ from kbnet.inference.places import Places, is_folder
 RESULTS_MARK = ".kbnet-results"
 """File in a folder of results that lies inside a folder of pictures; later runs pass such a folder over."""
 
+# Camera raw files are TIFFs whose first picture may be a small preview: restoring that would be a silent mistake.
+_RAW = {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".orf",
+        ".pef", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"}  # fmt: skip
+
 Kind = Literal["picture", "result", "other"]
 
 
@@ -120,7 +124,9 @@ class Search:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            problem = UnreadableImageError(f"{printable(folder)}: cannot be read: {why}; check the folder's permissions")
+            problem = UnreadableImageError(
+                f"{printable(folder)}: cannot be read: {why}; check the folder's permissions"
+            )
             # its "file" is the folder itself: it has to have a place in the tree like any other
             yield Found(folder, folder.parent if folder == root else root, named=False, problem=problem)
             return
@@ -237,7 +243,10 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
     name = printable(path)
     try:
         with Path(path).open("rb") as file:
-            return sniff(file, name).format, "", "picture"
+            format = sniff(file, name).format
+        if format == "tiff" and Path(path).suffix.lower() in _RAW:
+            return "", "camera raw by its name; develop it to a 16-bit TIFF or PNG in a raw converter first", "picture"
+        return format, "", "picture"
     except UnreadableImageError:
         return "", "not a picture", "other"
     except ImageError as error:

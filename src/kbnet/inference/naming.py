@@ -126,9 +126,9 @@ def plan_jobs(
     planned = _told_apart(list(jobs.values()), suffix, places)
     checked = _checked(_without_own_results(planned, places, missed.append), overwrite, places)
     taken = {places.key(job.input) for job in checked if isinstance(job.input, Path)} if missed else set()
-    for one in missed:
-        if places.key(one.path) not in taken:  # what a folder has, and is named too
-            passed_over(one)
+    for missing in missed:
+        if places.key(missing.path) not in taken:  # what a folder has, and is named too
+            passed_over(missing)
     if not checked and not may_be_empty:
         raise InvalidInputError(
             "expected pictures, found only what looks like results of earlier runs; name a file by itself to restore it"

@@ -153,8 +153,7 @@ class Steps:
         result = Result(job, error=restored if isinstance(restored, str) else None, skipped=restored is None)
         if isinstance(restored, Photo):
             read.photo = None  # the restored one is enough
-            size = {"width": restored.width, "height": restored.height}
-            result = Result(job, **size, notes=read.notes, change=read.change)
+            result = Result(job, 0.0, None, restored.width, restored.height, read.notes, change=read.change)
             try:
                 data = self._write(job, read, restored)
             except Exception as error:
