@@ -245,13 +245,17 @@ def watched(*looks, plan=None, clock=lambda: 0.0):
 
     found = []
     watch = Watch(plan or planned, found.append, sleep=sleep, clock=clock)
-    with pytest.raises(Ended):
+
+    def work():
         for batch in watch.batches():
             found.append([job.input.name for job in batch])
             for result in run_jobs(batch, invert):
                 watch.finished(result.job, ok=result.ok)
                 if not result.ok:
                     found.append(result.error)
+
+    with pytest.raises(Ended):
+        work()
     assert all(pause >= SECONDS for pause in pauses)
     return found
 

@@ -1,4 +1,4 @@
-"""Options of a command as one frozen object: each field of a dataclass is an argument or an option of the command line."""
+"""Options of a command as one frozen object: each field of a dataclass is an argument or an option."""
 
 import inspect
 from collections.abc import Callable

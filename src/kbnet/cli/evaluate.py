@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kbnet.cli._evaluation_tables import RowProgress, list_benchmarks, show_summary
+from kbnet.cli._restore_options import ContextChoice
 from kbnet.cli._signals import Stopped
 from kbnet.cli._terminal import complain, message_console, one_line, print_json, table_console
-from kbnet.cli._restore_options import ContextChoice
 
 if TYPE_CHECKING:
     from kbnet.evaluation import Journal, Pictures, Row, Sample

@@ -194,7 +194,7 @@ def mark_results(folder: Path, inputs: Sequence[Path]) -> None:
     inside = any(is_folder(path) and key.startswith(places.real(path).rstrip(os.sep) + os.sep) for path in inputs)
     if not inside:
         return
-    text = "Results of kbnet, which passes over folders with this file when it looks for pictures. Delete it to change that.\n"
+    text = "Results of kbnet, which passes over folders with this file in its search for pictures.\n"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         files.write(text.encode(), folder / RESULTS_MARK)

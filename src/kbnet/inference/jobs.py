@@ -8,7 +8,7 @@ Nothing is printed here, and a failure is a Result like any other: one bad file 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
