@@ -17,7 +17,7 @@ import typer
 from kbnet.cli import benchmark, convert, download, evaluate, export, info, inspect, models, restore, serve, train
 from kbnet.cli._help import Command, Group
 from kbnet.cli._signals import Stopped, stop_signals
-from kbnet.cli._streams import close_quietly, prepare_streams
+from kbnet.cli._streams import close_quietly, culprit, prepare_streams
 from kbnet.cli._terminal import complain, one_line
 from kbnet.errors import InvalidInputError, KBNetError, RecipeError, UnknownModelError
 from kbnet.suggesting import did_you_mean
@@ -128,7 +128,9 @@ def _run(arguments: Sequence[str] | None, received: list[int]) -> int:
         complain(str(error))
         return 2 if isinstance(error, (InvalidInputError, UnknownModelError, RecipeError)) else 1
     except OSError as error:
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+        place = error.filename or culprit(error)
+        close_quietly()
+        complain(f"{place}: {error.strerror or error}" if place else str(error.strerror or error))
         return 1
     except MemoryError:
         complain("not enough memory; close other programs, or give a smaller --tile")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kbnet.cli._pipes import PIPE
+from kbnet.cli._streams import is_closed
 from kbnet.suggesting import did_you_mean
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # kept here, since the room of Ray takes a second to import
@@ -298,6 +299,8 @@ CONFLICTS = (
     ),
     Conflict("'--preset'", lambda o: o.preset is not None and o.model is not None, "leave out --preset or --model"),
     Conflict("'--suffix'", lambda o: o.piped and o.suffix is not None, "a pipe has no file name to add it to"),
+    Conflict("OUTPUT", lambda o: o.piped_out and is_closed("stdout"), "stdout is closed; add -o FILE"),
+    Conflict("INPUT", lambda o: o.piped_in and is_closed("stdin"), "stdin is closed; give the name of a file"),
     Conflict("'--json'", lambda o: o.piped_out and o.as_json, "stdout carries the picture; add -o FILE"),
     Conflict("'--stream'", lambda o: o.stream and o.piped, "it needs files, not a pipe"),
     Conflict(

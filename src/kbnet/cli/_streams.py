@@ -3,6 +3,8 @@
 import codecs
 import os
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 _ERRORS = "kbnet-plain"
@@ -10,6 +12,14 @@ _PLAIN = {"→": "->", "×": "x", "–": "-", "—": "-", "…": "...", "·": "*
 # The lines of tables, for the encodings that have none.
 _PLAIN |= dict.fromkeys("─━═", "-") | dict.fromkeys("│┃║", "|")
 _PLAIN |= dict.fromkeys("┌┐└┘├┤┬┴┼┏┓┗┛┡┩┳┻╇╞╡╪", "+")
+
+
+_closed: set[str] = set()
+
+
+def is_closed(name: str) -> bool:
+    """Whether the parent process closed "stdin", "stdout" or "stderr"; what is written there goes nowhere."""
+    return name in _closed
 
 
 def prepare_streams() -> None:
@@ -21,6 +31,7 @@ def prepare_streams() -> None:
     codecs.register_error(_ERRORS, _plainly)
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
+            _closed.add(name)
             _fill(number)
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  # for good
     for stream in (sys.stdout, sys.stderr):
@@ -37,6 +48,18 @@ def close_quietly() -> None:
         except (OSError, ValueError):
             _replace(stream, nowhere)
     os.close(nowhere)
+
+
+def culprit(error: OSError) -> str:
+    """The name of the standard stream that an error without a file name comes from, or ""."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except (OSError, ValueError):
+            return name  # what could not be written is still there
+    # a stream without a buffer keeps nothing; then it was the printing that failed
+    places = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "stdout" if places and Path(places[-1]).parent.name in ("click", "_click", "typer", "rich") else ""
 
 
 def _replace(stream: Any, descriptor: int) -> None:
