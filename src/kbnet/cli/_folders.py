@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 
 def open_ledger(path: Path, restorer: "Restorer", options: RestoreOptions) -> "Ledger":
     """The log of this run and of earlier ones with the same weights and settings."""
-    from kbnet.inference.ledger import Ledger, digest
-    from kbnet.models import resolve
+    from kbnet.inference.identity import identity
+    from kbnet.inference.ledger import Ledger
 
-    preset = "fast" if options.preset is None else options.preset.value
     settings = {"strength": options.strength, "format": options.format, "quality": options.quality}
-    return Ledger(path, {"weights": digest(resolve(options.model_name, preset)), **restorer.describe(), **settings})
+    return Ledger(path, {"identity": identity(restorer), **settings})
 
 
 @dataclass

@@ -26,7 +26,8 @@ def help_rows(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         if record is not None:
             usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
             title = getattr(parameter, "rich_help_panel", None) or usual
-            groups.setdefault(title, []).append((_name(record[0]), _text(record[1])))
+            name = re.sub(r" <[^>]*>$| [A-Z]+$", "", record[0]) if usual == "Arguments" else _name(record[0])
+            groups.setdefault(title, []).append((name, _text(record[1])))
     if "Options" in groups and next(iter(groups)) != "Options":
         # --help comes last of all, and belongs to the common ones
         order = [title for title in ("Arguments", "Options") if title in groups]
@@ -84,12 +85,12 @@ def _text(text: str) -> str:
     if found is None:
         return text
     hints = []
-    for hint in found[1].split("; "):
-        if hint.startswith("default: "):
-            value = hint.removeprefix("default: ")
-            inner = value[1:-1] if value.startswith("(") and value.endswith(")") else _number(value)
-            hints.append(f"default: {inner}")
-        elif between := _RANGE.fullmatch(hint):
+    rest = found[1]
+    if default := re.match(r"default: (?:\((.*)\)(?=;|$)|([^;]*))(?:; )?", rest):
+        hints.append(f"default: {default[1] or _number(default[2])}")
+        rest = rest[default.end() :]
+    for hint in rest.split("; "):
+        if between := _RANGE.fullmatch(hint):
             hints.append(f"{_number(between[1])} to {_number(between[2])}")
         elif hint == "required":
             hints.append(hint)

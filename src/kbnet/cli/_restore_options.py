@@ -212,6 +212,11 @@ class RestoreOptions:
         return self.model or self.task or TASKS[0]
 
     @property
+    def preset_name(self) -> str:
+        """Which of the task's models, as the library takes it."""
+        return (self.preset or Preset.FAST).value
+
+    @property
     def piped_in(self) -> bool:
         """Whether the picture comes from stdin."""
         return PIPE in self.inputs
@@ -225,6 +230,11 @@ class RestoreOptions:
     def piped(self) -> bool:
         """Whether there is a pipe at either end."""
         return self.piped_in or self.piped_out
+
+    @property
+    def has_fifo(self) -> bool:
+        """Whether an input is the name of a pipe, which can be read only once, and from its beginning."""
+        return any(map(_is_fifo, self.inputs))
 
     @property
     def on_ray(self) -> bool:
@@ -254,7 +264,7 @@ class RestoreOptions:
 
     def restorer_options(self) -> dict[str, Any]:
         """Keyword arguments of `Restorer.from_pretrained`."""
-        given = {
+        given: dict[str, Any] = {
             "device": self.device,
             "dtype": self.dtype,
             "tile": parse_tile(self.tile),
@@ -262,7 +272,7 @@ class RestoreOptions:
             "context": self.context.value,
             "ensemble": self.ensemble,
         }
-        return given if self.preset is None else given | {"preset": self.preset.value}
+        return given | {"preset": self.preset_name}
 
     def check(self) -> None:
         """Refuse what contradicts itself, before anything is loaded.
@@ -308,12 +318,12 @@ CONFLICTS = (
     ),
     Conflict("'--stream'", lambda o: o.stream and o.on_ray, "it runs in one process; leave out --engine ray"),
     Conflict("'--log'", lambda o: o.log is not None and o.piped, "it needs files or folders, not a pipe"),
-    Conflict("'--log'", lambda o: o.log is not None and o.on_ray, "it runs in one process; leave out --engine ray"),
     Conflict("'--log'", lambda o: o.log is not None and o.stream, "--stream resumes without it; leave one of them out"),
     Conflict("'--watch'", lambda o: o.watch and o.piped, "it needs files or folders, not a pipe"),
     Conflict("'--watch'", lambda o: o.watch and o.on_ray, "it runs in one process; leave out --engine ray"),
-    Conflict("'--watch'", lambda o: o.watch and any(map(_is_pipe, o.inputs)), "it needs files or folders, not a pipe"),
-    Conflict("'--engine'", lambda o: o.on_ray and o.piped, "Ray needs files, folders or URLs, not a pipe"),
+    Conflict("'--watch'", lambda o: o.watch and o.has_fifo, "it needs files or folders, not a pipe"),
+    Conflict("'--stream'", lambda o: o.stream and o.has_fifo, "it needs files, not a pipe"),
+    Conflict("'--engine'", lambda o: o.on_ray and (o.piped or o.has_fifo), "Ray needs files or URLs, not a pipe"),
     Conflict("'--workers'", lambda o: not o.on_ray and o.workers is not None, "add --engine ray"),
     Conflict("'--threads'", lambda o: not o.on_ray and o.threads is not None, "add --engine ray"),
     Conflict("'--address'", lambda o: not o.on_ray and o.address is not None, "add --engine ray"),
@@ -347,7 +357,7 @@ def parse_tile(text: str) -> int | Literal["auto"]:
         ) from None
 
 
-def _is_pipe(name: str) -> bool:
+def _is_fifo(name: str) -> bool:
     try:
         return stat.S_ISFIFO(Path(name).stat().st_mode)
     except (OSError, ValueError):

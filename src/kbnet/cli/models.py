@@ -21,8 +21,7 @@ def models(
 ) -> None:
     """List the models that ship, with cost and licence.
 
-    COST is multiply-adds for each pixel of a picture, in thousands, everything counted. `kbnet info NAME` shows all
-    about one model.
+    COST is the number of multiply-adds per pixel. `kbnet info NAME` shows everything about one model.
     """
     from kbnet.models import PRESETS, list_models
 
@@ -35,7 +34,7 @@ def models(
     rows = [(_task(entry), entry.name, _cost(costs[entry.preset]), entry.license) for entry in shipped]
     print_columns(("TASK", "MODEL", "COST", "LICENCE"), rows, right=("COST",))
     if not verbose:
-        typer.echo("\nMeasured quality, and networks without weights: kbnet models --verbose")
+        typer.echo("\nCOST: multiply-adds per pixel. Quality and more networks: kbnet models --verbose")
         return
     for entry in shipped:
         typer.echo("")
@@ -48,7 +47,9 @@ def models(
 
 
 def _task(entry: "CatalogueEntry") -> str:
-    return entry.task if entry.default else f"{entry.task} ({entry.variant or 'other'})"
+    """The task, and in parentheses what chooses these weights of it: --preset best, or gray pictures."""
+    variant = {"hq": "best", "": "other"}.get(entry.variant, entry.variant)
+    return entry.task if entry.default else f"{entry.task} ({variant})"
 
 
 def _cost(facts: dict[str, Any]) -> str:

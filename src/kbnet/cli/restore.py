@@ -9,7 +9,7 @@ from kbnet.cli._restore_options import RestoreOptions
 
 
 def _restore(ctx: typer.Context, options: RestoreOptions) -> None:
-    """Restore pictures: remove noise, rain or blur.
+    """Restore photos: remove noise, rain or blur.
 
     Results keep the format, bit depth, transparency, colour profile and metadata of the original; a note names whatever
     cannot be kept. Files are never overwritten unless --overwrite is given, and a result appears whole or not at all.

@@ -38,13 +38,13 @@ class PassedOver:
     """A file or folder that was met and not taken.
 
     Attributes:
-        path: of the file or folder.
+        path: of the file or folder; a text for a URL.
         why: the reason, without the name.
         kind: "picture" for one of a format that is not read here, "result" for what an earlier run made, "other" for
             all else: text, links to folders, pipes.
     """
 
-    path: Path
+    path: Path | str
     why: str
     kind: Kind
 

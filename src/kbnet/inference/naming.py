@@ -127,7 +127,7 @@ def plan_jobs(
     checked = _checked(_without_own_results(planned, places, missed.append), overwrite, places)
     taken = {places.key(job.input) for job in checked if isinstance(job.input, Path)} if missed else set()
     for missing in missed:
-        if places.key(missing.path) not in taken:  # what a folder has, and is named too
+        if places.key(Path(missing.path)) not in taken:  # what a folder has, and is named too
             passed_over(missing)
     if not checked and not may_be_empty:
         raise InvalidInputError(
