@@ -83,9 +83,9 @@ def test_files_are_restored_as_they_come(spawn, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--log", "x", "--stream"], "goes on by itself"),
+        (["--log", "x", "--stream"], "--stream resumes without it"),
         (["--watch", "--engine", "ray"], "leave out --engine ray"),
-        (["--watch", "-o", "-"], "not for a pipe"),
+        (["--watch", "-o", "-"], "not a pipe"),
     ],
 )
 def test_what_does_not_go_together_is_refused(restore, tmp_path, options, words):

@@ -7,7 +7,8 @@ import pytest
 from cli_files import names, picture, pixels
 from PIL import Image
 
-from kbnet.cli.restore import Task
+from kbnet.cli._restore_options import FORMER_TASKS
+from kbnet.cli._restore_options import TASKS as KNOWN_TASKS
 from kbnet.imaging import read_photo
 from kbnet.models import TASKS, catalogue
 from kbnet.models.catalogue import FORMER_NAMES
@@ -74,7 +75,7 @@ def test_a_folder_becomes_a_tree_with_one_json_object_a_file(restore, tmp_path):
     assert names(tmp_path / "out") == ["a-new.png", "sub/b-new.jpg"]
     facts = [json.loads(line) for line in done.out.splitlines()]
     assert [list(fact) for fact in facts] == [
-        ["input", "output", "ok", "error", "seconds", "width", "height", "notes"]
+        ["input", "output", "ok", "error", "seconds", "width", "height", "change", "notes"]
     ] * 3
     assert [(fact["ok"], fact["width"], fact["height"]) for fact in facts] == [
         (True, 32, 24),
@@ -82,7 +83,8 @@ def test_a_folder_becomes_a_tree_with_one_json_object_a_file(restore, tmp_path):
         (True, 32, 24),
     ]
     assert "expected a PNG" in facts[1]["error"]
-    first, second = done.err.splitlines()
+    note, first, second = done.err.splitlines()
+    assert note == f"kbnet: note: passed over: {tmp_path / 'in' / 'notes.txt'} (not a picture)"
     assert first == f"kbnet: error: {facts[1]['error']}"
     assert second == "kbnet: error: 1 of 3 files failed"
 
@@ -138,4 +140,4 @@ def test_the_suffix_says_what_was_done(kbnet_, tmp_path):
 
 def test_the_tasks_are_the_catalogues_and_those_of_earlier_releases():
     former = [name for name in FORMER_NAMES if not name.startswith("kbnet-") and name != "denoise-hq"]
-    assert tuple(Task) == (*TASKS, *former)
+    assert (*TASKS, *former) == (*KNOWN_TASKS, *FORMER_TASKS)

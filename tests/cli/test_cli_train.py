@@ -53,7 +53,7 @@ def test_a_run_ends_with_weights_and_is_not_started_over(train, kbnet_, tmp_path
     assert load_model(weights).config.width == 8
     again = train()
     assert (again.code, again.err.count("\n")) == (2, 1)
-    assert "holds a run already; go on with --resume" in again.err
+    assert "already holds a run; continue it with --resume" in again.err
     assert kbnet_("restore", tmp_path / "photos" / "0small.png", "--model", weights, "-q").code == 0
 
 
@@ -76,7 +76,7 @@ def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypat
         signal.signal(signal.SIGINT, before)
     assert done.code == 130
     assert done.err.splitlines()[-1] == (
-        f"kbnet: interrupted after step 2 of 4; go on with --resume --run {tmp_path / 'run'}"
+        f"kbnet: interrupted after step 2 of 4; continue with --resume --run {tmp_path / 'run'}"
     )
     assert "checkpoint.pt" in names(tmp_path / "run")
     assert "model.safetensors" not in names(tmp_path / "run")

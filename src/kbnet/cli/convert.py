@@ -20,20 +20,22 @@ class Layout(StrEnum):
 
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="IN", help="A .pth of the authors, a .safetensors, or a model's name.")
+        str,
+        typer.Argument(metavar="IN", help="A .pth file of the authors, a .safetensors file, or the name of a model."),
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Ends in .safetensors, or in .pth for the authors' code.")
+        Path, typer.Argument(metavar="OUT", help="File to write: .safetensors, or .pth for the authors' code.")
     ],
     layout: Annotated[
         Layout | None,
-        typer.Option(help="Of a .pth.", show_default="the authors' for such a network"),
+        typer.Option(help="Layout of a .pth file.", show_default="the one the authors use for this network"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Convert weights between the authors' .pth and our .safetensors, which holds the network's settings too.
+    """Convert weights between the authors' .pth and .safetensors.
 
-    OUT's ending says which way. A .pth is read without running anything in it.
+    The extension of OUT sets the direction. A .safetensors file also holds the network's settings. Nothing inside a
+    .pth file is executed.
     """
     ending = target.suffix.lower()
     if ending not in (".safetensors", ".pth"):
