@@ -12,12 +12,14 @@
 from kbnet.imaging.compression import compress_jpeg
 from kbnet.imaging.photo import (
     FORMATS,
+    READ_SUFFIXES,
     SUPPORTED_SUFFIXES,
     Block,
     Metadata,
     Photo,
     Pixels,
     Resolution,
+    is_readable,
     is_supported,
 )
 from kbnet.imaging.planning import over_white, plan_output, to_depth
@@ -27,6 +29,7 @@ from kbnet.imaging.writing import encode, publish, write_photo
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "FORMATS",
+    "READ_SUFFIXES",
     "SUPPORTED_SUFFIXES",
     "Block",
     "ImageInfo",
@@ -36,6 +39,7 @@ __all__ = [
     "Resolution",
     "compress_jpeg",
     "encode",
+    "is_readable",
     "is_supported",
     "over_white",
     "plan_output",

@@ -56,13 +56,17 @@ class Entry:
 
 @dataclass
 class Directory:
-    """Entries by tag, the directories that EXIF, GPS and interoperability tags point to, and the place of the next."""
+    """Entries by tag, the directories that EXIF, GPS and interoperability tags point to, and the place of the next.
+
+    Of a tag that stands twice the first counts; the others are in `repeated`.
+    """
 
     entries: dict[int, Entry] = field(default_factory=dict)
     children: dict[int, "Directory"] = field(default_factory=dict)
     next: int = 0
     next_at: int = 0
     damaged: list[int] = field(default_factory=list)
+    repeated: list[Entry] = field(default_factory=list)
 
     def number(self, tag: int, default: int = 0) -> int:
         """The first value of a tag, or the default."""
@@ -128,8 +132,9 @@ def read_directory(file: BinaryIO, form: Form, at: int, *, children: bool = True
             continue
         file.seek(value_at)
         data = swapped(file.read(length), kind) if form.order == ">" else file.read(length)
-        # of a tag that stands twice, the first is meant
-        directory.entries.setdefault(tag, Entry(tag, kind, data, value_at))
+        entry = Entry(tag, kind, data, value_at)
+        if directory.entries.setdefault(tag, entry) is not entry:
+            directory.repeated.append(entry)
     file.seek(directory.next_at)
     following = file.read(8 if form.big else 4)
     if len(following) == (8 if form.big else 4):
@@ -173,27 +178,28 @@ def swapped(data: bytes, kind: int) -> bytes:
 
 def dump(directory: Directory, at: int, form: Form, *, following: int = 0) -> bytes:
     """The directory, its values and its children as bytes that are to stand at the even place `at` of a file."""
-    children = directory.children
-    entries = {tag: entry for tag, entry in directory.entries.items() if tag not in _POINTERS}
-    tags = sorted({*entries, *children})
+    entries = [entry for tag, entry in directory.entries.items() if tag not in _POINTERS] + directory.repeated
+    rows: list[tuple[int, Entry | Directory]] = [(entry.tag, entry) for entry in entries]
+    rows = sorted(rows + list(directory.children.items()), key=lambda row: row[0])
     width, place = (20, "Q") if form.big else (12, "I")
     counter = "Q" if form.big else "H"
-    head_size = struct.calcsize(counter) + width * len(tags) + form.inline
-    head, values = bytearray(struct.pack(form.order + counter, len(tags))), bytearray(head_size % 2)
-    for tag in tags:
-        if tag in children:
+    head_size = struct.calcsize(counter) + width * len(rows) + form.inline
+    head, values = bytearray(struct.pack(form.order + counter, len(rows))), bytearray(head_size % 2)
+    for tag, row in rows:
+        where = at + head_size + len(values)
+        if isinstance(row, Directory):
             kind, count = (LONG8 if form.big else LONG), 1
-            where = at + head_size + len(values)
-            values += dump(children[tag], where, form)
+            values += dump(row, where, form)
             inline = struct.pack(form.order + place, where)
         else:
-            kind = entries[tag].kind
-            data = swapped(entries[tag].data, kind) if form.order == ">" else entries[tag].data
+            kind = row.kind
+            data = swapped(row.data, kind) if form.order == ">" else row.data
             count = len(data) // _SIZES[kind][0]
             inline = data
             if len(data) > form.inline:
-                inline = struct.pack(form.order + place, at + head_size + len(values))
-                values += data + bytes(len(data) % 2)
+                inline = struct.pack(form.order + place, where)
+                values += data
+        values += bytes(len(values) % 2 ^ head_size % 2)
         head += struct.pack(form.order + ("HHQ" if form.big else "HHI"), tag, kind, count)
         head += inline.ljust(form.inline, b"\0")
     head += struct.pack(form.order + place, following)

@@ -28,6 +28,9 @@ SUFFIX_FORMATS = {
 SUPPORTED_SUFFIXES = tuple(SUFFIX_FORMATS)
 """File name endings that are read and written, lower case, with the dot."""
 
+READ_SUFFIXES = (".bmp", ".gif")
+"""Endings of what is read alone; a result in kind is PNG."""
+
 
 def is_supported(path: Path | str) -> bool:
     """Whether the file name ends as a picture that is read and written here; the file itself is not opened.
@@ -36,6 +39,15 @@ def is_supported(path: Path | str) -> bool:
     (True, False)
     """
     return Path(path).suffix.lower() in SUFFIX_FORMATS
+
+
+def is_readable(path: Path | str) -> bool:
+    """Whether the file name ends as a picture that is read here, whether or not it is written.
+
+    >>> is_readable("holiday.jfif"), is_readable("holiday.gif"), is_readable("holiday.psd")
+    (True, True, False)
+    """
+    return is_supported(path) or Path(path).suffix.lower() in READ_SUFFIXES
 
 
 @dataclass(frozen=True)

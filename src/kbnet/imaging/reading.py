@@ -12,12 +12,12 @@ import numpy as np
 
 from kbnet.errors import ImageTooLargeError, InvalidInputError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging._vips import FAILURES, pyvips, reason
-from kbnet.imaging.containers import collect
+from kbnet.imaging.containers import bmp, collect
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.icc import icc_name
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
 from kbnet.imaging.settling import orientation_of, settle
-from kbnet.imaging.sniff import Container, failed, sniff
+from kbnet.imaging.sniff import Container, damaged, failed, sniff
 
 DEFAULT_MAX_PIXELS = 250_000_000
 """The largest picture read unless asked otherwise: above today's cameras, and within a few GB once decoded."""
@@ -197,6 +197,8 @@ def _header(opened: _Opened, container: Container, found: Found, level: str) -> 
     else:
         pages = found.pages
     _refuse_pages(opened.name, container, pages or 1)
+    if container.format == "bmp":
+        return _bitmap(opened)
     image = _LOADERS[container.format](opened.source(), access="sequential", fail_on=level, **options)
     name = opened.name
     if pages is None:
@@ -214,6 +216,26 @@ def _header(opened: _Opened, container: Container, found: Found, level: str) -> 
             f"{image.interpretation}; convert it to RGB first"
         )
     return image
+
+
+def _bitmap(opened: _Opened) -> Any:
+    """A BMP as an image of libvips, which does not read them: decoded once it is asked for its pixels."""
+    header = bmp.read_header(opened.file)
+    assert header is not None  # or it had not been told from others
+    bands = 4 if header.has_alpha else 3
+    image = pyvips.Image.black(header.width, header.height, bands=bands).copy(interpretation="srgb")
+    profile = bmp.profile_of(opened.file, header)
+    if profile is not None:
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    return image
+
+
+def _bitmap_pixels(opened: _Opened) -> Pixels:
+    header = bmp.read_header(opened.file)
+    pixels = None if header is None else bmp.decode(opened.file, header)
+    if pixels is None:
+        raise damaged(opened.name, "bmp")
+    return pixels
 
 
 def _refuse_pages(name: str, container: Container, pages: int) -> None:
@@ -237,7 +259,7 @@ def _decode_strictly(opened: _Opened, container: Container, max_pixels: int) -> 
         try:
             image = _header(opened, container, found, level)
             _check_size(image, opened.name, max_pixels)
-            photo = _decode(image, container, found)
+            photo = _decode(opened, image, container, found)
             return replace(photo, notes=photo.notes + notes)
         except FAILURES as error:
             why = reason(error)
@@ -255,7 +277,7 @@ def _check_size(image: Any, name: str, max_pixels: int) -> None:
         )
 
 
-def _decode(image: Any, container: Container, found: Found) -> Photo:
+def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> Photo:
     notes = list(container.notes)
     sample_bits = _sample_bits(image)
     if _number(image, "palette", 0):
@@ -267,9 +289,10 @@ def _decode(image: Any, container: Container, found: Found) -> Photo:
         notes.append(f"turned upright (orientation {orientation})")
     metadata, metadata_notes = settle(found, orientation)
     image, profile, colour_notes = _to_rgb(image)
-    array = _pixels(image, sample_bits)
-    channels = 1 if image.bands < 3 else 3
-    fourth = np.ascontiguousarray(upright(array[:, :, channels], orientation)) if image.hasalpha() else None
+    array = _bitmap_pixels(opened) if container.format == "bmp" else _pixels(image, sample_bits)
+    channels = 1 if array.shape[2] < 3 else 3
+    more = array.shape[2] > channels
+    fourth = np.ascontiguousarray(upright(array[:, :, channels], orientation)) if more else None
     pixels = array[:, :, 0] if channels == 1 else array[:, :, :3]
     if found.unspecified_channel and fourth is not None:
         notes.append("the channel beside the colours is no transparency by the file's word; it is not restored")

@@ -10,16 +10,15 @@ from typing import BinaryIO
 
 from kbnet.errors import ImageError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging import ifd
-from kbnet.imaging.containers import bmff, tiff, undecodable
+from kbnet.imaging.containers import bmff, bmp, tiff, undecodable
 from kbnet.imaging.photo import FORMATS
 
-_EXPECTED = "expected a PNG, JPEG, TIFF, WebP or AVIF image"
+_EXPECTED = "expected a PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP image"
 _CONVERT = "convert it to PNG, JPEG, TIFF, WebP or AVIF first"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Formats people do try, so that they read what theirs is called rather than "not an image".
 _STRANGERS = (
-    (b"BM", "a BMP image"),
     (b"%PDF", "a PDF document"),
     (b"8BPS", "a Photoshop document"),
     (b"\xff\x0a", "a JPEG XL image"),
@@ -81,6 +80,8 @@ def sniff(file: BinaryIO, name: str) -> Container:
         return _heif(file, name, head)
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return Container("gif", lossless=True, notes=("GIF is not written: a result is PNG unless asked otherwise",))
+    if head[:2] == b"BM" and (bitmap := bmp.read_header(file)) is not None:
+        return _bmp(bitmap, name)
     for magic, kind in _STRANGERS:
         if head.startswith(magic):
             raise UnsupportedImageError(f"{name}: this is {kind}, which is not handled; {_CONVERT}")
@@ -126,6 +127,13 @@ def _tiff(file: BinaryIO, name: str, head: bytes) -> Container:
         raise UnsupportedImageError(f"{name}: expected gray, RGB or CMYK, got Lab colours; convert it to RGB first")
     # JPEG coding, WebP and LERC may lose; of all else TIFF loses nothing
     return Container("tiff", lossless=True)
+
+
+def _bmp(header: bmp.Header, name: str) -> Container:
+    what = bmp.unsupported(header)
+    if what is not None:
+        raise UnsupportedImageError(f"{name}: {what} is not handled; save it as PNG first")
+    return Container("bmp", lossless=True, notes=("BMP is not written: a result is PNG unless asked otherwise",))
 
 
 def _webp_is_lossless(file: BinaryIO) -> bool:

@@ -10,7 +10,7 @@ import mmap
 import struct
 from typing import BinaryIO
 
-from kbnet.imaging.containers import bmff, gif, jpeg, png, tiff, webp
+from kbnet.imaging.containers import bmff, bmp, gif, jpeg, png, tiff, webp
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.photo import Photo
 
@@ -34,7 +34,7 @@ def collect(file: BinaryIO, format: str, *, whole: bool = True) -> Found:
     return Found()
 
 
-_WALKERS = {"tiff": tiff.collect, "webp": webp.collect, "avif": bmff.collect, "gif": gif.collect}
+_WALKERS = {"tiff": tiff.collect, "webp": webp.collect, "avif": bmff.collect, "gif": gif.collect, "bmp": bmp.collect}
 
 
 def _collect_jpeg(file: BinaryIO, *, whole: bool) -> Found:

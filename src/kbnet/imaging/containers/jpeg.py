@@ -56,10 +56,10 @@ def collect(data: Bytes, *, whole: bool = True) -> Found:
     if resources:
         found.add("photoshop", resources)
     _add_extension(found, extension)
-    said = xmp.companions(found.first("xmp") or b"")
+    said = xmp.companions(found.first("xmp") or b"") | ({"gain map"} if iso_gain_map else set())
     if end is not None:
         found.extras += extras_behind(data, end, said, kinds)
-    if (iso_gain_map or "gain map" in said) and "the HDR gain map" not in found.extras:
+    if "gain map" in said and "the HDR gain map" not in found.extras:
         found.notes.append("the description of an HDR gain map is not kept; the standard picture is")
     return found
 

@@ -56,6 +56,10 @@ def collect(file: BinaryIO) -> Found:
     found.pages = len(pictures)
     if form is None or not pictures:
         return found
+    if any(page.directory.number(_SUBFILE) & _MASK for page in every):
+        found.extras.append("a mask on a page of its own")
+    if any(page.directory.number(_SUBFILE) & _REDUCED for page in every):
+        found.notes.append("the reduced copy of the picture on a page of its own is not kept")
     found.page = pictures[0]
     directory = every[found.page].directory
     found.orientation = directory.number(exif.ORIENTATION)
@@ -70,6 +74,9 @@ def collect(file: BinaryIO) -> Found:
 
 
 def _add_blocks(found: Found, directory: Directory, form: Form) -> None:
+    for entry in directory.repeated:
+        if entry.tag not in exif.STORAGE | exif.ELSEWHERE | set(exif.RESOLUTION_TAGS):
+            found.add("tag", entry.data, str(entry.tag), entry.kind)
     for tag, entry in directory.entries.items():
         if tag == _XMP:
             found.add("xmp", entry.data)
@@ -154,7 +161,8 @@ def dress(
             result.entries |= inner.entries
             result.children |= inner.children
     for entry in _entries(metadata, profile, has_resolution=_X in result.entries):
-        result.entries[entry.tag] = entry
+        if result.entries.setdefault(entry.tag, entry) is not entry:
+            result.repeated.append(entry)
     if orientation != 1:
         result.entries[exif.ORIENTATION] = Entry(exif.ORIENTATION, ifd.SHORT, struct.pack("<H", orientation))
     if unspecified:
