@@ -57,7 +57,9 @@ KINDS = {
     "exif": Kind("EXIF: camera, exposure, position, maker's notes", (_K, _K, _C, _K, _K), "EXIF"),
     "xmp": Kind("XMP", (_K, _K, _K, _K, _K), "XMP"),
     "extended-xmp": Kind("extended XMP", (_C, _K, _C, _C, _C), "extended XMP"),
-    "photoshop": Kind("Photoshop's image resources, with IPTC captions", (_C, _K, _K, _N, _N), "the IPTC caption block"),
+    "photoshop": Kind(
+        "Photoshop's image resources, with IPTC captions", (_C, _K, _K, _N, _N), "the IPTC caption block"
+    ),
     "iptc": Kind("IPTC captions by themselves", (_C, _C, _K, _N, _N), "the IPTC caption block"),
     "comment": Kind("JPEG comments", (_C, _K, _C, _N, _N), "the JPEG comment"),
     "text": Kind("PNG text: author, description, parameters", (_K, _C, _C, _N, _N), "PNG text"),
@@ -69,7 +71,9 @@ KINDS = {
     "tag": Kind("other TIFF tags: ImageJ's and OME's, GDAL's, private ones", (_N, _N, _K, _N, _N), "the TIFF tag"),
     "geo-tag": Kind("GeoTIFF tags", (_N, _N, _K, _N, _N), "the GeoTIFF tag"),
     "riff-chunk": Kind("other chunks of WebP", (_N, _N, _N, _K, _N), "the WebP chunk"),
-    "content-credentials": Kind("content credentials (C2PA)", (_N, _N, _N, _N, _N), "content credentials (C2PA)", _STALE),
+    "content-credentials": Kind(
+        "content credentials (C2PA)", (_N, _N, _N, _N, _N), "content credentials (C2PA)", _STALE
+    ),
 }
 """The table: a rule for every kind of block and every format."""
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from kbnet.errors import ImageTooLargeError, InvalidInputError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging._vips import FAILURES, pyvips, reason
+from kbnet.imaging.cmyk import to_srgb
 from kbnet.imaging.containers import bmp, collect
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.icc import icc_name
@@ -314,10 +315,8 @@ def _to_rgb(image: Any) -> tuple[Any, bytes | None, tuple[str, ...]]:
     """Bring CMYK to sRGB; gray and RGB stay, with their profile."""
     profile = _blob(image, "icc-profile-data")
     if image.interpretation == "cmyk":
-        depth = 16 if image.format == "ushort" else 8
-        options = {"input_profile": "cmyk", "intent": "relative", "black_point_compensation": True, "depth": depth}
-        image = image.icc_transform("srgb", embedded=profile is not None, **options)
-        through = "its profile" if profile else "a generic profile, so colours are approximate"
+        image, own = to_srgb(image, profile)
+        through = "its profile" if own else "a generic profile, so colours are approximate"
         return image, _blob(image, "icc-profile-data"), (f"CMYK converted to sRGB through {through}",)
     return image, profile, ()
 

@@ -87,15 +87,14 @@ def _encode(image: Any, photo: Photo, quality: int | None) -> bytes:
     if photo.format == "tiff":
         # classic TIFF ends at 4 GB; deflate can grow noise a little
         big = photo.pixels.nbytes > 3 << 30
-        options = {"compression": "deflate", "predictor": "horizontal", "keep": "none"}
-        return bytes(image.tiffsave_buffer(bigtiff=big, **options))
+        return bytes(image.tiffsave_buffer(compression="deflate", predictor="horizontal", bigtiff=big, keep="none"))
     if photo.format == "webp":
         if photo.lossless and quality is None:
             return bytes(image.webpsave_buffer(lossless=True, exact=True, keep="none"))
         return bytes(image.webpsave_buffer(Q=q, smart_subsample=True, exact=True, keep="none"))
     bits = 8 if photo.bit_depth == 8 else _avif_bits(photo)
     # effort 2 of 9: above it libaom takes ten times as long to save nothing at this quality
-    options = {"compression": "av1", "subsample_mode": "off", "effort": 2}
+    options: dict[str, Any] = {"compression": "av1", "subsample_mode": "off", "effort": 2}
     return bytes(image.heifsave_buffer(Q=q, bitdepth=bits, keep="icc", **options))
 
 

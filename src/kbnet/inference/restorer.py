@@ -200,7 +200,14 @@ class Restorer:
         """The one that restores images of so many channels: this one, or its `gray`."""
         return self.gray if channels == 1 and self.gray is not None else self
 
-    def __call__(self, image: Any, *, strength: float = 1.0, progress: Progress | None = None) -> Any:
+    def __call__(
+        self,
+        image: Any,
+        *,
+        strength: float = 1.0,
+        value_range: tuple[float, float] | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
         """Restore one image (or a batch of tensors) and return the same kind, shape and depth.
 
         Args:
@@ -208,24 +215,29 @@ class Restorer:
                 channels. Floats are nominally in [0,1]; values outside reach the network as they are and the result is
                 not clipped. Integers are rounded half to even and clipped. Alpha of a PIL image is kept.
             strength: 1 for the restored image, 0 for the input, between for a blend.
+            value_range: what black and white are in the image, such as (0, 255) for floats or (0, 4095) for uint16 that
+                holds 12 bits; by default 0 and 1 of floats, and the whole range of integers. The result has it too.
             progress: called with (tiles done, tiles in all) after each tile.
 
         Raises:
             NonFiniteInputError: NaN or infinity in the image.
-            InvalidInputError: any other kind of image, or a strength outside [0,1].
+            InvalidInputError: any other kind of image, floats whose median exceeds 4 without a `value_range`, or a
+                strength outside [0,1].
             ModelError: the network returned NaN or infinity.
         """
         if not 0 <= strength <= 1:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
-        original, back = to_batch(image)
+        original, back = to_batch(image, value_range)
         return back(self._restored(original, strength, progress or (lambda done, total: None)))
 
-    def together(self, images: Sequence[Any], *, strength: float = 1.0) -> list[Any]:
+    def together(
+        self, images: Sequence[Any], *, strength: float = 1.0, value_range: tuple[float, float] | None = None
+    ) -> list[Any]:
         """Restore images of one size and number of channels; small ones together, in a fraction of the time.
 
         Args:
             images: as `__call__` takes them, all of one height, width and number of channels.
-            strength: as there.
+            strength, value_range: as there.
 
         Raises:
             InvalidInputError: as there, or the images differ in size; for one image too many nothing is restored.
@@ -234,7 +246,7 @@ class Restorer:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
         if not images:
             return []
-        originals, backs = zip(*(to_batch(image) for image in images), strict=True)
+        originals, backs = zip(*(to_batch(image, value_range) for image in images), strict=True)
         if len(sizes := {original.shape[1:] for original in originals}) > 1:
             raise InvalidInputError(f"expected images of one size, got {sorted(list(size) for size in sizes)}")
         results = self._restored(torch.cat(originals), strength, lambda done, total: None)
@@ -377,7 +389,13 @@ class Restorer:
         return y
 
 
-def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"] = "fast") -> Any:
+def restore(
+    image: Any,
+    task: str = "denoise",
+    *,
+    preset: Literal["fast", "best"] = "fast",
+    value_range: tuple[float, float] | None = None,
+) -> Any:
     """Restore an image with the task's default model; see `Restorer.__call__` for the kinds of image.
 
     The model is loaded anew each time: for many images build a `Restorer`.
@@ -386,6 +404,7 @@ def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"
         image: PIL.Image, numpy array or torch tensor.
         task: "denoise" (any noise), "denoise-gaussian" (the papers' task), "derain" or "deblur".
         preset: "best" for the larger weights of the task, where they ship.
+        value_range: what black and white are in the image, as for the Restorer; by default 0 and 1 of floats.
 
     Raises:
         UnknownModelError: no weights ship for the task.
@@ -396,7 +415,7 @@ def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"
         >>> kbnet.restore(np.zeros((32, 32, 3), np.uint8)).dtype
         dtype('uint8')
     """
-    return Restorer.from_pretrained(task, preset=preset)(image)
+    return Restorer.from_pretrained(task, preset=preset)(image, value_range=value_range)
 
 
 def _device(device: str | torch.device) -> torch.device:

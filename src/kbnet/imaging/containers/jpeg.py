@@ -24,8 +24,9 @@ _TEXTS = {exif.PREFIX: "exif", _XMP: "xmp"}
 def collect(data: Bytes, *, whole: bool = True) -> Found:
     """The metadata of a JPEG; `whole` says whether to look for its end, too, and behind that."""
     found = Found()
-    resources, extension, kinds, end = b"", dict[bytes, dict[int, bytes]](), (), None
-    iso_gain_map = False
+    resources, extension, iso_gain_map = b"", dict[bytes, dict[int, bytes]](), False
+    kinds: tuple[int, ...] = ()
+    end: int | None = None
     for marker, start, stop in segments(data):
         if marker == EOI:
             end = stop

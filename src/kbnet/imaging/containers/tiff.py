@@ -176,9 +176,7 @@ def dress(
 
 def _entries(metadata: Metadata, profile: bytes | None, *, has_resolution: bool) -> list[Entry]:
     entries = [
-        Entry(int(block.name), block.code, block.data)
-        for block in metadata.blocks
-        if block.kind in ("tag", "geo-tag")
+        Entry(int(block.name), block.code, block.data) for block in metadata.blocks if block.kind in ("tag", "geo-tag")
     ]
     if metadata.resolution is not None and not has_resolution:
         entries += _resolution_entries(metadata.resolution)
