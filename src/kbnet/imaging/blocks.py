@@ -7,7 +7,7 @@ A format to come (HEIF) gets a walker in `containers`, and a column here.
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from kbnet.imaging import exif, icc, ifd, photoshop, xmp
@@ -21,7 +21,7 @@ _LONGEST_PROFILE = 255 * 65519
 
 
 class Rule(StrEnum):
-    """What becomes of a kind of metadata in a format: the same bytes, the same said otherwise, or a note that it is lost."""
+    """What becomes of a kind of metadata in a format: its bytes stay, it is said in another way, or a note names it."""
 
     KEPT = "kept"
     CONVERTED = "converted"
@@ -88,7 +88,8 @@ class _Fitting:
 
     format: str
     blocks: list[Block]
-    lost: dict[tuple[str, str], list[str]]
+    lost: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def keep(self, block: Block) -> None:
         self.blocks.append(block)
@@ -103,7 +104,7 @@ def fit(metadata: Metadata, format: str, *, bit_depth: int, gray: bool) -> tuple
 
     `bit_depth` and `gray` are the written picture's. What is fitted already stays as it is.
     """
-    fitting = _Fitting(format, [], {})
+    fitting = _Fitting(format, [])
     for block in metadata.blocks:
         kind = KINDS[block.kind]
         rule = kind.rule(format)
@@ -117,7 +118,7 @@ def fit(metadata: Metadata, format: str, *, bit_depth: int, gray: bool) -> tuple
         _fit_segments(fitting)
     if format == "png":
         _fit_chunks(fitting, bit_depth, gray=gray)
-    notes = [_note(kind, why, names, format) for (kind, why), names in fitting.lost.items()]
+    notes = fitting.notes + [_note(kind, why, names, format) for (kind, why), names in fitting.lost.items()]
     resolution = metadata.resolution
     if resolution is not None and format in ("webp", "avif"):
         if not _exif_has_resolution(metadata):
@@ -160,6 +161,13 @@ def _note(kind: str, why: str, names: list[str], format: str) -> str:
 def _exif_has_resolution(metadata: Metadata) -> bool:
     found = exif.directory_of(metadata.first("exif") or b"")
     return found is not None and exif.RESOLUTION_TAGS[0] in found[1].entries
+
+
+def _convert_exif(fitting: _Fitting, block: Block) -> None:
+    """Mark the block as one that a TIFF spreads over its directories: offsets in a maker's notes do not follow."""
+    if block.name != exif.MOVED and exif.has_maker_note(block.data):
+        fitting.notes.append(exif.MOVED_NOTE)
+    fitting.keep(replace(block, name=exif.MOVED))
 
 
 def _convert_extended(fitting: _Fitting, block: Block) -> None:
@@ -235,6 +243,7 @@ def _drop(fitting: _Fitting, block: Block) -> None:
 
 
 _CONVERSIONS: dict[str, Callable[[_Fitting, Block], None]] = {
+    "exif": _convert_exif,
     "extended-xmp": _convert_extended,
     "photoshop": _convert_captions,
     "iptc": _convert_captions,

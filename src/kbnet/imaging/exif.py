@@ -12,6 +12,9 @@ from kbnet.imaging.ifd import Directory, Entry, Form
 PREFIX = b"Exif\0\0"
 ORIENTATION = 0x0112
 MAKER_NOTE = 0x927C
+MOVED = "moved"
+"""Name of a block whose parts do not lie where the camera put them, as none do that went through a TIFF."""
+MOVED_NOTE = "the camera maker's notes in EXIF were moved; some programs may not read them any more"
 _THUMBNAIL_AT, _THUMBNAIL_LENGTH = 0x0201, 0x0202
 _WIDTH, _HEIGHT = 0xA002, 0xA003  # in the EXIF directory: of the stored picture
 

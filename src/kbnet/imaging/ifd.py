@@ -98,11 +98,14 @@ def read_form(file: BinaryIO) -> Form | None:
     return None
 
 
-def read_directory(file: BinaryIO, form: Form, at: int, *, children: bool = True) -> Directory | None:
+def read_directory(
+    file: BinaryIO, form: Form, at: int, *, children: bool = True, longest: int | None = None
+) -> Directory | None:
     """The directory at a place in the file; None where there is none to read.
 
-    Values that reach beyond the file are left out and their tags listed in `damaged`. `children` says whether the
-    directories that entries point to are read too.
+    Values that reach beyond the file, and those that together are larger than it, are left out and their tags listed in
+    `damaged`. `children` says whether the directories that entries point to are read too; values of more bytes than
+    `longest` are passed over.
     """
     size = file.seek(0, 2)
     if not 8 <= at < size:
@@ -119,7 +122,7 @@ def read_directory(file: BinaryIO, form: Form, at: int, *, children: bool = True
     if len(body) < width * count:
         return None
     start = at + struct.calcsize(counter)
-    directory = Directory(next_at=start + width * count)
+    directory, total = Directory(next_at=start + width * count), 0
     for index in range(count):
         tag, kind, number = struct.unpack_from(form.order + ("HHQ" if form.big else "HHI"), body, width * index)
         place = width * index + (12 if form.big else 8)
@@ -127,7 +130,10 @@ def read_directory(file: BinaryIO, form: Form, at: int, *, children: bool = True
         value_at = start + place
         if length > form.inline:
             (value_at,) = struct.unpack_from(form.order + ("Q" if form.big else "I"), body, place)
-        if kind not in _SIZES or value_at + length > size:
+        if longest is not None and length > longest:
+            continue
+        total += length
+        if kind not in _SIZES or value_at + length > size or total > size:
             directory.damaged.append(tag)
             continue
         file.seek(value_at)

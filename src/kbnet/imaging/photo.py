@@ -118,8 +118,8 @@ class Photo:
     `alpha` is [H,W] of the same dtype, 0 for transparent, not premultiplied; it is carried and not restored.
     `sample_bits` is the bits a sample had in the file (1 to 16), which 10-bit AVIF needs to stay 10-bit.
     `lossless` says that the file's coding kept every sample, so that WebP can stay lossless.
-    `extra_channel` is [H,W] of the same dtype: a fourth channel that the file does not call transparency, such as a scanner's
-    infrared or a mask. It is carried and not restored, and TIFF alone holds it.
+    `extra_channel` is [H,W] of the same dtype: a channel beside the colours that the file does not call transparency,
+    such as a scanner's infrared or a mask. It is carried and not restored, and TIFF alone holds it.
     `extras` names the pictures, videos and sounds in the file that no result holds, such as "the video of a motion
     photo": whoever replaces the file loses them.
     `notes` holds one line for each thing that reading changed.

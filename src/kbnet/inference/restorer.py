@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kbnet.errors import InvalidInputError, ModelError
-from kbnet.inference.arrays import to_batch, to_channels
+from kbnet.inference.arrays import Range, to_batch, to_channels
 from kbnet.inference.exported import ExportedNetwork
 from kbnet.inference.guard import undo_in
 from kbnet.inference.memory import auto_tile
@@ -201,12 +201,7 @@ class Restorer:
         return self.gray if channels == 1 and self.gray is not None else self
 
     def __call__(
-        self,
-        image: Any,
-        *,
-        strength: float = 1.0,
-        value_range: tuple[float, float] | None = None,
-        progress: Progress | None = None,
+        self, image: Any, *, strength: float = 1.0, value_range: Range | None = None, progress: Progress | None = None
     ) -> Any:
         """Restore one image (or a batch of tensors) and return the same kind, shape and depth.
 
@@ -231,7 +226,7 @@ class Restorer:
         return back(self._restored(original, strength, progress or (lambda done, total: None)))
 
     def together(
-        self, images: Sequence[Any], *, strength: float = 1.0, value_range: tuple[float, float] | None = None
+        self, images: Sequence[Any], *, strength: float = 1.0, value_range: Range | None = None
     ) -> list[Any]:
         """Restore images of one size and number of channels; small ones together, in a fraction of the time.
 
@@ -390,11 +385,7 @@ class Restorer:
 
 
 def restore(
-    image: Any,
-    task: str = "denoise",
-    *,
-    preset: Literal["fast", "best"] = "fast",
-    value_range: tuple[float, float] | None = None,
+    image: Any, task: str = "denoise", *, preset: Literal["fast", "best"] = "fast", value_range: Range | None = None
 ) -> Any:
     """Restore an image with the task's default model; see `Restorer.__call__` for the kinds of image.
 

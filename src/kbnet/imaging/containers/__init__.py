@@ -2,7 +2,7 @@
 
     file --collect--> Found        bytes of an encoder, Photo --dress--> bytes of a file
 
-libvips decodes and encodes the pixels alone. It drops EXIF tags that it does not know, and invents resolutions and EXIF.
+libvips decodes and encodes the pixels alone: its writers drop EXIF tags that they do not know, and invent resolutions.
 """
 
 import io

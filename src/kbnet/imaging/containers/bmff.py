@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from kbnet.imaging import icc
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.containers.trailing import extras_behind
 from kbnet.imaging.photo import Metadata
 
-_LARGEST = 1 << 28
 _XMP_TYPE = b"application/rdf+xml"
 _DEPTH = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:depth", b"urn:mpeg:hevc:2015:auxid:2")
 _GAIN_MAPS = (b"urn:com:apple:photo:2020:aux:hdrgainmap",)
@@ -22,7 +22,7 @@ _CONTENT_CREDENTIALS = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 
 @dataclass(frozen=True)
 class Item:
-    """A thing in the file: its number, type such as "av01" or "Exif", content type of a "mime" one, and where it lies."""
+    """A thing in the file: number, type such as "av01" or "Exif", content type if that is "mime", and where it lies."""
 
     number: int
     kind: bytes
@@ -81,7 +81,7 @@ def _collect_items(found: Found, data: bytes, start: int, stop: int) -> None:
         elif item.kind in (b"mime", b"uri "):
             found.notes.append(f"an item of the type {item.content_type.decode('latin-1')!r} is not kept")
     codes = colour_codes(data[start:stop])
-    if codes is not None and struct.unpack(">HH", codes)[0] != 2:
+    if codes is not None and not icc.means_srgb(*struct.unpack(">HH", codes)):
         found.add("colour", codes, "nclx")
     # auxiliary pictures are told from transparency by these names alone
     properties = data[start:stop]
@@ -129,7 +129,9 @@ def _content(data: bytes, item: Item, start: int, stop: int) -> bytes:
         elif method != 0:
             return b""
         content += data[place : place + (length or len(data))]
-    return content[:_LARGEST]
+        if len(content) > len(data):
+            return b""
+    return content
 
 
 def _places(data: bytes, at: int, end: int) -> dict[int, tuple[tuple[int, int, int], ...]]:
@@ -156,6 +158,8 @@ class _Locations:
             reference, start = self._take(2), self._take(base)
             parts = []
             for _ in range(self._take(2)):
+                if self._at > end or not (offset or length or index):
+                    break
                 self._take(index)
                 parts.append((self._take(offset), self._take(length)))
             self.items.append((number, method, reference, start, parts))

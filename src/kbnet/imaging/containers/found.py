@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from kbnet.imaging.photo import Block, Resolution
 
+_MOST_BLOCKS = 20_000
+
 
 @dataclass
 class Found:
@@ -30,7 +32,12 @@ class Found:
     unspecified_channel: bool = False
 
     def add(self, kind: str, data: bytes, name: str = "", code: int = 0) -> None:
-        """One more block."""
+        """One more block.
+
+        Raises ValueError where there are so many that the file is meant to do harm.
+        """
+        if len(self.blocks) >= _MOST_BLOCKS:
+            raise ValueError("too many blocks")
         self.blocks.append(Block(kind, data, name, code))
 
     def first(self, kind: str) -> bytes | None:

@@ -15,7 +15,7 @@ _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
 _ICC = b"ICC_PROFILE\0"
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
-# Segments that describe the coding, or places in the file: JFIF is written anew, Adobe's and SPIFF's go with the coding.
+# Segments on the coding, or on places in the file: JFIF is written anew, Adobe's and SPIFF's go with the old coding.
 _CODING = ((0xE0, b"JFIF\0"), (0xEE, b"Adobe"), (0xE8, b"SPIFF\0"), (0xE2, _ICC), (0xE2, _GAIN_MAP), (0xE2, b"MPF\0"))
 _THUMBNAILS = ((0xE0, b"JFXX\0"),)
 _TEXTS = {exif.PREFIX: "exif", _XMP: "xmp"}

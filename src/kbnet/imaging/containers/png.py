@@ -32,7 +32,8 @@ _CODING = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"acTL", b"fcTL
 _XMP_KEY = b"XML:com.adobe.xmp"
 _RAW = b"Raw profile type "
 _RAW_KINDS = {b"exif": "exif", b"APP1": "exif", b"xmp": "xmp", b"iptc": "photoshop", b"8bim": "photoshop"}
-_LARGEST = 1 << 28  # bytes of a chunk of text, or of one unpacked, that are kept
+_LARGEST = 1 << 28  # bytes of a chunk that is kept
+_LARGEST_UNPACKED = 1 << 26
 
 
 def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
@@ -150,7 +151,7 @@ def _add_raw(found: Found, what: str, data: bytes) -> None:
 def _unpacked(data: bytes) -> bytes | None:
     unpacker = zlib.decompressobj()
     try:
-        text = unpacker.decompress(data, _LARGEST)
+        text = unpacker.decompress(data, _LARGEST_UNPACKED)
     except zlib.error:
         return None
     return text if unpacker.eof else None

@@ -18,7 +18,8 @@ _REDUCED, _MASK = 1, 4
 _CONTENT_CREDENTIALS = 52545
 _GEOGRAPHIC = (33550, 33922, 34264, 34735, 34736, 34737)
 _UNITS = {1: "", 2: "inch", 3: "cm"}
-_MOST_PAGES = 10_000
+_MOST_ENTRIES = 100_000  # of all directories of a file
+_LONGEST_OF_A_PAGE = 256  # bytes of the values that say what a directory is of
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Page:
     """A directory of the file's main chain."""
 
     directory: Directory
+    at: int
 
     @property
     def is_picture(self) -> bool:
@@ -34,15 +36,16 @@ class Page:
 
 
 def pages(file: BinaryIO, form: Form) -> list[Page]:
-    """The directories of the main chain, without those below them but for the first picture's."""
+    """The directories of the main chain, with short values alone."""
     found: list[Page] = []
-    seen, at = set(), form.first
-    while at and at not in seen and len(found) < _MOST_PAGES:
+    seen, at, entries = set(), form.first, 0
+    while at and at not in seen and entries < _MOST_ENTRIES:
         seen.add(at)
-        directory = ifd.read_directory(file, form, at)
+        directory = ifd.read_directory(file, form, at, children=False, longest=_LONGEST_OF_A_PAGE)
         if directory is None:
             break
-        found.append(Page(directory))
+        found.append(Page(directory, at))
+        entries += len(directory.entries) + 1
         at = directory.next
     return found
 
@@ -61,7 +64,7 @@ def collect(file: BinaryIO) -> Found:
     if any(page.directory.number(_SUBFILE) & _REDUCED for page in every):
         found.notes.append("the reduced copy of the picture on a page of its own is not kept")
     found.page = pictures[0]
-    directory = every[found.page].directory
+    directory = ifd.read_directory(file, form, every[found.page].at) or every[found.page].directory
     found.orientation = directory.number(exif.ORIENTATION)
     found.resolution = _resolution(directory)
     found.unspecified_channel = _is_unspecified(directory)
@@ -96,9 +99,9 @@ def _add_blocks(found: Found, directory: Directory, form: Form) -> None:
             found.add("geo-tag" if tag in _GEOGRAPHIC else "tag", entry.data, str(tag), entry.kind)
     block = exif.from_tiff(directory, form)
     if block is not None:
-        found.add("exif", block)
+        found.add("exif", block, exif.MOVED)
         if exif.has_maker_note(block):
-            found.notes.append("the camera maker's notes in EXIF were moved; some programs may not read them any more")
+            found.notes.append(exif.MOVED_NOTE)
 
 
 def _records(entry: Entry) -> bytes:

@@ -1,4 +1,4 @@
-"""What lies behind the end of a picture in its file: the second picture, the video or the sound of phones and cameras."""
+"""What phones and cameras put behind the end of a picture in its file: a second picture, a video, a sound."""
 
 import re
 

@@ -39,10 +39,11 @@ _OFFSETS, _LENGTHS = (273, 324), (279, 325)
 
 
 def why_not(file: BinaryIO) -> str | None:
-    """What it is that is not decoded, such as "a TIFF with JPEG 2000 compression"; None where the file may be damaged."""
+    """What is not decoded, such as "a TIFF with JPEG 2000 compression"; None where the file may be damaged."""
     form = ifd.read_form(file)
     pages = tiff.pages(file, form) if form else []
-    directory = next((page.directory for page in pages if page.is_picture), None)
+    at = next((page.at for page in pages if page.is_picture), 0)
+    directory = ifd.read_directory(file, form, at, children=False) if form else None
     if directory is None or not _is_whole(directory, file.seek(0, 2)):
         return None
     compression = directory.number(_COMPRESSION, 1)
