@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from kbnet.errors import OutputError
 from kbnet.imaging import FORMATS, Block, Metadata, Photo, plan_output, read_photo, write_photo
 from kbnet.imaging import exif as exif_blocks
 from kbnet.imaging import xmp as xmp_packets
@@ -384,3 +385,27 @@ def test_small_files_that_ask_for_much_are_soon_done_with():
         io.BytesIO(overlapping[:4] + struct.pack("<I", len(overlapping)) + overlapping[8:] + directory), "tiff"
     )
     assert sum(len(block.data) for block in found.blocks) < 3 * len(overlapping)
+
+
+@pytest.mark.parametrize("sample", [sample for sample in OTHERS if sample.kind == "extra"], ids=named)
+def test_a_file_that_would_lose_more_than_metadata_is_not_replaced_unasked(tmp_path, sample):
+    path = tmp_path / f"in.{sample.format}"
+    path.write_bytes(sample.data)
+    photo = read_photo(path)
+    assert photo.extras
+    with pytest.raises(OutputError, match="would be lost with the original; choose another output, or give --drop-ext"):
+        write_photo(photo, path, overwrite=True)
+    assert path.read_bytes() == sample.data
+    other = tmp_path / f"out.{sample.format}"
+    write_photo(photo, other)
+    write_photo(photo, other, overwrite=True)
+    write_photo(photo, path, overwrite=True, drop_extras=True)
+    assert read_photo(path).extras == ()
+
+
+def test_previews_and_metadata_do_not_keep_a_file_from_being_replaced(tmp_path):
+    for number, sample in enumerate(SAMPLES + [sample for sample in OTHERS if sample.kind == "thumbnail"]):
+        if sample.format in FORMATS:
+            path = tmp_path / f"{number}.{sample.format}"
+            path.write_bytes(sample.data)
+            write_photo(read_photo(path), path, overwrite=True)

@@ -121,7 +121,7 @@ class Photo:
     `extra_channel` is [H,W] of the same dtype: a channel beside the colours that the file does not call transparency,
     such as a scanner's infrared or a mask. It is carried and not restored, and TIFF alone holds it.
     `extras` names the pictures, videos and sounds in the file that no result holds, such as "the video of a motion
-    photo": whoever replaces the file loses them.
+    photo": whoever replaces the file, which is `source` if it was read from one, loses them.
     `notes` holds one line for each thing that reading changed.
 
     To write other pixels with the same surroundings: `dataclasses.replace(photo, pixels=restored)`.
@@ -139,6 +139,7 @@ class Photo:
     notes: tuple[str, ...] = ()
     extra_channel: Pixels | None = None
     extras: tuple[str, ...] = ()
+    source: Path | None = None
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)

@@ -92,7 +92,7 @@ def read_photo(source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXE
     named = SUFFIX_FORMATS.get(Path(source).suffix.lower()) if isinstance(source, (str, Path)) else None
     if named not in (None, container.format):
         notes += (f"the file is named as {named} but holds {container.format}, and was read as that",)
-    return replace(photo, notes=notes)
+    return replace(photo, notes=notes, source=None if isinstance(source, bytes) else Path(source))
 
 
 def probe(source: Path | str | bytes) -> ImageInfo:

@@ -187,13 +187,12 @@ def _animation(name: str, kind: str) -> UnsupportedImageError:
 
 def failed(file: BinaryIO, name: str, format: str, why: str) -> ImageError:
     """The error for a file that libvips did not decode: damaged, or whole and of a kind that it does not know."""
-    kind = undecodable.why_not(file) if format == "tiff" else None
+    kind = undecodable.why_not(file, format)
     if kind is None:
         return damaged(name, format, why)
     said = f" ({why})" if why else ""
     return UnsupportedImageError(
-        f"{name}: {kind} is not handled{said}; save it as a TIFF of 8 or 16-bit samples, without compression or with "
-        "deflate, or as PNG"
+        f"{name}: {kind} is not handled{said}; save it as PNG, or as a TIFF of 8 or 16-bit samples without compression"
     )
 
 

@@ -10,6 +10,7 @@ from kbnet import files
 from kbnet.errors import InvalidInputError, OutputError
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.containers import dress
+from kbnet.imaging.extras import check_extras
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
 from kbnet.imaging.planning import format_of, plan_output
 
@@ -27,6 +28,7 @@ def write_photo(
     bit_depth: int | None = None,
     overwrite: bool = False,
     times: files.Times | None = None,
+    drop_extras: bool = False,
 ) -> bytes | None:
     """Encode the photo and put it at `target` in one step, or return the bytes where `target` is None.
 
@@ -39,14 +41,18 @@ def write_photo(
     overwriting), and with the present time or with `times`; an interrupted write leaves nothing behind. A symbolic link
     is replaced, not followed.
 
+    The file that the photo was read from is not overwritten where that would lose one of the photo's `extras`, such as
+    the video of a motion photo, unless `drop_extras` is given.
+
     Raises OutputExistsError (there is a file and `overwrite` is False, even one that appeared meanwhile), OutputError
-    (no such folder, not allowed, disk full), UnsupportedImageError (a format or size that cannot be written),
-    InvalidInputError (`quality` or `bit_depth` out of range, or `format` against the name of `target`).
+    (no such folder, not allowed, disk full, extras would be lost), UnsupportedImageError (a format or size that cannot
+    be written), InvalidInputError (`quality` or `bit_depth` out of range, or `format` against the name of `target`).
     """
     path = None if target is None else Path(target)
     chosen = _choose_format(photo, path, format)
     if path is not None:
         files.check(path, overwrite=overwrite)
+        check_extras(photo.extras, photo.source, path, drop_extras=drop_extras)
     planned, notes = plan_output(photo, chosen, bit_depth=bit_depth)
     for note in notes:
         log.info("%s: %s", "output" if path is None else printable(path), note)

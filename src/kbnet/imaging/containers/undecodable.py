@@ -1,9 +1,10 @@
-"""Which whole TIFF files libvips does not decode, told from damaged ones by what their directories say."""
+"""Which whole TIFF and JPEG files libvips does not decode, told from damaged ones by what their headers say."""
 
 from typing import BinaryIO
 
 from kbnet.imaging import ifd
 from kbnet.imaging.containers import tiff
+from kbnet.imaging.containers.scanning import EOI, segments
 from kbnet.imaging.ifd import Directory
 
 # Compressions of TIFF that the decoder knows.
@@ -38,8 +39,37 @@ _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 258, 259, 262, 277
 _OFFSETS, _LENGTHS = (273, 324), (279, 325)
 
 
-def why_not(file: BinaryIO) -> str | None:
-    """What is not decoded, such as "a TIFF with JPEG 2000 compression"; None where the file may be damaged."""
+# Frames of JPEG beyond baseline and progressive Huffman coding.
+_FRAMES = {
+    0xC3: "lossless coding",
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical coding"),
+    0xCB: "lossless arithmetic coding",
+    0xF7: "JPEG-LS coding",
+}
+
+
+def why_not(file: BinaryIO, format: str) -> str | None:
+    """What is not decoded of a file, such as "a TIFF with JPEG 2000 compression"; None where it may be damaged."""
+    if format == "tiff":
+        return _why_no_tiff(file)
+    return _why_no_jpeg(file) if format == "jpeg" else None
+
+
+def _why_no_jpeg(file: BinaryIO) -> str | None:
+    file.seek(0)
+    data = file.read()
+    kind = None
+    for marker, start, _ in segments(data):
+        if marker in _FRAMES:
+            kind = f"a JPEG with {_FRAMES[marker]}"
+        elif marker in (0xC0, 0xC1, 0xC2) and data[start] != 8:
+            kind = f"a JPEG of {data[start]}-bit samples"
+        elif marker == EOI:
+            return kind
+    return None
+
+
+def _why_no_tiff(file: BinaryIO) -> str | None:
     form = ifd.read_form(file)
     pages = tiff.pages(file, form) if form else []
     at = next((page.at for page in pages if page.is_picture), 0)
