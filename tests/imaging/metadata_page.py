@@ -76,6 +76,7 @@ Details:
   private tags keep their bytes.
 - Maker notes move when EXIF goes into or comes out of a TIFF. Some programs can't read them afterwards, and a note says
   so.
+- Tags and chunks that only say how the pixels are stored (strips, compression, bit depth) are written anew.
 - GeoTIFF tags describe the stored rows and columns. If the picture had to be turned upright, a note replaces them.
 - Content credentials sign the bytes of the original picture, so they can't be true of a result.
 - GIF and BMP pictures are read, and their results are PNG unless you choose another format.

@@ -28,8 +28,8 @@ _KEPT_INFO = ("icc_profile", "exif", "dpi", "xmp", "comment", "photoshop")
 def to_batch(image: Any, value_range: Range | None = None) -> tuple[Tensor, Back]:
     """The image as float32 [B,C,H,W] nominally in [0,1], and the function that turns such a result back into its kind.
 
-    Accepts what `Restorer.__call__` lists. `value_range` is what black and white are in the image; by default 0 and 1 of
-    floats, and the whole range of integers.
+    Accepts what `Restorer.__call__` lists. `value_range` is what black and white are in the image; by default 0 and 1
+    for floats, and the whole range for integers.
 
     Raises:
         NonFiniteInputError: NaN or infinity.

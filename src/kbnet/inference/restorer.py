@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kbnet.errors import InvalidInputError, ModelError
 from kbnet.inference.arrays import Range, to_batch, to_channels
+from kbnet.inference.devices import choose_device, choose_dtype
 from kbnet.inference.exported import ExportedNetwork
 from kbnet.inference.guard import undo_in
 from kbnet.inference.memory import auto_tile
@@ -83,15 +84,15 @@ class Restorer:
         guard: bool = False,
         name: str | None = None,
     ) -> None:
-        self.dtype = _dtype(dtype)
+        self.dtype = choose_dtype(dtype)
         self.network: Network | ExportedNetwork
         if isinstance(network, ExportedNetwork):
-            self.device = _device("cpu" if device == "auto" else device)
+            self.device = choose_device("cpu" if device == "auto" else device)
             context, tile = network.settle(str(self.device), context, tile)
             window = network.facts.window or window
             self.network = network
         else:
-            self.device = _device(device)
+            self.device = choose_device(device)
             if self.dtype == torch.bfloat16:
                 network = copy.deepcopy(network).to(torch.bfloat16)  # the caller's keeps its digits
             self.network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
@@ -163,7 +164,7 @@ class Restorer:
         window = entry.window if entry else DEFAULT_WINDOW
         network: Network | ExportedNetwork
         if entry is None and is_exported(name_or_path):
-            network = open_exported(name_or_path, dtype=_dtype(dtype))
+            network = open_exported(name_or_path, dtype=choose_dtype(dtype))
         else:
             path = resolve(name_or_path, preset)
             network = load_file(path)
@@ -211,7 +212,7 @@ class Restorer:
                 not clipped. Integers are rounded half to even and clipped. Alpha of a PIL image is kept.
             strength: 1 for the restored image, 0 for the input, between for a blend.
             value_range: what black and white are in the image, such as (0, 255) for floats or (0, 4095) for uint16 that
-                holds 12 bits; by default 0 and 1 of floats, and the whole range of integers. The result has it too.
+                holds 12 bits; by default 0 and 1 for floats, and the whole range for integers. The result has it too.
             progress: called with (tiles done, tiles in all) after each tile.
 
         Raises:
@@ -225,9 +226,7 @@ class Restorer:
         original, back = to_batch(image, value_range)
         return back(self._restored(original, strength, progress or (lambda done, total: None)))
 
-    def together(
-        self, images: Sequence[Any], *, strength: float = 1.0, value_range: Range | None = None
-    ) -> list[Any]:
+    def together(self, images: Sequence[Any], *, strength: float = 1.0, value_range: Range | None = None) -> list[Any]:
         """Restore images of one size and number of channels; small ones together, in a fraction of the time.
 
         Args:
@@ -395,7 +394,7 @@ def restore(
         image: PIL.Image, numpy array or torch tensor.
         task: "denoise" (any noise), "denoise-gaussian" (the papers' task), "derain" or "deblur".
         preset: "best" for the larger weights of the task, where they ship.
-        value_range: what black and white are in the image, as for the Restorer; by default 0 and 1 of floats.
+        value_range: what black and white are in the image, as for the Restorer; by default 0 and 1 for floats.
 
     Raises:
         UnknownModelError: no weights ship for the task.
@@ -407,26 +406,3 @@ def restore(
         dtype('uint8')
     """
     return Restorer.from_pretrained(task, preset=preset)(image, value_range=value_range)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InvalidInputError(f"expected a device of this machine, got {device!r}: {reason}") from error
-    return found
-
-
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    name = str(dtype).removeprefix("torch.")
-    if name == "float16":
-        raise InvalidInputError(
-            "float16 overflows in these networks and gives black or coloured images; use bfloat16, which does not"
-        )
-    if name not in ("auto", "float32", "bfloat16"):
-        raise InvalidInputError(f"expected dtype 'auto', 'float32' or 'bfloat16', got {name!r}")
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
