@@ -409,3 +409,30 @@ def test_previews_and_metadata_do_not_keep_a_file_from_being_replaced(tmp_path):
             path = tmp_path / f"{number}.{sample.format}"
             path.write_bytes(sample.data)
             write_photo(read_photo(path), path, overwrite=True)
+
+
+def test_exif_outranks_the_texts_of_a_png_wherever_they_stand():
+    block = exif_blocks.of_texts({315: "by EXIF", 270: "by EXIF"})
+    chunks = [(b"tEXt", b"Author\0by text"), (b"tEXt", b"Title\0by text"), (b"eXIf", block)]
+    for order in (chunks, chunks[::-1]):
+        planned, notes = plan_output(read_photo(made.png(*order)), "tiff")
+        tags = Image.open(io.BytesIO(write_photo(planned, None))).tag_v2
+        assert (tags[315], tags[270], tags[269]) == ("by EXIF", "by EXIF", "by text")
+        assert notes == ("PNG text (Author) is not kept in TIFF",)
+
+
+@pytest.mark.parametrize("target", ["jpeg", "png"])
+def test_captions_that_a_tiff_has_twice_are_written_once_with_all_resources(target):
+    record, resource = made.captions()
+    other = b"8BIM\x04\x0a\0\0" + struct.pack(">I", 1) + b"\1\0"  # the copyright flag
+    both = made.tiff((33723, 7, len(record), record), (34377, 1, len(resource + other), resource + other))
+    apart = made.tiff((33723, 7, len(record), record), (34377, 1, len(other), other))
+    for data in (both, apart):
+        photo = read_photo(data)
+        planned, notes = plan_output(photo, target)
+        assert notes == ()
+        again = read_photo(write_photo(planned, None)).metadata.first("photoshop")
+        assert again.count(record) == 1
+        assert other in again
+        assert made.has_captions(write_photo(planned, None))
+    assert len(plan_output(read_photo(both), "webp")[1]) == 2

@@ -58,7 +58,9 @@ KINDS = {
     "xmp": Kind("XMP", (_K, _K, _K, _K, _K), "XMP"),
     "extended-xmp": Kind("extended XMP", (_C, _K, _C, _C, _C), "extended XMP"),
     "photoshop": Kind(
-        "Photoshop's image resources, with IPTC captions", (_C, _K, _K, _N, _N), "the IPTC caption block"
+        "Photoshop's image resources, with IPTC captions",
+        (_C, _K, _K, _N, _N),
+        "the IPTC caption block with Photoshop's resources",
     ),
     "iptc": Kind("IPTC captions by themselves", (_C, _C, _K, _N, _N), "the IPTC caption block"),
     "comment": Kind("JPEG comments", (_C, _K, _C, _N, _N), "the JPEG comment"),
@@ -80,14 +82,25 @@ KINDS = {
 # PNG's usual keywords, and the TIFF tags of the same meaning.
 _KEYWORD_TAGS = {"title": 269, "description": 270, "software": 305, "author": 315, "copyright": 33432}
 _DESCRIPTION = 270
+_TAGS = {
+    270: "a second description",
+    301: "transfer function",
+    318: "white point",
+    319: "primaries",
+    42112: "GDAL's metadata",
+    42113: "GDAL's value for no data",
+    50838: "lengths of ImageJ's metadata",
+    50839: "ImageJ's metadata",
+}
 
 
 @dataclass
 class _Fitting:
-    """Metadata on its way into a format."""
+    """Metadata on its way into a format: what it was, and what of it is settled."""
 
     format: str
-    blocks: list[Block]
+    source: Metadata
+    blocks: list[Block] = field(default_factory=list)
     lost: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -104,14 +117,16 @@ def fit(metadata: Metadata, format: str, *, bit_depth: int, gray: bool) -> tuple
 
     `bit_depth` and `gray` are the written picture's. What is fitted already stays as it is.
     """
-    fitting = _Fitting(format, [])
+    fitting = _Fitting(format, metadata)
     for block in metadata.blocks:
         kind = KINDS[block.kind]
         rule = kind.rule(format)
         if rule is Rule.NOTED:
             fitting.lose(block, kind.why)
-        elif rule is Rule.CONVERTED and block.kind in _CONVERSIONS:
+        elif rule is Rule.CONVERTED:
             _CONVERSIONS[block.kind](fitting, block)
+        elif format == "jpeg" and block.kind == "photoshop":
+            _convert_captions(fitting, block)  # which joins it to captions that stand by themselves
         else:
             fitting.keep(block)
     if format == "jpeg":
@@ -119,6 +134,7 @@ def fit(metadata: Metadata, format: str, *, bit_depth: int, gray: bool) -> tuple
     if format == "png":
         _fit_chunks(fitting, bit_depth, gray=gray)
     notes = fitting.notes + [_note(kind, why, names, format) for (kind, why), names in fitting.lost.items()]
+    notes = list(dict.fromkeys(notes))
     resolution = metadata.resolution
     if resolution is not None and format in ("webp", "avif"):
         if not _exif_has_resolution(metadata):
@@ -130,6 +146,8 @@ def fit(metadata: Metadata, format: str, *, bit_depth: int, gray: bool) -> tuple
 def _which(block: Block) -> str:
     if block.kind == "text":
         return printable_key(block)
+    if block.kind == "tag" and int(block.name) in _TAGS:
+        return f"{block.name} ({_TAGS[int(block.name)]})"
     if block.kind == "chunk":
         return f"{png.WORDS[block.name]} ({block.name})" if block.name in png.WORDS else f"chunk {block.name}"
     return block.name
@@ -182,12 +200,13 @@ def _convert_extended(fitting: _Fitting, block: Block) -> None:
 
 
 def _convert_captions(fitting: _Fitting, block: Block) -> None:
-    data = photoshop.of_iptc(block.data) if block.kind == "iptc" else block.data
-    if fitting.format == "jpeg":
-        if not any(other.kind == "photoshop" and photoshop.iptc_of(other.data) for other in fitting.blocks):
-            fitting.keep(Block("photoshop", data))
-    elif not any(other.kind == "text" and b"profile type iptc\0" in other.data[:40] for other in fitting.blocks):
-        fitting.keep(png.raw_profile_block("iptc", data))
+    """Photoshop's resources and IPTC by itself as one: TIFF often has the same captions in both."""
+    resources = b"".join(one.data for one in fitting.source.all("photoshop"))
+    if photoshop.iptc_of(resources) is None:
+        resources += b"".join(photoshop.of_iptc(one.data) for one in fitting.source.all("iptc")[:1])
+    settled = Block("photoshop", resources) if fitting.format == "jpeg" else png.raw_profile_block("iptc", resources)
+    if settled not in fitting.blocks:
+        fitting.keep(settled)
 
 
 def _convert_comment(fitting: _Fitting, block: Block) -> None:
@@ -228,9 +247,11 @@ def _convert_text(fitting: _Fitting, block: Block) -> None:
 
 def _put_tag(fitting: _Fitting, block: Block, tag: int, text: str) -> None:
     """Make a text a tag of TIFF, where that has none of its own."""
-    taken = any(other.kind == "tag" and other.name == str(tag) for other in fitting.blocks)
-    for other in fitting.blocks:
-        found = exif.directory_of(other.data) if other.kind == "exif" else None
+    taken = any(
+        other.kind == "tag" and other.name == str(tag) for other in fitting.source.blocks + tuple(fitting.blocks)
+    )
+    for other in fitting.source.all("exif"):
+        found = exif.directory_of(other.data)
         taken |= found is not None and tag in found[1].entries
     if taken:
         fitting.lose(block)

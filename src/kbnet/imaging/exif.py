@@ -19,7 +19,7 @@ _THUMBNAIL_AT, _THUMBNAIL_LENGTH = 0x0201, 0x0202
 _WIDTH, _HEIGHT = 0xA002, 0xA003  # in the EXIF directory: of the stored picture
 
 RESOLUTION_TAGS = (282, 283, 296)
-DESCRIPTIVE = frozenset({269, 270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096)})
+DESCRIPTIVE = frozenset({269, 270, 271, 272, 285, 305, 306, 315, 316, 337, 18246, 18249, 33432, *range(40091, 40096)})
 """Tags of a TIFF's first directory that an EXIF block has in its first one too: description, make, artist ..."""
 
 STORAGE = frozenset(
