@@ -136,7 +136,7 @@ def test_what_cannot_be_served_gets_its_status_and_one_line(client, request_, st
 
 def test_addresses_and_methods_that_are_not_there(client):
     assert "nothing at this address" in refused(client.get("/v2"), 404)
-    assert "nothing at this address" in refused(client.get("/docs"), 404)
+    assert "nothing at this address" in refused(client.get("/redoc"), 404)
     assert "GET is not what this address is for" in refused(client.get("/v1/restore"), 405)
     assert "no request with this token" in refused(client.get("/v1/progress/abcdefgh"), 404)
     refused(client.get("/v1/progress/short"), 400)
@@ -155,7 +155,7 @@ def test_health_and_counts(client):
 
     def pixels():
         text = client.get("/metrics").text
-        found = re.search(r'^kbnet_pixels_total\{task="denoise"\} (\S+)$', text, re.MULTILINE)
+        found = re.search(r'^kbnet_pixels_total\{model="kbnet-nano-denoise",task="denoise"\} (\S+)$', text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
     before = pixels()
@@ -177,7 +177,7 @@ def test_replies_tell_browsers_to_take_nothing_for_granted(client):
 def test_openapi_describes_what_is_answered(client):
     described = client.get("/openapi.json").json()
     restore = described["paths"]["/v1/restore"]["post"]
-    assert set(restore["responses"]) == {"200", "400", "401", "403", "413", "415", "429", "500", "503"}
+    assert set(restore["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "429", "500", "503"}
     assert "multipart/form-data" in restore["requestBody"]["content"]
     task = next(parameter for parameter in restore["parameters"] if parameter["name"] == "task")
     assert task["schema"]["enum"][0] == "denoise"

@@ -130,11 +130,11 @@ def test_all_results_come_as_one_zip_each_as_it_is_seen(open_page):
 
 def test_progress_shows_percent_and_time_left_and_stops(open_page, held):
     page = open_page()
-    page.add(("known.png", picture(20, 30)[1]))
+    page.add(("known.png", picture(160, 160)[1]))
     page.restore()  # how long such a picture takes is known from now on
     held.gate.clear()
     try:
-        page.add(("slow.png", picture(20, 30)[1]), ("later.png", picture(20, 30)[1]))
+        page.add(("slow.png", picture(160, 160)[1]), ("later.png", picture(20, 30)[1]))
         page.click("#act")
         page.wait_for_selector("li[data-state=working] progress")
         page.until(lambda: "%" in page.text("li[data-state=working] .state"))

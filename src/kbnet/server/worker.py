@@ -20,7 +20,7 @@ from kbnet.imaging import Photo, Pixels, plan_output, read_photo, write_photo
 from kbnet.imaging.planning import format_of
 from kbnet.server.admission import ending
 from kbnet.server.limits import Limits
-from kbnet.server.restoration import TOGETHER, Pending, Restoration, Restore, Restored
+from kbnet.server.restoration import SMALL_PIXELS, TOGETHER, Pending, Restoration, Restore, Restored
 
 log = logging.getLogger(__name__)
 
@@ -88,12 +88,11 @@ class Worker:
         if pending.began is None:
             return 0.0, None
         spent = time.monotonic() - pending.began
-        guesses = []
         if pending.done:
-            guesses.append(spent * (pending.total - pending.done) / pending.done)
-        elif pending.pixels and pending.what.task in self._pace:
-            guesses.append(max(self._pace[pending.what.task] * pending.pixels - spent, 0.0))
-        return spent, guesses[0] if guesses else None
+            return spent, spent * (pending.total - pending.done) / pending.done
+        if pending.pixels and pending.what.task in self._pace:
+            return spent, max(self._pace[pending.what.task] * pending.pixels - spent, 0.0)
+        return spent, None
 
     def close(self, seconds: float) -> None:
         """Forget what waits, stop the work at hand at its next tile, and wait so long for the thread to end."""
@@ -176,8 +175,6 @@ class Worker:
                 _fail(opened.pending, error)
             else:
                 opened.pending.future.set_result(restored)
-                if opened.pending.what.strength and opened.pending.pixels:
-                    self._pace[opened.pending.what.task] = seconds / opened.pending.pixels / len(several)
 
     def _restore(self, group: list[Pending], pixels: list[Pixels]) -> list[Any]:
         what = group[0].what
@@ -185,7 +182,11 @@ class Worker:
             return pixels
         restore = self._provide(what.task)
         if len(group) == 1:
-            return [restore(pixels[0], strength=what.strength, progress=group[0].advance)]
+            start = time.monotonic()
+            result = restore(pixels[0], strength=what.strength, progress=group[0].advance)
+            if group[0].pixels > SMALL_PIXELS:  # in smaller ones, what does not grow with the pixels counts most
+                self._pace[what.task] = (time.monotonic() - start) / group[0].pixels
+            return [result]
         for pending in group:
             pending.done, pending.total = 0, 1
         return restore.together(pixels, strength=what.strength)
