@@ -155,7 +155,9 @@ def test_health_and_counts(client):
 
     def pixels():
         text = client.get("/metrics").text
-        found = re.search(r'^kbnet_pixels_total\{model="kbnet-nano-denoise",task="denoise"\} (\S+)$', text, re.MULTILINE)
+        found = re.search(
+            r'^kbnet_pixels_total\{model="kbnet-nano-denoise",task="denoise"\} (\S+)$', text, re.MULTILINE
+        )
         return float(found[1]) if found else 0.0
 
     before = pixels()

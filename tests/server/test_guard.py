@@ -77,7 +77,9 @@ def test_every_reply_has_a_request_id_which_a_proxy_may_choose(client, caplog):
     caplog.set_level("INFO", "kbnet.server")
     first, second = (client.get("/v1/models").headers["x-request-id"] for _ in range(2))
     assert first != second
-    assert client.get("/v1/models", headers={"X-Request-ID": "from-a.proxy_1"}).headers["x-request-id"] == "from-a.proxy_1"
+    assert (
+        client.get("/v1/models", headers={"X-Request-ID": "from-a.proxy_1"}).headers["x-request-id"] == "from-a.proxy_1"
+    )
     for odd in ("a b", "x" * 65, "<script>"):
         assert client.get("/v1/models", headers={"X-Request-ID": odd}).headers["x-request-id"] != odd
     assert caplog.records[0].request == first

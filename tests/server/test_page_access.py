@@ -51,7 +51,11 @@ def test_everything_is_reached_by_the_tab_key_and_the_focus_is_kept(open_page):
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("document.activeElement.id || document.activeElement.className || document.activeElement.name"))
+        reached.add(
+            page.evaluate(
+                "document.activeElement.id || document.activeElement.className || document.activeElement.name"
+            )
+        )
     wanted = {"add", "camera", "paste", "canvas", "divider", "zoom-in", "zoom-out", "zoom-fit", "zoom-one"}
     wanted |= {"open", "drop", "download-all", "task", "quality", "look-strength", "format", "download"}
     assert wanted <= reached

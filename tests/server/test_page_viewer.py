@@ -29,7 +29,9 @@ def centre(page):
 
 
 def size(page):
-    return page.evaluate("[document.getElementById('canvas').clientWidth, document.getElementById('canvas').clientHeight]")
+    return page.evaluate(
+        "[document.getElementById('canvas').clientWidth, document.getElementById('canvas').clientHeight]"
+    )
 
 
 @pytest.mark.parametrize("ratio", [1, 2])

@@ -31,8 +31,9 @@ def protocol(limits: Limits, most: int) -> type[H11Protocol]:
             self.write_since: float | None = None
             self.unwritten = 0
             super().connection_made(transport)
-            if len(self.connections) > most:
-                waiting = [one for one in self.connections if isinstance(one, Protocol) and one.waits]
+            alive = [one for one in self.connections if isinstance(one, Protocol) and not one.transport.is_closing()]
+            if len(alive) > most:
+                waiting = [one for one in alive if one.waits]
                 min(waiting, key=lambda one: one.began, default=self).transport.abort()
 
         @property

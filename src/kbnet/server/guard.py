@@ -76,7 +76,7 @@ class Guard:
         try:
             self._check(scope)
             # a HEAD is a GET whose body the server below leaves out
-            await self._app(scope | {"method": "GET"} if scope["method"] == "HEAD" else scope, receive, watched)
+            await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, watched)
         except Refused as refused:
             await failure_of(refused)(scope, receive, watched)
         except Exception:
