@@ -116,9 +116,9 @@ def test_where_bodies_are_too_large_together_the_slowest_gives_way():
     data = picture(60, 60)[1]  # 10.8 kB
     with serving(Inverting().provide, Limits(bytes=len(data))) as client, ExitStack() as stack:
         slow = [stack.enter_context(raw(client)) for _ in range(4)]
-        for connection in slow:
+        for number, connection in enumerate(slow, 1):
             connection.sendall(head(len(data)) + data[:-10])
-            until(lambda n=slow.index(connection) + 1: f"kbnet_arriving {n}.0" in client.get("/metrics").text)
+            until(lambda number=number: f"kbnet_arriving {number}.0" in client.get("/metrics").text)
         until(lambda: f"kbnet_body_bytes {4 * (len(data) - 10)}.0" in client.get("/metrics").text)
         restored(client.post("/v1/restore", content=data))
         said = slow[0].recv(65536)

@@ -138,7 +138,7 @@ class Admission:
         return Refused(429, "too many pictures are waiting; try again in a while", retry_after=wait)
 
     def close(self, seconds: float) -> None:
-        """Let nobody in from now on, send away those whose bodies still arrive, and all others after so many seconds."""
+        """Let nobody in, send away those whose bodies still arrive at once, and all others after so many seconds."""
         if self.closing:
             return
         self.closing = True

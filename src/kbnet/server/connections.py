@@ -63,11 +63,9 @@ def protocol(limits: Limits, most: int) -> type[H11Protocol]:
 
         def check(self, now: float) -> None:
             """Close it if its client takes too long; called every second."""
-            if self.reading_head and self.head_since and now - self.head_since > limits.header_seconds:
-                self.transport.abort()
-            elif self.linger_since is not None and now - self.linger_since > LINGER:
-                self.transport.abort()
-            elif self._stuck(now):
+            late = self.reading_head and self.head_since and now - self.head_since > limits.header_seconds
+            lingers = self.linger_since is not None and now - self.linger_since > LINGER
+            if late or lingers or self._stuck(now):
                 self.transport.abort()
 
         def _stuck(self, now: float) -> bool:

@@ -20,7 +20,7 @@ _PAGE = """<!doctype html>
 <body>
 <main>
 <h1>kbnet API <small>{version}</small></h1>
-<p>Send a picture, get the restored picture. <a href="openapi.json">openapi.json</a> describes the same for programs.</p>
+<p>Send a picture, get the restored picture. For programs, see <a href="openapi.json">openapi.json</a>.</p>
 <pre>curl --data-binary @noisy.png "{base}v1/restore?task=denoise" -o clean.png</pre>
 {key}
 {operations}
@@ -76,7 +76,11 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
 
 def _meaning(parameter: dict[str, Any]) -> str:
     schema = parameter["schema"]
-    text = escape(parameter.get("description") or schema.get("description") or "as the reply or the request named it")
+    text = escape(
+        parameter.get("description")
+        or schema.get("description")
+        or "the token given as `progress`, or got as Kbnet-Result"
+    )
     if "enum" in schema:
         text += ": " + ", ".join(map(_code, schema["enum"]))
     if "minimum" in schema:
