@@ -27,7 +27,7 @@ def client(inverting):
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop is in the way of those of other tests
 def browser():
     """Chromium, or a skip that says what is missing."""
     play = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")

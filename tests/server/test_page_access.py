@@ -4,6 +4,8 @@ import pytest
 from page_driver import TOUCH
 from serving import picture
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"laptop": {"viewport": {"width": 1280, "height": 800}}, "phone": TOUCH}
 
 
@@ -57,7 +59,7 @@ def test_everything_is_reached_by_the_tab_key_and_the_focus_is_kept(open_page):
             )
         )
     wanted = {"add", "camera", "paste", "canvas", "divider", "zoom-in", "zoom-out", "zoom-fit", "zoom-one"}
-    wanted |= {"open", "drop", "download-all", "task", "quality", "look-strength", "format", "download"}
+    wanted |= {"open", "drop", "download-all", "task", "look-strength", "format", "download"}
     assert wanted <= reached
     page.focus("li >> nth=0 >> .drop")
     page.keyboard.press("Enter")

@@ -9,6 +9,8 @@ from serving import picture
 
 from kbnet.imaging import Photo, write_photo
 
+pytestmark = pytest.mark.slow
+
 LARGE = (1500, 2400)
 
 

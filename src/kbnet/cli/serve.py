@@ -2,15 +2,11 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from kbnet.cli._serve_options import KEY_VARIABLE, read_config, variable
-
-if TYPE_CHECKING:
-    from kbnet.server.restoration import Restore
-
 
 log = logging.getLogger("kbnet.server")
 
@@ -79,13 +75,10 @@ def serve(
 
     Each option is also an environment variable (--max-waiting is KBNET_MAX_WAITING) and a key in the file of --config.
     """
-    from functools import cache
-
-    from kbnet.inference import Restorer
-    from kbnet.models import find
     from kbnet.server import Limits, create_app, run
     from kbnet.server.guard import LOOPBACK_NAMES
     from kbnet.server.logs import show_messages
+    from kbnet.server.providing import restorers
     from kbnet.server.running import listen, url_of
 
     key = _read_key(api_key_file)
@@ -99,18 +92,12 @@ def serve(
         shutdown_seconds=shutdown_seconds,
     )
 
-    @cache
-    def load(name: str) -> "Restore":
-        return Restorer.from_pretrained(name, device=device, dtype=dtype)
-
-    def provide(name: str) -> "Restore":
-        entry = find(name)
-        return load(entry.name if entry else name)
-
     listening = listen(host, port)
     local = listening.getsockname()[0] in LOOPBACK_NAMES
     show_messages(format=log_format, level="error" if quiet else log_level)
-    app = create_app(limits, provide=provide, page=page, api_key=key, hosts=LOOPBACK_NAMES if local else None)
+    app = create_app(
+        limits, provide=restorers(device, dtype), page=page, api_key=key, hosts=LOOPBACK_NAMES if local else None
+    )
     if not local and key is None:
         log.warning("everyone who can reach %s can use this server; set %s to ask for a key", host, KEY_VARIABLE)
 

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 
 from kbnet import __version__
 from kbnet.imaging import FORMATS
+from kbnet.models.catalogue import PRESET_CHOICES
 from kbnet.server.admission import ending
 from kbnet.server.desk import Desk, Wish, answer, answer_kept
 from kbnet.server.metrics import CONTENT_TYPE
@@ -16,6 +17,7 @@ from kbnet.server.replies import Refused, failure_of
 from kbnet.server.schemas import Health, Model, Models, Progress
 
 _ALIASES = {"jpg": "jpeg", "tif": "tiff"}
+_PRESETS = list(PRESET_CHOICES)
 _FORMATS = [*FORMATS, *_ALIASES]
 TOKEN = r"^[A-Za-z0-9_-]{8,64}$"
 _ELSEWHERE = {"model": "task", "output": "format", "quality": "format"}
@@ -96,8 +98,8 @@ def _restoring(router: APIRouter, desk: Desk) -> None:
                     "Kbnet-Notes": _NOTES,
                     "Kbnet-Seconds": {"description": "of work, without the wait", "schema": {"type": "number"}},
                     "Kbnet-Change": {
-                        "description": "mean absolute difference from the picture sent, 0 to 1; below 0.002 it is "
-                        "hardly visible",
+                        "description": "mean absolute difference from the picture sent, 0 to 1; half a level of 255 "
+                        "is hardly visible",
                         "schema": {"type": "number"},
                     },
                     "Kbnet-Result": {
@@ -195,6 +197,13 @@ def _wish(desk: Desk) -> Any:
         task: Annotated[
             str, Query(description="what to remove, or a model's name", json_schema_extra={"enum": desk.names})
         ] = desk.usual,
+        preset: Annotated[
+            str,
+            Query(
+                description="best for the task's larger weights, where it has some",
+                json_schema_extra={"enum": _PRESETS},
+            ),
+        ] = "fast",
         strength: Strength = 1.0,
         format: Format = None,
         progress: Annotated[
@@ -205,11 +214,14 @@ def _wish(desk: Desk) -> Any:
             Query(description="keep the result for a while, for /v1/results/TOKEN; needs strength 1"),
         ] = False,
     ) -> Wish:
-        if task not in desk.names:
+        chosen = desk.chosen(task, preset)
+        if chosen is None:
             raise Refused(400, f"expected a task or model among {', '.join(desk.names)}; got {task[:60]!r}")
+        if preset not in _PRESETS:
+            raise Refused(400, f"expected a preset, fast or best; got {preset[:20]!r}")
         if keep and strength != 1:
             raise Refused(400, "expected strength 1 with keep, since what is kept has any strength; leave one out")
-        return Wish(task, strength, _format(format), progress, keep)
+        return Wish(chosen, strength, _format(format), progress, keep)
 
     return read
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from kbnet.server.kept import Kept
 from kbnet.server.limits import Limits
 from kbnet.server.metrics import Metrics
 from kbnet.server.page import add_page
+from kbnet.server.providing import restorers
 from kbnet.server.replies import Refused, failure, failure_of
 from kbnet.server.restoration import Restoration, Restore
 from kbnet.server.schemas import Failure
@@ -65,7 +65,7 @@ def create_app(
         raise InvalidInputError("expected at least one model to serve, got none")
     if api_key is not None and not api_key.strip():
         raise InvalidInputError("expected an API key with characters in it, got an empty one")
-    worker = Worker(provide or _provider(), limits)
+    worker = Worker(provide or restorers(), limits)
     kept = Kept(limits.kept_bytes, limits.kept_seconds)
     admission = Admission(limits, worker.wait)
     metrics = Metrics(
@@ -115,19 +115,6 @@ async def _sweep(kept: Kept) -> None:
     while True:
         await asyncio.sleep(_SWEEP)
         kept.expire()
-
-
-def _provider() -> Callable[[str], Restore]:
-    from kbnet.inference import Restorer
-    from kbnet.models import find
-
-    load = cache(Restorer.from_pretrained)
-
-    def provide(name: str) -> Restore:
-        entry = find(name)
-        return load(entry.name if entry else name)  # a task and its default model are one
-
-    return provide
 
 
 def _answer_errors(app: FastAPI) -> None:

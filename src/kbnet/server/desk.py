@@ -10,7 +10,9 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from kbnet.imaging import probe
+from kbnet.inference.change import unchanged_note
 from kbnet.models import CatalogueEntry
+from kbnet.models.catalogue import FORMER_NAMES
 from kbnet.server.admission import Admission, ending
 from kbnet.server.kept import Kept, KeptResult
 from kbnet.server.metrics import Metrics
@@ -25,7 +27,7 @@ from kbnet.server.worker import Worker
 class Wish:
     """The arguments of a request to restore."""
 
-    task: str
+    task: str  # or a variant's, or a model's name
     strength: float
     format: str | None
     token: str | None
@@ -56,9 +58,20 @@ class Desk:
         """What is meant where nothing is asked for."""
         return "denoise" if "denoise" in self.names else self.names[0]
 
-    def model(self, name: str) -> CatalogueEntry:
-        """The model that a task's, a variant's or its own name means."""
-        return next(entry for entry in self.models if name in (entry.alias, entry.name))
+    def model(self, name: str) -> CatalogueEntry | None:
+        """The model that a task's, a variant's or its own name means, former ones too; None if it is not offered."""
+        known = FORMER_NAMES.get(name, name)
+        return next((entry for entry in self.models if known in (entry.alias, entry.name)), None)
+
+    def chosen(self, name: str, preset: str) -> str | None:
+        """The name by which the weights are loaded: of the task's larger ones for "best", where there are some."""
+        model = self.model(name)
+        if model is None:
+            return None
+        if preset == "best" and model.default and name != model.name:
+            larger = (entry for entry in self.models if entry.task == model.task and entry.variant == "hq")
+            return next(larger, model).alias
+        return name if name == model.name else model.alias
 
     def progress(self, token: str) -> Progress:
         """How far the request of that token is; raises Refused where there is none."""
@@ -110,10 +123,13 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
             if wish.token is not None:
                 desk.moves.pop(wish.token, None)
     model = desk.model(wish.task)
+    assert model is not None  # or there would be no wish
     desk.metrics.restored(model.task, model.name, restored.seconds, restored.width * restored.height)
+    unchanged = unchanged_note(restored.change, model.task) if wish.strength else None
+    notes = (*([unchanged] if unchanged else []), *restored.notes)
     headers = {
         "Cache-Control": "no-store",
-        "Kbnet-Notes": json.dumps(restored.notes),
+        "Kbnet-Notes": json.dumps(notes),
         "Kbnet-Seconds": f"{restored.seconds:.3f}",
         "Kbnet-Change": f"{restored.change:.6f}",
     }

@@ -15,6 +15,7 @@ class Model(BaseModel):
     name: str
     task: str
     alias: str = Field(description="the shorter name it answers to")
+    variant: str = Field(description="what sets it apart from the task's default: hq (better, slower) or gray")
     default: bool = Field(description="whether the task's name means this model")
     summary: str
     license: str

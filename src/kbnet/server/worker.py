@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from kbnet.errors import KBNetError
 from kbnet.imaging import Photo, Pixels, plan_output, read_photo, write_photo
 from kbnet.imaging.planning import format_of
+from kbnet.inference.change import mean_change
 from kbnet.server.admission import ending
 from kbnet.server.limits import Limits
 from kbnet.server.restoration import SMALL_PIXELS, TOGETHER, Pending, Restoration, Restore, Restored
@@ -224,12 +223,6 @@ class Opened:
             mean_change(self.photo.pixels, pixels),
             pixels if self.pending.what.keep else None,
         )
-
-
-def mean_change(before: Pixels, after: Pixels) -> float:
-    """The mean absolute difference of two pictures of one depth, on the scale from 0 (black) to 1 (white)."""
-    total = sum(float(np.abs(a.astype(np.float32) - b).sum()) for b, a in zip(before, after, strict=True))
-    return total / before.size / float(np.iinfo(before.dtype).max)
 
 
 def _fail(pending: Pending, error: BaseException) -> None:

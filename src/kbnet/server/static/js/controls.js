@@ -7,7 +7,7 @@ const LOOKS = [
   { name: "colour", label: "Colour", title: "0 % = original colours, 100 % = restored colours" },
   { name: "detail", label: "Detail", title: "0 % = smooth, 100 % = all detail" },
 ];
-const QUALITIES = { fast: "Fast", best: "Best (slower)" };
+const PRESETS = { fast: "Fast", best: "Best (slower)" };
 const FORMATS = { png: "PNG", jpeg: "JPEG", tiff: "TIFF", webp: "WebP", avif: "AVIF" };
 
 const $ = (id) => document.getElementById(id);
@@ -21,7 +21,7 @@ export class Controls extends EventTarget {
     this.#tasks = tasks;
     this.#looks = LOOKS.filter(({ name }) => looks.includes(name));
     radios($("tasks"), "task", tasks.map(({ name, label }) => [name, label]), () => this.#chosen());
-    radios($("qualities"), "quality", Object.entries(QUALITIES), () => this.#chosen());
+    radios($("presets"), "preset", Object.entries(PRESETS), () => this.#chosen());
     $("looks").replaceChildren(...this.#looks.map((look) => this.#slider(look)));
     $("format").append(...formats.map((name) => element("option", { value: name, textContent: FORMATS[name] || name })));
     $("format").onchange = () => this.dispatchEvent(new Event("format"));
@@ -32,12 +32,12 @@ export class Controls extends EventTarget {
   get wish() {
     const task = this.#task;
     if (!task) return null;
-    const quality = task.models.best ? document.querySelector("[name=quality]:checked").value : "fast";
-    return { task: task.name, quality, model: task.models[quality] };
+    const preset = document.querySelector("[name=preset]:checked").value;
+    return { task: task.name, preset: task.presets.includes(preset) ? preset : "fast" };
   }
 
-  set wish({ task, quality }) {
-    for (const [name, value] of [["task", task], ["quality", quality]]) {
+  set wish({ task, preset }) {
+    for (const [name, value] of [["task", task], ["preset", preset]]) {
       const input = document.querySelector(`[name=${name}][value="${CSS.escape(value)}"]`);
       if (input) input.checked = true;
     }
@@ -80,7 +80,7 @@ export class Controls extends EventTarget {
   }
 
   #offer() {
-    $("qualities").hidden = !this.#task?.models.best;
+    $("presets").hidden = !this.#task || this.#task.presets.length < 2;
   }
 }
 

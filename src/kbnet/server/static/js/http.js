@@ -2,7 +2,7 @@
 import { BackendError } from "./backend.js";
 
 const POLL = 400; // ms
-const LABELS = { denoise: "Noise", "denoise-real": "Camera noise", derain: "Rain", deblur: "Blur" };
+const LABELS = { denoise: "Noise", derain: "Rain", deblur: "Blur" };
 
 export class HttpBackend {
   place = "Processed on the computer running kbnet";
@@ -24,20 +24,20 @@ export class HttpBackend {
       tasks: (known.length ? Object.keys(LABELS).filter((task) => known.includes(task)) : tasks).map((task) => ({
         name: task,
         label: LABELS[task] || task,
-        models: modelsOf(models.filter((model) => model.task === task)),
+        presets: models.some((model) => model.task === task && model.variant === "hq") ? ["fast", "best"] : ["fast"],
       })),
       formats,
       looks: ["strength"],
     };
   }
 
-  async restore(file, model, { signal, progress }) {
+  async restore(file, { task, preset }, { signal, progress }) {
     const token = unguessable();
     const watching = new AbortController();
     this.#watch(token, progress, watching.signal);
     try {
       progress({ state: "sending" });
-      const reply = await this.#post(file, { task: model, progress: token, keep: true }, signal, progress);
+      const reply = await this.#post(file, { task, preset, progress: token, keep: true }, signal, progress);
       return {
         blob: await reply.blob(),
         seconds: Number(reply.headers.get("Kbnet-Seconds")),
@@ -50,7 +50,7 @@ export class HttpBackend {
     }
   }
 
-  async encode(file, model, result, { strength = 1 }, format, { signal } = {}) {
+  async encode(file, { task, preset }, result, { strength = 1 }, format, { signal } = {}) {
     if (strength === 1 && (!format || result.blob.type === `image/${format}`)) return { blob: result.blob, notes: result.notes };
     const query = { strength, ...(format ? { format } : {}) };
     let reply;
@@ -60,7 +60,7 @@ export class HttpBackend {
     } catch (error) {
       if (!(error instanceof BackendError) || error.code !== "gone") throw error;
       // Restore the same file once more.
-      reply = await this.#post(file, { task: model, ...query }, signal);
+      reply = await this.#post(file, { task, preset, ...query }, signal);
     }
     return { blob: await reply.blob(), notes: notesOf(reply) };
   }
@@ -120,12 +120,6 @@ export class HttpBackend {
       }
     } catch { /* it ended, or the picture's own request tells why not */ }
   }
-}
-
-function modelsOf(models) {
-  const usual = models.find((model) => model.default) || models[0];
-  const largest = models.reduce((a, b) => (b.parameters > a.parameters ? b : a));
-  return largest === usual ? { fast: usual.alias } : { fast: usual.alias, best: largest.alias };
 }
 
 function notesOf(reply) {

@@ -2,7 +2,7 @@
 import { element } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const EXAMPLES = ["denoise", "denoise-real", "derain", "deblur"];
+const EXAMPLES = ["denoise", "derain", "deblur"];
 
 // add: called with files, and with the task of an example; complain: called with what went wrong.
 export function connect(add, complain) {

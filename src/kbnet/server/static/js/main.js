@@ -65,7 +65,7 @@ function drawFacts(item, result) {
   if (!item) facts.textContent = "";
   else if (item.state === "failed") facts.textContent = `${item.name}: ${item.error}`;
   else if (result && item.hardly) {
-    facts.textContent = `The result hardly differs from the input (${(255 * item.result.change).toFixed(1)} of 255 levels on average). The picture may already be clean, or another task may fit better.`;
+    facts.textContent = `${item.name}: hardly any change, ${(255 * item.result.change).toFixed(1)} of 255 levels on average`;
   } else facts.textContent = [item.name, viewer.size, bytes(item.file.size), result ? wordsOf(item) : ""].filter(Boolean).join(" · ");
   const notes = result ? item.told || item.result.notes : [];
   $("notes").replaceChildren(...notes.map((text) => element("li", { textContent: text })));
@@ -90,8 +90,8 @@ async function showPicture(item) {
 }
 
 function differs(item) {
-  const { task, quality } = controls.wish || {};
-  return Boolean(item.done) && (item.done.task !== task || item.done.quality !== quality);
+  const { task, preset } = controls.wish || {};
+  return Boolean(item.done) && (item.done.task !== task || item.done.preset !== preset);
 }
 
 function complain(text) {
@@ -104,7 +104,7 @@ function complain(text) {
 
 function add(files, task) {
   complain("");
-  if (task) controls.wish = { task, quality: controls.wish?.quality || "fast" };
+  if (task) controls.wish = { task, preset: controls.wish?.preset || "fast" };
   const added = queue.add(files);
   if (added.length) ($("act").hidden ? $("canvas") : $("act")).focus();
 }

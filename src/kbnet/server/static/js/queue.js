@@ -63,7 +63,7 @@ export class Queue extends EventTarget {
     this.#changed();
   }
 
-  // wish: {task, quality, model}
+  // wish: {task, preset}
   async restore(items, wish) {
     for (const item of items) Object.assign(item, { state: "queued", wish, error: "", progress: {} });
     this.#changed();
@@ -89,7 +89,7 @@ export class Queue extends EventTarget {
 
   // The result as it is seen, or in another format.
   async encode(item, format = "") {
-    const { blob, notes } = await this.#backend.encode(item.file, item.wish.model, item.result, item.look, format);
+    const { blob, notes } = await this.#backend.encode(item.file, item.wish, item.result, item.look, format);
     return { blob, notes, name: nameOf(item, blob.type) };
   }
 
@@ -107,7 +107,7 @@ export class Queue extends EventTarget {
         item.progress = told;
         if (item.state === "working") this.#changed();
       };
-      const result = await this.#backend.restore(item.file, item.wish.model, { signal: item.stop.signal, progress });
+      const result = await this.#backend.restore(item.file, item.wish, { signal: item.stop.signal, progress });
       if (item.removed) return this.#backend.forget(result);
       if (before) this.#backend.forget(before);
       const hardly = result.change < HARDLY_CHANGED;
