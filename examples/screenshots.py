@@ -25,7 +25,14 @@ FOR_README = {"done-laptop-light": "page.jpg", "done-phone-light": "page-phone.j
 
 
 def take(browser: Browser, url: str, state: str, size: str, scheme: str) -> dict[str, object]:
-    """One picture; what it shows."""
+    """One picture; what it shows. Work that ends while it is photographed is done once more."""
+    while (shown := attempt(browser, url, state, size, scheme)) is None:
+        pass
+    return shown
+
+
+def attempt(browser: Browser, url: str, state: str, size: str, scheme: str) -> dict[str, object] | None:
+    """As `take`, or None where the work ended too soon."""
     context = browser.new_context(color_scheme=scheme, locale="en", reduced_motion="reduce", **SIZES[size])
     page = context.new_page()
     page.goto(url)
@@ -36,9 +43,10 @@ def take(browser: Browser, url: str, state: str, size: str, scheme: str) -> dict
     target = PICTURES / f"{state}-{size}-{scheme}.jpg"
     page.screenshot(path=target, type="jpeg", quality=75)
     shown = describe(page)
-    if state == "working":
-        page.click("#act")  # stop
+    held = state != "working" or page.is_visible("#busy")
     context.close()
+    if not held:
+        return None
     print(f"{target.name}, {target.stat().st_size / 1000:.0f} kB")
     return shown
 
