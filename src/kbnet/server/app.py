@@ -78,6 +78,7 @@ def create_app(
             "kbnet_kept_bytes": ("Memory of these results", lambda: kept.nbytes),
         }
     )
+    worker.worked = metrics.worked
     desk = Desk(worker, admission, kept, metrics, offered)
 
     @asynccontextmanager

@@ -50,11 +50,14 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def show_messages(*, format: str, level: str) -> None:
-    """Send the server's records of `level` and above, and uvicorn's warnings, to stderr in a format of FORMATS."""
+    """Send the server's records of `level` and above, and uvicorn's errors, to stderr in a format of FORMATS.
+
+    uvicorn's warnings tell of every client that speaks no HTTP, which anyone could fill a disk with.
+    """
     handler = _Stderr()
     handler.setFormatter(Json() if format == "json" else Text())
     least = getattr(logging, level.upper())
-    for name, lowest in (("kbnet.server", logging.DEBUG), ("uvicorn.error", logging.WARNING)):
+    for name, lowest in (("kbnet.server", logging.DEBUG), ("uvicorn.error", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(max(least, lowest))

@@ -36,6 +36,9 @@ class Metrics:
             registry=registry,
         )
         self._pixels = Counter("kbnet_pixels", "Pixels restored", labels, registry=registry)
+        self._worked = Counter(
+            "kbnet_worker_seconds", "Seconds in which the thread that restores was at work", registry=registry
+        )
         for name, (text, read) in gauges.items():
             Gauge(name, text, registry=registry).set_function(read)
 
@@ -52,6 +55,10 @@ class Metrics:
         """Count one picture's work."""
         self._work.labels(task, model).observe(seconds)
         self._pixels.labels(task, model).inc(pixels)
+
+    def worked(self, seconds: float) -> None:
+        """Count a turn of work."""
+        self._worked.inc(seconds)
 
     def text(self) -> bytes:
         """The exposition."""

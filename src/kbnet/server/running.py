@@ -1,5 +1,6 @@
 """Serving an application: the socket, uvicorn, and an end that is bounded."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -72,15 +73,16 @@ class Server(uvicorn.Server):
         """Begin, and say so."""
         await super().startup(sockets)
         if self.started:
+            self._watching = asyncio.create_task(self._watch())
             self._ready()
 
-    async def on_tick(self, counter: int) -> bool:
-        """Every tenth of a second; whether to end."""
-        if counter % 10 == 0:
+    async def _watch(self) -> None:
+        """Close connections whose clients take too long, until the end."""
+        while True:
+            await asyncio.sleep(1)
             now = time.monotonic()
             for connection in list(self.server_state.connections):
                 connection.check(now)  # type: ignore[union-attr]  # ours, by the config
-        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal: the first lets requests finish, a second ends the process."""
@@ -98,6 +100,7 @@ class Server(uvicorn.Server):
         if desk is not None:
             desk.admission.close(self._limits.shutdown_seconds)
         await super().shutdown(sockets)
+        self._watching.cancel()
         if self._hard and desk is not None and desk.worker.busy and self._first is not None:
             _end(self._first[1])  # its thread is in a tile that would keep the process alive
 

@@ -36,6 +36,8 @@ class Worker:
 
     def __init__(self, provide: Callable[[str], Restore], limits: Limits) -> None:
         self.limits = limits
+        self.worked: Callable[[float], None] = lambda seconds: None
+        """Told the seconds of each turn of work, that of requests that failed or were left too."""
         self._closing = False
         self._provide = provide
         self._queue: deque[Pending] = deque()
@@ -146,7 +148,9 @@ class Worker:
                 alike[opened.photo.pixels.shape, opened.photo.pixels.dtype.str].append(opened)
         for several in alike.values():
             self._answer(several, start)
-        self._seconds += 0.2 * ((time.monotonic() - start) / max(len(group), 1) - self._seconds)
+        spent = time.monotonic() - start
+        self.worked(spent)
+        self._seconds += 0.2 * (spent / max(len(group), 1) - self._seconds)
 
     def _open(self, pending: Pending) -> "Opened":
         pending.check()
