@@ -14,6 +14,7 @@ import kbnet
 from kbnet.errors import InvalidInputError
 from kbnet.imaging import Photo, read_photo, write_photo
 from kbnet.server import Limits, create_app
+from kbnet.server import limits as limits_module
 
 PNG_TYPE = {"Content-Type": "image/png"}
 
@@ -271,10 +272,23 @@ def test_pictures_are_never_written_to_disk():
     assert opened == []
 
 
-@pytest.mark.parametrize("limits", [{"bytes": 0}, {"pixels": -1}, {"waiting": 1.5}, {"seconds": float("nan")}])
+@pytest.mark.parametrize(
+    "limits", [{"bytes": 0}, {"pixels": -1}, {"waiting": 1.5}, {"seconds": float("nan")}, {"kept_bytes": True}]
+)
 def test_senseless_limits_are_refused(limits):
-    with pytest.raises(InvalidInputError, match="of at least 1, got"):
+    with pytest.raises(InvalidInputError, match=r"of at least [01], got"):
         Limits(**limits)
+
+
+@pytest.mark.parametrize(("free", "megapixels"), [(10**12, 100), (192_000_000, 1), (0, 1e-6)])
+def test_limits_that_are_not_given_follow_from_the_memory(monkeypatch, free, megapixels):
+    monkeypatch.setattr(limits_module, "_free_bytes", lambda: free)
+    limits = Limits()
+    assert limits.pixels == megapixels * 1e6
+    assert limits.kept_bytes == max(min(free // 8, 10**9), 1)
+    assert limits.all_bytes == (8 * 10**8 if free == 10**12 else limits.bytes)
+    given = Limits(pixels=7, kept_bytes=8, all_bytes=9)
+    assert (given.pixels, given.kept_bytes, given.all_bytes) == (7, 8, 9)
 
 
 def test_an_application_needs_models_and_a_key_that_is_one():

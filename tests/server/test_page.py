@@ -200,6 +200,21 @@ def test_larger_weights_are_offered_where_a_task_has_some(open_page):
         assert double.asked[-1] == "deblur-hq"
 
 
+def test_the_controls_are_those_of_the_picture_that_is_selected(open_page):
+    page = open_page()
+    page.add(("one.png", picture(20, 30)[1]))
+    page.restore()
+    page.set_strength(40)
+    page.add(("two.png", picture(20, 30)[1]))
+    page.check("[name=task][value=deblur]", force=True)
+    page.restore(2)
+    assert page.text("#look-strength-now") == "100 %"
+    page.click("li .open >> text=one.png")
+    assert page.text("#look-strength-now") == "40 %"
+    assert page.is_checked("[name=task][value=denoise]")
+    assert page.is_hidden("#act")  # nothing to do but to download it
+
+
 def test_too_large_a_picture_says_what_to_do(open_page):
     page = open_page()
     page.add(("large.png", write_photo(Photo(np.zeros((2000, 1600), np.uint8)), None)))

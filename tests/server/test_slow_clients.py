@@ -11,6 +11,8 @@ from test_api import refused, restored
 from test_load import until
 
 import kbnet.server.running
+from kbnet.errors import InvalidInputError
+from kbnet.imaging import Photo, write_photo
 from kbnet.server import Limits
 
 QUICK = {"header_seconds": 1, "body_seconds": 1, "body_rate": 100}
@@ -201,6 +203,32 @@ def test_one_who_leaves_a_group_does_not_fail_the_others():
     assert held.groups == [2]
     for (pixels, _), (reply,) in zip(pictures, replies, strict=False):
         assert np.array_equal(restored(reply).pixels, 255 - pixels)
+
+
+class Choosy(Inverting):
+    """Fails for a group in which one picture is black, and for that one alone."""
+
+    def __call__(self, image, /, **options):
+        if image.shape[:2] != (8, 8) and image.max() == 0:
+            raise InvalidInputError("expected no black picture")
+        return super().__call__(image, **options)
+
+
+def test_one_picture_that_fails_its_group_does_not_fail_the_others():
+    held = Choosy(shut=True)
+    black = write_photo(Photo(np.zeros((24, 32, 3), np.uint8)), None)
+    bodies = [picture(seed=0)[1], picture(seed=1)[1], black, picture(seed=2)[1]]
+    with serving(held.provide) as client, ExitStack() as stack:
+        replies = []
+        for number, data in enumerate(bodies):
+            replies.append(stack.enter_context(background(client.post, "/v1/restore", content=data)))
+            until(held.begun.is_set)
+            until(lambda number=number: f"kbnet_waiting {number}.0" in client.get("/metrics").text)
+        held.gate.set()
+    assert held.groups == [3]
+    assert "expected no black picture" in refused(replies[2][0], 400)
+    for seed, (reply,) in zip(range(3), (replies[0], replies[1], replies[3]), strict=True):
+        assert np.array_equal(restored(reply).pixels, 255 - picture(seed=seed)[0])
 
 
 def test_the_end_sends_away_who_cannot_be_served_in_its_time():

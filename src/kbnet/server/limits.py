@@ -9,6 +9,7 @@ BYTES_PER_PIXEL = 96
 
 MOST_PIXELS = 100_000_000
 MOST_KEPT_BYTES = 1_000_000_000
+_DERIVED = ("all_bytes", "pixels", "kept_bytes")
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,9 @@ class Limits:
     """How much a server takes on. More is refused with a status that says why, before it costs anything.
 
     Attributes:
-        bytes: of one request's body, as it arrives (413). All bodies together may hold four times as much (429).
+        bytes: of one request's body, as it arrives (413).
+        all_bytes: of all bodies together (429 for the slowest sender). 0, the default, for four times `bytes`, but no
+            more than a quarter of the free memory holds.
         pixels: of one picture, read from its header before it is decoded (413). 0, the default, for as many as half
             the free memory holds, at most 100 million.
         waiting: requests that may wait for their turn, beside the one at work (429 with Retry-After).
@@ -34,6 +37,7 @@ class Limits:
     """
 
     bytes: int = 200_000_000
+    all_bytes: int = 0
     pixels: int = 0
     waiting: int = 16
     seconds: float = 600.0
@@ -45,23 +49,24 @@ class Limits:
     shutdown_seconds: float = 7.0
 
     def __post_init__(self) -> None:
-        if self.pixels == 0 or self.kept_bytes == 0:
-            free = _free_bytes()
-            if self.pixels == 0:
-                object.__setattr__(self, "pixels", max(min(free // 2 // BYTES_PER_PIXEL, MOST_PIXELS), 1))
-            if self.kept_bytes == 0:
-                object.__setattr__(self, "kept_bytes", max(min(free // 8, MOST_KEPT_BYTES), 1))
         for field in fields(self):
             value = getattr(self, field.name)
             whole = field.type is int or field.type == "int"
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= 1:
+            least = 0 if field.name in _DERIVED else 1
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= least:
                 kind = "a whole number" if whole else "a number"
-                raise InvalidInputError(f"expected the limit {field.name} to be {kind} of at least 1, got {value!r}")
-
-    @property
-    def all_bytes(self) -> int:
-        """Bytes that the accepted bodies may hold together."""
-        return 4 * self.bytes
+                raise InvalidInputError(
+                    f"expected the limit {field.name} to be {kind} of at least {least}, got {value!r}"
+                )
+        if not all(getattr(self, name) for name in _DERIVED):
+            free = _free_bytes()
+            derived = {
+                "all_bytes": max(min(free // 4, 4 * self.bytes), self.bytes),
+                "pixels": max(min(free // 2 // BYTES_PER_PIXEL, MOST_PIXELS), 1),
+                "kept_bytes": max(min(free // 8, MOST_KEPT_BYTES), 1),
+            }
+            for name in _DERIVED:
+                object.__setattr__(self, name, getattr(self, name) or derived[name])
 
 
 def _free_bytes() -> int:

@@ -167,8 +167,10 @@ class Worker:
         try:
             results = self._restore([opened.pending for opened in several], [o.photo.pixels for o in several])
         except BaseException as error:
-            for opened in several:
-                _fail(opened.pending, error)
+            if len(several) == 1:
+                _fail(several[0].pending, error)
+            for opened in several if len(several) > 1 else ():
+                self._answer([opened], start)  # one of them may be at fault, and the others are not
             return
         for opened, pixels in zip(several, results, strict=True):
             seconds = time.monotonic() - start

@@ -20,11 +20,16 @@ const controls = new Controls();
 const list = new List(queue, pictures);
 let failing = ""; // what the banner says
 let saving = false;
+let drawn = null; // the item that was selected when the page was drawn last
 
 // ---- drawing
 
 function draw() {
   const item = queue.selected;
+  if (item !== drawn) {
+    drawn = item;
+    if (item?.done && !queue.fresh.length) controls.wish = item.done; // as it was restored
+  }
   const result = item?.result && !["queued", "working"].includes(item.state);
   $("work").toggleAttribute("data-empty", !item);
   $("side").hidden = !item;

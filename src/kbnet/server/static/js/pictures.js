@@ -5,6 +5,7 @@ const THUMBNAIL = 96; // pixels of the longer side
 export class Pictures {
   #backend;
   #urls = new Map(); // of an item: {before, after, result}
+  #thumbnails = Promise.resolve(); // made one after another: each decodes a whole picture
 
   constructor(backend) {
     this.#backend = backend;
@@ -35,7 +36,12 @@ export class Pictures {
   }
 
   // A small picture of it, drawn into a canvas element, or nothing where it cannot be drawn.
-  async thumbnail(item, canvas) {
+  thumbnail(item, canvas) {
+    this.#thumbnails = this.#thumbnails.then(() => this.#paint(item, canvas));
+  }
+
+  async #paint(item, canvas) {
+    if (item.removed) return;
     try {
       const image = new Image();
       image.src = (await this.of(item)).before;
