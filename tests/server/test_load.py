@@ -5,6 +5,7 @@ import time
 from contextlib import ExitStack
 
 import numpy as np
+import pytest
 from serving import PATIENCE, Inverting, background, picture, serving
 from test_api import refused, restored
 
@@ -108,6 +109,7 @@ def test_a_sender_who_leaves_ends_the_work_at_the_next_tile():
         assert client.get("/metrics").text.count('task="denoise"} 768.0') == 1  # of one picture alone
 
 
+@pytest.mark.slow
 def test_time_runs_out_for_the_slow_and_the_stuck():
     held = Inverting(shut=True)
     with serving(held.provide, Limits(seconds=1)) as client:

@@ -96,6 +96,7 @@ def test_the_head_of_a_second_request_has_its_own_time(quick):
         assert ends(connection) == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 5000])
 def test_a_body_that_comes_too_slowly_is_refused(quick, first):
     with raw(quick) as connection:
@@ -129,6 +130,7 @@ def test_where_bodies_are_too_large_together_the_slowest_gives_way():
         assert slow[3].recv(65536).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "path", "status"), [("text/html", "/v1/restore", b"415"), ("image/png", "/x", b"404")]
 )
@@ -152,6 +154,7 @@ def test_a_form_of_many_parts_is_refused_at_the_first_few(quick):
         assert b"the one field 'image', got 'a', 'a', 'a'" in said
 
 
+@pytest.mark.slow
 def test_a_reply_that_nobody_takes_is_given_up(quick):
     data = picture(1200, 1200)[1]
     with raw(quick) as connection:
