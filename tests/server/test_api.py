@@ -136,9 +136,9 @@ def test_what_cannot_be_served_gets_its_status_and_one_line(client, request_, st
 
 
 def test_addresses_and_methods_that_are_not_there(client):
-    assert "nothing at this address" in refused(client.get("/v2"), 404)
-    assert "nothing at this address" in refused(client.get("/redoc"), 404)
-    assert "GET is not what this address is for" in refused(client.get("/v1/restore"), 405)
+    assert "not found; see /docs" in refused(client.get("/v2"), 404)
+    assert "not found; see /docs" in refused(client.get("/redoc"), 404)
+    assert "GET is not allowed here" in refused(client.get("/v1/restore"), 405)
     assert "no request with this token" in refused(client.get("/v1/progress/abcdefgh"), 404)
     refused(client.get("/v1/progress/short"), 400)
 
@@ -227,7 +227,7 @@ def test_a_mistake_in_the_server_is_told_without_its_words(client, inverting, mo
 
     monkeypatch.setattr(Inverting, "__call__", broken)
     line = refused(client.post("/v1/restore", content=picture()[1]), 500)
-    assert "mistake in kbnet" in line
+    assert "internal error in kbnet" in line
     assert "secret" not in line
     assert "secret of ours" in caplog.text  # the log has them
     monkeypatch.undo()

@@ -10,6 +10,7 @@ from serving import PATIENCE, Inverting, background, picture, serving
 from test_api import refused, restored
 
 from kbnet.server import Limits
+from kbnet.server.restoration import Pending, Restoration
 
 
 def until(condition):
@@ -53,7 +54,9 @@ def test_more_than_may_wait_are_asked_to_come_back_and_none_is_lost():
         for (pixels, _), (reply,) in zip(pictures, (first, second, third), strict=True):
             assert np.array_equal(restored(reply).pixels, 255 - pixels)
         restored(client.post("/v1/restore", content=picture()[1]))
-        assert progress(client, "token-001") == {"error": "no request with this token is on its way; it may be done"}
+        assert progress(client, "token-001") == {
+            "error": "no request with this token is in progress; it may be finished"
+        }
 
 
 def test_small_pictures_of_one_size_that_wait_are_restored_together():
@@ -159,3 +162,14 @@ def test_the_end_finishes_what_was_accepted():
                 held.gate.set()
     assert np.array_equal(restored(one[0]).pixels, 255 - first[0])
     assert np.array_equal(restored(two[0]).pixels, 255 - second[0])
+
+
+def test_how_long_a_picture_takes_is_known_from_the_start():
+    with serving(None) as client:
+        worker = client.app.state.desk.worker
+        until(lambda: worker._pace)
+        restored(client.post("/v1/restore", content=picture()[1], params={"task": "derain"}))
+        pending = Pending(Restoration(b"", "derain"), time.monotonic())
+        pending.began, pending.pixels = time.monotonic(), 10**9
+        _, left = worker.left(pending)
+        assert left > 0  # by the pace of another task

@@ -78,7 +78,6 @@ def serve(
     from kbnet.server import Limits, create_app, run
     from kbnet.server.guard import LOOPBACK_NAMES
     from kbnet.server.logs import show_messages
-    from kbnet.server.providing import restorers
     from kbnet.server.running import listen, url_of
 
     key = _read_key(api_key_file)
@@ -96,7 +95,7 @@ def serve(
     local = listening.getsockname()[0] in LOOPBACK_NAMES
     show_messages(format=log_format, level="error" if quiet else log_level)
     app = create_app(
-        limits, provide=restorers(device, dtype), page=page, api_key=key, hosts=LOOPBACK_NAMES if local else None
+        limits, device=device, dtype=dtype, page=page, api_key=key, hosts=LOOPBACK_NAMES if local else None
     )
     if not local and key is None:
         log.warning("everyone who can reach %s can use this server; set %s to ask for a key", host, KEY_VARIABLE)

@@ -53,7 +53,7 @@ _ERRORS = {
     413: "More bytes or pixels than the server's limits",
     415: "A kind of picture, or of body, that is not handled",
     429: "Too many pictures are waiting; Retry-After says when to try again",
-    500: "A mistake in the server",
+    500: "Internal error",
     503: "The time limit ran out, memory is short, or the server is shutting down",
 }
 _TOLD: dict[int | str, dict[str, Any]] = {
@@ -126,7 +126,7 @@ def _restoring(router: APIRouter, desk: Desk) -> None:
 
     @router.get(
         "/v1/progress/{token}",
-        summary="How far the request is that named this token as `progress`",
+        summary="Progress of the request that named this token as `progress`",
         responses=_told(404),
     )
     async def progress(token: Token) -> Progress:
@@ -159,12 +159,12 @@ def _results(router: APIRouter, desk: Desk) -> None:
     )
     async def forget(token: Token) -> Response:
         if not desk.kept.drop(token):
-            raise Refused(404, "no result with this token is kept; it may have expired")
+            raise Refused(404, "no result with this token; it may have expired")
         return Response(status_code=204)
 
 
 def _telling(router: APIRouter, desk: Desk) -> None:
-    @router.get("/v1/models", summary="What can be asked for", responses=_told())
+    @router.get("/v1/models", summary="Tasks, models, and formats", responses=_told())
     async def models() -> Models:
         tasks = sorted({entry.task for entry in desk.models}, key=lambda task: desk.names.index(task))
         return Models(
@@ -184,7 +184,7 @@ def _telling(router: APIRouter, desk: Desk) -> None:
 
     @router.get(
         "/metrics",
-        summary="Counts for Prometheus",
+        summary="Prometheus metrics",
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_told()},
     )

@@ -33,13 +33,16 @@ from kbnet.server.worker import Worker
 
 _SWEEP = 15.0  # seconds between looks for results whose time is up
 _LAST_TILE = 1.0  # seconds that the end waits for the tile at hand
-_TINY = write_photo(Photo(np.zeros((8, 8, 3), np.uint8)), None) or b""
+_TINY, _SAMPLE = (write_photo(Photo(np.zeros((side, side, 3), np.uint8)), None) or b"" for side in (8, 192))
+"""What the server restores for itself: the first loads the network, the second shows how long a picture takes."""
 
 
 def create_app(
     limits: Limits | None = None,
     *,
     provide: Callable[[str], Restore] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
     models: Sequence[CatalogueEntry] | None = None,
     page: bool = True,
     api_key: str | None = None,
@@ -51,6 +54,7 @@ def create_app(
         limits: what it takes on.
         provide: the Restorer for a task's or model's name, asked in the thread that uses it; by default
             `Restorer.from_pretrained`, each loaded once, at its first use.
+        device, dtype: where and how precisely these compute, as for `Restorer`; ignored if `provide` is given.
         models: what is offered, by default every shipped model.
         page: whether there is a web page at "/".
         api_key: a secret that requests must carry; None to answer everyone.
@@ -65,14 +69,14 @@ def create_app(
         raise InvalidInputError("expected at least one model to serve, got none")
     if api_key is not None and not api_key.strip():
         raise InvalidInputError("expected an API key with characters in it, got an empty one")
-    worker = Worker(provide or restorers(), limits)
+    worker = Worker(provide or restorers(device, dtype), limits)
     kept = Kept(limits.kept_bytes, limits.kept_seconds)
     admission = Admission(limits, worker.wait)
     metrics = Metrics(
         {
             "kbnet_waiting": ("Pictures that wait for their turn", worker.depth),
             "kbnet_admitted": ("Requests let in and not yet answered", lambda: admission.admitted),
-            "kbnet_arriving": ("Requests whose body is on its way", lambda: len(admission.arriving)),
+            "kbnet_arriving": ("Requests whose body is arriving", lambda: len(admission.arriving)),
             "kbnet_body_bytes": ("Bytes of bodies in memory", lambda: admission.bytes),
             "kbnet_kept_results": ("Results that wait for another strength", lambda: len(kept)),
             "kbnet_kept_bytes": ("Memory of these results", lambda: kept.nbytes),
@@ -84,12 +88,14 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Loads the usual model and what torch leaves for a first call, seconds that no sender should wait for.
-        warm_up = worker.submit(Restoration(_TINY, desk.usual), time.monotonic() + limits.seconds)
+        own = [_TINY, _SAMPLE] if provide is None else [_TINY]
+        warm_ups = [worker.submit(Restoration(data, desk.usual), time.monotonic() + limits.seconds) for data in own]
         sweeper = asyncio.create_task(_sweep(kept))
         yield
         sweeper.cancel()
         admission.close(0)
-        worker.abandon(warm_up)
+        for warm_up in warm_ups:
+            worker.abandon(warm_up)
         kept.clear()
         worker.close(_LAST_TILE)
 
@@ -133,8 +139,8 @@ def _answer_errors(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         texts = {
-            404: "there is nothing at this address; see /docs for what there is",
-            405: f"{request.method} is not what this address is for; see /docs",
+            404: "not found; see /docs for the API",
+            405: f"{request.method} is not allowed here; see /docs for the API",
         }
         return failure(error.status_code, texts.get(error.status_code, str(error.detail)), error.headers)
 

@@ -74,9 +74,9 @@ class Desk:
         return name if name == model.name else model.alias
 
     def progress(self, token: str) -> Progress:
-        """How far the request of that token is; raises Refused where there is none."""
+        """The progress of the request with that token; raises Refused if there is none."""
         if token not in self.moves:
-            raise Refused(404, "no request with this token is on its way; it may be done")
+            raise Refused(404, "no request with this token is in progress; it may be finished")
         pending = self.moves[token]
         if pending is None:
             return Progress(state="receiving", ahead=0, done=0, total=0, seconds=0, left=None)
@@ -101,7 +101,7 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
     limits = desk.worker.limits
     deadline = time.monotonic() + limits.seconds
     if wish.token is not None and wish.token in desk.moves:
-        raise Refused(400, "a request with this progress token is on its way; choose another token")
+        raise Refused(400, "a request with this progress token is in progress; choose another token")
     with desk.admission.body() as body:
         try:
             async with asyncio.timeout(limits.seconds):
@@ -154,7 +154,7 @@ async def answer_kept(desk: Desk, token: str, strength: float, format: str | Non
         async with desk.encoding:
             result = desk.kept.get(token)
             if result is None:
-                raise Refused(404, "no result with this token is kept; it may have expired")
+                raise Refused(404, "no result with this token; it may have expired")
             data, chosen, notes = await asyncio.to_thread(result.encode, strength, format)
     finally:
         desk.encoders -= 1

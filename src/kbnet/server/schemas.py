@@ -1,4 +1,4 @@
-"""What the API's answers hold, as its description tells them."""
+"""The API's JSON replies."""
 
 from pydantic import BaseModel, Field
 
@@ -24,7 +24,7 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """What can be asked for."""
+    """Tasks, models, and formats."""
 
     tasks: list[str]
     models: list[Model]
@@ -32,7 +32,7 @@ class Models(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a request is."""
+    """Progress of a request."""
 
     state: str = Field(description="receiving, waiting or restoring")
     ahead: int = Field(description="pictures that come before this one")

@@ -91,8 +91,10 @@ class Worker:
         spent = time.monotonic() - pending.began
         if pending.done:
             return spent, spent * (pending.total - pending.done) / pending.done
-        if pending.pixels and pending.what.task in self._pace:
-            return spent, max(self._pace[pending.what.task] * pending.pixels - spent, 0.0)
+        # Networks of other tasks take about as long as one that was never measured.
+        pace = self._pace.get(pending.what.task) or max(self._pace.values(), default=0.0)
+        if pending.pixels and pace:
+            return spent, max(pace * pending.pixels - spent, 0.0)
         return spent, None
 
     def close(self, seconds: float) -> None:
