@@ -18,7 +18,6 @@ const pictures = new Pictures(backend);
 const viewer = new Viewer();
 const controls = new Controls();
 const list = new List(queue, pictures);
-let failing = ""; // what the banner says
 let saving = false;
 let drawn = null; // the item that was selected when the page was drawn last
 
@@ -100,7 +99,6 @@ function differs(item) {
 }
 
 function complain(text) {
-  failing = text;
   $("banner").replaceChildren(text, " ", ...(text ? [element("button", { type: "button", textContent: "Dismiss", onclick: () => complain("") })] : []));
   $("banner").hidden = !text;
 }
