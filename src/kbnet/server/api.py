@@ -121,7 +121,8 @@ def _restoring(router: APIRouter, desk: Desk) -> None:
             reply = failure_of(error)
             if reply.status_code == 500:
                 raise
-            await drain(request)
+            # at the end there is no time for slow senders: replies must be out before connections are closed
+            await drain(request, seconds=0.1 if desk.admission.closing else 1.0)
             return reply
 
     @router.get(

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 MOST_CONNECTIONS = 1000
 _SPARE_FILES = 64  # descriptors for all but connections
 _SAME_REQUEST = 0.25  # seconds; shells and job runners often send one signal twice
-_REPLIES = 1.0  # seconds for the last replies to be written, after requests had their time
-_HARD = 1.5  # seconds after which the process ends whatever hangs
+_REPLIES = 1.5  # seconds for the last replies to be written, after requests had their time
+_HARD = 1.0  # seconds after which the process ends whatever hangs
 
 
 def listen(host: str, port: int) -> socket.socket:
