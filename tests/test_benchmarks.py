@@ -231,6 +231,18 @@ def test_twenty_clients_get_their_own_replies_and_none_is_lost(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_honest_client_is_served_beside_hostile_ones_and_the_server_ends(tmp_path):
+    pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+    child = run("hostile_clients.py", "--clients", 22, "--seconds", 2, "--results", tmp_path)
+    found = json.loads((tmp_path / "hostile_clients.json").read_text())  # its own verdict is about times
+    assert found["wrong, lost or refused"] == [], child.stdout
+    assert found["replies to the honest client"]["200"] > 4
+    assert found["hostile clients"] == 22
+    assert found["exit code"] == 143
+    assert found["tracebacks in the log"] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batches", "folders"])
 def test_benchmarks_of_many_pictures_run(name, tmp_path):
     child = run(f"{name}.py", "--quick", "--results", tmp_path)
