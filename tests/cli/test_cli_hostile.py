@@ -60,7 +60,7 @@ def test_a_folder_of_odd_pictures(restore, hostile, tmp_path):
         "empty.png": "the file is empty",
         "cut.png": "expected a whole PNG file",
         "cut.jpg": "expected a whole JPEG file",
-        "letter.png": "expected a PNG, JPEG, TIFF, WebP or AVIF image, got text",
+        "letter.png": "expected a PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP image, got text",
         "vast.png": "30000 x 30000 is 900.0 megapixels, more than the limit of 250",
         "film.gif": "GIF files, animated or not, are not handled",
     }

@@ -24,9 +24,7 @@ def test_a_folder_names_what_it_passes_over_and_takes_the_rest_by_content(restor
     lossy(tmp_path / "in" / "b.jpe")
     lossy(tmp_path / "in" / "noname")
     for number in range(12):
-        Image.fromarray(pixels(8, 8)).save(tmp_path / "in" / f"{number:02}.gif")
-    Image.fromarray(pixels(8, 8)).save(tmp_path / "in" / "x.bmp")
-    (tmp_path / "in" / "notes.txt").write_text("Dear Sir")
+        (tmp_path / "in" / f"{number:02}.txt").write_text("Dear Sir")
     done = restore(tmp_path / "in", "-o", tmp_path / "out")
     assert done.code == 0
     made = names(tmp_path / "out")
@@ -34,12 +32,9 @@ def test_a_folder_names_what_it_passes_over_and_takes_the_rest_by_content(restor
     for name in made:
         assert read_photo(tmp_path / "out" / name).format == "jpeg"
     notes = [line for line in done.err.splitlines() if line.startswith("kbnet: note: passed over: ")]
-    assert len(notes) == 3  # a line for each reason
-    (gif,) = [line for line in notes if "GIF" in line]
-    assert "00.gif, " in gif
-    assert "and 2 more (" in gif
-    assert any("x.bmp (this is a BMP image" in line for line in notes)
-    assert any("notes.txt (not a picture)" in line for line in notes)
+    (note,) = notes  # a line for each reason
+    assert "00.txt, " in note
+    assert "and 2 more (not a picture)" in note
     assert restore(tmp_path / "in", "-o", tmp_path / "out2", "-q").err == ""
 
 

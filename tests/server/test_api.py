@@ -102,9 +102,9 @@ def bomb(width, height):
     ("request_", "status", "words"),
     [
         ({"content": b"", "headers": PNG_TYPE}, 400, "got an empty body"),
-        ({"content": b"no picture"}, 400, "expected a PNG, JPEG, TIFF, WebP or AVIF image, got text"),
+        ({"content": b"no picture"}, 400, "expected a PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP image, got text"),
         ({"content": picture()[1][:-30]}, 400, "cut short or damaged"),
-        ({"content": b"GIF89a"}, 415, "GIF files"),
+        ({"content": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"}, 415, "HEI"),
         ({"content": bytes(50_001)}, 413, "expected at most 50000 bytes, got 50001 or more"),
         ({"content": (bytes(9_000) for _ in range(9))}, 413, "expected at most 50000 bytes, got [0-9]+ or more"),
         ({"files": {"image": bytes(50_001)}}, 413, "expected at most 50000 bytes"),
