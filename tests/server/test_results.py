@@ -1,11 +1,14 @@
 """Results that the server keeps for another strength or format."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from serving import Inverting, picture, serving
 from test_api import refused, restored
 
 from kbnet.imaging import Metadata, Photo, write_photo
+from kbnet.imaging.photo import Resolution
 from kbnet.server import Limits
 from kbnet.server.kept import Kept, KeptResult, blend
 
@@ -20,7 +23,9 @@ def keep(client, data, **parameters):
 @pytest.mark.parametrize("format", [None, "tiff"])
 def test_any_strength_comes_from_one_restoration(client, inverting, dtype, format):
     pixels, _ = picture(dtype=dtype)
-    photo = Photo(pixels, alpha=pixels[..., 0], metadata=Metadata(resolution=(5.0, 5.0)))
+    photo = Photo(
+        pixels, alpha=pixels[..., 0], metadata=Metadata(resolution=Resolution(Fraction(5), Fraction(5), "cm"))
+    )
     token = keep(client, write_photo(photo, None))
     asked = len(inverting.strengths)
     top = np.iinfo(dtype).max
@@ -31,7 +36,7 @@ def test_any_strength_comes_from_one_restoration(client, inverting, dtype, forma
         wanted = np.rint(pixels + strength * (top - 2.0 * pixels))
         assert np.array_equal(result.pixels, wanted)
         assert np.array_equal(result.alpha, photo.alpha)
-        assert result.metadata.resolution == pytest.approx((5.0, 5.0))
+        assert result.metadata.resolution.per("cm") == (pytest.approx(5, rel=1e-2), pytest.approx(5, rel=1e-2))
         assert result.format == (format or "png")
         assert reply.headers["cache-control"] == "no-store"
     assert len(inverting.strengths) == asked
