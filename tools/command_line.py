@@ -15,7 +15,7 @@ from typing import Any
 import typer.main
 
 from kbnet.cli import app, main
-from kbnet.cli._help import help_rows
+from kbnet.cli._help import help_rows, summary
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "command-line.md"
@@ -65,7 +65,10 @@ afterwards. `kbnet --show-completion` prints the script instead, to install it b
 def page() -> str:
     """The page of the documentation."""
     root: Any = typer.main.get_command(app)
-    return HEAD + "".join(_section(name, command, context) for name, command, context in _commands(root, "kbnet", None))
+    found = list(_commands(root, "kbnet", None))
+    rows = [f"| [`{name}`](#{name.replace(' ', '-')}) | {_escaped(summary(command))} |\n" for name, command, _ in found]
+    table = "\n## Commands\n\n| command | what it does |\n|---|---|\n" + "".join(rows)
+    return HEAD + table + "".join(_section(name, command, context) for name, command, context in found)
 
 
 def screens() -> dict[str, str]:
