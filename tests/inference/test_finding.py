@@ -79,34 +79,48 @@ def test_a_named_file_keeps_its_format_too(here):
     assert jobs["old.dat"] == "old-x.jpg"
 
 
+def test_what_is_read_but_not_written_becomes_png(here):
+    Path("in").mkdir()
+    stranger("in/a.gif", "GIF")
+    stranger("in/b.bmp", "BMP")
+    jobs, missed = plan(["in"], "out")
+    assert jobs == {"in/a.gif": "out/a.png", "in/b.bmp": "out/b.png"}
+    assert missed == {}
+    for result in run_jobs(plan_jobs(["in"], "out"), invert):
+        assert "not written: a result is PNG" in " ".join(result.notes)
+        assert read_photo(result.job.output).format == "png"
+
+
 def test_what_is_passed_over_is_told_with_its_reason(here):
     picture("in/a.png")
-    stranger("in/still.gif", "GIF")
-    stranger("in/x.xyz", "BMP")
+    stranger("in/still.jp2", "JPEG2000")
+    stranger("in/x.xyz", "PPM")
     Path("in/notes.txt").write_text("Dear Sir")
     Path("in/x.dng").write_bytes(write_photo(GRAY, None, format="tiff"))
     Path("in/empty").touch()
     jobs, missed = plan(["in"], "out")
     assert jobs == {"in/a.png": "out/a.png"}
     assert {name: one.kind for name, one in missed.items()} == {
-        "in/still.gif": "picture",
+        "in/still.jp2": "picture",
         "in/x.xyz": "picture",
         "in/notes.txt": "other",
         "in/x.dng": "picture",
         "in/empty": "other",
     }
-    assert "GIF" in missed["in/still.gif"].why
-    assert "BMP" in missed["in/x.xyz"].why
+    assert "JPEG 2000" in missed["in/still.jp2"].why
+    assert "PPM" in missed["in/x.xyz"].why
     assert "raw" in missed["in/x.dng"].why
     assert "not a picture" in missed["in/notes.txt"].why
-    assert "in/" not in missed["in/still.gif"].why  # the name is beside it
+    assert "in/" not in missed["in/still.jp2"].why  # the name is beside it
 
 
 def test_a_folder_without_a_picture_says_what_it_has_instead(here):
     Path("in").mkdir()
     Path("in/notes.txt").write_text("Dear Sir")
-    stranger("in/still.gif", "GIF")
-    with pytest.raises(InvalidInputError, match=r"found none in in; passed over: in/still\.gif \(GIF .* and 1 more"):
+    stranger("in/still.jp2", "JPEG2000")
+    with pytest.raises(
+        InvalidInputError, match=r"found none in in; passed over: in/still\.jp2 \(.*JPEG 2000.* and 1 more"
+    ):
         plan_jobs(["in"], "out")
 
 

@@ -79,6 +79,7 @@ def _settings(options: RestoreOptions) -> "Settings":
         quality=options.quality,
         max_pixels=options.max_pixels or DEFAULT_MAX_PIXELS,
         keep_time=options.keep_time,
+        drop_extras=options.drop_extras,
         workers=options.workers,
         threads=options.threads or 1,
         address=options.address,

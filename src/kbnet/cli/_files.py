@@ -178,6 +178,7 @@ def _results(
         format=options.format,
         quality=options.quality,
         overwrite=options.overwrite,
+        drop_extras=options.drop_extras,
         keep_time=options.keep_time,
         max_pixels=_limit(options),
         progress=lambda job, tiles, total: bar.update(shown(job.input), tiles, total),

@@ -98,6 +98,14 @@ class RestoreOptions:
         ),
     ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False
+    drop_extras: Annotated[
+        bool,
+        typer.Option(
+            "--drop-extras",
+            help="With --overwrite, also replace files that hold a video, a second picture or layers, which results "
+            "can't keep.",
+        ),
+    ] = False
     keep_time: Annotated[bool, typer.Option(help="Give each result the modification time of its input.")] = True
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average eight flipped and rotated passes: slightly better, 8x slower.")

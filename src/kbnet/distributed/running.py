@@ -42,8 +42,8 @@ class Settings:
         model: a shipped model, a task, or a weights file that the driver can read; it is sent to the workers.
         options: keyword arguments of `Restorer.from_pretrained`: device, dtype, tile, overlap, context, ensemble.
         strength: 1 for the restored picture, 0 for the input, between for a blend.
-        format, quality, max_pixels, keep_time: as `kbnet.inference.jobs.run_jobs` takes them; times are those of local
-            files.
+        format, quality, max_pixels, keep_time, drop_extras: as `kbnet.inference.jobs.run_jobs` takes them; times are
+            those of local files.
         workers: processes; None for as many as `threads` allow on the cores there are.
         threads: of each worker.
         attempts: how often a picture is tried where reading, writing or the worker itself fails.
@@ -60,6 +60,7 @@ class Settings:
     quality: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
     keep_time: bool = False
+    drop_extras: bool = False
     workers: int | None = None
     threads: int = 1
     attempts: int = 3
@@ -201,6 +202,7 @@ def _run(
                 "quality": settings.quality,
                 "max_pixels": settings.max_pixels,
                 "keep_time": settings.keep_time,
+                "drop_extras": settings.drop_extras,
             },
             "threads": settings.threads,
             "attempts": settings.attempts,

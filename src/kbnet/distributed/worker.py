@@ -13,6 +13,7 @@ from kbnet.distributed import storage
 from kbnet.distributed.attempts import NO_CHANGE, outcome_of
 from kbnet.errors import KBNetError, OutputError, OutputExistsError
 from kbnet.imaging import is_supported
+from kbnet.imaging.extras import check_extras
 from kbnet.inference.identity import digest, identity
 from kbnet.inference.jobs import Job, Result, run_jobs
 from kbnet.inference.steps import times_of
@@ -30,7 +31,7 @@ class Worker:
         weights: what `ray.get` takes for the files of a model that only the driver has, by name; None for others.
         options: of `Restorer.from_pretrained`.
         strength: of `Restorer.__call__`.
-        output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time.
+        output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time; and drop_extras.
         threads: of PyTorch.
         attempts: how often a picture is tried where reading or writing fails.
         known: handle of the job's `Attempts`.
@@ -137,9 +138,11 @@ class Worker:
 
     def _restored(self, data: bytes, row: dict[str, Any]) -> Result:
         options, target = dict(self._output), row["output"].partition("?")[0]
+        drop_extras = options.pop("drop_extras", False)
         if options["format"] is None and is_supported(target):
             options["format"] = Path(target).suffix
         (result,) = run_jobs([Job(data, None)], self._restore, **options)
+        check_extras(result.extras, row["input"], row["output"], drop_extras=drop_extras)
         return result
 
     def _put(self, row: dict[str, Any], input_digest: str, data: bytes) -> None:

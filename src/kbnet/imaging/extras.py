@@ -8,13 +8,15 @@ from kbnet.errors import OutputError
 from kbnet.imaging.photo import printable
 
 
-def check_extras(extras: Sequence[str], source: Path | None, target: Path | None, *, drop_extras: bool) -> None:
+def check_extras(
+    extras: Sequence[str], source: Path | str | None, target: Path | str | None, *, drop_extras: bool
+) -> None:
     """Refuse a result that would take the place of the file it was made from and lose what that has besides.
 
     Args:
         extras: of the file, as in `Photo.extras`.
-        source: the file; None where it is none, or not known.
-        target: where the result goes; None for a pipe or memory.
+        source: the file, by path or URL; None where it is none, or not known.
+        target: where the result goes, by path or URL; None for a pipe or memory.
         drop_extras: whether they may be lost.
 
     Raises:
@@ -28,7 +30,7 @@ def check_extras(extras: Sequence[str], source: Path | None, target: Path | None
     )
 
 
-def _is_same(source: Path, target: Path) -> bool:
+def _is_same(source: Path | str, target: Path | str) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        return source.samefile(target)
-    return False
+        return Path(source).samefile(target)
+    return str(source) == str(target)

@@ -187,7 +187,7 @@ def _dress(pixels: Path, facts: RowFacts, result: Path, format: str) -> tuple[st
         lost = ("the channel beside the colours is not kept in PNG; TIFF keeps it", *lost)
     if facts.orientation != 1 and not metadata.all("exif"):
         lost = (f"the orientation ({facts.orientation}) is not kept in PNG; TIFF keeps it", *lost)
-    with pixels.open("rb") as file, result.open("wb") as target:
+    with pixels.open("rb") as file, files.writing(result, overwrite=True) as target:
         png.dress(file, target, metadata, profile)
     return lost
 

@@ -32,6 +32,7 @@ def run_jobs(
     format: str | None = None,
     quality: int | None = None,
     overwrite: bool = False,
+    drop_extras: bool = False,
     keep_time: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     progress: Progress = lambda job, done, total: None,
@@ -52,6 +53,8 @@ def run_jobs(
         format: of the results, by default as their names say, else as the input's.
         quality: 1 to 100, of JPEG, WebP and AVIF.
         overwrite: whether existing files may be replaced.
+        drop_extras: whether an input may be replaced by its own result even if that loses a second picture, a video or
+            a sound (`kbnet.imaging.Photo.extras`).
         keep_time: whether a result gets its input's times of access and change.
         max_pixels: larger pictures are refused before decoding.
         progress: called with (job, 0, 0) when a job begins, then with (job, tiles done, tiles in all).
@@ -60,9 +63,10 @@ def run_jobs(
     """
     if stream is not None:
         for job in jobs:
-            yield _streamed(job, stream, progress, overwrite=overwrite, keep_time=keep_time)
+            replacing = {"overwrite": overwrite or job.overwrite, "drop_extras": drop_extras}
+            yield _streamed(job, stream, progress, replacing, keep_time=keep_time)
         return
-    steps = Steps(restore, format, quality, overwrite, keep_time, max_pixels, progress, ledger)
+    steps = Steps(restore, format, quality, overwrite, drop_extras, keep_time, max_pixels, progress, ledger)
     reader, writer = Stage("kbnet-reader"), Stage("kbnet-writer")
     try:
         reading: Future[Read] | None = None
@@ -83,7 +87,9 @@ def run_jobs(
         writer.close()
 
 
-def _streamed(job: Job, stream: FileRestorer, progress: Progress, *, overwrite: bool, keep_time: bool) -> Result:
+def _streamed(
+    job: Job, stream: FileRestorer, progress: Progress, replacing: dict[str, bool], *, keep_time: bool
+) -> Result:
     progress(job, 0, 0)
     start = time.monotonic()
     try:
@@ -92,12 +98,7 @@ def _streamed(job: Job, stream: FileRestorer, progress: Progress, *, overwrite: 
         if isinstance(job.input, bytes) or job.output is None:
             raise InvalidInputError("expected files to restore by rows, got a pipe; leave --stream out")
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        done = stream(
-            job.input,
-            job.output,
-            overwrite=overwrite or job.overwrite,
-            progress=lambda count, total: progress(job, count, total),
-        )
+        done = stream(job.input, job.output, progress=lambda count, total: progress(job, count, total), **replacing)
         if keep_time and (times := times_of(job.input)) is not None:
             with contextlib.suppress(OSError):
                 os.utime(job.output, ns=times)

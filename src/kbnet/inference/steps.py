@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kbnet import files
 from kbnet.imaging import Photo, Pixels, is_supported, plan_output, probe, read_photo, write_photo
+from kbnet.imaging.extras import check_extras
 from kbnet.imaging.planning import format_of
 from kbnet.inference.change import mean_change
 from kbnet.inference.failures import check_output, explain
@@ -35,7 +36,14 @@ class FileRestorer(Protocol):
     """What restores a file into another: `kbnet.inference.streaming.restore_streamed` with its other arguments set."""
 
     def __call__(
-        self, source: Path, target: Path, /, *, overwrite: bool, progress: Callable[[int, int], None]
+        self,
+        source: Path,
+        target: Path,
+        /,
+        *,
+        overwrite: bool,
+        drop_extras: bool,
+        progress: Callable[[int, int], None],
     ) -> "Streamed": ...
 
 
@@ -51,6 +59,7 @@ class Result:
         notes: one line for each thing that naming, reading or writing had to change.
         data: the encoded result where the job names no output.
         skipped: an earlier run wrote the output already, by its log; nothing was done now.
+        extras: pictures, videos and sounds in the input that the output does not hold, as in `Photo.extras`.
         change: mean absolute difference between the picture and its result on the scale of [0,1]; None where it was not
             restored, or where it went from file to file.
     """
@@ -64,6 +73,7 @@ class Result:
     data: bytes | None = None
     skipped: bool = False
     change: float | None = None
+    extras: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -93,6 +103,7 @@ class Steps:
     format: str | None
     quality: int | None
     overwrite: bool
+    drop_extras: bool
     keep_time: bool
     max_pixels: int
     progress: Progress
@@ -126,6 +137,7 @@ class Steps:
             check_output(job.output, self.overwrite or job.overwrite)
         read.booked = self.budget.book(_pixels(job.input, self.max_pixels))
         read.photo = read_photo(job.input, max_pixels=self.max_pixels)
+        check_extras(read.photo.extras, read.photo.source, job.output, drop_extras=self.drop_extras)
         named = job.output.suffix if job.output is not None and is_supported(job.output) else read.photo.format
         read.format = format_of(self.format or named)
         # Planned once before the work, for its notes and its refusals; writing plans again, with the restored pixels.
@@ -153,7 +165,8 @@ class Steps:
         result = Result(job, error=restored if isinstance(restored, str) else None, skipped=restored is None)
         if isinstance(restored, Photo):
             read.photo = None  # the restored one is enough
-            result = Result(job, 0.0, None, restored.width, restored.height, read.notes, change=read.change)
+            result = Result(job, 0.0, None, restored.width, restored.height, read.notes)
+            result = replace(result, change=read.change, extras=restored.extras)
             try:
                 data = self._write(job, read, restored)
             except Exception as error:
