@@ -244,13 +244,11 @@ def test_one_picture_that_fails_its_group_does_not_fail_the_others():
 def test_the_end_sends_away_who_cannot_be_served_in_its_time():
     held = Inverting(shut=True)
     with serving(held.provide, Limits(shutdown_seconds=1)) as client:
-        with (
-            background(client.post, "/v1/restore", content=picture(seed=1)[1]) as at_work,
-            background(client.post, "/v1/restore", content=picture(seed=2)[1]) as waiting,
-            raw(client) as arriving,
-            raw(client) as silent,
-        ):
-            until(held.begun.is_set)
+        with ExitStack() as clients:
+            at_work = clients.enter_context(background(client.post, "/v1/restore", content=picture(seed=1)[1]))
+            until(held.begun.is_set)  # else both pictures might go through the network together
+            waiting = clients.enter_context(background(client.post, "/v1/restore", content=picture(seed=2)[1]))
+            arriving, silent = clients.enter_context(raw(client)), clients.enter_context(raw(client))
             until(lambda: "kbnet_waiting 1.0" in client.get("/metrics").text)
             arriving.sendall(head(1000) + b"x")
             until(lambda: "kbnet_arriving 1.0" in client.get("/metrics").text)
