@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ def run(count: int, seconds: float) -> dict[str, Any]:
             honest.once()
         alone, honest.seconds, honest.added = honest.seconds[1:], [], []  # the first waited for the network
         kinds = [attack for attack, share in ATTACKS.items() for _ in range(max(1, round(share * count / 100)))]
-        others = [Hostile(attack, port, stop, seed) for seed, attack in enumerate(kinds[:count])]
+        others = [Hostile(attack, port, stop, seed) for seed, attack in enumerate(islice(cycle(kinds), count))]
         for other in others:
             other.start()
         end = time.monotonic() + seconds

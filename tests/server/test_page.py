@@ -2,6 +2,7 @@
 
 import zipfile
 from dataclasses import replace
+from fractions import Fraction
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +12,7 @@ from serving import Inverting, picture, serving
 
 import kbnet
 from kbnet.imaging import Metadata, Photo, read_photo, write_photo
+from kbnet.imaging.photo import Resolution
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +43,7 @@ def blend(before, after, strength):
 def test_the_download_is_the_blend_that_is_seen(open_page, server, held, kept, dtype):
     page = open_page()
     pixels, _ = picture(60, 80, dtype=dtype)
-    photo = Photo(pixels, metadata=Metadata(resolution=(4.0, 4.0)))
+    photo = Photo(pixels, metadata=Metadata(resolution=Resolution(Fraction(4), Fraction(4), "cm")))
     page.add(("cat.png", write_photo(photo, None)))
     page.restore()
     page.set_strength(30)
@@ -56,7 +58,7 @@ def test_the_download_is_the_blend_that_is_seen(open_page, server, held, kept, d
     else:
         assert held.strengths[asked:] == [0.3]
     assert result.pixels.dtype == dtype
-    assert result.metadata.resolution == pytest.approx((4.0, 4.0))
+    assert result.metadata.resolution.per("cm") == (4, 4)
     page.set_strength(0)
     assert np.array_equal(read_photo(page.download()[1]).pixels, pixels) or not kept
 
