@@ -83,6 +83,16 @@ def test_convert_there_and_back(kbnet_, tiny, tmp_path, layout):
     assert kbnet_("convert", official, own, "--overwrite").code == 0
 
 
+def test_convert_to_half_the_size(kbnet_, tiny, tmp_path):
+    half = tmp_path / "half.safetensors"
+    assert kbnet_("convert", tiny, half, "--dtype", "float16").code == 0
+    assert half.stat().st_size < 0.7 * tiny.stat().st_size
+    before, after = load_model(tiny), load_model(half)
+    assert all(torch.equal(a.half().float(), b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    refused = kbnet_("convert", tiny, tmp_path / "half.pth", "--dtype", "float16")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+
+
 def test_help_and_version_load_no_torch():
     # the package's own __init__ is left out: what is tested is the command line's
     code = """

@@ -170,6 +170,7 @@ def _results(
     bar: "FileProgress",
     ledger: "Ledger | None" = None,
 ) -> Any:
+    from kbnet.inference.guard import outbreak_note
     from kbnet.inference.jobs import run_jobs
 
     return run_jobs(
@@ -184,6 +185,7 @@ def _results(
         progress=lambda job, tiles, total: bar.update(shown(job.input), tiles, total),
         stream=_streaming(restorer, options) if options.stream else None,
         ledger=ledger,
+        examine=partial(outbreak_note, task=restorer.task, guarded=restorer.guard),
     )
 
 

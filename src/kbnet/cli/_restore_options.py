@@ -110,6 +110,12 @@ class RestoreOptions:
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average eight flipped and rotated passes: slightly better, 8x slower.")
     ] = False
+    guard: Annotated[
+        bool,
+        typer.Option(
+            "--guard", help="Keep areas unrestored where the model's result can't be the photo, such as color blotches."
+        ),
+    ] = False
     model: Annotated[
         str | None,
         typer.Option(
@@ -279,6 +285,7 @@ class RestoreOptions:
             "overlap": self.overlap,
             "context": self.context.value,
             "ensemble": self.ensemble,
+            "guard": self.guard,
         }
         return given | {"preset": self.preset_name}
 
@@ -316,6 +323,9 @@ CONFLICTS = (
         "expected local files, got a URL; add --engine ray for URLs",
     ),
     Conflict("'--preset'", lambda o: o.preset is not None and o.model is not None, "leave out --preset or --model"),
+    Conflict(
+        "'--guard'", lambda o: o.guard and o.task == "derain", "rain hides too much to tell its removal from a fault"
+    ),
     Conflict("'--suffix'", lambda o: o.piped and o.suffix is not None, "a pipe has no file name to add it to"),
     Conflict("OUTPUT", lambda o: o.piped_out and is_closed("stdout"), "stdout is closed; add -o FILE"),
     Conflict("INPUT", lambda o: o.piped_in and is_closed("stdin"), "stdin is closed; give the name of a file"),

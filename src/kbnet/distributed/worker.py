@@ -14,6 +14,7 @@ from kbnet.distributed.attempts import NO_CHANGE, outcome_of
 from kbnet.errors import KBNetError, OutputError, OutputExistsError
 from kbnet.imaging import is_supported
 from kbnet.imaging.extras import check_extras
+from kbnet.inference.guard import outbreak_note
 from kbnet.inference.identity import digest, identity
 from kbnet.inference.jobs import Job, Result, run_jobs
 from kbnet.inference.steps import times_of
@@ -65,6 +66,7 @@ class Worker:
                     Path(folder, name).write_bytes(data)
                 restorer = Restorer.from_pretrained(Path(folder, model), **options)
         self._restore = partial(restorer, strength=strength)
+        self._examine = partial(outbreak_note, task=restorer.task, guarded=restorer.guard)
         self._output = output
         self._attempts = attempts
         self._known, self._has_log = known, has_log
@@ -141,7 +143,7 @@ class Worker:
         drop_extras = options.pop("drop_extras", False)
         if options["format"] is None and is_supported(target):
             options["format"] = Path(target).suffix
-        (result,) = run_jobs([Job(data, None)], self._restore, **options)
+        (result,) = run_jobs([Job(data, None)], self._restore, examine=self._examine, **options)
         check_extras(result.extras, row["input"], row["output"], drop_extras=drop_extras)
         return result
 

@@ -18,7 +18,7 @@ from kbnet.inference.failures import explain
 from kbnet.inference.ledger import Ledger
 from kbnet.inference.naming import Job, plan_jobs
 from kbnet.inference.overlap import Stage
-from kbnet.inference.steps import FileRestorer, PixelRestorer, Progress, Read, Result, Steps, times_of
+from kbnet.inference.steps import Examine, FileRestorer, PixelRestorer, Progress, Read, Result, Steps, times_of
 
 __all__ = ["FileRestorer", "Job", "PixelRestorer", "Result", "plan_jobs", "run_jobs"]
 
@@ -38,6 +38,7 @@ def run_jobs(
     progress: Progress = lambda job, done, total: None,
     stream: FileRestorer | None = None,
     ledger: Ledger | None = None,
+    examine: Examine | None = None,
 ) -> Generator[Result]:
     """Restore the jobs in order, yielding a Result after each.
 
@@ -60,13 +61,14 @@ def run_jobs(
         progress: called with (job, 0, 0) when a job begins, then with (job, tiles done, tiles in all).
         stream: restores from file to file in place of reading, `restore` and writing; then `max_pixels` is its own.
         ledger: the log of this run and of earlier ones: what it shows to be done is skipped.
+        examine: looks at the pixels before and after, and returns a note for people, or None.
     """
     if stream is not None:
         for job in jobs:
             replacing = {"overwrite": overwrite or job.overwrite, "drop_extras": drop_extras}
             yield _streamed(job, stream, progress, replacing, keep_time=keep_time)
         return
-    steps = Steps(restore, format, quality, overwrite, drop_extras, keep_time, max_pixels, progress, ledger)
+    steps = Steps(restore, format, quality, overwrite, drop_extras, keep_time, max_pixels, progress, ledger, examine)
     reader, writer = Stage("kbnet-reader"), Stage("kbnet-writer")
     try:
         reading: Future[Read] | None = None

@@ -24,6 +24,7 @@ PIXELS_AT_A_TIME = 100_000_000
 """Of the pictures that are decoded at a time, up to three; a larger one is alone."""
 
 Progress = Callable[[Job, int, int], None]
+Examine = Callable[[Pixels, Pixels], str | None]
 
 
 class PixelRestorer(Protocol):
@@ -108,6 +109,7 @@ class Steps:
     max_pixels: int
     progress: Progress
     ledger: Ledger | None
+    examine: Examine | None = None
 
     def __post_init__(self) -> None:
         self.budget = Budget(PIXELS_AT_A_TIME)
@@ -153,6 +155,8 @@ class Steps:
         try:
             pixels = self.network(read.photo.pixels, progress=lambda done, total: self.progress(job, done, total))
             read.change = mean_change(read.photo.pixels, pixels)
+            if self.examine is not None and (note := self.examine(read.photo.pixels, pixels)) is not None:
+                read.notes = (*read.notes, note)
             return replace(read.photo, pixels=pixels)
         except Exception as error:
             return explain(error, job)
