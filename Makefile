@@ -13,6 +13,8 @@ endif
 RUN := $(or $(PYTHON),.venv/bin/python)
 
 .DEFAULT_GOAL := help
+# One installation at a time, also with make -j.
+.NOTPARALLEL:
 .PHONY: help demo test test-all check bench docs dist core dev
 
 help:  ## list these targets
@@ -48,6 +50,7 @@ bench: dev  ## measure speed, memory and tiles into benchmarks/results: 30 minut
 	$(RUN) benchmarks/folders.py          # 2 minutes
 	$(RUN) benchmarks/load.py             # 1 minute; needs the extra serve
 	$(RUN) benchmarks/hostile.py          # 4 minutes; the same
+	$(RUN) benchmarks/hostile_clients.py  # 90 seconds; the same
 	$(RUN) benchmarks/costs.py            # 20 seconds: counted, not measured; docs/costs.md
 	$(RUN) benchmarks/triton_compile.py   # 2 minutes; nothing without the package triton
 	$(RUN) benchmarks/results_page.py     # seconds: docs/results.md, from all results in benchmarks/results

@@ -28,28 +28,28 @@ COLUMNS = (
 )
 HEAD = """# What networks cost
 
-Written by `python benchmarks/costs.py`, as is `benchmarks/results/costs.json`; `kbnet inspect cost` counts any of them
-anew, at any size. One image of {width} x {height}; multiply-adds (MACs) in billions, memory in megabytes of float32.
+`python benchmarks/costs.py` writes this page and `benchmarks/results/costs.json`; `kbnet inspect cost` counts any of
+these networks at any size. One image of {width} x {height}; multiply-adds (MACs) in billions, memory in megabytes of
+float32.
 
 """
 TAIL = """
-**Convolutions** are what papers of this family publish: their counter does not see kernel basis attention, which is a
-custom function in the authors' code, nor the products of transposed attention. With everything counted, KBNet-S takes
-1.7 to 1.8 times and KBNet-L 2.0 times the multiply-adds of its convolutions, and Restormer 1.1 times.
+**Convolutions** are what papers of this family publish. Their counter misses kernel basis attention, a custom
+function in the authors' code, and the products of transposed attention. With everything counted, KBNet-S takes 1.7 to
+1.8 times the multiply-adds of its convolutions, KBNet-L 2.0 times, and Restormer 1.1 times.
 
-**Kernel basis attention** is counted as N·C·G·k² multiply-adds a pixel for mixing N kernels, C·G·k² for applying the
-mixture and N·C for the bias. Tests hold the count to PyTorch's `FlopCounterMode` both through the formula registered
-with the operator and through the operator written as matrix products, which that counter sees by itself.
+**Kernel basis attention** counts, per pixel, N·C·G·k² multiply-adds to mix N kernels, C·G·k² to apply the mixture,
+and N·C for the bias. Tests compare this count with PyTorch's `FlopCounterMode` in two ways: through the formula
+registered with the operator, and through the operator written as matrix products, which that counter knows.
 
-**Activations**: the most that computed tensors take at once in inference, layer by layer, without scratch memory inside
-operators. **With stored kernels**: the same if every pixel's kernel is stored, as the authors' code does. **Kept for
-training**: what the forward pass of a training step leaves for the backward pass. The compiled kernels run whole blocks
-as one call, and what they take is measured: `benchmarks/results/memory.json` and `networks.json`.
+**Activations** is the peak memory of computed tensors in inference, layer by layer, without scratch memory inside
+operators. **With stored kernels** is the same if every pixel's kernel is stored, as in the authors' code. **Kept for
+training** is what the forward pass of a training step keeps for the backward pass. The compiled kernels run whole
+blocks in one call; their memory is measured in `benchmarks/results/memory.json` and `networks.json`.
 
-**Other papers' networks** are laid out from what the papers say of their layers (`src/kbnet/evaluation/described.py`),
-without weights; their parameters agree with the published numbers within 0.25 percent. Under "published" stand
-multiply-adds quoted from the papers; a dash says that none is quoted here. Networks that could not be laid out from
-their papers alone are not listed.
+**Networks of other papers** are built from the papers' descriptions (`src/kbnet/evaluation/described.py`), without
+weights; their parameters agree with the published numbers within 0.25%. **Published** quotes multiply-adds from the
+papers; a dash means that this page quotes none. Networks that can't be built from their papers alone are not listed.
 """
 
 

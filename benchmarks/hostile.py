@@ -96,7 +96,7 @@ def through_folders(count: int, seed: int, place: Path) -> dict[str, Any]:
             problems.append(f"files {start} and on: ended with {done.returncode}")
         problems += messages(done.stderr, "kbnet: ")
         entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        ended = {Path(entry["input"]).name: entry for entry in entries if entry["event"] != "writing"}
+        ended = {Path(entry["input"]).name: entry for entry in entries if entry["event"] not in ("settings", "writing")}
         if ended.keys() != given.keys():
             problems.append(f"no end is told of {sorted(given.keys() ^ ended.keys())[:3]}")
         for entry in ended.values():

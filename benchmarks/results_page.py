@@ -22,9 +22,9 @@ Results = Mapping[str, Any]
 
 INTRODUCTION = """# Results
 
-Made by `python benchmarks/results_page.py` from the files in `benchmarks/results`, each of
-which names the command, the machine and the weights' SHA-256 and has a row for every picture; not edited by hand. PSNR
-in dB, means over the pictures of a set. `kbnet evaluate --list` says how each benchmark is measured.
+`python benchmarks/results_page.py` makes this page from the files in `benchmarks/results`. Each of them names its
+command, the machine and the SHA-256 of the weights, and has a row for every picture. PSNR is in dB, as the mean over
+the pictures of a set. `kbnet evaluate --list` describes how each benchmark is measured.
 """
 
 
@@ -75,7 +75,7 @@ def gaussian(files: Mapping[str, Results], others: Sequence[Results]) -> str:
             cells = [label, *(_decibels(scores.get(sigma)) for sigma in SIGMAS), _seconds(seconds)]
             tables.setdefault(set_name, []).append([*cells, f"`{name}`"])
     published_by_set = {entry["set"]: entry["rows"] for entry in others}
-    text = "## Gaussian noise\n\nNoise not clipped, the full frame, rounded to 8 bits: the protocol of the papers.\n"
+    text = "## Gaussian noise\n\nThe protocol of the papers: noise not clipped, full frame, result rounded to 8 bits.\n"
     for set_name in [*tables, *(name for name in published_by_set if name not in tables)]:
         rows = []
         if noisy.get(set_name):
@@ -156,7 +156,9 @@ def clean(files: Mapping[str, Results]) -> str:
         for mean in results["means"].values()
         if not mean["input"]
     ]
-    text = "## Clean photographs\n\nThe output against its own clean input.\n\n"
+    text = (
+        "## Clean photographs\n\nEach clean photograph against itself after restoration: the higher, the less harm.\n\n"
+    )
     return text + table(["set (pictures)", "model", "mean", "lowest", "from"], rows) if rows else ""
 
 
@@ -181,8 +183,8 @@ def runtimes(files: Mapping[str, Results]) -> str:
                     ]
                 )
     text = (
-        "## Exported graphs\n\nOne picture in float32; the largest difference from PyTorch is over three sizes, odd "
-        "ones among them, on values in [0,1].\n\n"
+        "## Exported graphs\n\nOne picture in float32. The difference is the largest one from PyTorch over three "
+        "sizes, including odd ones, on values in [0,1].\n\n"
     )
     heads = ["network", "picture", "runtime", "time", "of PyTorch's", "memory", "difference", "from"]
     return text + table(heads, rows) if rows else ""
@@ -206,8 +208,8 @@ def eight_bits(files: Mapping[str, Results]) -> str:
                 for what, taken in one["milliseconds"].items()
             ]
     text = (
-        "## Lower precision\n\nThe shipped denoiser by OpenVINO on photographs that its graph of 8 bits was not "
-        "calibrated on, with noise of sigma 5 to 55; the time of one picture, and the size of the weights.\n\n"
+        "## Lower precision\n\nThe shipped denoiser in OpenVINO, on photographs that were not used to calibrate its "
+        "8-bit graph, with noise of sigma 5 to 55; the time for one picture, and the size of the weights.\n\n"
     )
     return text + table(["precision", "PSNR", "picture", "time", "file", "from"], rows) if rows else ""
 
@@ -228,7 +230,7 @@ def training(files: Mapping[str, Results]) -> str:
         for one in results["rows"]
         if "loader_share" in one
     ]
-    text = "## Training\n\nThe same steps with the compiled kernels and with the reference of the operator.\n\n"
+    text = "## Training\n\nThe same steps with the compiled kernels and with the reference operator.\n\n"
     heads = ["recipe", "phase", "operator", "patches a second", "waiting for the loader", "from"]
     return text + table(heads, rows) if rows else ""
 
@@ -247,7 +249,7 @@ def workers(files: Mapping[str, Results]) -> str:
         if "scaling_efficiency_1_to_2" in results
         for label, run in results["runs"].items()
     ]
-    text = "## Many workers\n\nOne thread a worker, as in the plain run; wrong is what differs from that one's.\n\n"
+    text = "## Many workers\n\nOne thread per worker, as in the plain run; a result that differs from it is wrong.\n\n"
     return text + table(["pictures", "run", "pictures an hour", "wrong or missing", "from"], rows) if rows else ""
 
 
@@ -258,13 +260,14 @@ def beside(others: Sequence[Results]) -> str:
         for entry in others
         for row in entry["rows"]
     ]
-    return f"## Published by others\n\nNot measured here.\n\n{table(['set', 'method', 'PSNR', 'from'], rows)}"
+    text = "## Published by others\n\nFigures from papers, not measured here.\n\n"
+    return f"{text}{table(['set', 'method', 'PSNR', 'from'], rows)}"
 
 
 def not_run(entries: Sequence[Results]) -> str:
     """What is missing, and why."""
     lines = [f"- **{entry['what']}.** {entry['why']}" for entry in entries]
-    return "## Could not be run\n\n" + "\n".join(lines) + "\n"
+    return "## Not measured\n\n" + "\n".join(lines) + "\n"
 
 
 def sources(files: Mapping[str, Results]) -> str:

@@ -1,6 +1,6 @@
 """Compile the Triton kernels ahead of time for sm_80 and sm_90 and report what they take; needs no GPU.
 
-    python benchmarks/triton_compile.py            # every kernel at the published sizes: about two minutes
+    python benchmarks/triton_compile.py            # every kernel at the published sizes: some minutes
     python benchmarks/triton_compile.py --quick    # one network, dtype and architecture; writes nothing
 
 Writes benchmarks/results/triton-compile.json: registers a thread, bytes spilled and shared memory, as ptxas reports
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ KERNELS = {
     "gradient of x": ("apply_kernel", True),
     "gradient of coefficients": ("coefficients_gradient_kernel", False),
     "gradient of bases": ("bases_gradient_kernel", False),
+    "sums of parts": ("fold_kernel", False),
 }
+# Strides of bases and biases in memory: contiguous, or as `kbnet.ops.triton` packs the bases for large images.
+LAYOUTS = ("as they lie", "packed")
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # dtype, and whether float32 may be multiplied as TF32
 PRECISIONS = ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False), (torch.float16, False))
@@ -78,40 +82,76 @@ def compile_all(quick: bool) -> Iterator[dict[str, Any]]:
         for dtype, tf32 in PRECISIONS:
             torch.backends.cuda.matmul.allow_tf32 = tf32
             for label, (kernel, backward) in KERNELS.items():
-                settings = backend.settings(kernel, weight, dtype, backward=backward)
+                fold = label == "sums of parts"
+                settings = backend.FOLD if fold else backend.settings(kernel, weight, dtype, backward=backward)
                 # A small image's gradient of coefficients is written in parts, which are float32.
                 outputs = {dtype, torch.float32} if label == "gradient of coefficients" else {dtype}
-                for output in sorted(outputs, key=str):
-                    for bits in (32, 64):
-                        for architecture in ARCHITECTURES:
-                            if quick and (name, dtype, architecture, bits) != ("KBNet-S", torch.bfloat16, 90, 32):
-                                continue
-                            yield {
-                                "network": name,
-                                "kernel": label,
-                                "dtype": str(dtype).removeprefix("torch."),
-                                "output": str(output).removeprefix("torch."),
-                                "products": "half" if dtype != torch.float32 else "tf32" if tf32 else "ieee",
-                                "sizes": bits,
-                                "architecture": f"sm_{architecture}",
-                                "settings": described(settings),
-                                **compile_one(settings, dtype, output, bits, architecture),
-                            }
+                for output, layout, bits, architecture in product(
+                    sorted(outputs, key=str), LAYOUTS, (32, 64), ARCHITECTURES
+                ):
+                    wanted = (name, dtype, architecture, bits) == ("KBNet-S", torch.bfloat16, 90, 32)
+                    if (quick and not wanted) or (
+                        layout == "packed" and label in ("gradient of bases", "sums of parts")
+                    ):
+                        continue
+                    yield {
+                        "network": name,
+                        "kernel": label,
+                        "dtype": str(dtype).removeprefix("torch."),
+                        "output": str(output).removeprefix("torch."),
+                        "products": "half" if dtype != torch.float32 else "tf32" if tf32 else "ieee",
+                        "bases": layout,
+                        "sizes": bits,
+                        "architecture": f"sm_{architecture}",
+                        "settings": described(settings),
+                        **compile_one(settings, dtype, output, strides(n, g, layout), bits, architecture),
+                    }
+
+
+def strides(n: int, g: int, layout: str) -> dict[str, int]:
+    """Of bases and biases, by the names of the kernels' arguments."""
+    weight = torch.empty(n, 16 * g, g, 3, 3, device="meta")
+    if layout == "packed":
+        weight = weight.permute(3, 4, 2, 1, 0).contiguous().permute(4, 3, 2, 0, 1)
+    return dict(zip((*triton_kernels.W, *triton_kernels.B), (*weight.stride(), 16 * g, 1), strict=True))
+
+
+TILES = ("P", "BN", "IG", "GB", "OG", "PARTS")
 
 
 def described(settings: backend.Settings) -> str:
     """Tile sizes (see triton_kernels.py), warps and pipeline stages."""
-    tiles = [f"{key}={settings.constants[key]}" for key in ("P", "BN", "IG", "GB", "OG")]
+    tiles = [f"{key}={value}" for key, value in settings.constants.items() if key in TILES]
     return " ".join([*tiles, f"warps={settings.num_warps}", f"stages={settings.num_stages}"])
 
 
 def compile_one(
-    settings: backend.Settings, dtype: torch.dtype, output: torch.dtype, bits: int, architecture: int
+    settings: backend.Settings,
+    dtype: torch.dtype,
+    output: torch.dtype,
+    strides: dict[str, int],
+    bits: int,
+    architecture: int,
 ) -> dict[str, int]:
     """Registers a thread, bytes of spills and shared memory of one kernel on one architecture."""
+    compiled = compiled_kernel(settings, dtype, output, strides, bits, architecture)
+    return {**ptxas_report(compiled.asm["ptx"]), "shared_bytes": compiled.metadata.shared}
+
+
+def compiled_kernel(
+    settings: backend.Settings,
+    dtype: torch.dtype,
+    output: torch.dtype,
+    strides: dict[str, int],
+    bits: int,
+    architecture: int,
+) -> Any:
+    """As Triton compiles it at a launch with these strides."""
     function = getattr(triton_kernels, settings.kernel)
     constants = backend.constants_for_triton(settings)
-    pointers = {"dw_ptr": torch.float32, "da_ptr": output}
+    # Triton takes a stride of 1 for a constant, and knows of the others whether 16 divides them.
+    constants |= {name: value for name, value in strides.items() if value == 1 and name in function.arg_names}
+    pointers = {"dw_ptr": torch.float32, "db_ptr": torch.float32, "part_ptr": torch.float32, "da_ptr": output}
     signature, attributes = {}, {}
     for position, name in enumerate(function.arg_names):
         if name in constants:
@@ -121,12 +161,13 @@ def compile_one(
             attributes[(position,)] = [["tt.divisibility", 16]]  # what PyTorch allocates is aligned
         else:
             signature[name] = f"i{bits if name in WIDE else 32}"
-    compiled = triton.compile(
+            if strides.get(name, 1) % 16 == 0:
+                attributes[(position,)] = [["tt.divisibility", 16]]
+    return triton.compile(
         ASTSource(function, signature, constants, attributes),
         target=GPUTarget("cuda", architecture, 32),
         options={"num_warps": settings.num_warps, "num_stages": settings.num_stages},
     )
-    return {**ptxas_report(compiled.asm["ptx"]), "shared_bytes": compiled.metadata.shared}
 
 
 # What outgrows 32 bits on a very large image: the number of its pixels, and the tensors' strides.

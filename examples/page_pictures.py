@@ -1,7 +1,7 @@
 """Make the web page's example pictures, one a task, into src/kbnet/server/static.
 
 The photographs come with scikit-image: a cat (CC0, Stefan van der Walt), a cup of coffee (CC0, Rachel Michetti) and a
-rocket (CC0, SpaceX). The page shows those whose task has weights.
+rocket (CC0, SpaceX). The page shows those of the tasks that it offers.
 """
 
 from pathlib import Path
@@ -30,11 +30,9 @@ def main() -> None:
     cat, coffee, rocket = data.chelsea(), data.coffee(), data.rocket()
     shot = {"shot": 6e-3, "smoothed_share": 1, "jpeg_share": 0}
     pictures = {
-        "denoise": degraded(cat[20:260, 60:380], "gaussian", sigma=25),
-        "denoise-gray": np.repeat(degraded(cat[20:260, 60:380], "gaussian", sigma=25)[..., 1:2], 3, axis=2),
-        "denoise-real": degraded(coffee[60:300, 140:460], "camera-noise", **shot),
+        "denoise": degraded(coffee[60:300, 140:460], "camera-noise", **shot),
         "derain": degraded(rocket[:240, 160:480], "rain", light_share=0, short_share=0, jpeg_share=0),
-        "deblur": degraded(coffee[60:300, 140:460], "defocus", radius=3, varying_share=0, layer_share=0),
+        "deblur": degraded(cat[20:260, 60:380], "defocus", radius=3, varying_share=0, layer_share=0),
     }
     for task, pixels in pictures.items():
         data_ = encode(Photo(np.ascontiguousarray(pixels), format="jpeg"), quality=90)

@@ -64,3 +64,64 @@ def test_every_module_and_every_public_name_says_what_it_is_for():
             if not ast.get_docstring(n)
         ]
     assert silent == []
+
+
+# What puts a file in place, or writes into one that is in place already: `kbnet.files` does it, and nobody else.
+PLACING = {"os.replace", "os.rename", "os.renames", "os.link", "os.symlink", "shutil.move", "shutil.copyfile"}
+PLACING |= {"shutil.copy", "shutil.copy2"}
+METHODS = {"rename", "hardlink_to", "symlink_to", "write_bytes", "write_text"}
+PLACERS = {"files.py", "holding.py"}
+# Files of their own, which never become outputs: they are sent, loaded or mapped, and removed.
+TEMPORARY = {"data/shared.py", "distributed/worker.py", "models/hub.py"}
+
+
+def placing(tree):
+    """Calls that put a file in place, as (line, what)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            name = called.rpartition(".")[2]
+            # str.replace takes two, dataclasses.replace and datetime's take keywords
+            moved = name == "replace" and "." in called and len(node.args) == 1 and not node.keywords
+            opened = name in ("open", "fdopen") and any(_writes(value) for value in [*node.args, *node.keywords])
+            drawn = name == "savefig" and ast.unparse(node.args[0]) != "file"
+            if called in PLACING or moved or opened or drawn or (name in METHODS and "." in called):
+                yield node.lineno, called
+        elif isinstance(node, ast.Import | ast.ImportFrom) and "tempfile" in ast.unparse(node):
+            yield node.lineno, "tempfile"
+        elif isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            yield from ((node.lineno, a.name) for a in node.names if f"{node.module}.{a.name}" in PLACING)
+
+
+def _writes(argument):
+    value = argument.value if isinstance(argument, ast.keyword) else argument
+    text = value.value if isinstance(value, ast.Constant) else None
+    return isinstance(text, str) and 0 < len(text) <= 4 and set(text) <= set("rwxabt+") and bool(set(text) & set("wx"))
+
+
+@pytest.mark.parametrize("path", [*PACKAGE.rglob("*.py")], ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_files_are_put_in_place_in_one_module_alone(path):
+    found = list(placing(ast.parse(path.read_text(encoding="utf-8"))))
+    name = path.relative_to(PACKAGE).as_posix()
+    if name in TEMPORARY:
+        found = [one for one in found if one[1] != "tempfile" and not one[1].endswith(").write_bytes")]
+    assert name in PLACERS or found == [], "use kbnet.files"
+
+
+def test_every_way_of_putting_a_file_in_place_is_seen():
+    ways = """
+import os, shutil, tempfile
+from os import replace
+os.replace(a, b)
+os.rename(a, b)
+shutil.move(a, b)
+Path(a).replace(b)
+temporary.rename(b)
+path.write_text("x")
+path.open("wb")
+open(path, mode="x")
+figure.savefig(path)
+"""
+    assert [line for line, _ in placing(ast.parse(ways))] == list(range(2, 13))
+    others = '"a".replace("b", "c"); replace(a, b=1); dataclasses.replace(a, b=1); path.open("rb"); open(p, "ab")'
+    assert list(placing(ast.parse(others))) == []

@@ -218,6 +218,7 @@ def test_methods_are_compared(tmp_path):
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_twenty_clients_get_their_own_replies_and_none_is_lost(tmp_path):
     pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
     child = run("load.py", "--seconds", 10, "--results", tmp_path)
@@ -229,6 +230,19 @@ def test_twenty_clients_get_their_own_replies_and_none_is_lost(tmp_path):
     assert found["told to come back (429)"] > 0
 
 
+@pytest.mark.slow
+def test_an_honest_client_is_served_beside_hostile_ones_and_the_server_ends(tmp_path):
+    pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+    child = run("hostile_clients.py", "--clients", 22, "--seconds", 2, "--results", tmp_path)
+    found = json.loads((tmp_path / "hostile_clients.json").read_text())  # its own verdict is about times
+    assert found["wrong, lost or refused"] == [], child.stdout
+    assert found["replies to the honest client"]["200"] > 4
+    assert found["hostile clients"] == 22
+    assert found["exit code"] == 143
+    assert found["tracebacks in the log"] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batches", "folders"])
 def test_benchmarks_of_many_pictures_run(name, tmp_path):
     child = run(f"{name}.py", "--quick", "--results", tmp_path)
@@ -236,6 +250,7 @@ def test_benchmarks_of_many_pictures_run(name, tmp_path):
     assert len(json.loads((tmp_path / f"{name}.json").read_text())["rows"]) == 2
 
 
+@pytest.mark.slow
 def test_exported_graphs_are_compared_before_they_are_timed(tmp_path):
     for package in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(package, reason="the extra `export` is not installed")
@@ -247,3 +262,12 @@ def test_exported_graphs_are_compared_before_they_are_timed(tmp_path):
     assert set(nano["milliseconds"]) == {"torch", "onnxruntime", "openvino"}
     assert len(nano["differences"]) == 2 * 3
     assert max(nano["differences"].values()) < 1e-4
+
+
+@pytest.mark.slow
+def test_runs_are_killed_and_end_as_if_they_were_not(tmp_path):
+    child = run("kills.py", "--kills", 1, "--only", "folder", "--results", tmp_path)
+    assert (child.returncode, child.stderr) == (0, ""), child.stdout
+    (row,) = json.loads((tmp_path / "kills.json").read_text())["rows"].values()
+    assert row["kills"] >= 1
+    assert row["wrong"] == []

@@ -111,10 +111,31 @@ def test_pods_are_probed_limited_and_hold_together():
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"]
     mounts = {mount["name"] for mount in CONTAINER["volumeMounts"]}
     assert mounts == {volume["name"] for volume in POD["volumes"]}
-    # what was accepted is finished before the pod is killed
-    seconds = float(CONTAINER["args"][CONTAINER["args"].index("--max-seconds") + 1])
-    assert POD["terminationGracePeriodSeconds"] > seconds
     assert CONTAINER["image"] == f"kbnet:{kbnet.__version__}"
+
+
+def variables():
+    """What the three ways of running the server set in its environment."""
+    unit = dict(pair.split("=", 1) for pair in re.findall(r"^Environment=(\S+)$", UNIT, re.MULTILINE))
+    pod = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}
+    return [COMPOSE["services"]["kbnet"]["environment"], pod, unit]
+
+
+def test_accepted_pictures_are_finished_before_the_process_is_killed():
+    compose, pod, unit = (float(names["KBNET_SHUTDOWN_SECONDS"]) for names in variables())
+    assert compose < float(COMPOSE["services"]["kbnet"]["stop_grace_period"].removesuffix("s"))
+    assert pod < POD["terminationGracePeriodSeconds"]
+    assert unit < float(re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)[1])
+
+
+@pytest.mark.parametrize("names", variables(), ids=["compose", "Kubernetes", "systemd"])
+def test_every_variable_is_one_that_kbnet_reads(names):
+    pytest.importorskip("fastapi")
+    options = {name.removeprefix("KBNET_") for name in names if name.startswith("KBNET_")}
+    known = {name.removeprefix("--").upper().replace("-", "_") for name in serve_options()}
+    if "LOG_FORMAT" not in known:
+        pytest.skip("this server takes its options from the command line alone")
+    assert options <= known
 
 
 def test_systemd_takes_the_unit_and_rates_it_safe(tmp_path):

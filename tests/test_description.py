@@ -10,7 +10,10 @@ import torch
 
 from kbnet import description
 from kbnet.description import FEED_FORWARD, FUSION, MIXED, BlockL, BlockS, describe
-from kbnet.nn import KBBlockL, KBBlockS
+from kbnet.models import PRESETS, create_model
+from kbnet.models import build as build_network
+from kbnet.models.description import describe_network
+from kbnet.nn import FullFrame, KBBlockL, KBBlockS
 from kbnet.nn.conformity import departure
 
 ROOT = Path(__file__).parents[1]
@@ -65,8 +68,6 @@ def test_multiply_adds_are_those_of_the_layers(kind, settings):
         if isinstance(module, torch.nn.Conv2d):
             inputs = module.weight[0].numel()
             module.register_forward_hook(lambda m, _, y, n=name, i=inputs: counted.update({n: y.numel() * i}))
-    from kbnet.nn import FullFrame
-
     block(x, FullFrame())
     for layer in described:
         if layer.kind == "Conv2d":
@@ -93,3 +94,29 @@ def test_nothing_of_it_needs_torch():
     modules += [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
     assert {module.partition(".")[0] for module in modules} <= {*sys.stdlib_module_names, "kbnet"}
     assert [module for module in modules if module.startswith("kbnet")] == ["kbnet.errors"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_network_is_built_as_it_is_described(preset):
+    with torch.device("meta"):
+        network = build_network(PRESETS[preset])
+    layers = describe_network(PRESETS[preset])
+    assert [layer.path for layer in layers] == [name for name, _ in network.named_modules()]
+    assert departure(network, layers) is None
+    shapes = {f"{layer.path}.{name}": s for layer in layers for name, s in layer.parameters.items() if s}
+    assert {name.strip("."): s for name, s in shapes.items()} == {
+        k: tuple(t.shape) for k, t in network.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("family", ["kbnet-nano", "kbnet-l-derain"])
+def test_networks_of_few_blocks_are_described_too(family):
+    settings = (
+        {"width": 8, "encoder_blocks": (0, 2), "decoder_blocks": (1, 0), "middle_blocks": 0, "lightweight": False}
+        if family == "kbnet-nano"
+        else {"width": 8, "blocks": (1, 0, 2, 0), "refinement_blocks": 0, "heads": (1, 2, 1, 2), "bias": True}
+    )
+    network = create_model(family, **settings)
+    assert departure(network, describe_network(network.config)) is None
+    network.last = torch.nn.Identity()
+    assert departure(network, describe_network(network.config)) == "last is of type Identity, not Conv2d"

@@ -73,11 +73,12 @@ def test_uv_installs_unless_only_pip_knows_the_sources(plain):
 
 
 def test_requirements_follow_extras_of_extras():
-    core, dev = TOOL["requirements"](""), TOOL["requirements"]("dev")
+    core, dev = set(TOOL["requirements"]("")), set(TOOL["requirements"]("dev"))
     assert "numpy" in core
     assert "pytest" not in core
     assert core | {"pytest", "zensical", "fastapi"} <= dev
     assert not {name for name in dev if name.startswith("kbnet")}
+    assert TOOL["requirements"]("dev")["ray"].startswith("ray[data]>=")
 
 
 def test_a_chosen_interpreter_that_lacks_packages_is_told_and_left_alone(monkeypatch, capsys):
@@ -139,10 +140,43 @@ def test_it_installs_once_and_again_when_the_package_is_described_anew(monkeypat
     assert TOOL["main"]() == 0
     monkeypatch.setattr(sys, "argv", ["environment.py"])
     assert TOOL["main"]() == 0
-    assert calls == ["dev", "dev", ""]
-    (venv / "bin" / "python").unlink()
+    assert calls == ["dev", "dev"]  # the extra came with the package
+
+
+@pytest.mark.parametrize("broken", ["no interpreter", "an old one"])
+def test_a_venv_that_cannot_be_used_is_named_and_not_installed_into(monkeypatch, capsys, tmp_path, broken):
+    venv = tmp_path / ".venv"
+    (venv / "bin").mkdir(parents=True)
     (venv / "pyvenv.cfg").touch()
+    if broken == "an old one":
+        script(venv / "bin", "python", "exit 1")
+    monkeypatch.setitem(GLOBALS, "VENV", venv)
+    monkeypatch.setitem(GLOBALS, "install", lambda extra: pytest.fail("installed"))
+    monkeypatch.setattr(sys, "argv", ["environment.py"])
     assert TOOL["main"]() == 1
+    assert "Remove it" in capsys.readouterr().err
+
+
+def test_an_extra_is_added_without_compiling_the_package_again(monkeypatch, tmp_path):
+    commands = []
+    monkeypatch.setitem(GLOBALS, "VENV", tmp_path)
+    monkeypatch.setitem(GLOBALS, "make_venv", lambda uv: None)
+    monkeypatch.setitem(GLOBALS, "mention_missing_tools", lambda extra: None)
+    monkeypatch.setitem(GLOBALS, "uses_uv", lambda: False)
+    monkeypatch.setitem(GLOBALS, "torch_options", lambda uv: [])
+
+    def run(command, env):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    TOOL["install"]("serve")
+    assert commands[0][-2:] == ["--editable", f"{ROOT}[serve]"]
+    TOOL["mark"]("").write_text(TOOL["fingerprint"]())
+    TOOL["install"]("serve")
+    assert "--editable" not in commands[1]
+    assert any(part.startswith("uvicorn>=") for part in commands[1])
+    assert commands[1][commands[1].index("--constraint") + 1] == str(ROOT / "constraints.txt")
 
 
 def test_an_installation_that_fails_is_not_recorded(monkeypatch, capsys, tmp_path):
@@ -188,8 +222,10 @@ def test_a_python_that_is_too_old_is_passed_over_or_named(tmp_path):
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_uses_an_active_environment_and_otherwise_its_own():
     def python_of(**environment):
-        command = ["make", "--dry-run", "test"]
-        plain = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHON", "CONDA_DEFAULT_ENV")}
+        command = ["make", "--no-print-directory", "--dry-run", "test"]
+        plain = {
+            k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHON", "CONDA_DEFAULT_ENV", "MAKEFLAGS")
+        }
         done = subprocess.run(command, cwd=ROOT, env=plain | environment, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()[-1].split()[0]
 
@@ -202,7 +238,7 @@ def test_make_uses_an_active_environment_and_otherwise_its_own():
 
 
 def test_make_alone_lists_every_target_with_a_line():
-    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = [line.split()[1] for line in done.stdout.splitlines()]
     assert {"demo", "test", "test-all", "check", "docs"} <= set(listed)
     assert all(len(line.split(maxsplit=2)) == 3 and len(line) <= 120 for line in done.stdout.splitlines())

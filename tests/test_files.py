@@ -4,11 +4,10 @@ import contextlib
 import errno
 import io
 import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -38,19 +37,6 @@ def umask(value: int):
         yield
     finally:
         os.umask(before)
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int):
-    """A disk that is full after `size` bytes of a file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def no_links(*_args, **_more):
@@ -250,13 +236,13 @@ def test_what_the_block_raises_passes_unchanged_and_leaves_nothing(tmp_path, err
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_names_the_output_and_what_to_do(tmp_path):
+def test_a_full_disk_names_the_output_and_what_to_do(tmp_path, file_size_limit):
     with file_size_limit(1000), pytest.raises(OutputError, match=r"a.bin: cannot be written: file too large; write"):
         files.write(NEW, tmp_path / "a.bin")
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_is_told_whatever_a_library_makes_of_it(tmp_path):
+def test_a_full_disk_is_told_whatever_a_library_makes_of_it(tmp_path, file_size_limit):
     state = {"weight": torch.zeros(100_000)}
     told = pytest.raises(OutputError, match=r"a.bin: cannot be written: file too large")
     with file_size_limit(1000), told, files.writing(tmp_path / "a.bin") as file:
@@ -266,7 +252,7 @@ def test_a_full_disk_is_told_whatever_a_library_makes_of_it(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_at_the_last_buffered_byte(tmp_path):
+def test_a_full_disk_at_the_last_buffered_byte(tmp_path, file_size_limit):
     with file_size_limit(10), pytest.raises(OutputError, match=r"a.bin"), files.writing(tmp_path / "a.bin") as file:
         file.write(b"x" * 100)
     assert names(tmp_path) == []
@@ -490,3 +476,35 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file/run: cannot be written"), files.hold(tmp_path / "file" / "run"):
         pass
+
+
+def test_who_sweeps_and_who_writes_do_not_get_into_each_others_way(tmp_path, monkeypatch):
+    """Writers make files all the time while leftovers are looked for all the time: no living one is taken for one."""
+    stop, failures = threading.Event(), []
+
+    def write(number):
+        try:
+            for turn in range(60):
+                target = tmp_path / f"{number}-{turn}"
+                with files.writing(target) as file, files.workspace(target) as folder:
+                    file.write(b"1")
+                    (folder / "part").touch()
+        except BaseException as error:
+            failures.append(error)
+
+    def sweep():
+        while not stop.is_set():
+            holding._swept.clear()
+            holding.sweep(tmp_path)
+
+    monkeypatch.setattr(holding, "_swept", set())
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    sweeper = threading.Thread(target=sweep)
+    for thread in (sweeper, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    sweeper.join()
+    assert failures == []
+    assert names(tmp_path) == sorted(f"{number}-{turn}" for number in range(3) for turn in range(60))

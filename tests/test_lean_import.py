@@ -10,7 +10,6 @@ UNWANTED = {
     "bm3d",
     "cv2",
     "fastapi",
-    "gradio",
     "importlinter",
     "matplotlib",
     "huggingface_hub",

@@ -64,10 +64,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return build(tmp_path_factory.mktemp("one"), files)
 
 
+@pytest.mark.slow
 def test_the_archives_hold_the_commits_files_and_nothing_else(built: Built) -> None:
     assert list(CHECK["problems"](built.sdist, built.wheel, files=built.files, pure=True)) == []
 
 
+@pytest.mark.slow
 def test_a_wheel_without_its_kernels_or_with_stray_files_is_refused(built: Built) -> None:
     missing = list(CHECK["problems"](built.sdist, built.wheel, files=built.files | {"lost.txt"}, pure=False))
     assert len(missing) == 2
@@ -78,12 +80,14 @@ def test_a_wheel_without_its_kernels_or_with_stray_files_is_refused(built: Built
     assert "README.md is not a file of the commit" in stray[0]
 
 
+@pytest.mark.slow
 def test_the_same_commit_gives_the_same_bytes(built: Built, tmp_path: Path) -> None:
     again = build(tmp_path / "another-place", built.files)
     assert again.sdist.read_bytes() == built.sdist.read_bytes()
     assert again.wheel.read_bytes() == built.wheel.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_wheel_restores_a_picture_away_from_the_source(built: Built, tmp_path: Path) -> None:
     target = tmp_path / "installed"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]

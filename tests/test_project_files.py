@@ -97,7 +97,10 @@ def test_the_slow_marker_leaves_tests_out_of_make_test_and_not_of_make_test_all(
 
     def recipe(target):
         done = subprocess.run(
-            ["make", "--dry-run", target, f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True
+            ["make", "--no-print-directory", "--dry-run", target, f"PYTHON={sys.executable}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         return [line for line in done.stdout.splitlines() if "-m pytest" in line]
 

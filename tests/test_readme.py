@@ -48,7 +48,9 @@ def test_the_first_commands_are_two_and_nothing_comes_before_them() -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_of_them_prepares_its_environment_first(command: str) -> None:
-    done = subprocess.run([*command.split(), "--dry-run", "PYTHON="], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command.split(), "--no-print-directory", "--dry-run", "PYTHON="], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     first = done.stdout.splitlines()[0]
     assert first.startswith("tools/environment ")
@@ -87,6 +89,7 @@ def test_the_python_runs(folder: Path) -> None:
     assert read_photo("restored.png").pixels.shape == read_photo("examples/noisy.jpg").pixels.shape
 
 
+@pytest.mark.slow
 def test_the_commands_run(folder: Path) -> None:
     found = [line for block in blocks("console") for line in commands(block) if line.startswith("kbnet ")]
     assert len(found) >= 5

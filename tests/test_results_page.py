@@ -83,7 +83,7 @@ def test_each_kind_of_result_has_its_table(script):
         "| Rain100L, Y | Restormer | 39.10 | published |",
     ):
         assert row in made.splitlines(), row
-    assert "## Could not be run" in made
+    assert "## Not measured" in made
 
 
 def test_no_published_figure_has_an_unknown_source(script):

@@ -48,11 +48,11 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def requirements(extra: str) -> set[str]:
-    """Names of the distributions that kbnet and its extra ask for on this system, without versions."""
+def requirements(extra: str) -> dict[str, str]:
+    """What kbnet and its extra ask for on this system: each distribution's name, and its line in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
-    names: set[str] = set()
+    found: dict[str, str] = {}
     waiting, seen = [*project["dependencies"], *extras.get(extra, [])], set()
     while waiting:
         line = waiting.pop()
@@ -63,8 +63,8 @@ def requirements(extra: str) -> set[str]:
             seen |= new
             waiting += [line for one in new for line in extras.get(one, [])]
         elif "sys_platform == 'linux'" not in marker or sys.platform == "linux":
-            names.add(name)
-    return names
+            found[name] = requirement.strip()
+    return found
 
 
 def lacking(extra: str) -> list[str]:
@@ -123,13 +123,24 @@ def torch_options(uv: bool) -> list[str]:
     return ["--index" if uv else "--extra-index-url", index]
 
 
+def usable() -> bool:
+    """Whether .venv is absent, or has an interpreter that kbnet runs on."""
+    if not (VENV / "pyvenv.cfg").exists():
+        return True
+    code = "import sys; sys.exit(sys.version_info < (3, 11))"
+    try:
+        return subprocess.run([str(VENV / "bin" / "python"), "-c", code], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 def make_venv(uv: bool) -> None:
     """Make .venv, or explain which package of the system brings the tool for it."""
     if (VENV / "bin" / "python").exists():
         return
     say(f"Creating .venv with Python {sys.version.split()[0]}{' and uv' if uv else ''}")
     if uv:
-        subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(VENV)], check=True)
+        subprocess.run(["uv", "venv", "--quiet", "--seed", "--python", sys.executable, str(VENV)], check=True)
         return
     try:
         import ensurepip  # noqa: F401  # Debian has it in a package of its own
@@ -164,6 +175,17 @@ def mention_missing_tools(extra: str) -> None:
         say("  sudo apt install chromium  (macOS: brew install --cask google-chrome)")
 
 
+def mark(extra: str) -> Path:
+    """The file that records what is installed."""
+    return VENV / f".kbnet-{extra or 'core'}"
+
+
+def installed(extra: str) -> bool:
+    """Whether the extra is installed for the package as it is described now."""
+    path = mark(extra)
+    return path.exists() and path.read_text(encoding="utf-8") == fingerprint()
+
+
 def install(extra: str) -> None:
     """Install kbnet in place, with its extra, at the versions of constraints.txt."""
     uv = uses_uv()
@@ -171,12 +193,15 @@ def install(extra: str) -> None:
     mention_missing_tools(extra)
     python = str(VENV / "bin" / "python")
     constraints = str(ROOT / "constraints.txt")
-    target = f"{ROOT}[{extra}]" if extra else str(ROOT)
     if uv:
         command = ["uv", "pip", "install", "--quiet", "--python", python, "--build-constraint", constraints]
     else:
         command = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    command += [*torch_options(uv), "--constraint", constraints, "--editable", target]
+    command += [*torch_options(uv), "--constraint", constraints]
+    if extra and installed(""):  # the package itself is there, compiled
+        command += sorted(requirements(extra).values())
+    else:
+        command += ["--editable", f"{ROOT}[{extra}]" if extra else str(ROOT)]
     say(f"Installing kbnet{f'[{extra}]' if extra else ''} into .venv: a few minutes, once")
     # the tools of the build itself: older releases of pip read the first name, newer ones the second
     environment = os.environ | {"PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints}
@@ -194,15 +219,13 @@ def main() -> int:
     given = parser.parse_args()
     if given.check:
         return check(given.extra)
-    if any(VENV.glob("pyvenv.cfg")) and not (VENV / "bin" / "python").exists():
-        say(".venv has no usable Python; remove it and repeat this command")
+    if not usable():
+        say(".venv has no Python that is 3.11 or newer. Remove it and repeat this command.")
         return 1
-    mark = VENV / f".kbnet-{given.extra or 'core'}"
-    current = fingerprint()
-    if mark.exists() and mark.read_text(encoding="utf-8") == current:
-        return 0
-    install(given.extra)
-    mark.write_text(current, encoding="utf-8")
+    if not installed(given.extra):
+        install(given.extra)
+        for extra in {"", given.extra}:
+            mark(extra).write_text(fingerprint(), encoding="utf-8")
     return 0
 
 

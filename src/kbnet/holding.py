@@ -46,8 +46,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
-def failed(target: Path, error: Exception) -> OutputError:
-    """The error for an output that the system refuses, with the reason and what to do; it keeps the `errno`."""
+def failed(target: Path, error: Exception, cure: str = "check the folder and its permissions") -> OutputError:
+    """The error for an output that the system refuses, with the reason and what to do; it keeps the `errno`.
+
+    `cure` is what to do where the reason does not say more.
+    """
     if isinstance(error, OutputError):
         return error
     code = error.errno if isinstance(error, OSError) else None
@@ -55,7 +58,7 @@ def failed(target: Path, error: Exception) -> OutputError:
         told = OutputError(f"{printable(target)}: its folder does not exist; create it first")
     else:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        cure = _CURES.get(code or 0, "check the folder and its permissions")
+        cure = _CURES.get(code or 0, cure)
         told = OutputError(f"{printable(target)}: cannot be written: {printable(why.lower())}; {cure}")
     told.errno = code
     return told
@@ -174,7 +177,10 @@ def create_folder(parent: Path) -> tuple[Path, int | None]:
         path.mkdir(0o700)
         if sys.platform == "win32":
             return path, None
-        descriptor = os.open(path, FOLDER | os.O_NOFOLLOW)
+        try:
+            descriptor = os.open(path, FOLDER | os.O_NOFOLLOW)
+        except FileNotFoundError:  # another process took it for a leftover
+            continue
         if _claim(descriptor, path):
             return path, descriptor
 
@@ -182,10 +188,15 @@ def create_folder(parent: Path) -> tuple[Path, int | None]:
 def _claim(descriptor: int, path: Path) -> bool:
     """Lock what was just made, unless another process took it for a leftover in the moment before."""
     try:
+        ours = True
         if sys.platform != "win32":
-            with contextlib.suppress(OSError):
+            try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _still_there(descriptor, path):
+            except BlockingIOError:
+                ours = False  # that process is about to remove it
+            except OSError:  # a file system without locks
+                pass
+        if ours and _still_there(descriptor, path):
             return True
     except BaseException:
         os.close(descriptor)

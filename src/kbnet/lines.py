@@ -62,7 +62,7 @@ class Lines:
         try:
             descriptor = os.open(path, _FLAGS, 0o666)
         except (OSError, ValueError) as problem:
-            raise files.failed(path, problem) from None
+            raise files.failed(path, problem, otherwise) from None
         self._descriptor = descriptor
         self.close = weakref.finalize(self, os.close, descriptor)
         """Call it to close the file, which others may then open; the end of this object does, too."""

@@ -33,8 +33,8 @@ def complaint(done):
         (["restore", "x.png", "-o", "out.bmp"], "ending in png"),
         (["restore", "no*such"], "found none for no*such"),
         (["restore", "-", "x.png"], "a pipe carries one picture"),
-        (["restore", "-", "--suffix", "+"], "no file name to put it in"),
-        (["restore", "-", "--json"], "cannot carry the picture and JSON both"),
+        (["restore", "-", "--suffix", "+"], "a pipe has no file name"),
+        (["restore", "-", "--json"], "stdout carries the picture; add -o FILE"),
         (["restore", "..", "-o", "-"], "got the folder .."),
         (["restore", "x.png", "--format", "gif"], "expected an output format among"),
         (["convert", "x.pth", "y.bin"], "ending in .safetensors or .pth"),
@@ -70,7 +70,7 @@ def test_no_picture_is_read_from_or_written_to_a_terminal(restore, tmp_path, mon
     controller, terminal = os.openpty()
     try:
         with os.fdopen(terminal, "r") as stream:
-            monkeypatch.setattr("kbnet.cli._pipes.sys", types.SimpleNamespace(stdin=stream, stdout=stream))
+            monkeypatch.setattr("kbnet.cli._restore_options.sys", types.SimpleNamespace(stdin=stream, stdout=stream))
             assert "not written to a terminal" in complaint(restore(picture(tmp_path / "a.png"), "-o", "-"))
             assert "stdin, which is the terminal" in complaint(restore("-", "-o", tmp_path / "b.png"))
     finally:
@@ -93,7 +93,7 @@ def test_a_mistake_in_the_program_is_one_line_unless_debugging(restore, tmp_path
     monkeypatch.setattr(kbnet.Restorer, "from_pretrained", broken)
     monkeypatch.delenv("KBNET_DEBUG", raising=False)
     done = restore(picture(tmp_path / "a.png"))
-    assert "ZeroDivisionError: division\\nby zero. This is a mistake in kbnet" in complaint(done)
+    assert "ZeroDivisionError: division\\nby zero. This is a bug in kbnet" in complaint(done)
     assert done.code == 1
     monkeypatch.setenv("KBNET_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

@@ -84,7 +84,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(evaluate, pairs, tmp_pat
     finally:
         signal.signal(signal.SIGINT, before)
     assert done.code == 130
-    assert done.err == "kbnet: interrupted: 1 of 3 pictures measured; go on with --resume\n"
+    assert done.err == "kbnet: interrupted: 1 of 3 pictures measured; continue with --resume\n"
     assert (evaluate(*arguments).code, evaluate(*arguments).err.count("\n")) == (1, 1)
     seen.clear()
     with monkeypatch.context() as patch:

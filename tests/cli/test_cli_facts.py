@@ -16,20 +16,18 @@ def answer(done):
     return json.loads(done.out)
 
 
-def test_models_lists_networks_with_their_cost(kbnet_, monkeypatch):
-    some = {name: PRESETS[name] for name in ("kbnet-s-gaussian-color", "kbnet-nano")}
-    monkeypatch.setattr("kbnet.models.PRESETS", some)
+def test_models_lists_networks_with_their_cost(kbnet_):
     facts = answer(kbnet_("models", "--json"))
     networks = {network["name"]: network for network in facts["networks"]}
-    assert list(networks) == list(some)
+    assert list(networks) == list(PRESETS)
     published = networks["kbnet-s-gaussian-color"]
     assert published["macs_all"] > published["macs_convolutions"] > 60e9
     assert published["input_multiple"] == 16
     assert 40e3 <= networks["kbnet-nano"]["macs_per_pixel"] <= 60e3
     assert [weights["name"] for weights in facts["weights"]] == list(catalogue())
-    table = kbnet_("models")
+    table = kbnet_("models", "--verbose")
     assert (table.code, table.err) == (0, "")
-    assert all(name in table.out.decode() for name in (*some, "GMACs", *catalogue()))
+    assert all(name in table.out.decode() for name in (*PRESETS, "GMACS", *catalogue()))
 
 
 def test_info_about_this_installation(kbnet_):
@@ -83,6 +81,16 @@ def test_convert_there_and_back(kbnet_, tiny, tmp_path, layout):
     again = kbnet_("convert", official, own)
     assert (again.code, again.err.count("\n")) == (1, 1)
     assert kbnet_("convert", official, own, "--overwrite").code == 0
+
+
+def test_convert_to_half_the_size(kbnet_, tiny, tmp_path):
+    half = tmp_path / "half.safetensors"
+    assert kbnet_("convert", tiny, half, "--dtype", "float16").code == 0
+    assert half.stat().st_size < 0.7 * tiny.stat().st_size
+    before, after = load_model(tiny), load_model(half)
+    assert all(torch.equal(a.half().float(), b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    refused = kbnet_("convert", tiny, tmp_path / "half.pth", "--dtype", "float16")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
 
 
 def test_help_and_version_load_no_torch():

@@ -12,6 +12,7 @@ from kbnet.imaging import read_photo
 COUNT = 200
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_to_the_same_end(spawn, restore, tmp_path):
     for number in range(COUNT):
         picture(tmp_path / "in" / f"{number:03}.png", 24, 32, seed=number)
@@ -61,6 +62,7 @@ def test_a_folder_ends_with_a_summary(restore, tmp_path):
     assert "kbnet: 3 restored, 1 failed; 0.1 megapixels in " in done.err
 
 
+@pytest.mark.slow
 def test_files_are_restored_as_they_come(spawn, tiny, tmp_path):
     (tmp_path / "in").mkdir()
     command = ["-m", "kbnet", "restore", tmp_path / "in", "-o", tmp_path / "out", "--watch", "--model", tiny]
@@ -81,9 +83,9 @@ def test_files_are_restored_as_they_come(spawn, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--log", "x", "--stream"], "goes on by itself"),
+        (["--log", "x", "--stream"], "--stream resumes without it"),
         (["--watch", "--engine", "ray"], "leave out --engine ray"),
-        (["--watch", "-o", "-"], "not for a pipe"),
+        (["--watch", "-o", "-"], "not a pipe"),
     ],
 )
 def test_what_does_not_go_together_is_refused(restore, tmp_path, options, words):

@@ -7,7 +7,8 @@ import pytest
 from cli_files import names, picture
 
 from kbnet.models import load_model
-from kbnet.training import Run, checkpoint
+from kbnet.training import checkpoint
+from kbnet.training.stepping import Stepper
 
 RECIPE = """
 [model]
@@ -52,13 +53,14 @@ def test_a_run_ends_with_weights_and_is_not_started_over(train, kbnet_, tmp_path
     assert load_model(weights).config.width == 8
     again = train()
     assert (again.code, again.err.count("\n")) == (2, 1)
-    assert "holds a run already; go on with --resume" in again.err
+    assert "already holds a run; continue it with --resume" in again.err
     assert kbnet_("restore", tmp_path / "photos" / "0small.png", "--model", weights, "-q").code == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    advance = Run._advance
+    advance = Stepper.__call__
 
     def interrupted(run, *batch):
         result = advance(run, *batch)
@@ -68,19 +70,19 @@ def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypat
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "_advance", interrupted)
+            patch.setattr(Stepper, "__call__", interrupted)
             done = train("-q")
     finally:
         signal.signal(signal.SIGINT, before)
     assert done.code == 130
     assert done.err.splitlines()[-1] == (
-        f"kbnet: interrupted after step 2 of 4; go on with --resume --run {tmp_path / 'run'}"
+        f"kbnet: interrupted after step 2 of 4; continue with --resume --run {tmp_path / 'run'}"
     )
     assert "checkpoint.pt" in names(tmp_path / "run")
     assert "model.safetensors" not in names(tmp_path / "run")
     steps = []
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_advance", lambda run, *batch: (steps.append(run.step), advance(run, *batch))[1])
+        patch.setattr(Stepper, "__call__", lambda run, *batch: (steps.append(run.step), advance(run, *batch))[1])
         assert train("--resume").code == 0
     assert steps == [2, 3]
     assert "model.safetensors" in names(tmp_path / "run")
@@ -105,6 +107,7 @@ def test_data_is_given_as_often_as_there_are_folders(train, tmp_path):
     assert done.err.startswith(f"reading {tmp_path / 'photos'}, {tmp_path / 'more'}\n")
 
 
+@pytest.mark.slow
 def test_photos_that_do_not_fit_are_mapped_from_the_cache(train, tmp_path):
     done = train("--memory", 0.0001, "--cache", tmp_path / "decoded")
     assert done.code == 0
@@ -112,6 +115,7 @@ def test_photos_that_do_not_fit_are_mapped_from_the_cache(train, tmp_path):
     assert len(list((tmp_path / "decoded").glob("*.npy"))) == 4
 
 
+@pytest.mark.slow
 def test_the_weights_that_validated_best_are_written_where_they_are_not_the_last(train, tmp_path):
     # with so high a rate the last is not the best
     done = train("--set", "run.validation_steps=1", "--set", "optimizer.lr=0.5", "--set", "run.ema=0")
@@ -135,7 +139,7 @@ def test_a_folder_in_which_another_process_trains_is_left_to_it(train, tmp_path)
     with checkpoint.sole_writer(tmp_path / "run"):
         done = train("-q")
     assert (done.code, done.err.count("\n")) == (1, 1)
-    assert f"another process is training in {tmp_path / 'run'}" in done.err
+    assert f"another process (pid {os.getpid()}) is training in {tmp_path / 'run'}" in done.err
     assert list((tmp_path / "run").iterdir()) == []
     assert train("-q").code == 0  # it is free again
 
@@ -146,6 +150,7 @@ def test_weights_of_another_network_are_no_start(train, tiny):
     assert "width 8 and not 16" in done.err
 
 
+@pytest.mark.slow
 def test_curves_and_pictures_are_drawn(train, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -9,7 +9,7 @@ import torch
 from numbered_photos import numbered
 
 from kbnet.data import decode, decode_all, list_photos, photos, to_tensor
-from kbnet.errors import ImageError, InvalidInputError
+from kbnet.errors import ImageError, InvalidInputError, OutputError
 
 
 def test_sixteen_bits_are_rounded_to_eight(write):
@@ -122,3 +122,80 @@ def test_a_build_that_was_cut_off_goes_on_and_damage_is_repaired(many, tmp_path,
     assert same(decode_all(many, 3, memory=0, cache=cache), expected)
     assert len(decoded) == 3
     assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == []
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def exchange(cache):
+    """Two photos of one size under each other's names."""
+    one, two = sorted(cache.glob("*.npy"))[:2]
+    first = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(first)
+
+
+def rewrite(cache, **values):
+    manifest = cache / photos.MANIFEST
+    entries = [json.loads(line) | values for line in manifest.read_text().splitlines()]
+    manifest.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+DAMAGE = {
+    "manifest missing": lambda cache: (cache / photos.MANIFEST).unlink(),
+    "manifest of nonsense": lambda cache: (cache / photos.MANIFEST).write_bytes(b'\0\xff[1]\n{"file": []}\n7\n'),
+    "of another version": lambda cache: rewrite(cache, version=1),
+    "without shapes": lambda cache: rewrite(cache, shape=None),
+    "with other shapes": lambda cache: rewrite(cache, shape=[1, 1, 3]),
+    "arrays missing": lambda cache: [path.unlink() for path in cache.glob("*.npy")],
+    "arrays empty": lambda cache: [path.write_bytes(b"") for path in cache.glob("*.npy")],
+    "arrays cut": lambda cache: [cut(path) for path in cache.glob("*.npy")],
+    "arrays exchanged": exchange,
+    "arrays of zeros": lambda cache: [path.write_bytes(bytes(path.stat().st_size)) for path in cache.glob("*.npy")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_whatever_is_wrong_with_the_cache_the_photos_are_right(damage, write, tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [write(f"{i}.png", rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)) for i in range(3)]
+    expected, cache = decode_all(paths, 3), tmp_path / "cache"
+    decode_all(paths, 3, memory=0, cache=cache)
+    DAMAGE[damage](cache)
+    for _ in range(2):
+        assert same(decode_all(paths, 3, memory=0, cache=cache), expected)
+
+
+def test_links_to_one_photo_do_not_get_into_each_others_way(many, tmp_path):
+    """Their decoded form has one name, and is written by several threads at once."""
+    links = []
+    for number in range(40):
+        links.append(tmp_path / f"link-{number}.png")
+        links[-1].symlink_to(many[0])
+    expected = decode_all([many[0]], 3)[many[0]]
+    for turn in range(10):
+        found = decode_all(links, 3, memory=0, cache=tmp_path / f"cache-{turn}")
+        assert all(np.array_equal(found[link], expected) for link in links)
+        assert len(list((tmp_path / f"cache-{turn}").iterdir())) == 2
+
+
+def test_a_cache_on_a_full_disk_is_named(many, tmp_path, file_size_limit):
+    cache = tmp_path / "cache"
+    with file_size_limit(200), pytest.raises(OutputError, match=r"cache/.*\.npy: cannot be written: file too large"):
+        decode_all(many, 3, memory=0, cache=cache)
+    assert [path.name for path in cache.iterdir()] in ([], [photos.MANIFEST])
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file/cache: cannot be written"):
+        decode_all(many, 3, memory=0, cache=tmp_path / "file" / "cache")
+
+
+def test_a_link_in_the_cache_is_replaced_and_not_written_through(many, tmp_path):
+    cache = tmp_path / "cache"
+    decode_all(many, 3, memory=0, cache=cache)
+    (tmp_path / "victim").write_bytes(b"precious")
+    for path in cache.glob("*.npy"):
+        path.unlink()
+        path.symlink_to(tmp_path / "victim")
+    assert same(decode_all(many, 3, memory=0, cache=cache), decode_all(many, 3))
+    assert (tmp_path / "victim").read_bytes() == b"precious"

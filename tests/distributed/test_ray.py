@@ -115,9 +115,9 @@ def test_the_local_cluster_listens_on_this_machine_alone_and_reports_to_nobody(j
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-", "--engine", "ray"], "got a pipe"),
-        (["s3://bucket/in", "-o", "out"], "URLs are for --engine ray"),
-        (["a.png", "--workers", "2"], "--workers is for --engine ray"),
+        (["-", "--engine", "ray"], "not a pipe"),
+        (["s3://bucket/in", "-o", "out"], "add --engine ray for URLs"),
+        (["a.png", "--workers", "2"], "add --engine ray"),
         (["a.png", "--engine", "ray", "--model", "nothing"], "expected a shipped model"),
     ],
 )

@@ -15,7 +15,7 @@ import kbnet
 from kbnet.distributed import Outcome, Row, Settings, error_table, restore_rows, worker
 from kbnet.distributed.attempts import Attempts
 from kbnet.errors import InvalidInputError, OutputError, UnreadableImageError
-from kbnet.imaging import DEFAULT_MAX_PIXELS, read_photo
+from kbnet.imaging import DEFAULT_MAX_PIXELS, Photo, read_photo, write_photo
 from kbnet.lines import Lines
 
 ANY_OUTPUT = {"format": None, "quality": None, "max_pixels": DEFAULT_MAX_PIXELS}
@@ -45,6 +45,19 @@ def test_a_picture_is_restored_as_a_restorer_does_it(one, row, weights, tmp_path
     expected = kbnet.Restorer.from_pretrained(weights, tile=0)(read_photo(row["input"]).pixels, strength=0.5)
     np.testing.assert_array_equal(read_photo(row["output"]).pixels, expected)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_an_input_is_not_replaced_by_a_result_that_lacks_its_video(one, tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    photo = Photo(np.zeros((24, 32, 3), np.uint8))
+    motion = write_photo(photo, None, format="jpeg") + b"\0\0\0\x18ftypmp42" + bytes(5000)
+    path.write_bytes(motion)
+    row = {"index": 0, "input": str(path), "output": str(path), "overwrite": True}
+    assert "the video of a motion photo would be lost with the original" in one.restore(row)["error"]
+    assert path.read_bytes() == motion
+    monkeypatch.setitem(one._output, "drop_extras", True)
+    assert one.restore(row)["error"] == ""
+    assert read_photo(path).extras == ()
 
 
 @pytest.mark.parametrize(("failures", "attempts", "ok"), [(1, 2, True), (2, 3, True), (3, 3, False)])

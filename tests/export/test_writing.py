@@ -9,8 +9,15 @@ import torch
 from graph_files import image, small
 
 from kbnet import __version__
-from kbnet.errors import CheckpointError, ExportError, InvalidInputError, MissingExtraError, OutputExistsError
-from kbnet.export import export_model, graph_facts
+from kbnet.errors import (
+    CheckpointError,
+    ExportError,
+    InvalidInputError,
+    MissingExtraError,
+    OutputError,
+    OutputExistsError,
+)
+from kbnet.export import export_model, graph_facts, write
 from kbnet.export.layers import Layers
 from kbnet.inference import Restorer
 from kbnet.inference.exported import GraphFacts
@@ -65,10 +72,46 @@ def test_an_average_that_differs_is_noticed(tmp_path, monkeypatch):
         export_model(network, tmp_path / "g.onnx", graph_facts(network, pooled=True))
 
 
+@pytest.mark.parametrize(("runtime", "name"), [("onnx", "g.onnx"), ("openvino", "g.xml"), ("torch-export", "g.pt2")])
+def test_a_full_disk_is_one_line_about_the_output_and_leaves_nothing(tmp_path, file_size_limit, runtime, name):
+    network = small("s")
+    facts = graph_facts(network)
+    with file_size_limit(2000), pytest.raises(OutputError, match=rf"{name}: cannot be written") as told:
+        export_model(network, tmp_path / name, facts, format=runtime)
+    assert "\n" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_for_openvino_alone_is_told_too(tmp_path, file_size_limit, monkeypatch):
+    save = write._save_openvino
+
+    def limited(*args):
+        with file_size_limit(2000):
+            save(*args)
+
+    monkeypatch.setattr(write, "_save_openvino", limited)
+    network = small("s")
+    with pytest.raises(OutputError, match=r"g\.xml: cannot be written"):
+        export_model(network, tmp_path / "g.xml", graph_facts(network), format="openvino")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_appears_while_a_pair_is_placed_is_kept_and_no_half_is_left(tmp_path, monkeypatch):
+    def compare(*_):
+        (tmp_path / "g.xml").write_bytes(b"precious")
+        return 0.0
+
+    monkeypatch.setattr("kbnet.export.write.compare", compare)
+    network = small("s")
+    with pytest.raises(OutputExistsError, match=r"g\.xml: the file exists"):
+        export_model(network, tmp_path / "g.xml", graph_facts(network), format="openvino")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("g.xml", b"precious")]
+
+
 def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path):
     network = small("s")
     (tmp_path / "g.bin").write_bytes(b"old")
-    with pytest.raises(OutputExistsError, match=r"g\.bin is there already"):
+    with pytest.raises(OutputExistsError, match=r"g\.bin: the file exists"):
         export_model(network, tmp_path / "g.xml", graph_facts(network), format="openvino")
 
 

@@ -45,10 +45,9 @@ def test_a_picture_written_from_rows_leaves_little_of_them_in_memory(tmp_path, m
     raw = tmp_path / "rows.raw"
     pixels.tofile(raw)
     facts = RowFacts(
-        format="tiff", width=1500, height=2000, channels=3, bands=3, dtype=np.dtype(np.uint8), orientation=1,
-        resolution=(1.0, 1.0), icc_profile=None, xmp=None, notes=(),
+        format="tiff", width=1500, height=2000, channels=3, bands=3, dtype=np.dtype(np.uint8), orientation=1
     )  # fmt: skip
     write_rows(raw, facts, tmp_path / "out.tif")
-    assert len(given) > 10
+    assert len(given) > 5
     assert max(given) > 0
     assert np.array_equal(read_photo(tmp_path / "out.tif").pixels, pixels)

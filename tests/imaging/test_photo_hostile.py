@@ -106,8 +106,6 @@ def test_several_pages_are_refused():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (files.pillow(PHOTO, "GIF"), ("GIF", "save the frame you want as PNG")),
-        (files.pillow(PHOTO, "BMP"), ("BMP", "convert it")),
         (files.pillow(PHOTO, "PPM"), ("PPM", "convert it")),
         (b"%PDF-1.7\n", ("PDF",)),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ("SVG",)),

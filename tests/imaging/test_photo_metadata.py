@@ -1,4 +1,5 @@
 import io
+from fractions import Fraction
 
 import numpy as np
 import picture_files as files
@@ -6,8 +7,10 @@ import pytest
 import pyvips
 from PIL import Image, ImageOps
 
-from kbnet.imaging import FORMATS, Metadata, Photo, plan_output, probe, read_photo, write_photo
-from kbnet.imaging.metadata import exif_orientation, icc_name, upright_exif, upright_xmp
+from kbnet.imaging import FORMATS, Block, Metadata, Photo, Resolution, plan_output, probe, read_photo, write_photo
+from kbnet.imaging import exif as exif_blocks
+from kbnet.imaging import xmp as xmp_packets
+from kbnet.imaging.icc import icc_name
 
 # Pillow's name for the format, and how it takes an EXIF block
 CARRIERS = {"JPEG": b"Exif\0\0", "PNG": b"", "WEBP": b"Exif\0\0"}
@@ -22,15 +25,14 @@ def test_every_orientation_comes_out_upright_with_the_tag_reset(orientation, for
     tolerance = 0 if format == "PNG" else 4
     assert got.pixels.shape == expected.shape
     assert np.abs(got.pixels.astype(int) - expected).max() <= tolerance
-    assert exif_orientation(got.metadata.exif) == 1
+    assert exif_blocks.orientation_of(got.metadata.first("exif")) == 1
     assert (f"turned upright (orientation {orientation})" in got.notes) == (orientation != 1)
     info = probe(data)
     assert (info.orientation, info.height, info.width) == (orientation, *expected.shape[:2])
     for target in FORMATS:
         written = Image.open(io.BytesIO(write_photo(got, None, format=target)))
         assert written.getexif().get(0x0112, 1) == 1
-        if target != "tiff":
-            assert written.getexif()[0x010F] == "Maker"
+        assert written.getexif()[0x010F] == "Maker"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -57,7 +59,9 @@ def test_avif_turns_by_its_own_boxes_once():
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_profile_xmp_and_resolution_are_kept(format, dtype):
-    metadata = Metadata(xmp=b"<x:xmpmeta>some</x:xmpmeta>", resolution=(11.811, 11.811))
+    packet = b"<x:xmpmeta>some</x:xmpmeta>"
+    resolution = Resolution(Fraction(300), Fraction(300), "inch")
+    metadata = Metadata((Block("xmp", packet),), resolution)
     for pixels, profile in (
         (files.pattern(dtype=dtype), files.SRGB),
         (files.pattern(channels=1, dtype=dtype)[..., 0], files.GRAY),
@@ -68,27 +72,18 @@ def test_profile_xmp_and_resolution_are_kept(format, dtype):
         colour_only = pixels.ndim == 2 and format in ("webp", "avif")
         assert got.icc_profile == (None if colour_only else profile)
         assert any("profile" in note for note in notes) == colour_only
-        assert got.metadata.xmp == metadata.xmp
-        if format not in ("webp", "avif"):
-            assert got.metadata.resolution == pytest.approx(metadata.resolution, rel=0.01)
+        assert got.metadata.first("xmp") == packet
+        if format in ("webp", "avif"):
+            assert any("the resolution (300 dpi) is not kept" in note for note in notes)
+            assert got.metadata.resolution is None
+        else:
+            assert [round(float(side)) for side in got.metadata.resolution.per("inch")] == [300, 300]
 
 
 def test_a_profile_of_other_channels_is_dropped_with_a_note():
     _, notes = plan_output(Photo(files.pattern(), icc_profile=files.GRAY), "png")
     assert notes == ("the colour profile does not fit the picture's channels and is not kept",)
     assert write_photo(Photo(files.pattern(), icc_profile=b"garbage"), None)
-
-
-def test_iptc_is_kept_within_jpeg_and_noted_otherwise():
-    record = b"\x1c\x02\x05\x00\x05title"
-    resource = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0" + len(record).to_bytes(4, "big") + record
-    plain = files.pillow(files.pattern(), "JPEG")
-    photo = read_photo(plain[:2] + b"\xff\xed" + (len(resource) + 2).to_bytes(2, "big") + resource + plain[2:])
-    assert photo.metadata.iptc == resource
-    assert read_photo(write_photo(photo, None)).metadata.iptc == resource
-    assert plan_output(photo, "png")[1] == ("the IPTC caption block is not kept in PNG",)
-    in_tiff = read_photo(files.pillow(files.pattern(), "TIFF", tiffinfo={33723: record}))
-    assert (in_tiff.metadata.iptc, in_tiff.notes) == (None, ("the IPTC caption block is not kept outside JPEG",))
 
 
 def test_thumbnails_of_the_unrestored_picture_are_dropped():
@@ -99,31 +94,26 @@ def test_thumbnails_of_the_unrestored_picture_are_dropped():
         assert not written.get_typeof("jpeg-thumbnail-data")
 
 
-def test_blocks_too_long_for_jpeg_are_noted():
-    photo = Photo(files.pattern(), metadata=Metadata(xmp=b"x" * 70000))
-    planned, notes = plan_output(photo, "jpeg")
-    assert planned.metadata.xmp is None
-    assert notes == ("the XMP block is too long for JPEG and is not kept",)
-
-
-def test_a_gain_map_is_noted():
-    data = files.pillow(files.pattern(), "JPEG", xmp=b'<x:xmpmeta hdrgm:Version="1.0"/>')
-    photo = read_photo(data)
-    assert photo.metadata.xmp is None
-    assert photo.notes == ("the HDR gain map is not kept; the standard picture is",)
+def test_exif_too_long_for_jpeg_is_noted():
+    block = files.exif(1) + bytes(70000)
+    planned, notes = plan_output(Photo(files.pattern(), metadata=Metadata((Block("exif", block),))), "jpeg")
+    assert planned.metadata.first("exif") is None
+    assert notes == ("EXIF is not kept: JPEG holds 64 kB of it",)
 
 
 def test_xmp_orientation_is_reset_in_both_spellings():
-    assert upright_xmp(b'<a tiff:Orientation="6"/>') == b'<a tiff:Orientation="1"/>'
-    assert upright_xmp(b"<tiff:Orientation>8</tiff:Orientation>") == b"<tiff:Orientation>1</tiff:Orientation>"
+    assert xmp_packets.upright(b'<a tiff:Orientation="6"/>') == b'<a tiff:Orientation="1"/>'
+    element = b"<tiff:Orientation>8</tiff:Orientation>"
+    assert xmp_packets.upright(element) == b"<tiff:Orientation>1</tiff:Orientation>"
 
 
 @pytest.mark.parametrize("block", [b"", b"garbage", b"II*\0", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
 def test_damaged_exif_is_dropped_not_believed(block):
-    assert upright_exif(block) is None
-    assert exif_orientation(block) == 1
+    assert exif_blocks.upright(block) is None
+    assert exif_blocks.orientation_of(block) == 1
     data = files.pillow(files.pattern(), "JPEG", exif=b"Exif\0\0" + block)
     photo = read_photo(data)
+    assert photo.notes == ("the EXIF block is damaged and is not kept",)
     assert read_photo(write_photo(photo, None)).pixels.shape == (40, 60, 3)
 
 

@@ -191,8 +191,11 @@ def test_paths_and_bytes_read_alike(tmp_path):
 
 
 def test_supported_names():
-    assert imaging.SUPPORTED_SUFFIXES == (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".avif")
-    assert not imaging.is_supported("notes.txt")
+    both_ways = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".avif")
+    assert both_ways == imaging.SUPPORTED_SUFFIXES
+    assert not any(map(imaging.is_supported, ("notes.txt", "old.bmp", "drawing.gif")))
+    assert all(map(imaging.is_readable, ("a.JFIF", "b.bmp", "c.GIF")))
+    assert not imaging.is_readable("notes.txt")
 
 
 @pytest.mark.parametrize("module", [imaging, photo])

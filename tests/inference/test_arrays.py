@@ -1,13 +1,17 @@
 """Every accepted kind of image comes back as the same kind, shape and depth; everything else is refused."""
 
+import io
+
 import numpy as np
 import pytest
+import pyvips
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from kbnet.errors import InvalidInputError, NonFiniteInputError
+from kbnet.imaging import read_photo
 from kbnet.inference import Restorer
 from kbnet.inference.arrays import LUMA, to_batch
 from kbnet.models import create_model
@@ -43,14 +47,18 @@ PIL_MODES = {
     "1": "RGB",
     "CMYK": "RGB",
     "YCbCr": "RGB",
+    "La": "LA",
+    "RGBa": "RGBA",
+    "I;16B": "I;16",
 }
-INTEGERS = ("uint8", "uint16")
+INTEGERS = ("uint8", "uint16", ">u2")
 FLOATS = ("float16", "float32", "float64")
 
 
 def random_array(dtype, shape, random):
     if dtype in INTEGERS:
-        return random.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+        native = np.dtype(dtype).newbyteorder("=")
+        return random.integers(0, np.iinfo(dtype).max, shape, native, endpoint=True).astype(dtype)
     return random.uniform(-1, 2, shape).astype(dtype)  # beyond [0,1], as noise makes them
 
 
@@ -66,9 +74,13 @@ def pil(mode):
     def build(height, width, random):
         if mode == "I;16":
             return Image.fromarray(random_array("uint16", (height, width), random))
+        if mode == "I;16B":
+            return Image.frombytes(mode, (width, height), random_array(">u2", (height, width), random).tobytes())
         rgba = Image.fromarray(random_array("uint8", (height, width, 4), random))
         if mode == "P":  # Pillow's own palettes are of RGB
             return rgba.convert("RGB").convert("P")
+        if mode == "La":
+            return rgba.convert("LA").convert("La")
         return rgba.convert("RGB").convert(mode) if mode == "YCbCr" else rgba.convert(mode)
 
     return build
@@ -126,7 +138,7 @@ def test_a_network_that_changes_nothing_returns_the_image(channels, kind, size):
     image = KINDS[kind](*size, np.random.default_rng(1))
     result = IDENTITIES[channels](image)
     if isinstance(image, Image.Image):
-        image = image.convert(PIL_MODES[image.mode])
+        image = values(image).astype("=u2") if image.mode == "I;16B" else image.convert(PIL_MODES[image.mode])
     if values(result).dtype.kind == "u":
         np.testing.assert_array_equal(values(result), values(image))
     else:
@@ -213,9 +225,10 @@ def test_alpha_comes_back_as_it_was(mode):
 
 def test_a_pil_images_profile_exif_and_resolution_are_kept():
     image = Image.new("RGB", (8, 8))
-    image.info.update(icc_profile=b"profile", exif=b"Exif", dpi=(300, 300), other="dropped")
+    kept = {"icc_profile": b"profile", "exif": b"Exif", "dpi": (300, 300), "xmp": b"<x/>", "comment": b"mine"}
+    image.info.update(kept, other="dropped")
     batch, back = to_batch(image)
-    assert back(batch).info == {"icc_profile": b"profile", "exif": b"Exif", "dpi": (300, 300)}
+    assert back(batch).info == kept
 
 
 def test_a_palettes_transparent_colour_becomes_alpha():
@@ -226,6 +239,95 @@ def test_a_palettes_transparent_colour_becomes_alpha():
     result = IDENTITIES[3](image)
     assert result.mode == "RGBA"
     assert values(result).tolist() == [[[10, 20, 30, 255], [40, 50, 60, 0]]]
+
+
+@pytest.mark.parametrize(("mode", "key", "result"), [("L", 7, "LA"), ("RGB", (1, 2, 3), "RGBA"), ("1", 255, "LA")])
+def test_a_transparent_value_becomes_alpha(mode, key, result):
+    image = Image.new(mode, (4, 3), 200 if mode == "L" else None)
+    image.putpixel((2, 1), key)
+    image.info["transparency"] = key
+    restored = IDENTITIES[3](image)
+    assert restored.mode == result
+    assert "transparency" not in restored.info
+    assert np.argwhere(values(restored.getchannel("A")) == 0).tolist() == [[1, 2]]
+
+
+def test_a_cmyk_image_is_converted_by_its_profile_and_comes_back_with_that_of_srgb():
+    profile = pyvips.Operation.call("profile_load", "cmyk")
+    image = Image.new("CMYK", (4, 3), (0, 255, 255, 0))
+    image.info["icc_profile"] = profile
+    restored = IDENTITIES[3](image)
+    assert restored.mode == "RGB"
+    assert restored.info["icc_profile"][16:20] == b"RGB "
+    # as red as these inks are on paper, which is what the file of such a picture is read as
+    file = io.BytesIO()
+    image.save(file, "TIFF", icc_profile=profile)
+    np.testing.assert_array_equal(values(restored), read_photo(file.getvalue()).pixels)
+    assert restored.getpixel((0, 0)) != (255, 0, 0)
+    assert IDENTITIES[3](Image.new("CMYK", (4, 3), (0, 255, 255, 0))).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("profile", [b"no profile", bytes(16) + b"CMYK" + bytes(112), bytes(16) + b"RGB " + bytes(112)])
+def test_a_damaged_cmyk_profile_never_comes_back(profile):
+    image = Image.new("CMYK", (4, 3))
+    image.info["icc_profile"] = profile
+    restored = IDENTITIES[3](image)
+    assert restored.info["icc_profile"][16:20] == b"RGB "
+    assert values(restored).min() > 250
+
+
+def test_a_profile_of_other_channels_than_the_results_is_dropped():
+    gray = bytes(16) + b"GRAY" + bytes(112)
+    for mode, kept in (("L", True), ("1", False), ("P", False)):
+        image = Image.new(mode, (4, 3))
+        image.info["icc_profile"] = gray
+        assert ("icc_profile" in IDENTITIES[3](image).info) == kept
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_floats_of_255_are_refused_unless_their_range_is_given(dtype):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (9, 11, 3)).astype(dtype)
+    for one in (image, torch.from_numpy(image).permute(2, 0, 1)[None]):
+        with pytest.raises(
+            InvalidInputError, match=r"nominally in \[0,1\], got a median of 1\d\d.* value_range=\(0, 255\)"
+        ):
+            NETWORKS[3](one)
+        np.testing.assert_allclose(
+            values(IDENTITIES[3](one, value_range=(0, 255))), values(one), atol=0.2 if dtype == "float16" else 1e-4
+        )
+        assert facts(NETWORKS[3](one, value_range=(0, 1))) == facts(one)
+    if dtype != "float16":
+        expected = NETWORKS[3]((image / 255).astype(dtype)) * 255
+        np.testing.assert_allclose(NETWORKS[3](image, value_range=(0, 255)), expected, atol=1e-2)
+
+
+def test_scene_linear_floats_above_one_are_taken():
+    image = np.full((4, 5), 0.18, np.float32)
+    image[0] = 1000
+    np.testing.assert_allclose(IDENTITIES[1](image), image, rtol=1e-5)
+    np.testing.assert_allclose(IDENTITIES[1](np.full((4, 5), 4.0)), 4, rtol=1e-5)
+    with pytest.raises(InvalidInputError, match=r"median of 4\.01"):
+        IDENTITIES[1](np.full((4, 5), 4.01))
+
+
+def test_a_range_may_begin_below_zero_and_end_below_what_integers_hold():
+    image = np.array([[-1.0, 0.0, 1.0]])
+    np.testing.assert_allclose(adding(0.25, 1)(image, value_range=(-1, 1)), [[-0.5, 0.5, 1.5]], atol=1e-6)
+    twelve_bits = np.array([[0, 1000, 4095]], np.uint16)
+    result = adding(0.5, 1)(twelve_bits, value_range=(0, 4095))
+    assert result.tolist() == [[2048, 3048, 4095]]
+
+
+@pytest.mark.parametrize("given", [(1, 0), (0, 0), (0, np.inf), (0, np.nan), 255, (0, 1, 2), "no", ("a", "b")])
+def test_other_ranges_are_refused(given):
+    with pytest.raises(InvalidInputError, match="value_range"):
+        IDENTITIES[1](np.zeros((4, 5)), value_range=given)
+
+
+def test_images_together_have_one_range():
+    image = np.full((4, 5), 100.0)
+    np.testing.assert_allclose(IDENTITIES[1].together([image, image], value_range=(0, 255)), [image, image], rtol=1e-5)
 
 
 def read_only(array):
@@ -298,6 +400,12 @@ def animation():
     return Animation()
 
 
+def keyed_gray():
+    image = Image.fromarray(np.zeros((5, 4), np.uint16))
+    image.info["transparency"] = 7
+    return image
+
+
 REFUSED = {
     "a list": ([[0.0]], r"expected a PIL image, .* got list;"),
     "a path": ("photo.png", r"expected a PIL image, .* got str; for a file use `kbnet restore`"),
@@ -318,6 +426,10 @@ REFUSED = {
     "empty batch": (torch.zeros(0, 3, 5, 4), r"expected a floating tensor .* \[0, 3, 5, 4\]"),
     "animation": (animation(), r"expected a still picture, got an animation"),
     # Pillow would clip the values of these to 255 in silence.
+    "PIL I;16 with a transparent value": (
+        keyed_gray(),
+        r"expected a PIL image .* got mode I;16 with a transparent value",
+    ),
     "PIL I": (Image.new("I", (4, 5), 40_000), r"expected a PIL image of 8 bits or of mode I;16, got mode I;"),
     "PIL F": (Image.new("F", (4, 5), 0.5), r"expected a PIL image .* got mode F;"),
 }

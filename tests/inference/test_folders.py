@@ -1,21 +1,25 @@
 """Overlapping steps, the log that a run goes on from, and files as they come."""
 
 import json
+import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kbnet.errors import OutputError
+from kbnet.errors import InvalidInputError, OutputError
 from kbnet.imaging import Photo, read_photo, write_photo
 from kbnet.inference import jobs as jobs_module
+from kbnet.inference import steps as steps_module
 from kbnet.inference.jobs import Job, plan_jobs, run_jobs
 from kbnet.inference.ledger import Ledger
 from kbnet.inference.overlap import Budget, Closed
-from kbnet.inference.watching import SECONDS, watch
+from kbnet.inference.watching import SECONDS, Watch
 
 PATIENCE = 60.0
+GRAY = Photo(np.full((6, 8), 100, np.uint8))
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def test_the_next_is_read_and_the_last_one_written_while_one_is_restored(folder,
         reads[int(path.stem)].set()
         return read_photo(path, **options)
 
-    def publish(data, path, **options):
+    def write(data, path, **options):
         path.write_bytes(data)
         writes[int(path.stem)].set()
 
@@ -61,8 +65,8 @@ def test_the_next_is_read_and_the_last_one_written_while_one_is_restored(folder,
         assert number == 0 or writes[number - 1].wait(PATIENCE)
         return 255 - image
 
-    monkeypatch.setattr(jobs_module, "read_photo", read)
-    monkeypatch.setattr(jobs_module, "publish", publish)
+    monkeypatch.setattr(steps_module, "read_photo", read)
+    monkeypatch.setattr(steps_module.files, "write", write)
     assert all(result.ok for result in run(restore))
     check_results()
 
@@ -73,7 +77,7 @@ def test_nothing_after_a_told_result_has_been_written(folder):
 
 
 def test_pictures_beyond_the_budget_are_alone_in_memory(folder, monkeypatch):
-    monkeypatch.setattr(jobs_module, "PIXELS_AT_A_TIME", 50)  # of one, not of two
+    monkeypatch.setattr(steps_module, "PIXELS_AT_A_TIME", 50)  # of one, not of two
     decoded = []
 
     def read(path, **options):
@@ -84,13 +88,13 @@ def test_pictures_beyond_the_budget_are_alone_in_memory(folder, monkeypatch):
         assert len(decoded) == image[0, 0] // 10 + 1
         return 255 - image
 
-    monkeypatch.setattr(jobs_module, "read_photo", read)
+    monkeypatch.setattr(steps_module, "read_photo", read)
     assert all(result.ok for result in run(restore))
     check_results()
 
 
 def test_failures_of_every_step_give_their_place_back(folder, monkeypatch):
-    monkeypatch.setattr(jobs_module, "PIXELS_AT_A_TIME", 50)
+    monkeypatch.setattr(steps_module, "PIXELS_AT_A_TIME", 50)
     Path("in/3.png").write_bytes(Path("in/3.png").read_bytes()[:-20])  # passes the header, not the decoder
     Path("in/4.png").write_bytes(b"no picture")
     Path("out").mkdir()
@@ -115,7 +119,7 @@ def test_a_reader_that_waits_for_ever_does_not_keep_the_program(folder, monkeypa
     def restore(image, /, *, progress):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs_module, "read_photo", read)
+    monkeypatch.setattr(steps_module, "read_photo", read)
     monkeypatch.setattr(jobs_module, "_LEFT_BEHIND", 0.1)
     with pytest.raises(KeyboardInterrupt):
         run(restore)
@@ -152,7 +156,8 @@ def logged(settings=None, restore=invert, **options):
 
 
 def lines():
-    return [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if entry["event"] != "settings"]
 
 
 def test_what_a_log_shows_to_be_done_is_not_done_again(folder):
@@ -214,7 +219,7 @@ def test_failures_are_in_the_log_with_their_reason(folder):
 
 
 def test_a_log_that_cannot_be_written_is_one_line(folder):
-    with pytest.raises(OutputError, match=r"in: the log cannot be written: is a directory; choose another --log"):
+    with pytest.raises(OutputError, match=r"in: cannot be written: is a directory; choose another --log"):
         Ledger(Path("in"), {})
 
 
@@ -225,62 +230,149 @@ class Ended(Exception):
     pass
 
 
-def watched(*looks):
-    """The inputs of each batch, where `looks` are called one after another between looks."""
-    waits = iter([*looks, None])
+def watched(*looks, plan=None, clock=lambda: 0.0):
+    """The inputs of each batch, all of them restored, where `looks` are called one after another between looks.
+
+    What is reported comes with them, as texts among the lists.
+    """
+    waits, pauses = iter([*looks, None]), []
 
     def sleep(seconds):
-        assert seconds == SECONDS
+        pauses.append(seconds)
         change = next(waits)
         if change is None:
             raise Ended
         change()
 
     found = []
+    watch = Watch(plan or planned, found.append, sleep=sleep, clock=clock)
 
-    with pytest.raises(Ended):  # and what was found until then stays
-        found.extend([job.input.name for job in batch] for batch in watch(plan, sleep=sleep))
+    def work():
+        for batch in watch.batches():
+            found.append([job.input.name for job in batch])
+            for result in run_jobs(batch, invert):
+                watch.finished(result.job, ok=result.ok)
+                if not result.ok:
+                    found.append(result.error)
+
+    with pytest.raises(Ended):
+        work()
+    assert all(pause >= SECONDS for pause in pauses)
     return found
 
 
-def plan():
-    return plan_jobs(["in"], "out", may_be_empty=True)
+def planned(**options):
+    return plan_jobs(["in"], "out", may_be_empty=True, **options)
 
 
 def nothing():
     pass
 
 
+def gray(path, value):
+    return lambda: write_photo(Photo(np.full((6, 8 + value % 7), value, np.uint8)), path, overwrite=True)
+
+
 def test_files_are_taken_once_they_have_stopped_growing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
+    whole = write_photo(GRAY, None)
 
-    def grow():
-        with Path("in/a.png").open("a") as file:
-            file.write("x")
+    def grow(until):
+        return lambda: Path("in/a.png").write_bytes(whole[:until])
 
-    batches = watched(nothing, grow, grow, grow, nothing, nothing, nothing)
-    assert batches == [["a.png"]]
+    growing = [grow(10), grow(20), grow(30), grow(None)]
+    assert watched(nothing, *growing, nothing, nothing, nothing) == [["a.png"]]
+    assert read_photo("out/a.png").pixels[0, 0] == 155
 
 
-def test_files_are_taken_again_when_they_change_and_no_more_when_they_go(folder):
-    def change():
-        Path("in/3.png").write_bytes(b"longer than it was " * 20)
-
-    def remove():
-        Path("in/3.png").unlink()
-
+def test_a_file_that_is_written_again_is_restored_again_and_its_result_replaced(folder):
     first = [f"{number}.png" for number in range(10)]
-    assert watched(nothing, change, nothing, nothing) == [first, ["3.png"]]
+    again = gray("in/3.png", 200)
+    assert watched(nothing, nothing, again, nothing, nothing, nothing) == [first, ["3.png"]]
+    assert read_photo("out/3.png").pixels[0, 0] == 55
+
+
+def test_a_result_that_somebody_else_has_changed_is_not_replaced(folder):
+    def both():
+        gray("in/3.png", 200)()
+        gray("out/3.png", 1)()
+
+    found = watched(nothing, nothing, both, nothing, nothing)
+    assert found[1] == ["3.png"]
+    assert "out/3.png: the file exists" in found[2]
+    assert read_photo("out/3.png").pixels[0, 0] == 1
+
+
+def test_files_that_go_are_no_more_taken_and_the_end_of_nothing(folder):
+    first = [f"{number}.png" for number in range(10)]
+    remove = Path("in/3.png").unlink
     assert watched(remove, nothing, nothing) == [[name for name in first if name != "3.png"]]
 
 
-def test_an_input_that_is_bytes_is_none_to_watch():
-    waits = iter([True, False])
+def test_results_beside_their_inputs_are_never_taken_for_inputs(folder):
+    def plan():
+        return plan_jobs(["in"], suffix="+", may_be_empty=True)
+
+    first = [f"{number}.png" for number in range(10)]
+    # without its input, the result's name says nothing
+    assert watched(nothing, Path("in/3.png").unlink, nothing, nothing, nothing, plan=plan) == [first]
+    assert len(list(Path("in").iterdir())) == 19
+
+
+def test_results_in_place_of_their_inputs_are_made_once(folder):
+    def plan():
+        return plan_jobs(["in"], "in", overwrite=True, may_be_empty=True)
+
+    def overwritten():
+        return [replace(job, overwrite=True) for job in plan()]
+
+    first = [f"{number}.png" for number in range(10)]
+    assert watched(*[nothing] * 5, plan=overwritten) == [first]
+    assert read_photo("in/3.png").pixels[0, 0] == 255 - 30
+
+
+def test_two_results_of_one_name_end_no_watch(folder):
+    def plan():
+        return plan_jobs(["in", "more/0.png"], "out", may_be_empty=True)
+
+    Path("more").mkdir()
+    gray("more/0.png", 70)()
+
+    def remove():
+        Path("in/0.png").unlink()
+        Path("out/0.png").unlink()
+
+    found = watched(nothing, nothing, remove, nothing, nothing, plan=plan)
+    assert found[0] == [*(f"{number}.png" for number in range(10)), "0.png"]
+    assert found[1].startswith("more/0.png: its result would be written to out/0.png, as that of in/0.png")
+    assert found[2:] == [["0.png"]]  # once the other has gone
+    assert read_photo("out/0.png").pixels[0, 0] == 255 - 70
+
+
+def test_a_folder_that_is_away_for_a_moment_is_reported_once(folder):
+    def away():
+        raise InvalidInputError("expected a folder")
+
+    looks = iter([planned, away, away, planned, planned, planned])
+    found = watched(*[nothing] * 5, plan=lambda: next(looks)())
+    assert found == ["expected a folder", [f"{number}.png" for number in range(10)]]
+
+
+def test_a_look_that_takes_long_is_followed_by_a_long_pause(folder):
+    times = iter(range(0, 1000, 30))
+    pauses = []
 
     def sleep(seconds):
-        if not next(waits):
+        pauses.append(seconds)
+        if len(pauses) == 2:
             raise Ended
 
     with pytest.raises(Ended):
-        next(watch(lambda: [Job(b"x", None)], sleep=sleep))
+        list(Watch(planned, pytest.fail, sleep=sleep, clock=lambda: next(times)).batches())
+    assert pauses == [300, 300]
+
+
+def test_pipes_and_bytes_are_nothing_to_watch(folder):
+    os.mkfifo("in/pipe.png")
+    assert watched(nothing, nothing, plan=lambda: [Job(b"x", None), Job(Path("in/pipe.png"), None)]) == []

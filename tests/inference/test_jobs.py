@@ -104,17 +104,18 @@ def test_the_same_file_reached_twice_is_one_job(here):
         (["a.png"], {"output": "b.bmp"}, "ending in png"),
         (["a.png"], {"output": "b.jpg", "format": "png"}, "the name says jpeg"),
         (["a.png", "b.png"], {"output": "a.png"}, "expected a folder for the results, got a file"),
-        (["x/a.png", "y/a.png"], {"output": "out"}, r"x/a\.png and y/a\.png would both be written to out/a\.png"),
-        (["a.jpg", "a.png"], {"suffix": "-x", "format": "png"}, r"both be written to a-x\.png"),
-        (["a.png"], {"output": "a.png"}, "replaced by its own result"),
-        (["a.png"], {}, "replaced by its own result"),
-        (["a.png"], {"output": "empty/../a.png"}, "replaced by its own result"),
-        (["link.png"], {"output": "a.png"}, "replaced by its own result"),
-        (["a.png", "a-x.png"], {"suffix": "-x", "overwrite": True}, "an input too"),
+        (["a.png", "b.png"], {"output": "c.png"}, "results of several pictures, got c.png, which is named as a file"),
+        (["full"], {"output": "c.png"}, "results of several pictures"),
+        (["a.png"], {"output": "a.png"}, "its result would replace a.png"),
+        (["a.png"], {}, "its result would replace a.png"),
+        (["a.png"], {"output": "empty/../a.png"}, "its result would replace empty/../a.png"),
+        (["link.png"], {"output": "a.png"}, "its result would replace a.png"),
+        (["full"], {"output": "full"}, "full/b.png: its result would replace full/b.png"),
+        (["results"], {"suffix": "-denoised"}, "found only what looks like results of earlier runs"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_done(here, inputs, options, words):
-    touch("a.png")
+    touch("a.png", "full/b.png", "results/a-denoised.png")
     Path("empty").mkdir()
     Path("link.png").symlink_to("a.png")
     with pytest.raises(InvalidInputError, match=words):
@@ -196,13 +197,15 @@ def test_what_would_fail_after_the_work_fails_before_it(here):
 
 
 def test_a_folder_that_cannot_be_listed_is_a_failure_of_its_own(here, monkeypatch):
-    touch("in/a.png")
+    touch("in/a.png", "in/locked/b.png")
+    scandir = os.scandir
 
-    def walk(top, onerror):
-        onerror(PermissionError(errno.EACCES, "Permission denied", str(top / "locked")))
-        return iter([(str(top), ["locked"], ["a.png"])])
+    def closed(path):  # modes do not hold root back
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
 
-    monkeypatch.setattr(os, "walk", walk)
+    monkeypatch.setattr(os, "scandir", closed)
     jobs = plan_jobs(["in"], "out")
     assert [str(job.input) for job in jobs] == ["in/a.png", "in/locked"]
     error = outcome(jobs[1:]).error

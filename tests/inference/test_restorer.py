@@ -287,7 +287,7 @@ def test_the_device_chosen_is_the_graphics_card_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Restorer(QUIET).device == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert restorer._device("auto") == torch.device("cuda")
+    assert restorer.choose_device("auto") == torch.device("cuda")
 
 
 @pytest.mark.parametrize("context", ["global", "local"])

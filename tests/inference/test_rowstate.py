@@ -257,6 +257,27 @@ def test_an_output_that_cannot_be_written_is_not_blamed_on_the_input(folder, mon
     finish(folder)
 
 
+def test_a_full_disk_costs_no_finished_rows(folder, monkeypatch):
+    def full(path, flags, *rest):
+        if str(path).endswith(("rows.raw", "ledger.jsonl")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, flags, *rest)
+
+    opened = os.open
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        with pytest.raises(OutputError, match="no space left on device; free some space"):
+            restore_streamed(restorer(), folder / "in.tif", folder / "out.tif")
+    assert finish(folder).resumed == DONE
+
+
+def test_a_run_that_fails_before_its_first_rows_leaves_nothing(folder):
+    shutil.rmtree(folder / STATE)
+    with pytest.raises(ZeroDivisionError):
+        restore_streamed(restorer(context="tile"), folder / "in.tif", folder / "out.tif", progress=lambda *_: 1 / 0)
+    assert names(folder) == ["expected.tif", "in.tif"]
+
+
 def test_an_error_of_the_caller_is_nobodys(folder):
     error = OSError(errno.EPIPE, "of the progress bar")
 

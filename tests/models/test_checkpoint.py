@@ -160,6 +160,23 @@ def test_a_file_keeps_float64_and_widens_half_precisions_to_float32(tmp_path):
         assert {p.dtype for p in load_file(path).parameters()} == {expected}
 
 
+def test_weights_are_stored_in_half_precision_on_request(tmp_path):
+    network = build(SMALL["kbnet-s"])
+    for dtype in (torch.float16, torch.bfloat16):
+        save_file(network, tmp_path / f"{dtype}.safetensors", dtype=dtype)
+        loaded = load_file(tmp_path / f"{dtype}.safetensors")
+        for name, parameter in network.named_parameters():
+            assert torch.equal(loaded.get_parameter(name), parameter.to(dtype).float()), name
+    assert next(network.parameters()).dtype == torch.float32
+    with torch.no_grad():
+        network.first.bias[0] = 1e6
+    with pytest.raises(
+        InvalidInputError, match=r"in torch.float16, but first\.bias is beyond its range"
+    ):
+        save_file(network, tmp_path / "large.safetensors", dtype=torch.float16)
+    assert not (tmp_path / "large.safetensors").exists()
+
+
 def test_a_network_in_channels_last_memory_is_saved_like_any_other(tmp_path):
     network = build(SMALL["kbnet-s"]).to(memory_format=torch.channels_last)
     save_file(network, tmp_path / "own.safetensors")

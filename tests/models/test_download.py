@@ -1,10 +1,12 @@
 """The authors' weights from a mirror of this machine: resumed, checked, converted."""
 
+import os
+
 import pytest
 import torch
 from local_server import serving
 
-from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, OutputExistsError
+from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, OutputError, OutputExistsError
 from kbnet.models import PRESETS, KBNetLConfig, build, create_model, download, load_file, save_official
 
 NAME, FILE = "kbnet-l-derain", "1x-KBNet_derain.pth"
@@ -72,6 +74,56 @@ def test_what_is_not_the_network_is_deleted(tmp_path, small, content):
         assert not (tmp_path / f"{FILE}.part").exists()
 
 
+def test_two_downloads_into_one_file_are_refused(tmp_path, small, content):
+    target, refused = tmp_path / "d.safetensors", []
+
+    def meanwhile(done, total):
+        if not refused:
+            with pytest.raises(OutputError, match=r"downloading into .*\.part; wait for it, stop it"):
+                download.download(NAME, target, mirror=address)
+            refused.append(done)
+
+    with serving({FILE: content}) as (address, _):
+        download.download(NAME, target, mirror=address, progress=meanwhile)
+    assert refused
+    assert same(target, small)
+
+
+def test_a_link_or_pipe_in_the_place_of_the_bytes_is_refused(tmp_path, content):
+    part = tmp_path / f"{FILE}.part"
+    (tmp_path / "victim").write_bytes(b"precious")
+    part.symlink_to(tmp_path / "victim")
+    with serving({FILE: content}) as (address, _):
+        with pytest.raises(OutputError, match=r"\.part: cannot be written"):
+            download.download(NAME, tmp_path / "d.safetensors", mirror=address)
+        assert (tmp_path / "victim").read_bytes() == b"precious"
+        part.unlink()
+        os.mkfifo(part)
+        with pytest.raises(OutputError, match=r"\.part: expected a file or nothing there"):
+            download.download(NAME, tmp_path / "d.safetensors", mirror=address)
+
+
+def test_a_full_disk_is_named_and_the_download_goes_on_later(tmp_path, small, content, file_size_limit):
+    target = tmp_path / "d.safetensors"
+    with serving({FILE: content}) as (address, _):
+        with file_size_limit(60_000), pytest.raises(OutputError, match=r"\.part: cannot be written: file too large"):
+            download.download(NAME, target, mirror=address)
+        assert (tmp_path / f"{FILE}.part").stat().st_size == 60_000
+        assert same(download.download(NAME, target, mirror=address), small)
+    assert not (tmp_path / f"{FILE}.part").exists()
+
+
+def test_an_error_of_the_caller_is_not_blamed_on_the_disk_or_the_mirror(tmp_path, content):
+    error = OSError("of the progress bar")
+
+    def broken(done, total):
+        raise error
+
+    with serving({FILE: content}) as (address, _), pytest.raises(OSError, match="progress bar") as caught:
+        download.download(NAME, tmp_path / "d.safetensors", mirror=address, progress=broken)
+    assert caught.value is error
+
+
 def test_refusals(tmp_path, monkeypatch):
     target = tmp_path / "d.safetensors"
     with serving({}) as (address, _), pytest.raises(DownloadError, match="answers 404"):
@@ -91,6 +143,7 @@ def test_refusals(tmp_path, monkeypatch):
     with pytest.raises(OutputExistsError):
         download.download(NAME, target)
     assert target.read_bytes() == b"old"
+    assert not (tmp_path / f"{FILE}.part").exists()
 
 
 def test_the_files_are_those_of_presets():

@@ -71,7 +71,7 @@ class Interpreted:
 
     def __init__(self, processes):
         self.processes = processes
-        self.limits = {"PROGRAMS": 4, "SCRATCH_BYTES": triton.SCRATCH_BYTES}
+        self.limits = {"PROGRAMS": 4, "SCRATCH_BYTES": triton.SCRATCH_BYTES, "PACKED_FROM": triton.PACKED_FROM}
 
     def _call(self, function, *arguments):
         buffer = io.BytesIO()
@@ -147,9 +147,11 @@ def test_the_authors_numbers(name, official, official_index, interpreted):
 
 
 @needs_triton
+@pytest.mark.parametrize("programs", [4, 1024], ids=["few parts", "many parts"])
 @pytest.mark.parametrize("layout", [channels_last, sliced, transposed])
 @pytest.mark.parametrize("shape", [(2, 8, 5, 4, 3, 4, 9), (1, 3, 2, 1, 3, 4, 5)])
-def test_memory_formats(shape, layout, interpreted):
+def test_memory_formats(shape, layout, programs, interpreted):
+    interpreted.limits |= {"PROGRAMS": programs}
     x, coefficients, weight, bias, dy = make(shape)
     straight = run(interpreted, x, coefficients, weight, bias, dy)
     ours = run(interpreted, layout(x), layout(coefficients), weight, bias, layout(dy))
@@ -174,14 +176,27 @@ def test_weights_of_any_layout_and_a_gradient_that_is_one_number(interpreted):
 def test_how_sums_are_cut_into_parts_hardly_shows(programs, interpreted):
     # Two blocks of pixels, three of channels.
     tensors = make((1, 40, 3, 4, 1, 11, 13))
-    interpreted.limits = {"PROGRAMS": programs, "SCRATCH_BYTES": triton.SCRATCH_BYTES}
+    interpreted.limits |= {"PROGRAMS": programs}
     assert_as_good_as_pytorch(run(interpreted, *tensors), tensors)
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "name", ["7x13", "three channels a group", "one group of twenty", "5x5 kernels on a smaller image"]
+)
+def test_packed_bases_give_the_same(name, interpreted):
+    tensors = make(SHAPES[name])
+    as_they_lie = run(interpreted, *tensors)
+    interpreted.limits |= {"PACKED_FROM": 0}
+    packed = run(interpreted, *tensors)
+    for result in RESULTS:
+        assert torch.equal(packed[result], as_they_lie[result]), result
 
 
 @needs_triton
 def test_without_scratch_memory_it_works_too(interpreted):
     tensors = make((1, 40, 3, 4, 1, 11, 13))
-    interpreted.limits = {"PROGRAMS": 1024, "SCRATCH_BYTES": 0}
+    interpreted.limits |= {"PROGRAMS": 1024, "SCRATCH_BYTES": 0}
     assert_as_good_as_pytorch(run(interpreted, *tensors), tensors)
 
 
@@ -235,18 +250,57 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.slow
-@needs_triton
-def test_it_compiles_for_a_gpu_that_is_not_here_and_spills_nothing(tmp_path):
+def compiler_environment(cache):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    return environment | {"TRITON_CACHE_DIR": str(cache)}
+
+
+@needs_triton
+@pytest.mark.slow
+def test_it_compiles_for_a_gpu_that_is_not_here_and_spills_nothing(tmp_path):
     child = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "triton_compile.py"), "--quick"],
         capture_output=True,
         text=True,
-        env=environment,
+        env=compiler_environment(tmp_path),
     )
     assert (child.returncode, child.stderr) == (0, "")
-    assert child.stdout.endswith("5 kernels, 0 of them spill\n")
+    assert child.stdout.endswith("10 kernels, 0 of them spill\n")
+
+
+LEVELS = """
+import re, sys, torch
+import triton_compile as compiling
+from kbnet.ops import triton as backend
+bases = torch.empty(32, 4, 4, 3, 3, device="meta")
+for name in ("coefficients_gradient_kernel", "bases_gradient_kernel"):
+    chosen = backend.settings(name, bases, torch.float32)
+    given = (torch.float32, torch.float32, compiling.strides(32, 4, "packed"), 32, 90)
+    text = compiling.compiled_kernel(chosen, *given).asm["ttir"]
+    for accumulator in re.findall(r"tt\\.dot %\\w+, %\\w+, (%\\w+)", text):
+        within = re.search(rf"scf\\.for %step = .* iter_args\\({accumulator} = %cst", text)  # the inputs of one offset
+        print(name, accumulator.startswith("%cst") or within is not None)
+"""
+
+
+@needs_triton
+@pytest.mark.slow
+def test_exact_sums_are_of_two_levels(tmp_path):
+    """No product adds to what is carried from offset to offset, or from one block of pixels to the next.
+
+    Triton joins `total += dot(a, b)` into one chain by itself. What that loses does not show in its interpreter.
+    """
+    child = subprocess.run(
+        [sys.executable, "-c", LEVELS],
+        capture_output=True,
+        text=True,
+        env=compiler_environment(tmp_path) | {"PYTHONPATH": str(ROOT / "benchmarks")},
+    )
+    assert child.returncode == 0, child.stderr
+    found = child.stdout.split()
+    assert found.count("coefficients_gradient_kernel") == 2
+    assert found.count("bases_gradient_kernel") == 1
+    assert set(found[1::2]) == {"True"}
 
 
 @needs_gpu

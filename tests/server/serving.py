@@ -47,7 +47,10 @@ class Inverting:
 
 @contextmanager
 def serving(provide, limits=None, **options):
-    """An httpx client of a server with such an application; at the end the server is stopped and has to be done."""
+    """An httpx client of a server with such an application; at the end the server is stopped and has to be done.
+
+    `client.app` is the application, `client.server` what serves it.
+    """
     app = create_app(limits, provide=provide, **{"page": False} | options)
     listening = listen("127.0.0.1", 0)
     ready = threading.Event()
@@ -58,7 +61,7 @@ def serving(provide, limits=None, **options):
         try:
             assert ready.wait(PATIENCE)
             with httpx.Client(base_url=url_of(listening), timeout=PATIENCE) as client:
-                client.server = server
+                client.server, client.app = server, app
                 yield client
         finally:
             server.should_exit = True

@@ -14,6 +14,7 @@ import kbnet
 from kbnet.errors import InvalidInputError
 from kbnet.imaging import Photo, read_photo, write_photo
 from kbnet.server import Limits, create_app
+from kbnet.server import limits as limits_module
 
 PNG_TYPE = {"Content-Type": "image/png"}
 
@@ -101,9 +102,9 @@ def bomb(width, height):
     ("request_", "status", "words"),
     [
         ({"content": b"", "headers": PNG_TYPE}, 400, "got an empty body"),
-        ({"content": b"no picture"}, 400, "expected a PNG, JPEG, TIFF, WebP or AVIF image, got text"),
+        ({"content": b"no picture"}, 400, "expected a PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP image, got text"),
         ({"content": picture()[1][:-30]}, 400, "cut short or damaged"),
-        ({"content": b"GIF89a"}, 415, "GIF files"),
+        ({"content": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"}, 415, "HEI"),
         ({"content": bytes(50_001)}, 413, "expected at most 50000 bytes, got 50001 or more"),
         ({"content": (bytes(9_000) for _ in range(9))}, 413, "expected at most 50000 bytes, got [0-9]+ or more"),
         ({"files": {"image": bytes(50_001)}}, 413, "expected at most 50000 bytes"),
@@ -135,9 +136,9 @@ def test_what_cannot_be_served_gets_its_status_and_one_line(client, request_, st
 
 
 def test_addresses_and_methods_that_are_not_there(client):
-    assert "nothing at this address" in refused(client.get("/v2"), 404)
-    assert "nothing at this address" in refused(client.get("/docs"), 404)
-    assert "GET is not what this address is for" in refused(client.get("/v1/restore"), 405)
+    assert "not found; see /docs" in refused(client.get("/v2"), 404)
+    assert "not found; see /docs" in refused(client.get("/redoc"), 404)
+    assert "GET is not allowed here" in refused(client.get("/v1/restore"), 405)
     assert "no request with this token" in refused(client.get("/v1/progress/abcdefgh"), 404)
     refused(client.get("/v1/progress/short"), 400)
 
@@ -155,7 +156,9 @@ def test_health_and_counts(client):
 
     def pixels():
         text = client.get("/metrics").text
-        found = re.search(r'^kbnet_pixels_total\{task="denoise"\} (\S+)$', text, re.MULTILINE)
+        found = re.search(
+            r'^kbnet_pixels_total\{model="kbnet-nano-denoise",task="denoise"\} (\S+)$', text, re.MULTILINE
+        )
         return float(found[1]) if found else 0.0
 
     before = pixels()
@@ -177,7 +180,7 @@ def test_replies_tell_browsers_to_take_nothing_for_granted(client):
 def test_openapi_describes_what_is_answered(client):
     described = client.get("/openapi.json").json()
     restore = described["paths"]["/v1/restore"]["post"]
-    assert set(restore["responses"]) == {"200", "400", "401", "403", "413", "415", "429", "500", "503"}
+    assert set(restore["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "429", "500", "503"}
     assert "multipart/form-data" in restore["requestBody"]["content"]
     task = next(parameter for parameter in restore["parameters"] if parameter["name"] == "task")
     assert task["schema"]["enum"][0] == "denoise"
@@ -224,7 +227,7 @@ def test_a_mistake_in_the_server_is_told_without_its_words(client, inverting, mo
 
     monkeypatch.setattr(Inverting, "__call__", broken)
     line = refused(client.post("/v1/restore", content=picture()[1]), 500)
-    assert "mistake in kbnet" in line
+    assert "internal error in kbnet" in line
     assert "secret" not in line
     assert "secret of ours" in caplog.text  # the log has them
     monkeypatch.undo()
@@ -269,10 +272,23 @@ def test_pictures_are_never_written_to_disk():
     assert opened == []
 
 
-@pytest.mark.parametrize("limits", [{"bytes": 0}, {"pixels": -1}, {"waiting": 1.5}, {"seconds": float("nan")}])
+@pytest.mark.parametrize(
+    "limits", [{"bytes": 0}, {"pixels": -1}, {"waiting": 1.5}, {"seconds": float("nan")}, {"kept_bytes": True}]
+)
 def test_senseless_limits_are_refused(limits):
-    with pytest.raises(InvalidInputError, match="of at least 1, got"):
+    with pytest.raises(InvalidInputError, match=r"of at least [01], got"):
         Limits(**limits)
+
+
+@pytest.mark.parametrize(("free", "megapixels"), [(10**12, 100), (192_000_000, 1), (0, 1e-6)])
+def test_limits_that_are_not_given_follow_from_the_memory(monkeypatch, free, megapixels):
+    monkeypatch.setattr(limits_module, "_free_bytes", lambda: free)
+    limits = Limits()
+    assert limits.pixels == megapixels * 1e6
+    assert limits.kept_bytes == max(min(free // 8, 10**9), 1)
+    assert limits.all_bytes == (8 * 10**8 if free == 10**12 else limits.bytes)
+    given = Limits(pixels=7, kept_bytes=8, all_bytes=9)
+    assert (given.pixels, given.kept_bytes, given.all_bytes) == (7, 8, 9)
 
 
 def test_an_application_needs_models_and_a_key_that_is_one():

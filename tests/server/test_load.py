@@ -5,10 +5,12 @@ import time
 from contextlib import ExitStack
 
 import numpy as np
+import pytest
 from serving import PATIENCE, Inverting, background, picture, serving
 from test_api import refused, restored
 
 from kbnet.server import Limits
+from kbnet.server.restoration import Pending, Restoration
 
 
 def until(condition):
@@ -40,8 +42,11 @@ def test_more_than_may_wait_are_asked_to_come_back_and_none_is_lost():
                     reply = client.post("/v1/restore", content=picture()[1])
                     assert "too many pictures are waiting" in refused(reply, 429)
                     assert 1 <= int(reply.headers["retry-after"]) <= 60
-                    assert progress(client, "token-000") == {"state": "restoring", "ahead": 0, "done": 0, "total": 4}
-                    assert progress(client, "token-002") == {"state": "waiting", "ahead": 2, "done": 0, "total": 0}
+                    first_move, last_move = progress(client, "token-000"), progress(client, "token-002")
+                    assert first_move.pop("seconds") > 0
+                    assert first_move == {"state": "restoring", "ahead": 0, "done": 0, "total": 4, "left": None}
+                    assert last_move.pop("seconds") == 0
+                    assert last_move == {"state": "waiting", "ahead": 2, "done": 0, "total": 0, "left": None}
                     same = client.post("/v1/restore", content=picture()[1], params={"progress": "token-001"})
                     assert "choose another token" in refused(same, 400)
                     assert "kbnet_waiting 2.0\nkbnet" in client.get("/metrics").text.replace("# ", "kbnet")
@@ -49,7 +54,9 @@ def test_more_than_may_wait_are_asked_to_come_back_and_none_is_lost():
         for (pixels, _), (reply,) in zip(pictures, (first, second, third), strict=True):
             assert np.array_equal(restored(reply).pixels, 255 - pixels)
         restored(client.post("/v1/restore", content=picture()[1]))
-        assert progress(client, "token-001") == {"error": "no request with this token is on its way; it may be done"}
+        assert progress(client, "token-001") == {
+            "error": "no request with this token is in progress; it may be finished"
+        }
 
 
 def test_small_pictures_of_one_size_that_wait_are_restored_together():
@@ -105,6 +112,7 @@ def test_a_sender_who_leaves_ends_the_work_at_the_next_tile():
         assert client.get("/metrics").text.count('task="denoise"} 768.0') == 1  # of one picture alone
 
 
+@pytest.mark.slow
 def test_time_runs_out_for_the_slow_and_the_stuck():
     held = Inverting(shut=True)
     with serving(held.provide, Limits(seconds=1)) as client:
@@ -154,3 +162,14 @@ def test_the_end_finishes_what_was_accepted():
                 held.gate.set()
     assert np.array_equal(restored(one[0]).pixels, 255 - first[0])
     assert np.array_equal(restored(two[0]).pixels, 255 - second[0])
+
+
+def test_how_long_a_picture_takes_is_known_from_the_start():
+    with serving(None) as client:
+        worker = client.app.state.desk.worker
+        until(lambda: worker._pace)
+        restored(client.post("/v1/restore", content=picture()[1], params={"task": "derain"}))
+        pending = Pending(Restoration(b"", "derain"), time.monotonic())
+        pending.began, pending.pixels = time.monotonic(), 10**9
+        _, left = worker.left(pending)
+        assert left > 0  # by the pace of another task

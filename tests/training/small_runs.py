@@ -89,9 +89,9 @@ def curve(folder):
 
 def state(run):
     """Every number that a run's future depends on."""
-    tensors = {f"model.{k}": v for k, v in run.accelerator.unwrap_model(run.model).state_dict().items()}
-    tensors |= {f"ema.{k}": v for k, v in run.ema.state_dict().items()}
-    optimizer = run.optimizer.state_dict()
+    tensors = {f"model.{k}": v for k, v in run.accelerator.unwrap_model(run.stepper.model).state_dict().items()}
+    tensors |= {f"ema.{k}": v for k, v in run.stepper.ema.state_dict().items()}
+    optimizer = run.stepper.optimizer.state_dict()
     for name, part in ({"adamw": optimizer} if "state" in optimizer else optimizer).items():
         for index, values in part["state"].items():
             tensors |= {f"{name}.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}

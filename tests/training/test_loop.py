@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from small_runs import assert_same_state, curve, make_photos, recipe, state, train
 
 from kbnet.errors import InvalidInputError, TrainingError
-from kbnet.training import Recipe, Run, checkpoint, curves, loop, validation
+from kbnet.training import Recipe, Run, checkpoint, curves, loop, stepping, validation
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(data, tmp_path):
 def test_bfloat16_trains_float32_weights_to_about_the_same_loss(data, tmp_path):
     _, expected = train(tmp_path / "float32", data, recipe())
     run, reports = train(tmp_path / "bfloat16", data, recipe(run={"bfloat16": True}))
-    assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in run.stepper.model.parameters()} == {torch.float32}
     losses = np.array([(r.loss, e.loss) for r, e in zip(reports, expected, strict=True)])
     assert (losses[:, 0] != losses[:, 1]).all()
     assert losses[:, 0] == pytest.approx(losses[:, 1], rel=0.05)
@@ -181,12 +181,12 @@ def test_a_compiled_network_trains_as_it_would_otherwise(data, tmp_path, monkeyp
 def test_the_average_follows_by_the_decay_that_the_recipe_says(data, tmp_path):
     weights = []
     run = Run(recipe(run={"ema": 0.5}), data, tmp_path / "run", workers=0)
-    run.train(lambda progress: weights.append({k: p.detach().clone() for k, p in run.model.named_parameters()}))
+    run.train(lambda progress: weights.append({k: p.detach().clone() for k, p in run.stepper.model.named_parameters()}))
     expected = weights[0]
     for step, later in enumerate(weights[1:], 1):
         decay = min(0.5, (1 + step) / (10 + step))
         expected = {key: decay * value + (1 - decay) * later[key] for key, value in expected.items()}
-    assert int(run.ema.n_averaged) == 6
+    assert int(run.stepper.ema.n_averaged) == 6
     for key, value in run.averaged().named_parameters():
         torch.testing.assert_close(value, expected[key])
 
@@ -201,8 +201,8 @@ def test_the_trained_network_is_the_averaged_one_in_eval_mode(data, tmp_path):
     run = Run(recipe(), data, tmp_path / "run")
     network = run.train()
     assert not network.training
-    assert torch.equal(network.first.weight, run.ema.module.first.weight)
-    assert not torch.equal(network.first.weight, run.model.first.weight)
+    assert torch.equal(network.first.weight, run.stepper.ema.module.first.weight)
+    assert not torch.equal(network.first.weight, run.stepper.model.first.weight)
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(data, tmp_path, monkeypatch):
@@ -279,8 +279,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_too(data, tmp_path, monkeyp
             return gradient * float("inf")
 
     run = Run(recipe(), data, tmp_path / "run", workers=0)
-    real = loop.loss_of
-    monkeypatch.setattr(loop, "loss_of", lambda *args: Poison.apply(real(*args)) if run.step == 4 else real(*args))
+    real = stepping.loss_of
+    monkeypatch.setattr(stepping, "loss_of", lambda *args: Poison.apply(real(*args)) if run.step == 4 else real(*args))
     with pytest.raises(TrainingError, match=r"the gradient's norm became (nan|inf) at step 4"):
         run.train()
     assert checkpoint.load(tmp_path / "run")["step"] == 4

@@ -156,7 +156,7 @@ def test_one_of_two_processes_told_to_stop_stops_both_after_the_same_step(launch
     first, second = (child.communicate(timeout=LIMIT)[1].decode() for child in children)
     step = checkpoint.load(folder)["step"]
     assert first.count("\n") == 1
-    assert f"after step {step} of 100000; go on with --resume --run {folder}" in first
+    assert f"after step {step} of 100000; continue with --resume --run {folder}" in first
     assert second == ""
     assert {child.returncode for child in children} <= {130, 143}
 

@@ -137,6 +137,9 @@ def test_a_recipe_cannot_be_changed_after_it_was_checked(path):
         ("model.preset", '"kbnet-nano-gray"', lambda r: r.model.preset == "kbnet-nano-gray"),
         ("model.settings.width", "8", lambda r: r.create_model().config.width == 8),
         ("phases", "[{steps=50, patch=32, batch=2}]", lambda r: r.steps == 50),
+        ("phases.0.steps", "200", lambda r: r.phases[0].steps == 200 and r.steps == 240),
+        ("phases.1", "{steps=1, patch=32, batch=2}", lambda r: r.steps == 61),
+        ("degradation.sigma.1", "9", lambda r: r.degradation.build() == BatchNoise((0, 9))),
     ],
 )
 def test_a_dotted_name_replaces_one_field(name, value, read, path):
@@ -160,7 +163,7 @@ def test_a_dotted_name_replaces_one_field(name, value, read, path):
         ("optimizer.betas", "[-0.1, 0.9]", "optimizer.betas"),
         ("optimizer.hold_steps", "91", "warmup_steps + hold_steps is 101, more than the 100 steps of all phases"),
         ("optimizer.hold_steps", "1.5", "optimizer.hold_steps"),
-        ("degradation.kind", "snow", "degradation: Value error, kind wants one of"),
+        ("degradation.kind", "snow", "degradation: kind wants one of"),
         ("degradation.depth", "3", "degradation"),
         ("degradation.sigma", "[20, 10]", "0 <= low <= high"),
         ("degradation.sigma", "[-1, 10]", "0 <= low <= high"),
@@ -173,7 +176,12 @@ def test_a_dotted_name_replaces_one_field(name, value, read, path):
         ("phases", "[{steps=0, patch=32, batch=2}]", "phases.0.steps"),
         ("phases", "[{steps=50, patch=32}]", "phases.0.batch"),
         ("phases", "[{steps=100, patch=32, batch=2, accumulate=3}]", "accumulate is 3, more than the batch of 2"),
-        ("phases.0.steps", "5", "phases.0.steps"),
+        ("phases.0.steps", "few", "phases.0.steps: expected a whole number, got 'few'"),
+        ("phases.2.steps", "5", "phases is a list of 2: expected a number from 0 to 1 after it"),
+        ("phases.first.steps", "5", "as in phases.0; got 'first'"),
+        ("phases.0", "5", "phases.0: expected a table of fields, got 5"),
+        ("optimizer.lr.0", "5", "optimizer.lr is a single value"),
+        ("degradation.sigma.2", "9", "degradation.sigma is a list of 2: expected a number from 0 to 1"),
         ("loss.kind", "l2", "loss.kind"),
         ("loss.epsilon", "0", "loss.epsilon"),
         ("mixup.probability", "1.5", "mixup.probability"),
@@ -182,10 +190,10 @@ def test_a_dotted_name_replaces_one_field(name, value, read, path):
         ("optimizer.schedule", "cycles", "wants a list of cycles"),
         ("optimizer.cycles", "[{steps=90}]", "wants a list of cycles, and the others want none"),
         ("sources", "[{degradation={kind='gaussian', sigma=[0, 5]}}]", "and not both"),
-        ("phases..steps", "5", "phases..steps"),
+        ("phases..steps", "5", "as in phases.0; got ''"),
         ("", "5", "recipe"),
         ("model.preset", "kbnet-m", "model.preset wants one of"),
-        ("model.preset.width", "8", "model.preset.width"),
+        ("model.preset.width", "8", "model.preset is a single value and has no field 'width'"),
         ("model.settings.depth", "8", "depth"),
         ("model.settings.width", "1000000000", "width"),
         ("model.settings.width", "wide", "width"),
@@ -196,6 +204,48 @@ def test_a_dotted_name_replaces_one_field(name, value, read, path):
 )
 def test_a_wrong_field_is_refused_and_named_in_one_line(name, value, says, path):
     assert says in refusal(path, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("optimizer.learning_rate", "1", "optimizer.learning_rate is not a field of a recipe"),
+        ("optimizer.warmup", "1", "optimizer.warmup is not a field of a recipe; did you mean 'warmup_steps'?"),
+        ("optimiser.lr", "1e-3", "optimiser is not a field of a recipe; did you mean 'optimizer'?"),
+        ("phases.0.step", "3", "phases.0.step is not a field of a recipe; did you mean 'steps'?"),
+        ("mixup.probabilty", "0.1", "mixup.probabilty is not a field of a recipe; did you mean 'probability'?"),
+        ("loss.kind", "charbonier", "expected l1, charbonnier or psnr, got 'charbonier'; did you mean 'charbonnier'?"),
+        ("model.preset", "kbnet-nono", "did you mean 'kbnet-nano'?"),
+        ("degradation.kind", "gausian", "did you mean 'gaussian'?"),
+        ("sources", "[{layout='ssid'}]", "did you mean 'sidd'?"),
+    ],
+)
+def test_the_nearest_name_is_suggested(name, value, says, path):
+    assert says in refusal(path, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("optimizer.lr", "fast", "optimizer.lr: expected a number, got 'fast'"),
+        ("optimizer.lr", "0", "optimizer.lr: expected a number above 0, got 0"),
+        ("optimizer.lr", "inf", "optimizer.lr: expected a finite number, got inf"),
+        ("optimizer.hold_steps", "1.5", "optimizer.hold_steps: expected a whole number, got 1.5"),
+        ("optimizer.betas", "[0.9]", "optimizer.betas.1 is missing"),
+        ("optimizer.betas", "[0.1, 0.2, 0.3]", "optimizer.betas: expected at most 2 entries, got 3"),
+        ("optimizer.betas", "0.9", "optimizer.betas: expected a list, got 0.9"),
+        ("run.validation_every", "1", "run.validation_every: expected a number of at least 2, got 1"),
+        ("run.compile", "maybe", "run.compile: expected true or false, got 'maybe'"),
+        ("model.preset", "3", "model.preset: expected text in quotes, got 3"),
+        ("mixup", "3", "mixup: expected a table of fields, got 3"),
+        ("phases", "[]", "phases: expected at least 1 entry, got 0"),
+        ("sources", "[{folder=''}]", "sources.0.folder: expected some text, got none"),
+    ],
+)
+def test_complaints_are_in_words_of_recipes(name, value, says, path):
+    message = refusal(path, {name: value})
+    assert says in message
+    assert not any(word in message for word in ("Input should", "Value error", "valid dictionary", "Tuple"))
 
 
 def test_patches_that_the_network_cannot_take_are_refused(path):
@@ -211,7 +261,7 @@ def test_a_missing_section_is_named(path):
     without_degradation(path)
     assert "expected a section degradation, or a list of sources" in refusal(path)
     path.write_text(GOOD.replace("[optimizer]", "[other]"))
-    assert "optimizer: Field required" in refusal(path)
+    assert "optimizer is missing" in refusal(path)
 
 
 RAIN = "{weight=3, folder='photos', degradation={kind='gaussian', sigma=[5, 5]}, margin=4}"

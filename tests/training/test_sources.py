@@ -152,7 +152,7 @@ def test_a_run_starts_from_the_weights_that_the_recipe_names(two, tmp_path):
     plan = recipe(model={"init": str(tmp_path / "start.safetensors")})
     run = Run(plan, two / "photos", tmp_path / "run", workers=0)
     for key, tensor in network.state_dict().items():
-        assert torch.equal(run.model.state_dict()[key], tensor)
+        assert torch.equal(run.stepper.model.state_dict()[key], tensor)
         assert torch.equal(run.averaged().state_dict()[key], tensor)
     run.train()
     # Once there is a checkpoint the weights are not asked for.

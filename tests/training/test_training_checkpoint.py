@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from kbnet.errors import TrainingError
-from kbnet.training import checkpoint
+from kbnet.errors import OutputError, TrainingError
+from kbnet.training import checkpoint, curves
 
 
 def names(folder):
@@ -90,6 +90,53 @@ raise SystemExit("it was to die in " + sys.argv[2])
     assert checkpoint.load(tmp_path) == {"step": 1}
     checkpoint.save(tmp_path, {"step": 2})
     assert checkpoint.load(tmp_path) == {"step": 2}
+
+
+def test_a_full_disk_says_which_file_and_keeps_the_checkpoint_before_it(tmp_path, file_size_limit):
+    checkpoint.save(tmp_path, {"step": 1})
+    with file_size_limit(5000), pytest.raises(OutputError, match=r"checkpoint\.pt: cannot be written: file too large"):
+        checkpoint.save(tmp_path, {"step": 2, "model": {"a": torch.zeros(100_000)}})
+    assert checkpoint.load(tmp_path) == {"step": 1}
+    assert names(tmp_path) == [checkpoint.NAME]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file/run: cannot be written"):
+        checkpoint.save(tmp_path / "file" / "run", {"step": 1})
+
+
+def test_curves_that_cannot_be_written_end_no_training(tmp_path, file_size_limit, caplog):
+    lines = curves.Curves(tmp_path, 0)
+    lines.write({"step": 1, "loss": 0.5})
+    with file_size_limit(30):
+        lines.write({"step": 2, "loss": 0.5})
+        lines.write({"step": 3, "loss": 0.5})
+    lines.write({"step": 4, "loss": 0.5})
+    assert [entry["step"] for entry in curves.read(tmp_path)] == [1, 4]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the curves are not complete: {tmp_path}/metrics.jsonl: cannot be written: file too large; write elsewhere or "
+        "raise the file size limit"
+    ]
+
+
+def test_curves_are_doubted(tmp_path):
+    lines = curves.Curves(tmp_path, 0)
+    for step in (1, 2, 3):
+        lines.write({"step": step})
+    lines.close()
+    with (tmp_path / curves.NAME).open("ab") as file:
+        file.write(b'\xff\xfe{\n[4]\n{"step": "5"}\n{"step": true}\n{"step": 6')
+    assert [entry["step"] for entry in curves.read(tmp_path)] == [1, 2, 3]
+    with curves.Curves(tmp_path, 2)._lines as kept:
+        assert [entry["step"] for entry in kept.entries] == [1, 2]
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"step": "3"}, {"model": {}}, {}])
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / checkpoint.NAME)
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt is damaged .* replace it by checkpoint-previous\.pt"):
+        checkpoint.load(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_refused_with_what_to_do(tmp_path):

@@ -4,44 +4,54 @@ Exit codes: 0 all went well, 1 something failed, 2 the command line asks for wha
 143 terminated.
 """
 
+import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from kbnet.cli import convert, download, evaluate, export, info, inspect, models, restore, serve, train
+from kbnet.cli import benchmark, convert, download, evaluate, export, info, inspect, models, restore, serve, train
+from kbnet.cli._help import Command, Group
 from kbnet.cli._signals import Stopped, stop_signals
-from kbnet.cli._terminal import complain
+from kbnet.cli._streams import close_quietly, culprit, prepare_streams
+from kbnet.cli._terminal import complain, one_line
 from kbnet.errors import InvalidInputError, KBNetError, RecipeError, UnknownModelError
+from kbnet.suggesting import did_you_mean
 
 __all__ = ["app", "main"]
 
 # The parser's own errors, whichever release: newer ones carry a copy of click instead of depending on it.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_CHOICE = re.compile(r"'(?P<word>[^']*)' is not one of (?P<known>'.+')")
 
 # Terminals, shells and job runners often send a signal twice at once, and the second would cut the tidying short.
 _SAME_REQUEST = 1.0  # seconds
 
 app = typer.Typer(
     name="kbnet",
-    help="Restores photographs (noise, rain, blur) with KBNet, the Kernel Basis Network.",
-    add_completion=False,
+    cls=Group,
+    help="Restore photos on your own computer: remove noise, rain or blur with KBNet (Kernel Basis Network).",
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # its boxes keep the line breaks of docstrings
+    rich_markup_mode=None,  # its boxes keep the line breaks of docstrings, and cut what does not fit
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("restore")(restore.restore)
-app.command("models")(models.models)
-app.command("info")(info.info)
-app.command("convert")(convert.convert)
-app.command("download")(download.download)
-app.command("export")(export.export)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("serve")(serve.serve)
+for _name, _function in (
+    ("restore", restore.restore),
+    ("models", models.models),
+    ("info", info.info),
+    ("benchmark", benchmark.benchmark),
+    ("serve", serve.serve),
+    ("evaluate", evaluate.evaluate),
+    ("train", train.train),
+    ("export", export.export),
+    ("convert", convert.convert),
+    ("download", download.download),
+):
+    app.command(_name, cls=Command)(_function)
 app.add_typer(inspect.app, name="inspect")
 
 
@@ -62,8 +72,18 @@ def _common(
     pass
 
 
+class _Notes(logging.Handler):
+    """What the library warns of, such as a former name of a model, as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"kbnet: note: {one_line(record.getMessage())}", err=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, print its errors as one line each, and return the exit code."""
+    prepare_streams()
+    notes = _Notes(logging.WARNING)
+    logging.getLogger("kbnet").addHandler(notes)
     received: list[int] = []
     last = -_SAME_REQUEST
 
@@ -80,6 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _run(arguments, received)
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # the reader of stderr has gone, too
+        close_quietly()
+        code = 1
+    finally:
+        logging.getLogger("kbnet").removeHandler(notes)
     return 128 + received[0] if received else code
 
 
@@ -91,19 +116,21 @@ def _run(arguments: Sequence[str] | None, received: list[int]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except _UsageError as error:
-        text = str(getattr(error, "format_message", error.__str__)())
         command = getattr(getattr(error, "ctx", None), "command_path", "kbnet")
-        complain(f"{text.rstrip('.')}; see '{command} --help'")
+        text = _in_our_words(error).rstrip(".")
+        complain(f"{text}{' See' if text.endswith('?') else '; see'} '{command} --help'")
         return 2
     except BrokenPipeError:
         # The reader of our output has gone (`kbnet models | head`): nothing to say, but the interpreter flushes again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_quietly()
         return 1
     except KBNetError as error:
         complain(str(error))
         return 2 if isinstance(error, (InvalidInputError, UnknownModelError, RecipeError)) else 1
     except OSError as error:
-        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+        place = error.filename or culprit(error)
+        close_quietly()
+        complain(f"{place}: {error.strerror or error}" if place else str(error.strerror or error))
         return 1
     except MemoryError:
         complain("not enough memory; close other programs, or give a smaller --tile")
@@ -112,7 +139,21 @@ def _run(arguments: Sequence[str] | None, received: list[int]) -> int:
         if os.environ.get("KBNET_DEBUG"):
             raise
         complain(
-            f"{type(error).__name__}: {error}. This is a mistake in kbnet; please report it with what the same command "
-            "prints after KBNET_DEBUG=1 was set in the environment"
+            f"{type(error).__name__}: {error}. This is a bug in kbnet; please report it with the output of the same "
+            "command run with KBNET_DEBUG=1"
         )
         return 1
+
+
+def _in_our_words(error: Any) -> str:
+    """The parser's message, with the nearest name where one was misspelt."""
+    text = str(getattr(error, "format_message", error.__str__)())
+    possible = getattr(error, "possibilities", None)
+    if possible:
+        option = getattr(error, "option_name", "")
+        return f"No such option: {option}; did you mean {' or '.join(sorted(possible))}?"
+    if choice := _CHOICE.search(text):
+        known = re.findall(r"'([^']*)'", choice["known"])
+        start = text[: choice.start()].removesuffix("Value error, ")
+        return f"{start}expected one of {', '.join(known)}, got {choice['word']!r}{did_you_mean(choice['word'], known)}"
+    return text.replace(". Did you mean", "; did you mean")

@@ -1,85 +1,90 @@
 """`kbnet restore --engine ray`: the same command, its pictures shared out among workers."""
 
-import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from kbnet.cli._pipes import PIPE
-from kbnet.cli._signals import Stopped
+from kbnet.cli._reports import passed_over_lines, report, says_when_stopped
+from kbnet.cli._restore_options import URL, RestoreOptions
 from kbnet.cli._terminal import complain, message_console
-from kbnet.errors import InvalidInputError, KBNetError
+from kbnet.errors import KBNetError
 
 if TYPE_CHECKING:
-    from kbnet.cli._progress import FileProgress
-    from kbnet.distributed import Outcome
+    from kbnet.distributed import Outcome, Settings
+    from kbnet.inference.finding import PassedOver
 
 ERRORS_NAME = "kbnet-errors.csv"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # kept here, since that room takes a second to import
 
 
-def check_options(inputs: list[str], output: str | None, *, ray: bool, others: Mapping[str, object]) -> None:
-    """Refuse what the engine cannot do, before anything is loaded; `others` are the options of the engine ray alone.
-
-    Raises:
-        InvalidInputError: pipes with ray, URLs or any of `others` without it.
-    """
-    names = [*inputs, output or ""]
-    if ray and PIPE in names:
-        raise InvalidInputError("expected files, folders or URLs with --engine ray, got a pipe; use --engine local")
-    if not ray and (urls := [name for name in names if _URL.match(name)]):
-        raise InvalidInputError(f"expected local files, got {urls[0]}; URLs are for --engine ray")
-    if not ray and (given := [name for name, value in others.items() if value is not None]):
-        raise InvalidInputError(f"{', '.join(given)} is for --engine ray; give that too, or leave it out")
-
-
-def restore_on_ray(
-    inputs: list[str],
-    output: str | None,
-    *,
-    suffix: str,
-    overwrite: bool,
-    errors: str | None,
-    settings: dict[str, Any],
-    report: "Callable[[str, str, Outcome, FileProgress], None]",
-    shown: bool,
-) -> None:
+def restore_on_ray(options: RestoreOptions) -> None:
     """Restore all inputs, reporting each as it is done, and write the table of errors if there are any.
 
-    The table goes to `errors`, else into the output folder, else into the working folder. One of an earlier run there
-    is replaced, by an empty one if all went well. `settings` are those of `kbnet.distributed.Settings`.
+    The table goes to --errors, else into the output folder, else into the working folder. One of an earlier run there
+    is replaced, by an empty one if all went well.
     """
     count = done = 0
     failed: list[Outcome] = []
-    try:
-        from kbnet.cli._progress import FileProgress
-        from kbnet.distributed import Settings, error_table, plan_rows, restore_rows, storage
+    missed: list[PassedOver] = []
 
-        rows = plan_rows(inputs, output, suffix=suffix, format=settings["format"], overwrite=overwrite)
+    def so_far() -> str:
+        return f"{done} of {count} files done, nothing partial left" if count else "nothing was done"
+
+    with says_when_stopped(so_far):
+        from kbnet.cli._progress import FileProgress
+        from kbnet.distributed import error_table, plan_rows, restore_rows, storage
+        from kbnet.models import find
+
+        entry = find(options.model_name, options.preset_name)
+        task = "" if entry is None else entry.task
+        rows = plan_rows(
+            options.inputs,
+            options.output,
+            suffix=options.result_suffix,
+            format=options.format,
+            overwrite=options.overwrite,
+            resume=options.log is not None,
+            passed_over=missed.append,
+        )
         count = len(rows)
-        place = errors or storage.join(_folder(output), ERRORS_NAME)
+        place = options.errors or storage.join(_folder(options.output), ERRORS_NAME)
         try:
-            with FileProgress(count, message_console(), shown=shown) as bar:
-                for outcome in restore_rows(rows, Settings(**settings)):
+            with FileProgress(count, message_console(), shown=options.shows_progress) as bar:
+                for line in passed_over_lines(missed) if not options.quiet else ():
+                    bar.say(line)
+                for outcome in restore_rows(rows, _settings(options)):
                     if not outcome.ok:
                         failed.append(outcome)
                     done += outcome.ok
                     bar.finish()
-                    report(outcome.row.input, outcome.row.output, outcome, bar)
+                    report(outcome.row.input, outcome.row.output, outcome, bar, options, task)
         finally:
             # an interrupted job's failures are worth as much
-            if failed or errors is not None or _is_there(place):
+            if failed or options.errors is not None or _is_there(place):
                 storage.write(place, error_table(failed), overwrite=True)
-    except KeyboardInterrupt as stop:
-        stopped = stop if isinstance(stop, Stopped) else Stopped()
-        so_far = f"{done} of {count} files done, nothing partial left" if count else "nothing was done"
-        typer.echo(f"kbnet: {stopped.word}: {so_far}", err=True)
-        raise typer.Exit(stopped.exit_code) from None
     if failed:
         complain(f"{len(failed)} of {count} files failed; they are listed in {place}")
         raise typer.Exit(1)
+
+
+def _settings(options: RestoreOptions) -> "Settings":
+    from kbnet.distributed import Settings
+    from kbnet.imaging import DEFAULT_MAX_PIXELS
+
+    return Settings(
+        model=options.model_name,
+        options=options.restorer_options(),
+        strength=options.strength,
+        format=options.format,
+        quality=options.quality,
+        max_pixels=options.max_pixels or DEFAULT_MAX_PIXELS,
+        keep_time=options.keep_time,
+        drop_extras=options.drop_extras,
+        workers=options.workers,
+        threads=options.threads or 1,
+        address=options.address,
+        log=options.log,
+    )
 
 
 def _folder(output: str | None) -> str:
@@ -87,7 +92,7 @@ def _folder(output: str | None) -> str:
 
     if output is None:
         return "."
-    if _URL.match(output) or Path(output).is_dir() or not is_supported(output):
+    if URL.match(output) or Path(output).is_dir() or not is_supported(output):
         return output
     return str(Path(output).parent)
 

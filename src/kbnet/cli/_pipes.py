@@ -1,10 +1,8 @@
-"""`-` for stdin and stdout: what is refused, and the one job there is."""
+"""`-` for stdin and stdout: the one job there is."""
 
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import typer
 
 if TYPE_CHECKING:
     from kbnet.inference.jobs import Job
@@ -13,27 +11,6 @@ PIPE = "-"
 # More than any encoded picture of so many pixels: 16-bit samples of four channels, stored without compression.
 _BYTES_PER_PIXEL, _BYTES_OF_METADATA = 8, 64 << 20
 _PIECE = 1 << 20
-
-
-def check_pipes(inputs: list[str], *, to_pipe: bool, as_json: bool, suffix: str | None) -> None:
-    """Refuse what cannot go through a pipe, or a terminal."""
-    piped = PIPE in inputs
-    if not (piped or to_pipe):
-        return
-    if len(inputs) > 1:
-        raise typer.BadParameter("a pipe carries one picture: give one input with '-'", param_hint="INPUT")
-    if suffix is not None:
-        raise typer.BadParameter("there is no file name to put it in with '-'", param_hint="'--suffix'")
-    if piped and sys.stdin.isatty():
-        raise typer.BadParameter(
-            "expected a picture on stdin, which is the terminal; pipe a file in", param_hint="INPUT"
-        )
-    if to_pipe and as_json:
-        raise typer.BadParameter("stdout cannot carry the picture and JSON both; give -o FILE", param_hint="'--json'")
-    if to_pipe and sys.stdout.isatty():
-        raise typer.BadParameter(
-            "a picture is not written to a terminal; redirect it (> clean.png) or give -o FILE", param_hint="OUTPUT"
-        )
 
 
 def plan_pipe(source: str, output: str | None, format: str | None) -> "Job":
@@ -46,10 +23,10 @@ def plan_pipe(source: str, output: str | None, format: str | None) -> "Job":
         path = plan_jobs(["stdin"], output, format=format)[0].output if output is not None else None
         return Job(b"", path)
     if Path(source).is_dir():
-        raise InvalidInputError(f"expected one picture to write to stdout, got the folder {source}; give -o FOLDER")
+        raise InvalidInputError(f"expected one picture to write to stdout, got the folder {source}; add -o FOLDER")
     jobs = plan_jobs([source], format=format, suffix="-")
     if len(jobs) > 1:
-        raise InvalidInputError(f"expected one picture to write to stdout, got {len(jobs)} that fit {source}")
+        raise InvalidInputError(f"expected one picture to write to stdout, got {len(jobs)} that match {source}")
     return Job(jobs[0].input, None)
 
 

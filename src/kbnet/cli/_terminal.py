@@ -1,8 +1,11 @@
 """What the commands print with: data goes to stdout, everything meant for people to stderr or a table."""
 
 import json
+import os
+import shutil
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -32,10 +35,47 @@ def print_json(value: object) -> None:
 
 
 def table_console() -> "Console":
-    """A console on stdout that keeps rows whole when it is piped."""
+    """A console on stdout that keeps rows whole when it is piped, unless COLUMNS says how wide it is."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+    return Console(width=_columns(_PIPE_WIDTH))
+
+
+def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print a plain table on stdout; where it is wider than the terminal, a block of lines for each row.
+
+    Cells are never cut. Columns named in `right` are aligned to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) <= _columns(80):
+        for row in (headings, *rows):
+            cells = zip(headings, row, widths, strict=True)
+            padded = [cell.rjust(width) if name in right else cell.ljust(width) for name, cell, width in cells]
+            typer.echo("  ".join(padded).rstrip())
+        return
+    for number, row in enumerate(rows):
+        if number:
+            typer.echo("")
+        print_block(dict(zip(headings, row, strict=True)))
+
+
+def print_block(values: Mapping[str, str]) -> None:
+    """Print names and values on stdout, a line for each, longer values on several; words are never cut."""
+    indent = max(map(len, values)) + 2
+    for name, value in values.items():
+        space = max(_columns(80) - indent, 20)
+        lines = textwrap.wrap(value, space, break_long_words=False, break_on_hyphens=False) or [""]
+        typer.echo(name.ljust(indent) + lines[0])
+        for line in lines[1:]:
+            typer.echo(" " * indent + line)
+
+
+def _columns(piped: int) -> int:
+    """The width to print in: COLUMNS, else the terminal's, else `piped`."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else piped
 
 
 def message_console() -> "Console":

@@ -18,22 +18,36 @@ class Layout(StrEnum):
     PARAMS = "params"
 
 
+class StoredDtype(StrEnum):
+    """Of the weights in a .safetensors."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="IN", help="A .pth of the authors, a .safetensors, or a model's name.")
+        str,
+        typer.Argument(metavar="IN", help="A .pth file of the authors, a .safetensors file, or the name of a model."),
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Ends in .safetensors, or in .pth for the authors' code.")
+        Path, typer.Argument(metavar="OUT", help="File to write: .safetensors, or .pth for the authors' code.")
     ],
     layout: Annotated[
         Layout | None,
-        typer.Option(help="Of a .pth.", show_default="the authors' for such a network"),
+        typer.Option(help="Layout of a .pth file.", show_default="the one the authors use for this network"),
+    ] = None,
+    dtype: Annotated[
+        StoredDtype | None,
+        typer.Option(help="Of the stored weights; float16 halves the file.", show_default="as in the input"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Convert weights between the authors' .pth and our .safetensors, which holds the network's settings too.
+    """Convert weights between the authors' .pth and .safetensors.
 
-    OUT's ending says which way. A .pth is read without running anything in it.
+    The extension of OUT sets the direction. A .safetensors file also holds the network's settings. Nothing inside a
+    .pth file is executed.
     """
     ending = target.suffix.lower()
     if ending not in (".safetensors", ".pth"):
@@ -41,11 +55,16 @@ def convert(
     if ending == ".safetensors" and layout is not None:
         raise typer.BadParameter("only a .pth has a layout", param_hint="'--layout'")
 
+    if ending == ".pth" and dtype is not None:
+        raise typer.BadParameter("a .pth keeps the network's own", param_hint="'--dtype'")
+
+    import torch
+
     from kbnet.models import count_parameters, load_file, resolve, save_file, save_official
 
     network = load_file(resolve(source))
     if ending == ".safetensors":
-        save_file(network, target, overwrite=overwrite)
+        save_file(network, target, overwrite=overwrite, dtype=None if dtype is None else getattr(torch, dtype.value))
     else:
         save_official(network, target, (layout or _usual_layout(network)).value, overwrite=overwrite)
     typer.echo(f"{source} → {target}  {network.family}, {count_parameters(network):,} parameters", err=True)

@@ -11,18 +11,20 @@ def download(
     name: Annotated[str, typer.Argument(metavar="NAME", help="kbnet-l-derain or kbnet-s-real.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Ends in .safetensors.", show_default="NAME.safetensors"),
+        typer.Option("--output", "-o", metavar="FILE", help="A .safetensors file.", show_default="NAME.safetensors"),
     ] = None,
     mirror: Annotated[
-        str | None, typer.Option(metavar="URL", help="Folder that holds the file.", show_default="OpenModelDB's")
+        str | None,
+        typer.Option(metavar="URL", help="URL of the folder that holds the file.", show_default="OpenModelDB's"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Fetch the authors' weights, check that they are those of the network, and keep them as .safetensors.
+    """Download the authors' weights from a mirror.
 
-    The authors' links have died and the mirror is another's, who publishes no checksum: tensors are checked by name and
-    shape, nothing in the file is executed, and what the weights do is for you to see. An interrupted download goes on.
+    The authors' own links are dead. The mirror belongs to someone else and publishes no checksums, so names and shapes
+    of all tensors are checked against the network, and nothing in the file is executed; check the results yourself. The
+    same command resumes an interrupted download.
     """
     from kbnet.cli._terminal import message_console
     from kbnet.models.download import MIRROR

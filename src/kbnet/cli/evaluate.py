@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kbnet.cli._evaluation_tables import RowProgress, list_benchmarks, show_summary
+from kbnet.cli._restore_options import ContextChoice
 from kbnet.cli._signals import Stopped
 from kbnet.cli._terminal import complain, message_console, one_line, print_json, table_console
-from kbnet.cli.restore import ContextChoice
 
 if TYPE_CHECKING:
     from kbnet.evaluation import Journal, Pictures, Row, Sample
@@ -22,62 +22,82 @@ _SILENT = {"output", "report", "save", "submission", "resume", "overwrite", "qui
 
 def evaluate(
     ctx: typer.Context,
-    benchmark: Annotated[str | None, typer.Option(metavar="NAME", help="One of --list.", show_default=False)] = None,
+    benchmark: Annotated[str | None, typer.Option(metavar="NAME", help="Name from --list.", show_default=False)] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where the data set lies; --list says how.", show_default=False),
+        typer.Option(metavar="FOLDER", help="Folder of the data set; --list shows its layout.", show_default=False),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="Shipped model, task or weights file.", show_default="by benchmark"),
+        typer.Option(
+            metavar="NAME|FILE", help="Name of a model or task, or a weights file.", show_default="set by the benchmark"
+        ),
     ] = None,
-    list_them: Annotated[bool, typer.Option("--list", help="Say what every benchmark needs and measures.")] = False,
+    list_them: Annotated[
+        bool, typer.Option("--list", help="List the benchmarks: what each needs and measures.")
+    ] = False,
     sigma: Annotated[
         list[float] | None,
-        typer.Option(min=0, max=255, help="Of the noise added; once for each.", show_default="by benchmark"),
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=255,
+            help="Standard deviation of the added noise, 0 to 255; may be repeated.",
+            show_default="set by the benchmark",
+        ),
     ] = None,
     kernels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|FOLDER", help="Kernels for `blur`.", show_default="drawn with a fixed seed"),
+        typer.Option(metavar="FILE|FOLDER", help="Blur kernels for `blur`.", show_default="drawn with a fixed seed"),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first N pictures only, for a quick look.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure only the first N pictures.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Results, with a row for each picture.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.json", help="Write results, with one row per picture."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that -o has already.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that -o already holds.")] = False,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="A page with all rows and the worst pictures.")
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with all rows and the worst pictures.")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the restored pictures, and inputs made here, as PNG.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the restored pictures, and inputs made by the benchmark, as PNG."),
     ] = None,
     submission: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="SubmitSrgb.csv or .mat, for the server of `sidd-benchmark`.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write SubmitSrgb.csv or .mat for the server of `sidd-benchmark`."),
     ] = None,
-    lpips: Annotated[bool, typer.Option("--lpips", help="LPIPS too, unverified; needs the `lpips` extra.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    lpips: Annotated[
+        bool, typer.Option("--lpips", help="Also measure LPIPS (unverified); needs the `lpips` extra.")
+    ] = False,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32 or bfloat16.")] = "auto",
     tile: Annotated[
         str,
         typer.Option(
             metavar="protocol|auto|N|0",
-            help="As the published figures were made (mostly the full frame), or as for `kbnet restore`.",
+            help="protocol: as in the papers, mostly the full frame; else as in `kbnet restore`.",
         ),
     ] = "protocol",
     context: Annotated[
         ContextChoice,
-        typer.Option(help="Averages over the picture: shared by all tiles, around each pixel, or per tile."),
+        typer.Option(
+            help="Averages are taken over the whole picture (global), a window around each pixel (local), or each tile."
+        ),
     ] = ContextChoice.AUTO,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average eight flips and turns.")] = False,
-    strength: Annotated[float, typer.Option(min=0, max=1, help="Below 1 a blend with the input.")] = 1.0,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average eight flipped and rotated passes.")] = False,
+    strength: Annotated[float, typer.Option(metavar="X", min=0, max=1, help="0 = original, 1 = fully restored.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results, report and pictures.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results without the rows, as JSON on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results, without rows, as JSON to stdout.")
+    ] = False,
 ) -> None:
-    """Measure a model by the protocol of a benchmark, and its inputs beside it.
+    """Measure a model on a benchmark, by the protocol of the papers.
 
-    With -o every row is kept as soon as it is there: after Ctrl-C or worse, the same command goes on with --resume. A
-    picture that cannot be read is named and does not stop the others; the exit code is then 1.
+    The unrestored inputs are measured too. With -o, each row is saved as soon as it is measured; after an interruption,
+    run the same command with --resume. A picture that cannot be read is named and the others are still measured; the
+    exit code is then 1. Needs the `eval` extra.
     """
     if list_them:
         list_benchmarks(as_json=as_json)
@@ -116,7 +136,7 @@ def evaluate(
         rows = work.run(ctx.obj or [], quiet=quiet)
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped()
-        advice = "go on with --resume" if journal else "with -o FILE.json they would be kept"
+        advice = "continue with --resume" if journal else "use -o FILE.json to keep them next time"
         done = f"{len(work.rows)} of {len(samples)} pictures measured"
         typer.echo(f"kbnet: {stopped.word}: {done}; {advice}", err=True)
         raise typer.Exit(stopped.exit_code) from None

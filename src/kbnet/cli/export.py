@@ -24,24 +24,30 @@ class DtypeChoice(StrEnum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model, a task, or a weights file.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model or task, or a weights file.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Ends in .onnx, .xml or .pt2, as the format wants.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="File to write: .onnx, .xml (OpenVINO) or .pt2.")
     ],
     format: Annotated[
         FormatChoice | None,
-        typer.Option(help="ONNX, OpenVINO (.xml and .bin), or a torch.export program.", show_default="by FILE's name"),
+        typer.Option(
+            help="ONNX, OpenVINO (.xml and .bin), or a torch.export program.", show_default="from the name of FILE"
+        ),
     ] = None,
-    dynamic: Annotated[bool, typer.Option("--dynamic", help="Any height and width; so without --tile anyway.")] = False,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Accept any height and width; the default without --tile.")
+    ] = False,
     tile: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Images of N x N pixels alone, for runtimes that want it so.")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Accept images of N x N pixels only, for runtimes that need a fixed size."
+        ),
     ] = 0,
     context: Annotated[
         bool,
         typer.Option(
             "--context",
-            help="Averages over the whole picture as optional inputs and outputs, so that tiles fit together. Without "
-            "it, and without a window, only plain tiles are offered.",
+            help="Make averages over the whole picture optional inputs and outputs, so that tiles fit together.",
         ),
     ] = False,
     window: Annotated[
@@ -49,31 +55,33 @@ def export(
         typer.Option(
             min=0,
             metavar="N",
-            help="Averages over a window of N pixels around each pixel; 0 over the whole input.",
+            help="Average over a window of N pixels around each pixel; 0 averages over the whole input.",
             show_default="the model's; 0 with --context",
         ),
     ] = None,
     uint8: Annotated[
-        bool, typer.Option("--uint8", help="Take and give uint8 [H,W,C], scaled, clipped and rounded in the graph.")
+        bool,
+        typer.Option("--uint8", help="Use uint8 [H,W,C] for input and output; the graph scales, clips and rounds."),
     ] = False,
     dtype: Annotated[
         DtypeChoice,
-        typer.Option(help="bfloat16 for torch-export only; int8 for OpenVINO only, and with --calibrate."),
+        typer.Option(help="Data type; bfloat16 needs torch-export, int8 needs OpenVINO and --calibrate."),
     ] = DtypeChoice.FLOAT32,
     calibrate: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Photographs for int8, eight or more: clean ones, which are degraded as the task has it, or pairs in "
-            "DIR/input and DIR/target. Every fourth judges what 8 bits cost; above 0.1 dB nothing is written.",
+            help="At least eight photos for int8: clean ones, which are degraded to suit the task, or pairs in "
+            "DIR/input and DIR/target. Every fourth is kept for checking; a loss above 0.1 dB is refused.",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Export a network as a graph of standard operators, with its facts as metadata.
+    """Export a model to ONNX, OpenVINO or torch.export.
 
-    What is written is first run and compared with PyTorch at several sizes; a graph that differs by more than 1e-4 is
-    not written. `kbnet restore --model FILE` runs .onnx and .xml. Needs the `export` extra.
+    The graph uses standard operators and holds facts about the model as metadata. It is first run at several sizes and
+    compared with PyTorch; one that differs by more than 1e-4 is not written. `kbnet restore --model FILE` runs .onnx
+    and .xml. Needs the `export` extra.
     """
     if dynamic and tile:
         raise typer.BadParameter("a graph takes any size or one: give --dynamic or --tile", param_hint="'--tile'")

@@ -15,13 +15,16 @@ def info(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE|NAME]",
-            help="A picture, a weights file, an exported graph, a shipped model, a task or a network.",
+            metavar="FILE|NAME",
+            help="Picture, weights file, exported graph, or the name of a model, task or network.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
 ) -> None:
-    """Tell about a picture, weights or a network; without FILE, about this installation."""
+    """Show facts about a picture, a model, or this installation.
+
+    Without an argument, shows versions, devices and which compute kernels run here.
+    """
     facts = _installation() if target is None else _about(target)
     if as_json:
         print_json(facts)

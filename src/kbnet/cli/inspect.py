@@ -5,47 +5,64 @@ from typing import Annotated
 
 import typer
 
+from kbnet.cli._help import Command, Group
 from kbnet.cli._terminal import one_line, print_json
 
 app = typer.Typer(
-    help="Look inside: a network at work, what networks cost, what training makes of a photo.", rich_markup_mode=None
+    cls=Group,
+    help="Look inside: a network at work, the cost of networks, the degradations used in training.",
+    rich_markup_mode=None,
 )
 
 
-@app.command("model")
+@app.command("model", cls=Command)
 def model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped model, a task, or a weights file.")],
-    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="A photo that the network is to restore.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a model or task, or a weights file.")],
+    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="Photo to restore.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", show_default="IMAGE-NAME-BLOCK.png, beside it"),
+        typer.Option("--output", "-o", metavar="FILE", help="Picture to write.", show_default="IMAGE-NAME-BLOCK.png"),
     ] = None,
     block: Annotated[
         str | None,
-        typer.Option(help="Which block, as encoder.0.0; a wrong name lists them.", show_default="the last one"),
+        typer.Option(
+            metavar="BLOCK", help="Block such as encoder.0.0; a wrong name lists all.", show_default="the last"
+        ),
     ] = None,
     pixel: Annotated[
         list[str] | None,
         typer.Option(
             metavar="X,Y",
-            help="A pixel whose kernel is drawn, from the left and from the top; up to six times.",
+            help="Draw the kernel of this pixel, counted from the top left; up to six times.",
             show_default="one on an edge, one in a flat area, one in a texture",
         ),
     ] = None,
     group: Annotated[
         int | None,
-        typer.Option(min=0, help="Group of channels that is drawn.", show_default="where kernels differ most"),
+        typer.Option(
+            metavar="N", min=0, help="Group of channels to draw.", show_default="the one whose kernels differ most"
+        ),
     ] = None,
     size: Annotated[
-        int, typer.Option(min=32, max=2048, help="Pixels of the photo looked at, each way: its middle, or at X,Y.")
+        int,
+        typer.Option(
+            metavar="N", min=32, max=2048, help="Use N x N pixels from the middle of the photo, or around X,Y."
+        ),
     ] = 384,
     context: Annotated[
         str | None,
-        typer.Option(help="Averages over the image: global or local.", show_default="the model's own"),
+        typer.Option(
+            metavar="global|local",
+            help="Averages over the whole image or a window around each pixel.",
+            show_default="the model's own",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Draw a block of a network at work: its bases, coefficients, kernels and branches. Needs the `eval` extra."""
+    """Draw a block at work on a photo.
+
+    Shows its bases, coefficients, kernels and branches. Needs the `eval` extra.
+    """
     from kbnet.cli._inspection import Subject
     from kbnet.imaging import Photo, write_photo
 
@@ -56,21 +73,21 @@ def model(
     typer.echo(f"figure: {one_line(str(target))}", err=True)
 
 
-@app.command("cost")
+@app.command("cost", cls=Command)
 def cost(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NETWORK]...", help="Presets, or peers by their names.", show_default="all"),
+        typer.Argument(metavar="NETWORK", help="Networks of kbnet or of other papers.", show_default="all"),
     ] = None,
-    size: Annotated[str, typer.Option(metavar="WxH", help="Of the image; multiples of 16.")] = "256x256",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size of the image, multiples of 16.")] = "256x256",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
 ) -> None:
-    """Count parameters, multiply-adds and memory of networks, those of other papers too; nothing is computed.
+    """Count parameters, multiply-adds and memory of networks.
 
-    Multiply-adds (MACs) are counted whole: convolutions, kernel basis attention (KBA), and the products of transposed
-    attention. Published figures of KBNet and Restormer are those of the convolutions alone. Peers are laid out from
-    their papers' descriptions. Memory is that of float32 tensors computed layer by layer; "stored kernels" is what
-    the authors' way of computing KBA takes, "training" what a forward pass keeps for the backward pass.
+    Nothing is computed. Multiply-adds (MACs) include convolutions, kernel basis attention (KBA) and the products of
+    transposed attention; the published figures of KBNet and Restormer are those of the convolutions alone. Networks of
+    other papers follow the descriptions there. Memory is that of float32 tensors, layer by layer: "stored kernels" is
+    what KBA needs as the authors compute it, "training" what a forward pass keeps for the backward pass.
     """
     from kbnet.cli._costs import parse_size, print_costs
     from kbnet.evaluation.costs import network_costs
@@ -83,18 +100,21 @@ def cost(
         print_costs(rows)
 
 
-@app.command("degradations")
+@app.command("degradations", cls=Command)
 def degradations(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A clean photo; its middle is shown.")],
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Clean photo; its middle is used.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", show_default="PHOTO-degradations.png, beside it"),
+        typer.Option("--output", "-o", metavar="FILE", help="Picture to write.", show_default="PHOTO-degradations.png"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random; the same gives the same.")] = 0,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels of the photo shown, each way.")] = 256,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**31 - 1, help="Random seed.")] = 0,
+    size: Annotated[int, typer.Option(metavar="N", min=16, max=1024, help="Use N x N pixels of the photo.")] = 256,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Draw a contact sheet of every degradation at several severities, each with its PSNR. Needs the `eval` extra."""
+    """Draw a contact sheet of all degradations.
+
+    Each is shown at several severities with its PSNR. Needs the `eval` extra.
+    """
     target = output or photo.with_name(f"{photo.stem}-degradations.png")
 
     from kbnet.cli._sheet import degradation_panels, draw

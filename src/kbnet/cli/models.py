@@ -1,58 +1,83 @@
-"""`kbnet models`: the networks, what they cost, and which have weights."""
+"""`kbnet models`: the models that ship, what they cost, and the networks without weights."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kbnet.cli._terminal import print_json, table_console
+from kbnet.cli._terminal import print_block, print_columns, print_json
+
+if TYPE_CHECKING:
+    from kbnet.models import CatalogueEntry
 
 _SIDE = 256  # the size at which papers state costs
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Add measured quality, and the networks without weights.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
 ) -> None:
-    """List the networks with their cost, and the weights that ship.
+    """List the models that ship, with cost and licence.
 
-    Multiply-adds (MACs) are those of one 256x256 image: "convolutions" is what papers of this family state, "all"
-    counts kernel basis attention and transposed attention too. Sides are padded to the multiple.
+    COST is the number of multiply-adds per pixel. `kbnet info NAME` shows everything about one model.
     """
     from kbnet.models import PRESETS, list_models
 
-    networks = [_network_facts(name) for name in PRESETS]
     shipped = list_models()
     if as_json:
+        networks = [_network_facts(name) for name in PRESETS]
         print_json({"networks": networks, "weights": [asdict(entry) for entry in shipped]})
         return
-
-    from rich.table import Table
-
-    table = Table("network", title="Networks")
-    for heading in ("parameters, M", "GMACs, convolutions", "GMACs, all", "kMACs a pixel, all", "multiple"):
-        table.add_column(heading, justify="right")
-    table.add_column("weights")
-    for facts in networks:
-        table.add_row(
-            facts["name"],
-            f"{facts['parameters'] / 1e6:.2f}",
-            f"{facts['macs_convolutions'] / 1e9:.2f}",
-            f"{facts['macs_all'] / 1e9:.2f}",
-            f"{facts['macs_per_pixel'] / 1e3:.1f}",
-            str(facts["input_multiple"]),
-            ", ".join(facts["weights"]) or "with --model FILE",
-        )
-    console = table_console()
-    console.print(table)
-    if not shipped:
+    costs = {name: _network_facts(name) for name in (PRESETS if verbose else {entry.preset for entry in shipped})}
+    rows = [(_task(entry), entry.name, _cost(costs[entry.preset]), entry.license) for entry in shipped]
+    print_columns(("TASK", "MODEL", "COST", "LICENCE"), rows, right=("COST",))
+    if not verbose:
+        typer.echo("\nCOST: multiply-adds per pixel. Quality and more networks: kbnet models --verbose")
         return
-    weights = Table("weights", "task", "network", "licence", "measured", title="Shipped weights (kbnet info NAME)")
     for entry in shipped:
-        task = f"{entry.task} (default)" if entry.default else entry.alias
-        # what the inputs score, and the worst picture, are left to `kbnet info`
-        measured = ", ".join(f"{name} {value:.2f}" for name, value in entry.metrics.items() if "," not in name)
-        weights.add_row(entry.name, task, entry.preset, entry.license, measured)
-    console.print(weights)
+        typer.echo("")
+        print_block(_facts(entry, costs[entry.preset]))
+    typer.echo(
+        "\nNetworks; GMACs are those of one 256x256 image, and papers of this family count convolutions alone.\n"
+    )
+    headings = ("NETWORK", "PARAMETERS", "GMACS", "CONVOLUTIONS", "MULTIPLE", "WEIGHTS")
+    print_columns(headings, [_network_row(facts) for facts in costs.values()], right=headings[1:5])
+
+
+def _task(entry: "CatalogueEntry") -> str:
+    """The task, and in parentheses what chooses these weights of it: --preset best, or gray pictures."""
+    variant = {"hq": "best", "": "other"}.get(entry.variant, entry.variant)
+    return entry.task if entry.default else f"{entry.task} ({variant})"
+
+
+def _cost(facts: dict[str, Any]) -> str:
+    return f"{facts['macs_per_pixel'] / 1e3:.0f}k"
+
+
+def _facts(entry: "CatalogueEntry", network: dict[str, Any]) -> dict[str, str]:
+    # what the inputs score, and the worst picture, are left to `kbnet info`
+    measured = (f"{name} {value:.2f}" for name, value in entry.metrics.items() if "," not in name)
+    return {
+        "model": entry.name,
+        "task": _task(entry),
+        "summary": entry.summary,
+        "network": f"{entry.preset}, {entry.parameters / 1e6:.2f} M parameters, {_cost(network)} MACs a pixel",
+        "licence": entry.license,
+        "measured": ", ".join(measured),
+    }
+
+
+def _network_row(facts: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        facts["name"],
+        f"{facts['parameters'] / 1e6:.2f} M",
+        f"{facts['macs_all'] / 1e9:.2f}",
+        f"{facts['macs_convolutions'] / 1e9:.2f}",
+        str(facts["input_multiple"]),
+        "ships" if facts["weights"] else "--model",
+    )
 
 
 def _network_facts(name: str) -> dict[str, Any]:

@@ -1,80 +1,111 @@
-"""`kbnet serve`: the web page and the HTTP API on this machine."""
+"""`kbnet serve`: the web page and the HTTP API on this computer."""
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from kbnet.cli._terminal import complain, one_line
+from kbnet.cli._serve_options import KEY_VARIABLE, read_config, variable
 
-if TYPE_CHECKING:
-    from kbnet.server.worker import Restore
+log = logging.getLogger("kbnet.server")
 
-KEY_VARIABLE = "KBNET_API_KEY"
+
+def _option(name: str, help: str, *flags: str, **options: Any) -> Any:
+    """An option that an environment variable sets too."""
+    return typer.Option(*flags, help=help, envvar=variable(name), **options)
 
 
 def serve(
+    config: Annotated[
+        Path | None,
+        _option(
+            "config",
+            "TOML file with any of these options, such as max-waiting = 4. The command line and the environment win.",
+            callback=read_config,
+            is_eager=True,
+        ),
+    ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets every machine of the network in.")
+        str, _option("host", "Address to listen on; 0.0.0.0 makes the server reachable from the network.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    port: Annotated[int, _option("port", "0 takes a free one.", min=0, max=65535)] = 8000,
+    device: Annotated[str, _option("device", "auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[str, _option("dtype", "auto, float32 or bfloat16.")] = "auto",
     max_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Larger files are refused.", show_default="200000000")
-    ] = None,
+        int, _option("max-bytes", "Largest request body; larger ones get HTTP 413.", min=1)
+    ] = 200_000_000,
     max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Larger pictures are refused.", show_default="100000000")
-    ] = None,
+        int, _option("max-pixels", "Largest picture (HTTP 413); 0 derives it from the free memory.", min=0)
+    ] = 0,
     max_waiting: Annotated[
-        int | None, typer.Option(min=1, help="Pictures that may wait; more are asked to come back.", show_default="16")
-    ] = None,
+        int, _option("max-waiting", "Maximum queue length; further requests get HTTP 429.", min=1)
+    ] = 16,
     max_seconds: Annotated[
-        float | None, typer.Option(min=1, help="For one picture, its wait included.", show_default="600")
-    ] = None,
+        float, _option("max-seconds", "Time limit for a request, including its wait (HTTP 503).", min=1)
+    ] = 600,
+    keep_bytes: Annotated[
+        int,
+        _option("keep-bytes", "Memory for results kept for the page; 0 derives it from the free memory.", min=0),
+    ] = 0,
+    keep_seconds: Annotated[
+        float, _option("keep-seconds", "How long a result is kept after its last use.", min=1)
+    ] = 900,
+    shutdown_seconds: Annotated[
+        float, _option("shutdown-seconds", "How long running requests may take to finish at shutdown.", min=1)
+    ] = 7,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help=f"File with the key that requests must carry; {KEY_VARIABLE} in the environment does too."),
+        _option("api-key-file", f"File with the key that requests must carry; or set {KEY_VARIABLE}."),
     ] = None,
-    page: Annotated[bool, typer.Option(help="The web page; without it there is the API alone.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    page: Annotated[bool, _option("page", "Serve the web page; without it there is only the API.")] = True,
+    log_format: Annotated[
+        Literal["text", "json"], _option("log-format", "Log for people or, one JSON object a line, for programs.")
+    ] = "text",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _option("log-level", "Least level that is logged.")
+    ] = "info",
+    quiet: Annotated[bool, _option("quiet", "The same as --log-level error.", "--quiet", "-q")] = False,
 ) -> None:
-    """Serve a web page and an HTTP API that restore pictures, on this machine.
+    """Serve a web page and an HTTP API that restore pictures.
 
-    Nobody else can reach it unless --host says so. Pictures stay in memory and are forgotten with the reply; nothing is
-    fetched from other sites. Ctrl-C stops accepting pictures and finishes those at hand; a second one ends at once.
+    Only this computer can reach the server unless --host says otherwise. Pictures are processed in memory and are
+    never saved. Ctrl-C stops accepting pictures and finishes running requests for a few seconds; a second Ctrl-C
+    ends the server at once. The page is at /, the API's documentation at /docs.
+
+    Each option is also an environment variable (--max-waiting is KBNET_MAX_WAITING) and a key in the file of --config.
     """
-    from functools import cache
-
-    from kbnet.inference import Restorer
-    from kbnet.models import find
     from kbnet.server import Limits, create_app, run
     from kbnet.server.guard import LOOPBACK_NAMES
+    from kbnet.server.logs import show_messages
     from kbnet.server.running import listen, url_of
 
     key = _read_key(api_key_file)
-    given = {"bytes": max_bytes, "pixels": max_pixels, "waiting": max_waiting, "seconds": max_seconds}
-    limits = Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-
-    @cache
-    def load(name: str) -> "Restore":
-        return Restorer.from_pretrained(name, device=device, dtype=dtype)
-
-    def provide(name: str) -> "Restore":
-        entry = find(name)
-        return load(entry.name if entry else name)
+    limits = Limits(
+        bytes=max_bytes,
+        pixels=max_pixels,
+        waiting=max_waiting,
+        seconds=max_seconds,
+        kept_bytes=keep_bytes,
+        kept_seconds=keep_seconds,
+        shutdown_seconds=shutdown_seconds,
+    )
 
     listening = listen(host, port)
     local = listening.getsockname()[0] in LOOPBACK_NAMES
-    _show_messages(quiet=quiet)
-    app = create_app(limits, provide=provide, page=page, api_key=key, hosts=LOOPBACK_NAMES if local else None)
+    show_messages(format=log_format, level="error" if quiet else log_level)
+    app = create_app(
+        limits, device=device, dtype=dtype, page=page, api_key=key, hosts=LOOPBACK_NAMES if local else None
+    )
     if not local and key is None:
-        complain(f"warning: everyone who can reach {host} can use this server; set {KEY_VARIABLE} to ask for a key")
+        log.warning("everyone who can reach %s can use this server; set %s to ask for a key", host, KEY_VARIABLE)
 
     def ready() -> None:
-        if not quiet:
-            typer.echo(f"kbnet: serving at {url_of(listening)}; Ctrl-C ends it", err=True)
+        text = f"serving at {url_of(listening)}; Ctrl-C ends it"
+        if log_format == "json":
+            log.info(text)
+        elif not quiet:
+            typer.echo(f"kbnet: {text}", err=True)
 
     run(app, listening, ready=ready)
 
@@ -91,23 +122,3 @@ def _read_key(path: Path | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         why = (getattr(error, "strerror", None) or "not text").lower()
         raise InvalidInputError(f"expected a file with the API key, {path} cannot be read: {why}") from None
-
-
-class _Lines(logging.Handler):
-    """Log records as lines on stderr, with the time of day."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = f"{self.formatter.formatTime(record, '%H:%M:%S')} " if self.formatter else ""
-        typer.echo(f"kbnet: {text}{one_line(record.getMessage())}", err=True)
-        if record.exc_info:
-            typer.echo(logging.Formatter().formatException(record.exc_info), err=True)
-
-
-def _show_messages(*, quiet: bool) -> None:
-    handler = _Lines()
-    handler.setFormatter(logging.Formatter())
-    for name, level in (("kbnet.server", logging.INFO), ("uvicorn.error", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(logging.WARNING if quiet else level)
-        logger.propagate = False

@@ -31,43 +31,60 @@ _SAME_REQUEST = 1.0  # seconds
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/denoise-nano.toml.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as recipes/denoise-nano.toml.")],
     data: Annotated[
         list[str],
         typer.Option(
             metavar="FOLDER",
-            help="Folder of clean photographs or of pairs; may be given several times, and as NAME=FOLDER for one "
-            "source of a recipe with several.",
+            help="Folder of clean photos or of pairs; repeat it for more folders, and use NAME=FOLDER for one source "
+            "of a recipe with several.",
         ),
     ],
     run: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="For checkpoints, curves and the result.", show_default="runs/RECIPE"),
+        typer.Option(metavar="FOLDER", help="Folder for checkpoints, curves and results.", show_default="runs/RECIPE"),
     ] = None,
     replacements: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe: --set optimizer.lr=1e-3"),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Replace a value of the recipe: --set optimizer.lr=1e-3 --set phases.0.steps=200",
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint of the folder.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, max=256, help="Processes that prepare data, for each device.", show_default="by cores"),
+        typer.Option(
+            metavar="N", min=0, max=256, help="Processes per device that prepare data.", show_default="by cores"
+        ),
     ] = None,
     memory: Annotated[
         float | None,
-        typer.Option(min=0, help="GiB for decoded photos; more are kept on disk.", show_default="half of what is free"),
+        typer.Option(
+            metavar="GIB",
+            min=0,
+            help="Memory for decoded photos; the rest is kept on disk.",
+            show_default="half of what is free",
+        ),
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="For decoded photos that do not fit.", show_default="beside the run"),
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for decoded photos that do not fit into memory.",
+            show_default="beside the run",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
-    """Train a network. Ctrl-C saves a checkpoint after the step at hand, and --resume goes on from it.
+    """Train a network from a recipe.
 
-    The averaged weights are written to FOLDER/model.safetensors at the end, and those that validated best to
-    FOLDER/best.safetensors if they are others. Needs the `train` extra; start it under
-    `accelerate launch -m kbnet train ...` or `torchrun -m -- kbnet train ...` for several devices or processes.
+    Ctrl-C saves a checkpoint after the current step, and --resume continues from it. At the end, the averaged weights
+    are in FOLDER/model.safetensors; if earlier ones validated better, those are in FOLDER/best.safetensors.
+
+    For several devices or processes, use `accelerate launch -m kbnet train ...` or `torchrun -m -- kbnet train ...`.
+    Needs the `train` extra.
     """
     settings = dict(_parse_setting(text) for text in replacements or [])
     folder = run or Path("runs") / recipe.stem
@@ -82,10 +99,12 @@ def train(
     with _one_voice():
         plan = Recipe.read(recipe, settings)
         if (folder / NAME).exists() and not resume:
-            raise InvalidInputError(f"{folder} holds a run already; go on with --resume, or give another --run folder")
+            raise InvalidInputError(
+                f"{folder} already holds a run; continue it with --resume, or choose another --run folder"
+            )
         if resume and not (folder / NAME).exists():
             raise InvalidInputError(
-                f"expected a checkpoint to go on from, found no {folder / NAME}; start without --resume"
+                f"expected a checkpoint to resume from, found no {folder / NAME}; start without --resume"
             )
         accelerator = make_accelerator()
         console = message_console()
@@ -144,7 +163,7 @@ def _train(work: "Run", console: "Console", *, quiet: bool) -> None:
     if network is None or work.step < plan.steps:
         if work.accelerator.is_main_process:
             typer.echo(
-                f"kbnet: {stopped.word} after step {shown.seen} of {plan.steps}; go on with --resume --run {folder}",
+                f"kbnet: {stopped.word} after step {shown.seen} of {plan.steps}; continue with --resume --run {folder}",
                 err=True,
             )
         raise typer.Exit(stopped.exit_code)
@@ -163,7 +182,7 @@ def _write_weights(work: "Run", network: "Network", console: "Console", *, quiet
     best = checkpoint.load(folder, checkpoint.BEST)
     if best is None or best["step"] == work.step:
         return
-    work.ema.load_state_dict(best["ema"])
+    work.stepper.ema.load_state_dict(best["ema"])
     save_file(work.averaged(), folder / BEST_RESULT, overwrite=True)
     if not quiet:
         console.print(

@@ -7,6 +7,9 @@ from typing import Any
 from kbnet.errors import OutputError
 from kbnet.inference.ledger import Ledger
 
+NO_CHANGE = -1.0
+"""In place of None: a change that is not known, in a column of numbers."""
+
 
 class Attempts:
     """Which rows were begun, and what became of them: one for a job, in a process of its own on the driver's machine.
@@ -81,4 +84,5 @@ def outcome_of(index: int, error: str, attempts: int = 0) -> dict[str, Any]:
         "attempts": attempts,
         "seconds": 0.0,
         "skipped": False,
+        "change": NO_CHANGE,
     }

@@ -1,7 +1,7 @@
 """Which picture is written where, settled before any worker starts: one output for each input, and none twice."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from kbnet.errors import InvalidInputError
 from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
 from kbnet.imaging.photo import printable
 from kbnet.imaging.planning import format_of
+from kbnet.inference.finding import PassedOver
 from kbnet.inference.jobs import plan_jobs
 
 
@@ -38,18 +39,20 @@ def plan_rows(
     format: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    passed_over: Callable[[PassedOver], None] = lambda one: None,
 ) -> list[Row]:
     """The rows of a job, as `kbnet.inference.jobs.plan_jobs` plans them where all names are local.
 
     With a URL among the names, an input is a file or a folder, searched all the way down for pictures by their names,
     and the output is a folder in which trees are mirrored. A result that exists is a row's problem unless `overwrite`,
-    or `resume`, with which the log says whether it is one of this run.
+    or `resume`, with which the log says whether it is one of this run. `passed_over` is called with each file that was
+    met and not taken.
 
     Raises:
         InvalidInputError: nothing to restore, no output folder, two results of one name, or a result over an input.
     """
     if not any(map(is_url, [*inputs, output or ""])):
-        jobs = plan_jobs(inputs, output, suffix=suffix, format=format, overwrite=overwrite)
+        jobs = plan_jobs(inputs, output, suffix=suffix, format=format, overwrite=overwrite, passed_over=passed_over)
         rows = [
             Row(_absolute(job.input), _absolute(job.output), None if job.problem is None else str(job.problem))
             for job in jobs
@@ -60,7 +63,7 @@ def plan_rows(
         if output is None:
             raise InvalidInputError("expected an output folder or URL for inputs given by URL; give -o")
         folder = output if is_url(output) else _file_url(output)
-        rows = [row for item in inputs for row in _rows_of(item, folder, suffix, format)]
+        rows = [row for item in inputs for row in _rows_of(item, folder, suffix, format, passed_over)]
         there = set() if overwrite or resume else _existing(folder, rows)
         _refuse_clashes(rows)
     exists = "the file exists; choose another name or give --overwrite"
@@ -68,12 +71,18 @@ def plan_rows(
     return [replace(r, problem=f"{printable(r.output)}: {exists}") if r.output in there else r for r in rows]
 
 
-def _rows_of(item: str, folder: str, suffix: str, format: str | None) -> list[Row]:
+def _rows_of(
+    item: str, folder: str, suffix: str, format: str | None, passed_over: Callable[[PassedOver], None]
+) -> list[Row]:
     url = item if is_url(item) else _file_url(item)
     names = sorted(files_below(url))
     if is_file(url):
         return [Row(url, join(folder, _output_name(names[0], suffix, format)))]
-    shown = [n for n in names if is_supported(n) and not any(part.startswith(".") for part in n.split("/"))]
+    visible = [n for n in names if not any(part.startswith(".") for part in n.split("/"))]
+    shown = [n for n in visible if is_supported(n)]
+    for name in sorted(set(visible) - set(shown)):
+        # to open each would take as long as to restore it
+        passed_over(PassedOver(join(url, name), "not named as a picture", "other"))
     rows = [Row(join(url, name), join(folder, _output_name(name, suffix, format))) for name in shown]
     # results of an earlier run, in a folder inside this one, are no inputs
     inside = folder.rstrip("/") + "/"

@@ -42,7 +42,8 @@ class Settings:
         model: a shipped model, a task, or a weights file that the driver can read; it is sent to the workers.
         options: keyword arguments of `Restorer.from_pretrained`: device, dtype, tile, overlap, context, ensemble.
         strength: 1 for the restored picture, 0 for the input, between for a blend.
-        format, quality, max_pixels: as `kbnet.inference.jobs.run_jobs` takes them.
+        format, quality, max_pixels, keep_time, drop_extras: as `kbnet.inference.jobs.run_jobs` takes them; times are
+            those of local files.
         workers: processes; None for as many as `threads` allow on the cores there are.
         threads: of each worker.
         attempts: how often a picture is tried where reading, writing or the worker itself fails.
@@ -58,6 +59,8 @@ class Settings:
     format: str | None = None
     quality: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    keep_time: bool = False
+    drop_extras: bool = False
     workers: int | None = None
     threads: int = 1
     attempts: int = 3
@@ -84,6 +87,7 @@ class Outcome:
         seconds: of the worker, reading and writing included.
         width, height: of the picture as shown, 0 if it could not be read.
         notes: one line for each thing that reading or writing had to change.
+        change: mean absolute difference between the picture and its result on the scale of [0,1], if it is known.
         worker: process id, 0 if there was none.
         skipped: an earlier run wrote the result already, by its log; nothing was done now.
     """
@@ -95,6 +99,7 @@ class Outcome:
     width: int = 0
     height: int = 0
     notes: tuple[str, ...] = ()
+    change: float | None = None
     worker: int = 0
     skipped: bool = False
 
@@ -192,7 +197,13 @@ def _run(
             "weights": weights,
             "options": settings.options,
             "strength": settings.strength,
-            "output": {"format": settings.format, "quality": settings.quality, "max_pixels": settings.max_pixels},
+            "output": {
+                "format": settings.format,
+                "quality": settings.quality,
+                "max_pixels": settings.max_pixels,
+                "keep_time": settings.keep_time,
+                "drop_extras": settings.drop_extras,
+            },
             "threads": settings.threads,
             "attempts": settings.attempts,
             "known": known,
@@ -215,6 +226,7 @@ def _outcome(row: Row, found: dict[str, Any]) -> Outcome:
         width=int(found["width"]),
         height=int(found["height"]),
         notes=tuple(filter(None, found["notes"].split("\n"))),
+        change=None if found["change"] < 0 else float(found["change"]),
         worker=int(found["worker"]),
         skipped=bool(found["skipped"]),
     )

@@ -1,6 +1,8 @@
 """What a worker does: it loads the network once, then restores the pictures that it is given, one at a time."""
 
+import contextlib
 import errno
+import os
 import tempfile
 import time
 from functools import partial
@@ -8,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from kbnet.distributed import storage
-from kbnet.distributed.attempts import outcome_of
+from kbnet.distributed.attempts import NO_CHANGE, outcome_of
 from kbnet.errors import KBNetError, OutputError, OutputExistsError
 from kbnet.imaging import is_supported
+from kbnet.imaging.extras import check_extras
+from kbnet.inference.guard import outbreak_note
 from kbnet.inference.identity import digest, identity
 from kbnet.inference.jobs import Job, Result, run_jobs
+from kbnet.inference.steps import times_of
 
 _FIRST_PAUSE = 0.5  # seconds before the first retry; twice as long before each further one
 # What the system says of storage that may work again in a moment.
@@ -27,7 +32,7 @@ class Worker:
         weights: what `ray.get` takes for the files of a model that only the driver has, by name; None for others.
         options: of `Restorer.from_pretrained`.
         strength: of `Restorer.__call__`.
-        output: keyword arguments of `run_jobs`: format, quality, max_pixels.
+        output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time; and drop_extras.
         threads: of PyTorch.
         attempts: how often a picture is tried where reading or writing fails.
         known: handle of the job's `Attempts`.
@@ -61,6 +66,7 @@ class Worker:
                     Path(folder, name).write_bytes(data)
                 restorer = Restorer.from_pretrained(Path(folder, model), **options)
         self._restore = partial(restorer, strength=strength)
+        self._examine = partial(outbreak_note, task=restorer.task, guarded=restorer.guard)
         self._output = output
         self._attempts = attempts
         self._known, self._has_log = known, has_log
@@ -93,6 +99,7 @@ class Worker:
                         break
                     made = self._restored(data, row)
                     outcome |= {"width": made.width, "height": made.height, "notes": "\n".join(made.notes)}
+                    outcome["change"] = NO_CHANGE if made.change is None else made.change
                 if made.data is None:
                     text = (made.error or "nothing was made of it").removeprefix("the image data")
                     outcome["error"] = f"{row['input']}: {text.removeprefix(':').strip()}"
@@ -133,9 +140,11 @@ class Worker:
 
     def _restored(self, data: bytes, row: dict[str, Any]) -> Result:
         options, target = dict(self._output), row["output"].partition("?")[0]
+        drop_extras = options.pop("drop_extras", False)
         if options["format"] is None and is_supported(target):
             options["format"] = Path(target).suffix
-        (result,) = run_jobs([Job(data, None)], self._restore, **options)
+        (result,) = run_jobs([Job(data, None)], self._restore, examine=self._examine, **options)
+        check_extras(result.extras, row["input"], row["output"], drop_extras=drop_extras)
         return result
 
     def _put(self, row: dict[str, Any], input_digest: str, data: bytes) -> None:
@@ -146,6 +155,11 @@ class Worker:
         except OutputExistsError:
             if storage.read(row["output"]) != data:  # a worker that died just after may have written it
                 raise
+        if self._output.get("keep_time") and not storage.is_url(row["input"]) and not storage.is_url(row["output"]):
+            times = times_of(Path(row["input"]))
+            if times is not None:
+                with contextlib.suppress(OSError):
+                    os.utime(row["output"], ns=times)
 
 
 def _reason(error: OSError) -> str:

@@ -1,6 +1,5 @@
 """Denoisers side by side under one protocol: quality and time, row by row, so that a run which is killed goes on."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from kbnet import files
 from kbnet.errors import InvalidInputError
 from kbnet.evaluation.peers import Peer
 from kbnet.inference import Restorer
+from kbnet.inference.identity import digest, identity
 from kbnet.metrics import noisy, psnr, to_uint8
 from kbnet.models import find, resolve
 
@@ -87,7 +87,12 @@ class Comparison:
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
                 self.methods, self.rows = found["methods"], found["rows"]
-            except (ValueError, KeyError, TypeError):
+                if not all(isinstance(method["conditions"], dict) for method in self.methods.values()):
+                    raise ValueError
+                for row in self.rows:
+                    if any(isinstance(row[key], dict | list) for key in ("set", "method", "sigma", "image", *_TIMES)):
+                        raise ValueError
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise InvalidInputError(
                     f"expected results of a comparison in {path}, found something else; move it away"
                 ) from None
@@ -189,8 +194,9 @@ def restorer_method(name_or_path: str, machine: Mapping[str, Any]) -> Method:
     entry = find(name_or_path)  # a task may have a second model for gray images, and here one model is measured
     restorer = Restorer.from_pretrained(entry.name if entry else name_or_path, tile=0)
     name = Path(restorer.name).stem
-    digest = hashlib.sha256(resolve(name_or_path).read_bytes()).hexdigest()
-    conditions = {**restorer.describe(), "model": name, "sha256": digest, **machine}
+    how = identity(restorer)
+    del how["weights"], how["gray"]  # the file's digest says the first, and one model alone is measured
+    conditions = {**how, "model": name, "sha256": digest(resolve(name_or_path)), **machine}
     facts = {"label": name, "source": "kbnet", "threads": "all", "told_sigma": False}
 
     def denoise(image: NDArray[np.float32], sigma: float) -> NDArray[np.floating]:

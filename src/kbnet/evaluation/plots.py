@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kbnet import files
 from kbnet.errors import MissingExtraError
 
 # Okabe and Ito's, told apart by the colour-blind; shapes tell methods apart in print.
@@ -86,8 +87,9 @@ def quality_against_time(results: Mapping[str, Any], path: Path, note: str = "")
     )  # fmt: skip
     figure.tight_layout(rect=(0, 0, 1, 1 - (0.75 + 0.24 * -(-len(handles) // columns)) / height), w_pad=1.5)
     canvas.draw()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    files.make_folder(path.parent)
+    with files.writing(path, overwrite=True) as file:
+        figure.savefig(file, dpi=130, format=path.suffix.removeprefix(".") or "png")
 
 
 def _styles(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -106,11 +106,13 @@ def run(
         scored_input: whether the input is measured too.
     """
     for sample in samples:
+        pictures = None
         try:
-            yield _one(sample, restore, score, scored_input=scored_input)
+            row, pictures = _one(sample, restore, score, scored_input=scored_input)
         except (KBNetError, OSError, MemoryError, RuntimeError) as error:
             reason = str(error) or type(error).__name__
-            yield Row(sample.name, sample.photo, sample.groups, error=reason), None
+            row = Row(sample.name, sample.photo, sample.groups, error=reason)
+        yield row, pictures
 
 
 def _one(

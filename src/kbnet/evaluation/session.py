@@ -1,6 +1,5 @@
 """One evaluation: a benchmark, its data, a model and how it is used; what is told about them in results."""
 
-import hashlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from kbnet.evaluation.rows import Row, seconds_per_megapixel, summarise
 from kbnet.evaluation.samples import Image, Request, Sample, limited
 from kbnet.evaluation.scores import Score, score_y, with_lpips
 from kbnet.inference import Restorer
+from kbnet.inference.identity import digest, identity
 from kbnet.models import find, resolve
 
 Tile = int | Literal["auto", "protocol"]
@@ -61,11 +61,12 @@ class Session:
 
     def settings(self) -> dict[str, Any]:
         """All that rows depend on, as plain values; rows of other settings do not belong to the same results."""
-        how = self.restorer.describe()
+        how = identity(self.restorer)
+        del how["weights"], how["gray"]  # the file's digest says the first, and one model alone is measured
         settings: dict[str, Any] = {
             "benchmark": self.benchmark.name,
             "set": self.request.data.resolve().name,
-            "model": Path(how.pop("model")).stem,
+            "model": Path(self.restorer.name).stem,
             "sha256": self.sha256,
             "channels": self.request.channels,
             **how,
@@ -162,8 +163,7 @@ def open_session(
     restorer = Restorer.from_pretrained(name, tile=side, device=device, dtype=dtype, context=context, ensemble=ensemble)
     channels = chosen.channels or restorer.network.config.channels
     request = Request(data, channels, tuple(dict.fromkeys(sigmas)) or chosen.sigmas, kernels)
-    digest = hashlib.sha256(resolve(name).read_bytes()).hexdigest()
-    return Session(chosen, request, restorer, digest, strength, published, score, limit)
+    return Session(chosen, request, restorer, digest(resolve(name)), strength, published, score, limit)
 
 
 def measured_figures(results: Mapping[str, Any]) -> dict[str, float]:

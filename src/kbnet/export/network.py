@@ -38,7 +38,7 @@ def onnx_graph(
     (float32 [K], the averages that were used: given ones, or those of the batch, whose images are parts of one).
 
     Args:
-        network: on the CPU.
+        network: on the CPU, and just what its settings say.
         facts: what is wanted, from `kbnet.export.write.graph_facts`.
         at_once: bases that one convolution applies.
         optional: whether the three further inputs may be left out; not every runtime knows such inputs.

@@ -1,6 +1,7 @@
 """Libraries that write an exported file by its path: what they say of a full disk, in words about the output."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,8 @@ def saving(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         target = path.parent.parent / path.name
-        if isinstance(error, OSError) and error.strerror:
-            raise files.failed(target, error) from error
+        if isinstance(error, OSError) and error.errno:
+            raise files.failed(target, OSError(error.errno, os.strerror(error.errno))) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OutputError(
             f"{files.printable(target)}: cannot be written: {files.printable(reason)[:160]}; is there space left?"

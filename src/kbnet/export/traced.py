@@ -1,7 +1,9 @@
 """Networks as programs of torch.export: the network's own modules, traced, with the operator in plain convolutions."""
 
 import copy
+import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kbnet import files
+from kbnet.description import Layer
 from kbnet.errors import InvalidInputError
 from kbnet.export.saving import saving
 from kbnet.inference.exported import Arrays, GraphFacts, Run
 from kbnet.models import Network
 from kbnet.nn import KernelBasisAttention
+from kbnet.nn.conformity import departure
 
 BASES_AT_ONCE = 8
 """Bases that one convolution of an exported graph applies; benchmarks/export.py measures the choice. OpenVINO is faster
@@ -52,6 +57,13 @@ class PlainKernelBasisAttention(nn.Module):
         return y
 
 
+def _described(kba: KernelBasisAttention) -> Layer:
+    """The layer as its constructor leaves it, for sizes that it has."""
+    bases, channels = kba.bias.shape
+    parameters = {"weight": (bases, channels, math.prod(kba.taps)), "bias": (bases, channels)}
+    return Layer("", "KernelBasisAttention", parameters=parameters, settings={"taps": kba.taps})
+
+
 def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
     """Write the program with its facts, and return what runs it.
 
@@ -59,7 +71,7 @@ def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
     whole input, and computes in `facts.dtype`.
 
     Raises:
-        InvalidInputError: a window, a shared context or uint8 is wanted.
+        InvalidInputError: a window, a shared context or uint8 is wanted, or the operator's layer was changed.
     """
     if facts.window or facts.pooled or facts.uint8:
         raise InvalidInputError(
@@ -69,6 +81,10 @@ def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
     plain = copy.deepcopy(network).requires_grad_(False)
     for name, module in list(plain.named_modules()):
         if isinstance(module, KernelBasisAttention):
+            if reason := departure(module, (_described(module),)):
+                raise InvalidInputError(
+                    f"{name} is put into plain convolutions, and {reason}; leave kernel basis attention as it was built"
+                )
             parent, _, attribute = name.rpartition(".")
             setattr(plain.get_submodule(parent), attribute, PlainKernelBasisAttention(module))
     plain.requires_grad_(False).to(getattr(torch, facts.dtype))
@@ -80,8 +96,11 @@ def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
         shapes = ({2: height, 3: width}, None)
     example = torch.rand(1, network.config.channels, side, side + (0 if facts.tile else multiple))
     program = torch.export.export(plain, (example, None), dynamic_shapes=shapes)
+    # To memory first: where a disk is full, torch's own writer of files ends the whole process.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(facts.to_strings())})
     with saving(path):
-        torch.export.save(program, path, extra_files={METADATA: json.dumps(facts.to_strings())})
+        files.write(buffer.getbuffer(), path)
     loaded = torch.export.load(path).module()
 
     def run(inputs: Arrays) -> list[NDArray[Any]]:

@@ -1,6 +1,7 @@
 """Writing exported files: each is compared with PyTorch on several sizes first, and appears whole or not at all."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -16,6 +17,8 @@ from kbnet.export.saving import saving
 from kbnet.export.traced import BASES_AT_ONCE
 from kbnet.inference.exported import PREFIX, GraphFacts, Run
 from kbnet.models import Network, matching_presets
+from kbnet.models.description import describe_network
+from kbnet.nn.conformity import departure
 
 if TYPE_CHECKING:
     from kbnet.export.quantising import Quality
@@ -62,8 +65,12 @@ def export_model(
 ) -> float:
     """Write a graph of the network, and return its largest difference from PyTorch on values in [0,1].
 
+    The network itself stays as it is: a copy in float32 on the CPU is exported.
+
     Raises:
-        InvalidInputError: facts that contradict each other, or an unknown format.
+        InvalidInputError: facts that contradict each other, an unknown format, or a network that is not just what its
+            settings say: wrapped, replaced or patched layers, hooks (a torch.export program has the first three, since
+            it is traced).
         ExportError: the graph's results differ from PyTorch's by more than 1e-4; nothing is written.
         MissingExtraError: a package of the `export` extra is not installed.
         OutputExistsError: a file is there and `overwrite` is not set.
@@ -76,9 +83,11 @@ def export_model(
             f"{format} files hold float32: ONNX Runtime has no bfloat16 kernels, and OpenVINO is told at run time to "
             "compute in it (kbnet restore --dtype bfloat16)"
         )
+    if format != "torch-export":
+        _refuse_unknown(network)
     write = {"onnx": _write_onnx, "openvino": _write_openvino, "torch-export": _write_torch}[format]
     with _appearing(path, format, overwrite=overwrite) as target:
-        network = network.to(torch.device("cpu"), torch.float32).eval()
+        network = _copied(network)
         call, facts = write(network, target, facts)
         return compare(network, facts, call)
 
@@ -93,7 +102,8 @@ def export_int8(
         photographs: folder of clean photos, or of pairs in `input` and `target`; at least eight.
 
     Raises:
-        InvalidInputError: facts that do not go with it, or photographs that do not do; see `quantising.Photographs`.
+        InvalidInputError: facts that do not go with it, photographs that do not do (see `quantising.Photographs`), or a
+            network that is not just what its settings say.
         ExportError: the float graph differs from PyTorch, or 8 bits cost more than 0.1 dB; nothing is written.
         MissingExtraError, OutputExistsError, OutputError: as `export_model`; the extra is `int8`.
     """
@@ -101,9 +111,10 @@ def export_int8(
 
     if facts.pooled or facts.dtype != "float32":
         raise InvalidInputError("a graph of 8 bits is made of a float32 one without a shared context: drop --context")
+    _refuse_unknown(network)
     with _appearing(path, "openvino", overwrite=overwrite) as target:
         data = Photographs(photographs, facts)
-        network = network.to(torch.device("cpu"), torch.float32).eval()
+        network = _copied(network)
         full, facts = _write_openvino(network, target, facts)
         compare(network, facts, full)
 
@@ -119,6 +130,19 @@ def export_int8(
         for suffix in (".bin", ".xml"):
             files.place(small.with_suffix(suffix), target.with_suffix(suffix), overwrite=True)
     return quality
+
+
+def _refuse_unknown(network: Network) -> None:
+    if reason := departure(network, describe_network(network.config)):
+        raise InvalidInputError(
+            f"a graph is made of the parameters of known layers, and {reason}; merge adapters into the weights, remove "
+            "hooks and wrappers, or export a torch-export program, which is traced"
+        )
+
+
+def _copied(network: Network) -> Network:
+    """What is exported, in place of its caller's."""
+    return copy.deepcopy(network).to(torch.device("cpu"), torch.float32).eval()
 
 
 @contextlib.contextmanager
@@ -150,7 +174,13 @@ def _write_onnx(network: Network, path: Path, facts: GraphFacts) -> tuple[Run, G
 
 
 def _save_onnx(
-    network: Network, path: Path, facts: GraphFacts, *, optional: bool = True, at_once: int = BASES_AT_ONCE
+    network: Network,
+    path: Path,
+    facts: GraphFacts,
+    *,
+    optional: bool = True,
+    at_once: int = BASES_AT_ONCE,
+    target: Path | None = None,
 ) -> GraphFacts:
     try:
         import onnx
@@ -162,7 +192,7 @@ def _save_onnx(
         raise MissingExtraError(str(error.name), "export") from None
 
     model, facts = onnx_graph(network, facts, optional=optional, at_once=at_once)
-    with saving(path):
+    with saving(target or path):
         onnx.save_model(model, str(path))
     return facts
 
@@ -175,7 +205,7 @@ def _write_openvino(network: Network, path: Path, facts: GraphFacts) -> tuple[Ru
     from kbnet.inference.runtimes import run_openvino
 
     source = path.with_suffix(".onnx")
-    facts = _save_onnx(network, source, facts, optional=False, at_once=1)
+    facts = _save_onnx(network, source, facts, optional=False, at_once=1, target=path)
     model = openvino.Core().read_model(str(source))
     if facts.uint8:
         # without bounds its plugin multiplies unknown sides beyond its integers

@@ -10,7 +10,18 @@
 """
 
 from kbnet.imaging.compression import compress_jpeg
-from kbnet.imaging.photo import FORMATS, SUPPORTED_SUFFIXES, Metadata, Photo, Pixels, is_supported
+from kbnet.imaging.photo import (
+    FORMATS,
+    READ_SUFFIXES,
+    SUPPORTED_SUFFIXES,
+    Block,
+    Metadata,
+    Photo,
+    Pixels,
+    Resolution,
+    is_readable,
+    is_supported,
+)
 from kbnet.imaging.planning import over_white, plan_output, to_depth
 from kbnet.imaging.reading import DEFAULT_MAX_PIXELS, ImageInfo, probe, read_photo
 from kbnet.imaging.writing import encode, publish, write_photo
@@ -18,13 +29,17 @@ from kbnet.imaging.writing import encode, publish, write_photo
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "FORMATS",
+    "READ_SUFFIXES",
     "SUPPORTED_SUFFIXES",
+    "Block",
     "ImageInfo",
     "Metadata",
     "Photo",
     "Pixels",
+    "Resolution",
     "compress_jpeg",
     "encode",
+    "is_readable",
     "is_supported",
     "over_white",
     "plan_output",

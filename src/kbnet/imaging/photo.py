@@ -1,6 +1,7 @@
 """What a decoded picture is: pixels, what is kept beside them, and where it came from."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ SUFFIX_FORMATS = {
     ".png": "png",
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
+    ".jpe": "jpeg",
+    ".jfif": "jpeg",
     ".tif": "tiff",
     ".tiff": "tiff",
     ".webp": "webp",
@@ -24,6 +27,9 @@ SUFFIX_FORMATS = {
 }
 SUPPORTED_SUFFIXES = tuple(SUFFIX_FORMATS)
 """File name endings that are read and written, lower case, with the dot."""
+
+READ_SUFFIXES = (".bmp", ".gif")
+"""Endings of what is read alone; a result in kind is PNG."""
 
 
 def is_supported(path: Path | str) -> bool:
@@ -35,19 +41,73 @@ def is_supported(path: Path | str) -> bool:
     return Path(path).suffix.lower() in SUFFIX_FORMATS
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """What travels beside the pixels, as bytes that are not looked into more than needed.
+def is_readable(path: Path | str) -> bool:
+    """Whether the file name ends as a picture that is read here, whether or not it is written.
 
-    `exif` starts at its TIFF header; its orientation is 1, for the pixels are upright, and it holds no thumbnail, which
-    would show the picture before restoration. `iptc` is JPEG's block of captions (APP13), which no other format takes
-    as it is. `resolution` is horizontal and vertical pixels per millimetre, or None where the file does not say.
+    >>> is_readable("holiday.jfif"), is_readable("holiday.gif"), is_readable("holiday.psd")
+    (True, True, False)
+    """
+    return is_supported(path) or Path(path).suffix.lower() in READ_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of metadata, as bytes that are not looked into more than needed.
+
+    Attributes:
+        kind: a name of the table in `kbnet.imaging.blocks`, which says what becomes of it in each format.
+        data: what it holds, without the framing of the format that it is from.
+        name: which one of its kind: a chunk of PNG or WebP, a marker of JPEG, a number of TIFF.
+        code: of a TIFF tag the type of its values, whose bytes are in little-endian order.
     """
 
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    iptc: bytes | None = None
-    resolution: tuple[float, float] | None = None
+    kind: str
+    data: bytes
+    name: str = ""
+    code: int = 0
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Pixels per unit, horizontal and vertical; `unit` is "inch", "cm", "metre", or "" for a ratio of sides alone."""
+
+    x: Fraction
+    y: Fraction
+    unit: str = "inch"
+
+    def per(self, unit: str) -> tuple[Fraction, Fraction]:
+        """The same in another unit."""
+        scale = _PER_METRE[unit] / _PER_METRE[self.unit]
+        return self.x / scale, self.y / scale
+
+    def __str__(self) -> str:
+        if not self.unit:
+            return f"pixels of {float(self.x):g} by {float(self.y):g}"
+        return f"{float(self.per('inch')[0]):.4g} dpi"
+
+
+_PER_METRE = {"inch": Fraction(10000, 254), "cm": Fraction(100), "metre": Fraction(1), "": Fraction(1)}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What travels beside the pixels and their colour profile.
+
+    `blocks` are in the order of the file. An EXIF block starts at its TIFF header; its orientation is 1, for the pixels
+    are upright, and it holds no thumbnail, which would show the picture before restoration. `resolution` is None where
+    the file does not say, or says it in EXIF alone.
+    """
+
+    blocks: tuple[Block, ...] = ()
+    resolution: Resolution | None = None
+
+    def first(self, kind: str) -> bytes | None:
+        """The data of the first block of a kind, or None."""
+        return next((block.data for block in self.blocks if block.kind == kind), None)
+
+    def all(self, kind: str) -> tuple[Block, ...]:
+        """The blocks of a kind."""
+        return tuple(block for block in self.blocks if block.kind == kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +118,10 @@ class Photo:
     `alpha` is [H,W] of the same dtype, 0 for transparent, not premultiplied; it is carried and not restored.
     `sample_bits` is the bits a sample had in the file (1 to 16), which 10-bit AVIF needs to stay 10-bit.
     `lossless` says that the file's coding kept every sample, so that WebP can stay lossless.
+    `extra_channel` is [H,W] of the same dtype: a channel beside the colours that the file does not call transparency,
+    such as a scanner's infrared or a mask. It is carried and not restored, and TIFF alone holds it.
+    `extras` names the pictures, videos and sounds in the file that no result holds, such as "the video of a motion
+    photo": whoever replaces the file, which is `source` if it was read from one, loses them.
     `notes` holds one line for each thing that reading changed.
 
     To write other pixels with the same surroundings: `dataclasses.replace(photo, pixels=restored)`.
@@ -73,15 +137,21 @@ class Photo:
     sample_bits: int = 0
     lossless: bool = True
     notes: tuple[str, ...] = ()
+    extra_channel: Pixels | None = None
+    extras: tuple[str, ...] = ()
+    source: Path | None = None
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)
         shape = self.pixels.shape[:2]
-        if self.alpha is not None and (self.alpha.shape != shape or self.alpha.dtype != self.pixels.dtype):
-            raise InvalidInputError(
-                f"expected alpha of shape {shape} and dtype {self.pixels.dtype} like the pixels, "
-                f"got {self.alpha.shape} and {self.alpha.dtype}"
-            )
+        for name, plane in (("alpha", self.alpha), ("extra_channel", self.extra_channel)):
+            if plane is not None and (plane.shape != shape or plane.dtype != self.pixels.dtype):
+                raise InvalidInputError(
+                    f"expected {name} of shape {shape} and dtype {self.pixels.dtype} like the pixels, "
+                    f"got {plane.shape} and {plane.dtype}"
+                )
+        if self.alpha is not None and self.extra_channel is not None:
+            raise InvalidInputError("expected alpha or one channel beside the colours, got both")
         if self.format not in FORMATS:
             raise InvalidInputError(f"expected a format among {', '.join(FORMATS)}, got {self.format!r}")
         if self.sample_bits == 0:

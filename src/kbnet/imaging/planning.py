@@ -6,17 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kbnet.errors import InvalidInputError, UnsupportedImageError
-from kbnet.imaging.metadata import icc_channels
-from kbnet.imaging.photo import FORMATS, Photo, Pixels
+from kbnet.imaging.blocks import NAMES, fit, fits_jpeg, profile_of
+from kbnet.imaging.icc import icc_channels
+from kbnet.imaging.photo import FORMATS, Metadata, Photo, Pixels
 
-_NAMES = {"png": "PNG", "jpeg": "JPEG", "tiff": "TIFF", "webp": "WebP", "avif": "AVIF"}
-_ALIASES = {"jpg": "jpeg", "tif": "tiff"}
+_ALIASES = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "tif": "tiff"}
 # Longest side each format, or its encoder, takes.
 _LONGEST = {"jpeg": 65500, "webp": 16383, "avif": 16384}
 _EIGHT_BIT = ("jpeg", "webp")
 _COLOUR_ONLY = ("webp", "avif")
-# A JPEG segment holds 65533 bytes, less the name at its start; libvips drops longer ones in silence.
-_JPEG_SEGMENT = 65000
 
 
 def format_of(name: str) -> str:
@@ -43,7 +41,7 @@ def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> t
     format = format_of(format)
     if bit_depth not in (None, 8, 16):
         raise InvalidInputError(f"expected a bit depth of 8 or 16, got {bit_depth}")
-    name, longest = _NAMES[format], _LONGEST.get(format)
+    name, longest = NAMES[format], _LONGEST.get(format)
     if longest is not None and max(photo.width, photo.height) > longest:
         raise UnsupportedImageError(
             f"{name} holds at most {longest} pixels a side, the picture is {photo.width} x {photo.height}; "
@@ -54,6 +52,9 @@ def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> t
         if int(photo.alpha.min()) < np.iinfo(photo.alpha.dtype).max:
             notes.append("JPEG has no transparency: laid over white")
         photo = replace(photo, pixels=over_white(photo.pixels, photo.alpha), alpha=None)
+    if photo.extra_channel is not None and format != "tiff":
+        notes.append(f"the channel beside the colours is not kept in {name}; TIFF keeps it")
+        photo = replace(photo, extra_channel=None)
     wanted = bit_depth or photo.bit_depth
     if wanted == 16 and format in _EIGHT_BIT:
         notes.append(f"{name} holds 8-bit samples: 16-bit rounded to 8")
@@ -65,8 +66,10 @@ def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> t
         photo = replace(photo, sample_bits=12)
     if photo.is_gray and format in _COLOUR_ONLY:
         photo = replace(photo, pixels=np.repeat(photo.pixels[:, :, None], 3, axis=2))
-    photo, lost = _fit_metadata(photo, name)
-    return photo, (*notes, *lost)
+    metadata, profile, lost = fit_beside(
+        photo.metadata, photo.icc_profile, format, bit_depth=photo.bit_depth, gray=photo.is_gray
+    )
+    return replace(photo, metadata=metadata, icc_profile=profile), (*notes, *lost)
 
 
 def to_depth(samples: Pixels, bit_depth: int) -> Pixels:
@@ -91,24 +94,26 @@ def over_white(pixels: Pixels, alpha: Pixels) -> Pixels:
 
 def _at_depth(photo: Photo, bit_depth: int) -> Photo:
     alpha = None if photo.alpha is None else to_depth(photo.alpha, bit_depth)
-    return replace(photo, pixels=to_depth(photo.pixels, bit_depth), alpha=alpha, sample_bits=bit_depth)
+    extra = None if photo.extra_channel is None else to_depth(photo.extra_channel, bit_depth)
+    pixels = to_depth(photo.pixels, bit_depth)
+    return replace(photo, pixels=pixels, alpha=alpha, extra_channel=extra, sample_bits=bit_depth)
 
 
-def _fit_metadata(photo: Photo, name: str) -> tuple[Photo, tuple[str, ...]]:
-    notes, profile, metadata = [], photo.icc_profile, photo.metadata
-    if profile is not None and icc_channels(profile) != (1 if photo.is_gray else 3):
+def fit_beside(
+    metadata: Metadata, profile: bytes | None, format: str, *, bit_depth: int, gray: bool
+) -> tuple[Metadata, bytes | None, tuple[str, ...]]:
+    """Metadata and profile as a format holds them beside such pixels, and one line for each thing that is lost."""
+    notes: list[str] = []
+    channels = 1 if gray else 3
+    if profile is not None and icc_channels(profile) != channels:
         notes.append("the colour profile does not fit the picture's channels and is not kept")
         profile = None
-    if metadata.exif is not None and photo.format == "tiff":
-        notes.append("EXIF is not kept in TIFF")
-        metadata = replace(metadata, exif=None)
-    if metadata.exif is not None and photo.format == "jpeg" and len(metadata.exif) > _JPEG_SEGMENT:
-        notes.append("the EXIF block is too long for JPEG and is not kept")
-        metadata = replace(metadata, exif=None)
-    if metadata.xmp is not None and photo.format == "jpeg" and len(metadata.xmp) > _JPEG_SEGMENT:
-        notes.append("the XMP block is too long for JPEG and is not kept")
-        metadata = replace(metadata, xmp=None)
-    if metadata.iptc is not None and photo.format != "jpeg":
-        notes.append(f"the IPTC caption block is not kept in {name}")
-        metadata = replace(metadata, iptc=None)
-    return replace(photo, icc_profile=profile, metadata=metadata), tuple(notes)
+    tags = {block.name for block in metadata.all("colour")}
+    if profile is None and tags and (format != "png" or "nclx" in tags):
+        profile, lost = profile_of(metadata, channels, format)
+        notes += lost
+    if profile is not None and format == "jpeg" and not fits_jpeg(profile):
+        notes.append("the colour profile is too long for JPEG and is not kept")
+        profile = None
+    metadata, lost = fit(metadata, format, bit_depth=bit_depth, gray=gray)
+    return metadata, profile, (*notes, *lost)

@@ -12,9 +12,13 @@ import numpy as np
 
 from kbnet.errors import ImageTooLargeError, InvalidInputError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging._vips import FAILURES, pyvips, reason
-from kbnet.imaging.metadata import exif_orientation, icc_name, upright_exif, upright_xmp
-from kbnet.imaging.photo import SUFFIX_FORMATS, Metadata, Photo, Pixels, printable
-from kbnet.imaging.sniff import Container, damaged, sniff
+from kbnet.imaging.cmyk import to_srgb
+from kbnet.imaging.containers import bmp, collect
+from kbnet.imaging.containers.found import Found
+from kbnet.imaging.icc import icc_name
+from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
+from kbnet.imaging.settling import orientation_of, settle
+from kbnet.imaging.sniff import Container, damaged, failed, sniff
 
 DEFAULT_MAX_PIXELS = 250_000_000
 """The largest picture read unless asked otherwise: above today's cameras, and within a few GB once decoded."""
@@ -25,6 +29,7 @@ _LOADERS = {
     "tiff": pyvips.Image.tiffload_source,
     "webp": pyvips.Image.webpload_source,
     "avif": pyvips.Image.heifload_source,
+    "gif": pyvips.Image.gifload_source,
 }
 # "truncated" lets a cut TIFF through as noise, so all are read at "error". A JPEG with bad bytes in its middle fails at
 # "warning" only; cameras write harmless irregularities too, so that one is read again and noted rather than refused.
@@ -87,7 +92,7 @@ def read_photo(source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXE
     named = SUFFIX_FORMATS.get(Path(source).suffix.lower()) if isinstance(source, (str, Path)) else None
     if named not in (None, container.format):
         notes += (f"the file is named as {named} but holds {container.format}, and was read as that",)
-    return replace(photo, notes=notes)
+    return replace(photo, notes=notes, source=None if isinstance(source, bytes) else Path(source))
 
 
 def probe(source: Path | str | bytes) -> ImageInfo:
@@ -97,11 +102,12 @@ def probe(source: Path | str | bytes) -> ImageInfo:
     """
     with _opened(source) as opened:
         container = sniff(opened.file, opened.name)
+        found = collect(opened.file, container.format, whole=False)
         try:
-            image = _header(opened, container, "error")
+            image = _header(opened, container, found, "error")
         except FAILURES as error:
-            raise damaged(opened.name, container.format, reason(error)) from None
-        orientation = _orientation(image, container)
+            raise failed(opened.file, opened.name, container.format, reason(error)) from None
+        orientation = orientation_of(found, container.format)
         width, height = image.width, image.height
         if orientation >= 5:
             width, height = height, width
@@ -113,7 +119,7 @@ def probe(source: Path | str | bytes) -> ImageInfo:
             height=height,
             colour=colour,
             bit_depth=_sample_bits(image),
-            has_alpha=bool(image.hasalpha()),
+            has_alpha=bool(image.hasalpha()) and not found.unspecified_channel,
             orientation=orientation,
             icc_name=icc_name(profile) if profile else None,
         )
@@ -184,16 +190,20 @@ def _not_readable(name: str, error: OSError | ValueError) -> UnreadableImageErro
     return UnreadableImageError(f"{name}: cannot be read: {why.lower()}; check the path and its permissions")
 
 
-def _header(opened: _Opened, container: Container, level: str) -> Any:
+def _header(opened: _Opened, container: Container, found: Found, level: str) -> Any:
     """Open the picture lazily and refuse the kinds that are not handled; raises one of FAILURES for damage."""
-    image = _LOADERS[container.format](opened.source(), access="sequential", fail_on=level)
-    name, pages = opened.name, _number(image, "n-pages", 1)
-    if pages > 1:
-        if container.format == "webp":
-            what, cure = f"animations are not handled (WebP, {pages} frames)", "save the frames as separate PNG files"
-        else:
-            what, cure = f"files of several pages are not handled (this has {pages})", "save each page as its own file"
-        raise UnsupportedImageError(f"{name}: {what}; {cure}")
+    options = {"page": found.page} if found.page else {}
+    if container.format == "jpeg" or not found.pages:
+        pages = None
+    else:
+        pages = found.pages
+    _refuse_pages(opened.name, container, pages or 1)
+    if container.format == "bmp":
+        return _bitmap(opened)
+    image = _LOADERS[container.format](opened.source(), access="sequential", fail_on=level, **options)
+    name = opened.name
+    if pages is None:
+        _refuse_pages(name, container, _number(image, "n-pages", 1))
     expected = _SPACES.get(image.interpretation)
     if image.format not in ("uchar", "ushort"):
         kind = _KINDS.get(image.format, str(image.format))
@@ -209,21 +219,53 @@ def _header(opened: _Opened, container: Container, level: str) -> Any:
     return image
 
 
+def _bitmap(opened: _Opened) -> Any:
+    """A BMP as an image of libvips, which does not read them: decoded once it is asked for its pixels."""
+    header = bmp.read_header(opened.file)
+    assert header is not None  # or it had not been told from others
+    bands = 4 if header.has_alpha else 3
+    image = pyvips.Image.black(header.width, header.height, bands=bands).copy(interpretation="srgb")
+    profile = bmp.profile_of(opened.file, header)
+    if profile is not None:
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    return image
+
+
+def _bitmap_pixels(opened: _Opened) -> Pixels:
+    header = bmp.read_header(opened.file)
+    pixels = None if header is None else bmp.decode(opened.file, header)
+    if pixels is None:
+        raise damaged(opened.name, "bmp")
+    return pixels
+
+
+def _refuse_pages(name: str, container: Container, pages: int) -> None:
+    if pages < 2:
+        return
+    if container.format in ("webp", "gif"):
+        kind = "WebP" if container.format == "webp" else "GIF"
+        what, cure = f"animations are not handled ({kind}, {pages} frames)", "save the frames as separate PNG files"
+    else:
+        what, cure = f"files of several pages are not handled (this has {pages})", "save each page as its own file"
+    raise UnsupportedImageError(f"{name}: {what}; {cure}")
+
+
 def _decode_strictly(opened: _Opened, container: Container, max_pixels: int) -> Photo:
     """Decode at the strictest level that the file passes, with a note where that is not the first."""
     why = ""
     notes: tuple[str, ...] = ()
+    found = collect(opened.file, container.format)
     # Only the words of a failure are kept: the exception would hold the half-decoded picture and its file open.
     for level in _STRICTNESS.get(container.format, ("error",)):
         try:
-            image = _header(opened, container, level)
+            image = _header(opened, container, found, level)
             _check_size(image, opened.name, max_pixels)
-            photo = _decode(image, container)
+            photo = _decode(opened, image, container, found)
             return replace(photo, notes=photo.notes + notes)
         except FAILURES as error:
             why = reason(error)
             notes = ("the file holds irregular data; parts of the picture may be damaged, look at the result",)
-    raise damaged(opened.name, container.format, why)
+    raise failed(opened.file, opened.name, container.format, why)
 
 
 def _check_size(image: Any, name: str, max_pixels: int) -> None:
@@ -236,31 +278,36 @@ def _check_size(image: Any, name: str, max_pixels: int) -> None:
         )
 
 
-def _decode(image: Any, container: Container) -> Photo:
+def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> Photo:
     notes = list(container.notes)
     sample_bits = _sample_bits(image)
     if _number(image, "palette", 0):
         notes.append("palette expanded to RGB")
     elif sample_bits < 8:
         notes.append(f"{sample_bits}-bit samples expanded to 8-bit")
-    orientation = _orientation(image, container)
+    orientation = orientation_of(found, container.format)
     if orientation != 1:
         notes.append(f"turned upright (orientation {orientation})")
-    metadata, metadata_notes = _metadata(image, container)
+    metadata, metadata_notes = settle(found, orientation)
     image, profile, colour_notes = _to_rgb(image)
-    array = _pixels(image, sample_bits)
-    channels = 1 if image.bands < 3 else 3
-    alpha = array[:, :, channels] if image.hasalpha() else None
+    array = _bitmap_pixels(opened) if container.format == "bmp" else _pixels(image, sample_bits)
+    channels = 1 if array.shape[2] < 3 else 3
+    more = array.shape[2] > channels
+    fourth = np.ascontiguousarray(upright(array[:, :, channels], orientation)) if more else None
     pixels = array[:, :, 0] if channels == 1 else array[:, :, :3]
+    if found.unspecified_channel and fourth is not None:
+        notes.append("the channel beside the colours is no transparency by the file's word; it is not restored")
     return Photo(
         pixels=np.ascontiguousarray(upright(pixels, orientation)),
-        alpha=None if alpha is None else np.ascontiguousarray(upright(alpha, orientation)),
-        format=container.format,
+        alpha=None if found.unspecified_channel else fourth,
+        format=container.written_as,
         icc_profile=profile,
         metadata=metadata,
         sample_bits=sample_bits,
         lossless=container.lossless,
         notes=(*notes, *metadata_notes, *colour_notes),
+        extra_channel=fourth if found.unspecified_channel else None,
+        extras=tuple(found.extras),
     )
 
 
@@ -268,10 +315,8 @@ def _to_rgb(image: Any) -> tuple[Any, bytes | None, tuple[str, ...]]:
     """Bring CMYK to sRGB; gray and RGB stay, with their profile."""
     profile = _blob(image, "icc-profile-data")
     if image.interpretation == "cmyk":
-        depth = 16 if image.format == "ushort" else 8
-        options = {"input_profile": "cmyk", "intent": "relative", "black_point_compensation": True, "depth": depth}
-        image = image.icc_transform("srgb", embedded=profile is not None, **options)
-        through = "its profile" if profile else "a generic profile, so colours are approximate"
+        image, own = to_srgb(image, profile)
+        through = "its profile" if own else "a generic profile, so colours are approximate"
         return image, _blob(image, "icc-profile-data"), (f"CMYK converted to sRGB through {through}",)
     return image, profile, ()
 
@@ -286,41 +331,6 @@ def _pixels(image: Any, sample_bits: int) -> Pixels:
         level = np.arange(65536, dtype=np.uint32) >> (16 - sample_bits)
         array = ((level * 65535 + top // 2) // top).astype(np.uint16)[array]
     return array
-
-
-def _metadata(image: Any, container: Container) -> tuple[Metadata, tuple[str, ...]]:
-    exif, xmp, iptc = _blob(image, "exif-data"), _blob(image, "xmp-data"), _blob(image, "iptc-data")
-    notes: list[str] = []
-    if xmp is not None and b"hdrgm:Version" in xmp:
-        # the packet describes a second picture that lies behind the first and is not carried along
-        xmp = None
-        notes.append("the HDR gain map is not kept; the standard picture is")
-    if iptc is not None and container.format != "jpeg":
-        # libvips hands over a quarter of what a TIFF holds, counting 4-byte words as bytes
-        iptc = None
-        notes.append("the IPTC caption block is not kept outside JPEG")
-    # libvips says 1.0 where the file says nothing
-    resolution = None if (image.xres, image.yres) == (1.0, 1.0) else (float(image.xres), float(image.yres))
-    return (
-        Metadata(
-            exif=upright_exif(exif) if exif else None,
-            xmp=upright_xmp(xmp) if xmp else None,
-            iptc=iptc,
-            resolution=resolution,
-        ),
-        tuple(notes),
-    )
-
-
-def _orientation(image: Any, container: Container) -> int:
-    if container.format == "avif":
-        # AVIF turns pictures by its own boxes, which the decoder has obeyed; its EXIF has no say
-        return 1
-    value = _number(image, "orientation", 0)
-    exif = _blob(image, "exif-data")
-    if value == 0 and exif:
-        value = exif_orientation(exif)
-    return value if 1 <= value <= 8 else 1
 
 
 def _sample_bits(image: Any) -> int:

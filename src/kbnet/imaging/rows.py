@@ -5,7 +5,7 @@ PNG, TIFF or JPEG --RowReader.read, top to bottom--> rows --a raw file--> write_
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ from kbnet import files
 from kbnet.errors import ImageTooLargeError, OutputError, UnsupportedImageError
 from kbnet.imaging._mapped import keep_unmapped
 from kbnet.imaging._vips import FAILURES, pyvips, reason
-from kbnet.imaging.photo import SUFFIX_FORMATS, Pixels, printable
-from kbnet.imaging.reading import _blob, _header, _number, _opened, _orientation, _sample_bits
-from kbnet.imaging.sniff import Container, damaged, sniff
+from kbnet.imaging.containers import collect, png, tiff
+from kbnet.imaging.containers.found import Found
+from kbnet.imaging.photo import SUFFIX_FORMATS, Metadata, Pixels, printable
+from kbnet.imaging.planning import fit_beside
+from kbnet.imaging.reading import _blob, _header, _number, _opened, _sample_bits
+from kbnet.imaging.settling import orientation_of, settle
+from kbnet.imaging.sniff import Container, damaged, failed, sniff
 
 STREAMED_FORMATS = ("tiff", "png")
 """What is written row by row; JPEG is read so, and ends at 65500 pixels a side."""
@@ -31,7 +35,8 @@ class RowFacts:
     """A picture that is read by rows.
 
     `width` and `height` are as stored: nothing is turned, `orientation` (EXIF, 1 to 8) is kept. `channels` is 1 or 3,
-    and there is one more of `bands` where there is alpha. `dtype` is uint8 or uint16.
+    and there is one more of `bands` where there is alpha, or, with `unspecified`, a channel that the file does not call
+    transparency. `dtype` is uint8 or uint16. `extras` and the rest are as in a `Photo`.
     """
 
     format: str
@@ -41,10 +46,11 @@ class RowFacts:
     bands: int
     dtype: np.dtype[Any]
     orientation: int
-    resolution: tuple[float, float]
-    icc_profile: bytes | None
-    xmp: bytes | None
-    notes: tuple[str, ...]
+    icc_profile: bytes | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+    notes: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    unspecified: bool = False
 
 
 class RowReader:
@@ -92,11 +98,12 @@ def open_rows(source: Path | str, *, max_pixels: int | None = None) -> Iterator[
             raise UnsupportedImageError(
                 f"{opened.name}: expected TIFF, PNG or JPEG to read by rows, got {container.format}; convert it first"
             )
+        found = collect(opened.file, container.format)
         try:
-            image = _header(opened, container, "error")
-            facts = _facts(image, container, opened.name)
+            image = _header(opened, container, found, "error")
+            facts = _facts(image, container, found, opened.name)
         except FAILURES as error:
-            raise damaged(opened.name, container.format, reason(error)) from None
+            raise failed(opened.file, opened.name, container.format, reason(error)) from None
         count = facts.width * facts.height
         if max_pixels is not None and count > max_pixels:
             raise ImageTooLargeError(
@@ -113,12 +120,15 @@ def write_rows(
     overwrite: bool = False,
     times: files.Times | None = None,
     announce: Callable[[Path], None] = lambda encoded: None,
-) -> None:
+) -> tuple[str, ...]:
     """Make a picture of a file of rows, [height,width,bands] of `facts.dtype`, in memory that does not depend on size.
 
     A name of TIFF becomes a tiled BigTIFF, deflated, with a pyramid of halved pictures in its sub-directories; a name
     of PNG a PNG. It appears whole or not at all: until then it lies beside `raw`, on the same file system as `target`.
     `announce` is called with its path there when it is whole; `times` are those that it is to have.
+
+    Returns:
+        One line for each thing that the format does not hold.
 
     Raises:
         UnsupportedImageError: another format.
@@ -127,7 +137,8 @@ def write_rows(
     check_row_target(target, overwrite)
     wide = facts.dtype == np.uint16
     space = ("grey16" if wide else "b-w") if facts.channels == 1 else ("rgb16" if wide else "srgb")
-    temporary = raw.with_name(f"result{target.suffix}")
+    chosen = SUFFIX_FORMATS[target.suffix.lower()]
+    temporary, pixels = raw.with_name(f"result{target.suffix}"), raw.with_name("pixels.png")
     try:
         image = pyvips.Image.rawload(
             str(raw),
@@ -138,19 +149,19 @@ def write_rows(
             interpretation=space,
             access="sequential",
         )
-        image = image.copy(xres=facts.resolution[0], yres=facts.resolution[1])
-        for field, blob in (("icc-profile-data", facts.icc_profile), ("xmp-data", facts.xmp)):
-            if blob:
-                image.set_type(pyvips.GValue.blob_type, field, blob)
-        image.set_type(pyvips.GValue.gint_type, "orientation", facts.orientation)
         keep_unmapped(image, raw)
-        if SUFFIX_FORMATS[target.suffix.lower()] == "png":
-            image.pngsave(str(temporary), bitdepth=16 if wide else 8, filter="all")
+        if chosen == "png":
+            if facts.unspecified:
+                image = image.extract_band(0, n=facts.channels)
+            image.pngsave(str(pixels), bitdepth=16 if wide else 8, filter="all", keep="none")
         else:
             tiles = {"tile": True, "tile_width": _TILE, "tile_height": _TILE}
             # sub-directories, so that the levels are not taken for pages
             levels = {"pyramid": True, "subifd": True, "bigtiff": True}
-            image.tiffsave(str(temporary), compression="deflate", predictor="horizontal", **tiles, **levels)
+            image.tiffsave(
+                str(temporary), compression="deflate", predictor="horizontal", keep="none", **tiles, **levels
+            )
+        lost = _dress(pixels, facts, temporary, chosen)
         announce(temporary)
         files.place(temporary, target, overwrite=overwrite, times=times)
     except FAILURES as error:
@@ -158,7 +169,27 @@ def write_rows(
             f"{printable(target)}: cannot be written: {reason(error) or 'the encoder failed'}; is there space left?"
         ) from None
     finally:
+        pixels.unlink(missing_ok=True)
         temporary.unlink(missing_ok=True)
+    return lost
+
+
+def _dress(pixels: Path, facts: RowFacts, result: Path, format: str) -> tuple[str, ...]:
+    """Make the result of an encoded file, metadata and profile, and say what it does not hold; a TIFF is one file."""
+    metadata, profile, lost = fit_beside(
+        facts.metadata, facts.icc_profile, format, bit_depth=8 * facts.dtype.itemsize, gray=facts.channels == 1
+    )
+    if format == "tiff":
+        with result.open("r+b") as file:
+            tiff.dress(file, metadata, profile, orientation=facts.orientation, unspecified=facts.unspecified)
+        return lost
+    if facts.unspecified:
+        lost = ("the channel beside the colours is not kept in PNG; TIFF keeps it", *lost)
+    if facts.orientation != 1 and not metadata.all("exif"):
+        lost = (f"the orientation ({facts.orientation}) is not kept in PNG; TIFF keeps it", *lost)
+    with pixels.open("rb") as file, files.writing(result, overwrite=True) as target:
+        png.dress(file, target, metadata, profile)
+    return lost
 
 
 def check_row_target(target: Path, overwrite: bool) -> None:
@@ -170,7 +201,7 @@ def check_row_target(target: Path, overwrite: bool) -> None:
     files.check(target, overwrite=overwrite)
 
 
-def _facts(image: Any, container: Container, name: str) -> RowFacts:
+def _facts(image: Any, container: Container, found: Found, name: str) -> RowFacts:
     if image.interpretation == "cmyk":
         raise UnsupportedImageError(f"{name}: CMYK is not restored by rows; convert it to RGB first")
     if _number(image, "interlaced", 0):
@@ -178,12 +209,12 @@ def _facts(image: Any, container: Container, name: str) -> RowFacts:
             f"{name}: an interlaced or progressive file cannot be read by rows; save it without that first"
         )
     notes = list(container.notes)
+    orientation = orientation_of(found, container.format)
+    metadata, lost = settle(found, orientation, turned=False)
     if _number(image, "palette", 0):
         notes.append("palette expanded to RGB")
     elif (bits := _sample_bits(image)) < 8:
         notes.append(f"{bits}-bit samples expanded to 8-bit")
-    if _blob(image, "exif-data") is not None:
-        notes.append("EXIF is not kept in a result written by rows")
     return RowFacts(
         format=container.format,
         width=image.width,
@@ -191,9 +222,10 @@ def _facts(image: Any, container: Container, name: str) -> RowFacts:
         channels=1 if image.bands < 3 else 3,
         bands=image.bands,
         dtype=np.dtype(np.uint8 if image.format == "uchar" else np.uint16),
-        orientation=_orientation(image, container),
-        resolution=(float(image.xres), float(image.yres)),
+        orientation=orientation,
         icc_profile=_blob(image, "icc-profile-data"),
-        xmp=_blob(image, "xmp-data"),
-        notes=tuple(notes),
+        metadata=metadata,
+        notes=(*notes, *lost),
+        extras=tuple(found.extras),
+        unspecified=found.unspecified_channel,
     )

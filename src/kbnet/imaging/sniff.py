@@ -8,16 +8,17 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from kbnet.errors import UnreadableImageError, UnsupportedImageError
-from kbnet.imaging.metadata import first_directory
+from kbnet.errors import ImageError, UnreadableImageError, UnsupportedImageError
+from kbnet.imaging import ifd
+from kbnet.imaging.containers import bmff, bmp, tiff, undecodable
+from kbnet.imaging.photo import FORMATS
 
-_EXPECTED = "expected a PNG, JPEG, TIFF, WebP or AVIF image"
+_EXPECTED = "expected a PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP image"
 _CONVERT = "convert it to PNG, JPEG, TIFF, WebP or AVIF first"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Formats people do try, so that they read what theirs is called rather than "not an image".
 _STRANGERS = (
-    (b"BM", "a BMP image"),
     (b"%PDF", "a PDF document"),
     (b"8BPS", "a Photoshop document"),
     (b"\xff\x0a", "a JPEG XL image"),
@@ -36,10 +37,8 @@ _STRANGERS = (
     (b"P6", "a PPM image"),
 )
 
-_NEW_SUBFILE_TYPE = 254
 _WIDTH, _HEIGHT = 256, 257
 _PHOTOMETRIC = 262
-_EXIF_IFD = 34665
 _DNG_VERSION = 50706
 # The longest side libvips takes; above it, it complains on stderr where no handler reaches.
 _MAX_SIDE = 100_000_000
@@ -52,6 +51,11 @@ class Container:
     format: str
     lossless: bool
     notes: tuple[str, ...] = ()
+
+    @property
+    def written_as(self) -> str:
+        """The format of a result that keeps its input's: PNG for those that are read alone."""
+        return self.format if self.format in FORMATS else "png"
 
 
 def sniff(file: BinaryIO, name: str) -> Container:
@@ -75,9 +79,9 @@ def sniff(file: BinaryIO, name: str) -> Container:
     if head[4:8] == b"ftyp":
         return _heif(file, name, head)
     if head[:6] in (b"GIF87a", b"GIF89a"):
-        raise UnsupportedImageError(
-            f"{name}: GIF files, animated or not, are not handled; save the frame you want as PNG"
-        )
+        return Container("gif", lossless=True, notes=("GIF is not written: a result is PNG unless asked otherwise",))
+    if head[:2] == b"BM" and (bitmap := bmp.read_header(file)) is not None:
+        return _bmp(bitmap, name)
     for magic, kind in _STRANGERS:
         if head.startswith(magic):
             raise UnsupportedImageError(f"{name}: this is {kind}, which is not handled; {_CONVERT}")
@@ -86,7 +90,6 @@ def sniff(file: BinaryIO, name: str) -> Container:
 
 
 def _png(file: BinaryIO, name: str) -> Container:
-    notes: list[str] = []
     file.seek(len(_PNG))
     # libvips reads only the first picture of an animated PNG and says nothing; the chunk that tells comes before IDAT.
     for _ in range(1000):
@@ -102,29 +105,35 @@ def _png(file: BinaryIO, name: str) -> Container:
                 raise _animation(name, "PNG")
             file.seek(length, 1)
             continue
-        if kind == b"cICP":
-            notes.append("the PNG colour tag (cICP) is not kept; colours may look different if it was not sRGB")
         file.seek(length + 4, 1)
-    return Container("png", lossless=True, notes=tuple(notes))
+    return Container("png", lossless=True)
 
 
 def _tiff(file: BinaryIO, name: str, head: bytes) -> Container:
-    directory = first_directory(file)
-    if directory is None:
-        # BigTIFF, or damaged, on which libvips has the word
+    form = ifd.read_form(file)
+    pages = tiff.pages(file, form) if form else []
+    if not pages:
+        # damaged, on which libvips has the word
         return Container("tiff", lossless=True)
     # A camera raw file is a TIFF whose first picture is a small preview: restoring that would be a silent mistake.
-    values = directory.values
-    if max(values.get(_WIDTH, 0), values.get(_HEIGHT, 0)) > _MAX_SIDE:
-        raise damaged(name, "tiff", "senseless size")
-    if head[8:10] == b"CR" or _DNG_VERSION in values or values.get(_NEW_SUBFILE_TYPE, 0) & 1:
+    picture = next((page.directory for page in pages if page.is_picture), None)
+    if head[8:10] == b"CR" or picture is None or any(_DNG_VERSION in page.directory.entries for page in pages):
         raise UnsupportedImageError(
             f"{name}: camera raw files are not handled; develop it to a 16-bit TIFF or PNG in a raw converter first"
         )
-    if values.get(_PHOTOMETRIC) in (8, 9, 10):
+    if max(picture.number(_WIDTH), picture.number(_HEIGHT)) > _MAX_SIDE:
+        raise damaged(name, "tiff", "senseless size")
+    if picture.number(_PHOTOMETRIC) in (8, 9, 10):
         raise UnsupportedImageError(f"{name}: expected gray, RGB or CMYK, got Lab colours; convert it to RGB first")
-    notes = ("EXIF inside TIFF is not kept",) if _EXIF_IFD in values else ()
-    return Container("tiff", lossless=True, notes=notes)
+    # JPEG coding, WebP and LERC may lose; of all else TIFF loses nothing
+    return Container("tiff", lossless=True)
+
+
+def _bmp(header: bmp.Header, name: str) -> Container:
+    what = bmp.unsupported(header)
+    if what is not None:
+        raise UnsupportedImageError(f"{name}: {what} is not handled; save it as PNG first")
+    return Container("bmp", lossless=True, notes=("BMP is not written: a result is PNG unless asked otherwise",))
 
 
 def _webp_is_lossless(file: BinaryIO) -> bool:
@@ -148,7 +157,8 @@ def _heif(file: BinaryIO, name: str, head: bytes) -> Container:
     if b"avis" in brands:
         raise _animation(name, "AVIF")
     if b"avif" in brands:
-        return Container("avif", lossless=False, notes=_avif_notes(file, name))
+        _check_avif(file, name)
+        return Container("avif", lossless=False)
     if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}:
         raise UnsupportedImageError(
             f"{name}: HEIC photos are not handled, for want of a free decoder; export it as JPEG, PNG or AVIF first"
@@ -160,25 +170,30 @@ def _heif(file: BinaryIO, name: str, head: bytes) -> Container:
     raise UnsupportedImageError(f"{name}: {_EXPECTED}, got a video or another ISO media file; take a still from it")
 
 
-def _avif_notes(file: BinaryIO, name: str) -> tuple[str, ...]:
+def _check_avif(file: BinaryIO, name: str) -> None:
     file.seek(0)
     start = file.read(65536)
     for size in re.finditer(rb"ispe....(.{4})(.{4})", start, re.DOTALL):
         if max(int.from_bytes(side) for side in size.groups()) > _MAX_SIDE:
             raise damaged(name, "avif", "senseless size")
-    at = start.find(b"colrnclx")
-    if at < 0 or len(start) < at + 12:
-        return ()
-    primaries, transfer = struct.unpack_from(">HH", start, at + 8)
-    if transfer in (16, 18):
+    codes = bmff.colour_codes(start)
+    if codes is not None and struct.unpack(">HH", codes)[1] in (16, 18):
         raise UnsupportedImageError(f"{name}: HDR images (PQ or HLG) are not handled; convert it to an SDR image first")
-    if primaries not in (1, 2):
-        return (f"the AVIF colour tag (primaries {primaries}) is not kept; colours will be taken for sRGB",)
-    return ()
 
 
 def _animation(name: str, kind: str) -> UnsupportedImageError:
     return UnsupportedImageError(f"{name}: animations are not handled ({kind}); save the frames as separate PNG files")
+
+
+def failed(file: BinaryIO, name: str, format: str, why: str) -> ImageError:
+    """The error for a file that libvips did not decode: damaged, or whole and of a kind that it does not know."""
+    kind = undecodable.why_not(file, format)
+    if kind is None:
+        return damaged(name, format, why)
+    said = f" ({why})" if why else ""
+    return UnsupportedImageError(
+        f"{name}: {kind} is not handled{said}; save it as PNG, or as a TIFF of 8 or 16-bit samples without compression"
+    )
 
 
 def damaged(name: str, format: str, why: str = "") -> UnreadableImageError:

@@ -9,6 +9,8 @@ import numpy as np
 from kbnet import files
 from kbnet.errors import InvalidInputError, OutputError
 from kbnet.imaging._vips import FAILURES, pyvips, reason
+from kbnet.imaging.containers import dress
+from kbnet.imaging.extras import check_extras
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
 from kbnet.imaging.planning import format_of, plan_output
 
@@ -26,6 +28,7 @@ def write_photo(
     bit_depth: int | None = None,
     overwrite: bool = False,
     times: files.Times | None = None,
+    drop_extras: bool = False,
 ) -> bytes | None:
     """Encode the photo and put it at `target` in one step, or return the bytes where `target` is None.
 
@@ -38,14 +41,18 @@ def write_photo(
     overwriting), and with the present time or with `times`; an interrupted write leaves nothing behind. A symbolic link
     is replaced, not followed.
 
+    The file that the photo was read from is not overwritten where that would lose one of the photo's `extras`, such as
+    the video of a motion photo, unless `drop_extras` is given.
+
     Raises OutputExistsError (there is a file and `overwrite` is False, even one that appeared meanwhile), OutputError
-    (no such folder, not allowed, disk full), UnsupportedImageError (a format or size that cannot be written),
-    InvalidInputError (`quality` or `bit_depth` out of range, or `format` against the name of `target`).
+    (no such folder, not allowed, disk full, extras would be lost), UnsupportedImageError (a format or size that cannot
+    be written), InvalidInputError (`quality` or `bit_depth` out of range, or `format` against the name of `target`).
     """
     path = None if target is None else Path(target)
     chosen = _choose_format(photo, path, format)
     if path is not None:
         files.check(path, overwrite=overwrite)
+        check_extras(photo.extras, photo.source, path, drop_extras=drop_extras)
     planned, notes = plan_output(photo, chosen, bit_depth=bit_depth)
     for note in notes:
         log.info("%s: %s", "output" if path is None else printable(path), note)
@@ -66,30 +73,35 @@ def encode(photo: Photo, *, quality: int | None = None) -> bytes:
     """
     if quality is not None and not 1 <= quality <= 100:
         raise InvalidInputError(f"expected a quality from 1 to 100, got {quality}")
-    q = quality or _DEFAULT_QUALITY.get(photo.format, 95)
     try:
-        image = _to_vips(photo)
-        if photo.format == "png":
-            # Half the time of libvips' own choice for 4 percent more bytes, on photographs.
-            return bytes(image.pngsave_buffer(bitdepth=photo.bit_depth, filter="paeth", compression=3))
-        if photo.format == "jpeg":
-            return bytes(image.jpegsave_buffer(Q=q, subsample_mode="off", optimize_coding=True))
-        if photo.format == "tiff":
-            # classic TIFF ends at 4 GB; deflate can grow noise a little
-            big = photo.pixels.nbytes > 3 << 30
-            return bytes(image.tiffsave_buffer(compression="deflate", predictor="horizontal", bigtiff=big))
-        if photo.format == "webp":
-            if photo.lossless and quality is None:
-                return bytes(image.webpsave_buffer(lossless=True, exact=True))
-            return bytes(image.webpsave_buffer(Q=q, smart_subsample=True, exact=True))
-        bits = 8 if photo.bit_depth == 8 else _avif_bits(photo)
-        # effort 2 of 9: above it libaom takes ten times as long to save nothing at this quality
-        options = {"compression": "av1", "subsample_mode": "off", "effort": 2}
-        return bytes(image.heifsave_buffer(Q=q, bitdepth=bits, **options))
+        encoded = _encode(_to_vips(photo), photo, quality)
     except FAILURES as error:
         raise OutputError(
             f"the {photo.format} encoder failed ({reason(error) or 'no reason given'}); try another format, such as png"
         ) from None
+    return dress(encoded, photo)
+
+
+def _encode(image: Any, photo: Photo, quality: int | None) -> bytes:
+    """The pixels alone; all else is put in afterwards, but for the profile of AVIF."""
+    q = quality or _DEFAULT_QUALITY.get(photo.format, 95)
+    if photo.format == "png":
+        # Half the time of libvips' own choice for 4 percent more bytes, on photographs.
+        return bytes(image.pngsave_buffer(bitdepth=photo.bit_depth, filter="paeth", compression=3, keep="none"))
+    if photo.format == "jpeg":
+        return bytes(image.jpegsave_buffer(Q=q, subsample_mode="off", optimize_coding=True, keep="none"))
+    if photo.format == "tiff":
+        # classic TIFF ends at 4 GB; deflate can grow noise a little
+        big = photo.pixels.nbytes > 3 << 30
+        return bytes(image.tiffsave_buffer(compression="deflate", predictor="horizontal", bigtiff=big, keep="none"))
+    if photo.format == "webp":
+        if photo.lossless and quality is None:
+            return bytes(image.webpsave_buffer(lossless=True, exact=True, keep="none"))
+        return bytes(image.webpsave_buffer(Q=q, smart_subsample=True, exact=True, keep="none"))
+    bits = 8 if photo.bit_depth == 8 else _avif_bits(photo)
+    # effort 2 of 9: above it libaom takes ten times as long to save nothing at this quality
+    options: dict[str, Any] = {"compression": "av1", "subsample_mode": "off", "effort": 2}
+    return bytes(image.heifsave_buffer(Q=q, bitdepth=bits, keep="icc", **options))
 
 
 def _choose_format(photo: Photo, path: Path | None, format: str | None) -> str:
@@ -107,7 +119,7 @@ def _choose_format(photo: Photo, path: Path | None, format: str | None) -> str:
 
 
 def _to_vips(photo: Photo) -> Any:
-    pixels, alpha = photo.pixels, photo.alpha
+    pixels, alpha = photo.pixels, photo.alpha if photo.extra_channel is None else photo.extra_channel
     if photo.format == "avif" and photo.bit_depth == 16:
         bits = _avif_bits(photo)
         pixels, alpha = _shifted(pixels, bits), None if alpha is None else _shifted(alpha, bits)
@@ -118,16 +130,9 @@ def _to_vips(photo: Photo) -> Any:
         np.ascontiguousarray(array).data, photo.width, photo.height, bands, "ushort" if wide else "uchar"
     )
     space = ("grey16" if wide else "b-w") if photo.is_gray else ("rgb16" if wide else "srgb")
-    metadata = photo.metadata
-    horizontal, vertical = metadata.resolution or (image.xres, image.yres)
-    image = image.copy(interpretation=space, xres=horizontal, yres=vertical)
-    blobs = {"icc-profile-data": photo.icc_profile, "xmp-data": metadata.xmp, "iptc-data": metadata.iptc}
-    blobs["exif-data"] = metadata.exif
-    for field, blob in blobs.items():
-        if blob:
-            image.set_type(pyvips.GValue.blob_type, field, blob)
-    # libvips writes the tag from this field, so it is 1 even if a caller's EXIF block says otherwise
-    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+    image = image.copy(interpretation=space)
+    if photo.icc_profile:
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", photo.icc_profile)
     return image
 
 

@@ -45,7 +45,7 @@ def identity(restorer: "Restorer") -> dict[str, Any]:
         "weights": _weights(network),
         "device": _device_name(device) if device.startswith("cuda") else device,
         "instruction_set": instruction_set(),
-        "versions": {"kbnet": __version__, **_runtime_version(about["runtime"])},
+        "versions": f"kbnet {__version__}, {about['runtime']} {_version(about['runtime'])}",
         "gray": None if restorer.gray is None else identity(restorer.gray),
     }
 
@@ -87,10 +87,10 @@ def _device_name(device: str) -> str:
     return f"cuda, {torch.cuda.get_device_name(device)}"
 
 
-def _runtime_version(runtime: str) -> dict[str, str]:
+def _version(package: str) -> str:
     from importlib import metadata
 
     try:
-        return {runtime: metadata.version(runtime)}
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return {}
+        return "of no package"

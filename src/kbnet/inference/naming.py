@@ -1,19 +1,32 @@
 """Where the result of each picture goes, settled before anything is read.
 
-names, globs, folders --plan_jobs--> list of Job
+names, globs, folders --find--> Found --plan_jobs--> list of Job
 """
 
-import glob
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kbnet.errors import InvalidInputError, KBNetError, UnreadableImageError
+from kbnet.errors import InvalidInputError, KBNetError
 from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
 from kbnet.imaging.photo import printable
 from kbnet.imaging.planning import format_of
+from kbnet.inference.finding import Found, PassedOver, Search, endings, is_pattern
+from kbnet.inference.places import Places, is_folder
+
+RESULT_SUFFIXES = {
+    "denoise": "-denoised",
+    "derain": "-derained",
+    "deblur": "-deblurred",
+    "": "-restored",
+}
+"""What results beside their inputs are named with, by the first word of the task; "" for weights of no known task."""
+
+_ENDINGS = {"jpeg": ".jpg", "tiff": ".tif", "png": ".png", "webp": ".webp", "avif": ".avif"}
+_ENDING_OF_A_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # and not ".2023" in "scan.2023"
 
 
 @dataclass(frozen=True)
@@ -23,12 +36,17 @@ class Job:
     Attributes:
         input: a file, or the bytes of one.
         output: the file to write, or None to have its bytes in the Result.
-        problem: what is known to be wrong before reading, such as a folder that cannot be listed.
+        problem: what is known to be wrong before reading, such as a folder that cannot be listed, or a result that
+            would replace another.
+        overwrite: whether this output may be replaced, whatever holds for the others.
+        notes: what was settled for this picture alone, such as another name for its result.
     """
 
     input: Path | bytes
     output: Path | None
     problem: KBNetError | None = None
+    overwrite: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -36,12 +54,13 @@ class Job:
         return "the image data" if isinstance(self.input, bytes) else printable(self.input)
 
 
-@dataclass(frozen=True)
-class _Found:
-    path: Path
-    root: Path  # the part of the path that is not mirrored under an output folder
-    named: bool  # by the caller, rather than met on a walk
-    problem: KBNetError | None = None
+def result_suffix(task: str) -> str:
+    """What results of a task are named with, as in photo-denoised.png; "-restored" for an unknown one.
+
+    >>> result_suffix("denoise-gray"), result_suffix("")
+    ('-denoised', '-restored')
+    """
+    return RESULT_SUFFIXES.get(task.partition("-")[0], RESULT_SUFFIXES[""])
 
 
 def plan_jobs(
@@ -52,12 +71,18 @@ def plan_jobs(
     format: str | None = None,
     overwrite: bool = False,
     may_be_empty: bool = False,
+    passed_over: Callable[[PassedOver], None] = lambda one: None,
 ) -> list[Job]:
     """Which file is written where.
 
-    A folder is searched for pictures by their names, all the way down, without hidden files; a pattern such as
-    "photos/**/*.jpg" is expanded unless a file has just that name. Results of an earlier run are not taken for inputs:
-    what lies in the output folder, and what another input would be written to.
+    A folder is searched for pictures all the way down, without hidden files: by their names, and by their content where
+    the name says nothing. A pattern such as "photos/**/*.jpg" is expanded unless a file has just that name.
+
+    Results of earlier runs are not taken for inputs: what lies in the output folder or in one marked as holding
+    results, what another input would be written to, and what is named as a result of another input.
+
+    Two results of one name keep their inputs' endings, as in a.jpg.webp and a.png.webp. A job that would still replace
+    another's result or an input has that as its problem; the others go ahead.
 
     Args:
         inputs: files, folders and patterns.
@@ -67,10 +92,11 @@ def plan_jobs(
         format: ending to give all results; by default each keeps its own, and PNG replaces those not handled.
         overwrite: whether a file may be replaced by its own result.
         may_be_empty: whether folders and patterns may have no pictures yet.
+        passed_over: called with each file or folder that was met and not taken.
 
     Raises:
-        InvalidInputError: a folder or pattern without pictures, two results of one name, a result in place of an input,
-            or an argument that is none of these.
+        InvalidInputError: a folder or pattern without pictures, an argument that is none of these, or a problem that
+            every job has.
 
     Example:
         >>> plan_jobs(["cat.jpg"], "clean/", suffix="-denoised", format="png")[0].output
@@ -86,20 +112,31 @@ def plan_jobs(
         if suffix:
             raise InvalidInputError(f"expected a suffix or the name of the result ({printable(file)}), got both")
         _check_name(file, format)
-    found = [one for item in inputs for one in _expand(item, folder, may_be_empty=may_be_empty)]
-    jobs: dict[tuple[str, str], Job] = {}
-    walked = set()
+    places = Places()
+    missed: list[PassedOver] = []
+    search = Search(folder, places, missed.append)
+    found = [one for item in inputs for one in search.find(item, may_be_empty=may_be_empty)]
+    found = _without_results(found, suffix, places, missed.append)
+    jobs: dict[tuple[str, str], tuple[Found, Job]] = {}
     for one in found:
-        if folder is None:
-            parent = one.path.parent
-        else:
-            parent = folder / one.path.parent.relative_to(one.root)
-        target = file or parent / _output_name(one.path, suffix, ending)
+        target = file or _parent(one, folder) / _output_name(one, suffix, ending)
         # the same file reached twice is one job
-        jobs.setdefault((_key(one.path), _key(target)), Job(one.path, target, one.problem))
-        if not one.named:
-            walked.add(one.path)
-    return _without_clashes(list(jobs.values()), walked, overwrite)
+        key = (places.key(one.path), places.key(target))
+        jobs.setdefault(key, (one, Job(one.path, target, one.problem)))
+    planned = _told_apart(list(jobs.values()), suffix, places)
+    checked = _checked(_without_own_results(planned, places, missed.append), overwrite, places)
+    taken = {places.key(job.input) for job in checked if isinstance(job.input, Path)} if missed else set()
+    for missing in missed:
+        if places.key(Path(missing.path)) not in taken:  # what a folder has, and is named too
+            passed_over(missing)
+    if not checked and not may_be_empty:
+        raise InvalidInputError(
+            "expected pictures, found only what looks like results of earlier runs; name a file by itself to restore it"
+        )
+    problems = [job.problem for job in checked if isinstance(job.problem, InvalidInputError)]
+    if problems and len(problems) == len(checked) and not may_be_empty:
+        raise problems[0]
+    return checked
 
 
 def _target(inputs: Sequence[str | Path], output: str | Path | None) -> tuple[Path | None, Path | None]:
@@ -108,92 +145,117 @@ def _target(inputs: Sequence[str | Path], output: str | Path | None) -> tuple[Pa
         return None, None
     path = Path(output)
     separators = tuple(filter(None, (os.sep, os.altsep)))
-    several = len(inputs) > 1 or is_folder(Path(inputs[0])) or _is_pattern(inputs[0])
+    several = len(inputs) > 1 or is_folder(Path(inputs[0])) or is_pattern(inputs[0])
     if not (several or is_folder(path) or str(output).endswith(separators)):
         return None, path
     if os.path.lexists(path) and not is_folder(path):
         raise InvalidInputError(f"expected a folder for the results, got a file: {printable(path)}")
+    if several and is_supported(path) and not is_folder(path) and not str(output).endswith(separators):
+        raise InvalidInputError(
+            f"expected a folder for the results of several pictures, got {printable(path)}, which is named as a file; "
+            f"give a folder, or {printable(path)}{os.sep} to make one of that name"
+        )
     return path, None
 
 
-def _expand(item: str | Path, output: Path | None, *, may_be_empty: bool) -> list[_Found]:
-    path = Path(item)
-    if is_folder(path):
-        found = _walk(path, path, output)
-        if not found and not may_be_empty:
-            raise InvalidInputError(f"expected a folder with pictures ({_endings()}), found none in {printable(path)}")
+def _parent(one: Found, folder: Path | None) -> Path:
+    """The folder of a result; never outside `folder`, whatever dots a pattern has."""
+    if folder is None:
+        return one.path.parent
+    below = one.path.parent.parts[len(one.root.parts) :]
+    inner = os.path.normpath(os.path.join(*below)) if below else "."  # noqa: PTH118  # pathlib keeps ".."
+    return folder.joinpath(*(part for part in Path(inner).parts if part != ".."))
+
+
+def _without_results(
+    found: list[Found], suffix: str, places: Places, passed_over: Callable[[PassedOver], None]
+) -> list[Found]:
+    """Leave out what is named as a result of another input, or, in a folder, as one of this very kind of run."""
+    named_so = tuple(RESULT_SUFFIXES.values())
+    if not any(_stem(one.path).endswith(named_so) for one in found):
         return found
-    if not _is_pattern(item):
-        return [_Found(path, path.parent, named=True)]
-    found = []
-    root = _fixed_part(path)
-    # glob.glob, for Path.glob takes no absolute patterns and shows hidden files
-    for match in map(Path, sorted(glob.glob(str(item), recursive=True))):  # noqa: PTH207
-        if is_folder(match):
-            found += _walk(match, root, output)
-        elif is_supported(match):
-            found.append(_Found(match, root, named=False))
-    if not found and not may_be_empty:
-        raise InvalidInputError(f"expected a file or a pattern that fits pictures, found none for {printable(item)}")
-    return found
-
-
-def _walk(top: Path, root: Path, output: Path | None) -> list[_Found]:
-    """The pictures below a folder by their names; hidden ones, such as the ._files of other systems, are passed by."""
-    closed: list[OSError] = []
-    found = []
-    # an output folder inside the tree holds results; one that is the tree itself holds both
-    results = None if output is None or _key(output) == _key(top) else _key(output)
-    for folder, folders, files in os.walk(top, onerror=closed.append):
-        here = Path(folder)
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and _key(here / n) != results)
-        names = sorted(name for name in files if not name.startswith(".") and is_supported(name))
-        found += [_Found(here / name, root, named=False) for name in names]
-    for error in closed:
-        path = Path(error.filename)
-        why = (error.strerror or str(error)).lower()
-        problem = UnreadableImageError(f"{printable(path)}: cannot be read: {why}; check the folder's permissions")
-        # its "file" is the folder itself: it has to have a place in the tree like any other
-        found.append(_Found(path, path.parent if path == root else root, named=False, problem=problem))
-    return found
-
-
-def _without_clashes(jobs: list[Job], walked: set[Path], overwrite: bool) -> list[Job]:
-    """Leave out earlier results met on a walk, and refuse jobs that would undo one another."""
-    key = cache(_key)
-    makers = {key(job.output): job for job in jobs if job.output is not None}
+    stems = {places.key(one.path.with_name(_stem(one.path))) for one in found}
     kept = []
-    for job in jobs:
-        assert isinstance(job.input, Path)
-        maker = makers.get(key(job.input))
-        if maker is None or maker is job or job.input not in walked:
-            kept.append(job)
-    sources = {source: job for job in kept if isinstance(job.input, Path) for source in _names_of(job.input)}
-    writers: dict[str, Job] = {}
-    for job in kept:
-        assert job.output is not None
-        output, name = key(job.output), printable(job.output)
-        if other := writers.get(output):
-            raise InvalidInputError(
-                f"{other.name} and {job.name} would both be written to {name}; "
-                "restore them one by one, or without changing their endings"
-            )
-        writers[output] = job
-        source = sources.get(output)
-        if source is not None and source is not job:
-            raise InvalidInputError(
-                f"{job.name} would be written over {name}, which is an input too; change the suffix"
-            )
-        if source is not None and not overwrite:
-            raise InvalidInputError(
-                f"{name} would be replaced by its own result; choose another output or suffix, or give --overwrite"
-            )
+    for one in found:
+        stem = _stem(one.path)
+        made_by = next((known for known in named_so if stem.endswith(known) and stem != known), None)
+        original = made_by and one.path.with_name(stem.removesuffix(made_by))
+        if original and places.key(original) in stems:
+            why = f"named as a result of {printable(original)}; name it by itself to restore it"
+        elif made_by and made_by == suffix and not one.named:
+            why = f"named as a result of an earlier run ({suffix}); name it to restore it"
+        else:
+            kept.append(one)
+            continue
+        passed_over(PassedOver(one.path, why, "result"))
     return kept
 
 
-def _output_name(path: Path, suffix: str, ending: str | None) -> str:
+def _told_apart(planned: list[tuple[Found, Job]], suffix: str, places: Places) -> list[tuple[Found, Job]]:
+    """Give results of one name the whole names of their inputs, where those differ in their endings."""
+    taken = Counter(places.key(job.output) for _, job in planned if job.output is not None)
+    if all(count == 1 for count in taken.values()):
+        return planned
+    result = []
+    for one, job in planned:
+        output = job.output
+        if output is not None and taken[places.key(output)] > 1:
+            kept_its_own = one.path.suffix.lower() == output.suffix.lower()
+            other = output.with_name(f"{one.path.name}{suffix}{output.suffix}")
+            if not kept_its_own and places.key(other) not in taken:
+                note = f"named {printable(other.name)}, since another result is named {printable(output.name)}"
+                job = replace(job, output=other, notes=(note,))
+        result.append((one, job))
+    return result
+
+
+def _without_own_results(
+    planned: list[tuple[Found, Job]], places: Places, passed_over: Callable[[PassedOver], None]
+) -> list[Job]:
+    """Leave out what was met in a folder and is just what another job would write."""
+    makers = {places.key(job.output): job for _, job in planned if job.output is not None}
+    kept = []
+    for one, job in planned:
+        maker = makers.get(places.key(one.path))
+        if maker is None or maker is job or one.named:
+            kept.append(job)
+        else:
+            passed_over(PassedOver(one.path, f"the result of {maker.name}; name it by itself to restore it", "result"))
+    return kept
+
+
+def _checked(jobs: list[Job], overwrite: bool, places: Places) -> list[Job]:
+    """Give those jobs a problem that would undo others."""
+    sources = {source: job for job in jobs if isinstance(job.input, Path) for source in places.names(job.input)}
+    writers: dict[str, Job] = {}
+    checked = []
+    for job in jobs:
+        assert job.output is not None
+        output, name = places.key(job.output), printable(job.output)
+        source, other = sources.get(output), writers.setdefault(output, job)
+        problem = None
+        if other is not job:
+            problem = f"its result would be written to {name}, as that of {other.name}; restore it by itself"
+        elif source is not None and source is not job:
+            problem = f"its result would be written over {name}, which is an input too; change the suffix"
+        elif source is not None and not overwrite:
+            problem = f"its result would replace {name}; choose another output or suffix, or give --overwrite"
+        if problem is not None and job.problem is None:
+            job = replace(job, problem=InvalidInputError(f"{job.name}: {problem}"))
+        checked.append(job)
+    return checked
+
+
+def _stem(path: Path) -> str:
+    return path.stem if is_supported(path) or _ENDING_OF_A_NAME.fullmatch(path.suffix) else path.name
+
+
+def _output_name(one: Found, suffix: str, ending: str | None) -> str:
+    path = one.path
     own = path.suffix if is_supported(path) else ""
     stem = path.stem if own else path.name
+    if one.format and path.suffix:
+        stem, own = _stem(path), _ENDINGS.get(one.format, ".png")
     if ending is not None and (not own or format_of(own) != format_of(ending)):
         own = ending
     elif path.suffix and not own:
@@ -206,7 +268,7 @@ def _ending(format: str | None) -> str | None:
         return None
     ending = "." + format.lower().removeprefix(".")
     if ending not in SUPPORTED_SUFFIXES:
-        raise InvalidInputError(f"expected an output format among {_endings()}, got {format!r}")
+        raise InvalidInputError(f"expected an output format among {endings()}, got {format!r}")
     return ending
 
 
@@ -218,44 +280,4 @@ def _check_name(file: Path, format: str | None) -> None:
                 "change one of them"
             )
     elif file.suffix and format is None:
-        raise InvalidInputError(f"{printable(file)}: expected a name ending in {_endings()}, or a --format")
-
-
-def _endings() -> str:
-    return ", ".join(ending.removeprefix(".") for ending in SUPPORTED_SUFFIXES)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether it is one, as far as we may look."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # no permission to look, or a name with a null byte
-        return False
-
-
-def _is_pattern(item: str | Path) -> bool:
-    try:
-        return glob.has_magic(str(item)) and not os.path.lexists(item)
-    except ValueError:
-        return False
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folders of a pattern before its first wildcard."""
-    parts = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return Path(*parts)
-
-
-def _key(path: Path) -> str:
-    """One text for every way to write the place of a directory entry; a link at the end is not followed."""
-    # normalised first, so that "x/.." has a last part to keep
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps ".."
-    return os.path.normcase(Path(os.path.realpath(absolute.parent)) / absolute.name)
-
-
-def _names_of(path: Path) -> tuple[str, str]:
-    return _key(path), os.path.normcase(os.path.realpath(path))
+        raise InvalidInputError(f"{printable(file)}: expected a name ending in {endings()}, or a --format")

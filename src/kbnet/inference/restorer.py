@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kbnet.errors import InvalidInputError, ModelError
-from kbnet.inference.arrays import to_batch, to_channels
+from kbnet.inference.arrays import Range, to_batch, to_channels
+from kbnet.inference.devices import choose_device, choose_dtype
 from kbnet.inference.exported import ExportedNetwork
 from kbnet.inference.guard import undo_in
 from kbnet.inference.memory import auto_tile
@@ -83,15 +84,15 @@ class Restorer:
         guard: bool = False,
         name: str | None = None,
     ) -> None:
-        self.dtype = _dtype(dtype)
+        self.dtype = choose_dtype(dtype)
         self.network: Network | ExportedNetwork
         if isinstance(network, ExportedNetwork):
-            self.device = _device("cpu" if device == "auto" else device)
+            self.device = choose_device("cpu" if device == "auto" else device)
             context, tile = network.settle(str(self.device), context, tile)
             window = network.facts.window or window
             self.network = network
         else:
-            self.device = _device(device)
+            self.device = choose_device(device)
             if self.dtype == torch.bfloat16:
                 network = copy.deepcopy(network).to(torch.bfloat16)  # the caller's keeps its digits
             self.network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
@@ -163,7 +164,7 @@ class Restorer:
         window = entry.window if entry else DEFAULT_WINDOW
         network: Network | ExportedNetwork
         if entry is None and is_exported(name_or_path):
-            network = open_exported(name_or_path, dtype=_dtype(dtype))
+            network = open_exported(name_or_path, dtype=choose_dtype(dtype))
         else:
             path = resolve(name_or_path, preset)
             network = load_file(path)
@@ -200,7 +201,9 @@ class Restorer:
         """The one that restores images of so many channels: this one, or its `gray`."""
         return self.gray if channels == 1 and self.gray is not None else self
 
-    def __call__(self, image: Any, *, strength: float = 1.0, progress: Progress | None = None) -> Any:
+    def __call__(
+        self, image: Any, *, strength: float = 1.0, value_range: Range | None = None, progress: Progress | None = None
+    ) -> Any:
         """Restore one image (or a batch of tensors) and return the same kind, shape and depth.
 
         Args:
@@ -208,24 +211,27 @@ class Restorer:
                 channels. Floats are nominally in [0,1]; values outside reach the network as they are and the result is
                 not clipped. Integers are rounded half to even and clipped. Alpha of a PIL image is kept.
             strength: 1 for the restored image, 0 for the input, between for a blend.
+            value_range: what black and white are in the image, such as (0, 255) for floats or (0, 4095) for uint16 that
+                holds 12 bits; by default 0 and 1 for floats, and the whole range for integers. The result has it too.
             progress: called with (tiles done, tiles in all) after each tile.
 
         Raises:
             NonFiniteInputError: NaN or infinity in the image.
-            InvalidInputError: any other kind of image, or a strength outside [0,1].
+            InvalidInputError: any other kind of image, floats whose median exceeds 4 without a `value_range`, or a
+                strength outside [0,1].
             ModelError: the network returned NaN or infinity.
         """
         if not 0 <= strength <= 1:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
-        original, back = to_batch(image)
+        original, back = to_batch(image, value_range)
         return back(self._restored(original, strength, progress or (lambda done, total: None)))
 
-    def together(self, images: Sequence[Any], *, strength: float = 1.0) -> list[Any]:
+    def together(self, images: Sequence[Any], *, strength: float = 1.0, value_range: Range | None = None) -> list[Any]:
         """Restore images of one size and number of channels; small ones together, in a fraction of the time.
 
         Args:
             images: as `__call__` takes them, all of one height, width and number of channels.
-            strength: as there.
+            strength, value_range: as there.
 
         Raises:
             InvalidInputError: as there, or the images differ in size; for one image too many nothing is restored.
@@ -234,7 +240,7 @@ class Restorer:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
         if not images:
             return []
-        originals, backs = zip(*(to_batch(image) for image in images), strict=True)
+        originals, backs = zip(*(to_batch(image, value_range) for image in images), strict=True)
         if len(sizes := {original.shape[1:] for original in originals}) > 1:
             raise InvalidInputError(f"expected images of one size, got {sorted(list(size) for size in sizes)}")
         results = self._restored(torch.cat(originals), strength, lambda done, total: None)
@@ -360,11 +366,7 @@ class Restorer:
         return context.means
 
     def run(self, x: Tensor, context: FullFrame) -> Tensor:
-        """One pass of the network over [B,C,H,W].
-
-        Raises:
-            ModelError: the result holds NaN or infinity, which would be stored as black or white.
-        """
+        """One pass of the network over [B,C,H,W]; a ModelError if the result holds NaN or infinity."""
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
         y: Tensor = self.network(x, context)
         if self.guard:
@@ -377,7 +379,9 @@ class Restorer:
         return y
 
 
-def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"] = "fast") -> Any:
+def restore(
+    image: Any, task: str = "denoise", *, preset: Literal["fast", "best"] = "fast", value_range: Range | None = None
+) -> Any:
     """Restore an image with the task's default model; see `Restorer.__call__` for the kinds of image.
 
     The model is loaded anew each time: for many images build a `Restorer`.
@@ -386,6 +390,7 @@ def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"
         image: PIL.Image, numpy array or torch tensor.
         task: "denoise" (any noise), "denoise-gaussian" (the papers' task), "derain" or "deblur".
         preset: "best" for the larger weights of the task, where they ship.
+        value_range: what black and white are in the image, as for the Restorer; by default 0 and 1 for floats.
 
     Raises:
         UnknownModelError: no weights ship for the task.
@@ -396,27 +401,4 @@ def restore(image: Any, task: str = "denoise", *, preset: Literal["fast", "best"
         >>> kbnet.restore(np.zeros((32, 32, 3), np.uint8)).dtype
         dtype('uint8')
     """
-    return Restorer.from_pretrained(task, preset=preset)(image)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InvalidInputError(f"expected a device of this machine, got {device!r}: {reason}") from error
-    return found
-
-
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    name = str(dtype).removeprefix("torch.")
-    if name == "float16":
-        raise InvalidInputError(
-            "float16 overflows in these networks and gives black or coloured images; use bfloat16, which does not"
-        )
-    if name not in ("auto", "float32", "bfloat16"):
-        raise InvalidInputError(f"expected dtype 'auto', 'float32' or 'bfloat16', got {name!r}")
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+    return Restorer.from_pretrained(task, preset=preset)(image, value_range=value_range)

@@ -11,6 +11,7 @@ Nothing here is believed by its name. The ledger holds digests of all of it, and
 or of another picture or other settings, the run begins anew and says so.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -33,6 +34,8 @@ from kbnet.lines import Entry
 
 _LEDGER, _ROWS, _MEANS = "ledger.jsonl", "rows.raw", "means.npz"
 _PIECE = 1 << 20  # bytes read at once
+# What the system says of something else in the place of a file; None where this program says it.
+_IN_THE_WAY = (None, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
 _OTHERWISE = "choose another name for the result"
 
 
@@ -83,6 +86,8 @@ class RowState:
                 self._read()
             except Doubt as doubt:
                 self._begin_anew(stack, str(doubt))
+            except OSError as error:
+                raise self._failed(error) from None
             self._stack = stack.pop_all()
         return self
 
@@ -110,6 +115,7 @@ class RowState:
         with files.writing(self.path / _MEANS, overwrite=True) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # names, not allow_pickle
         self._ledger.note("means", sha256=digest(self.path / _MEANS))
+        self._means = list(means)
 
     def carried(self) -> Tensor | None:
         """Sums that the finished bands left for the next, [1,C,h,width]."""
@@ -151,6 +157,11 @@ class RowState:
         """Say that this file is about to appear as the result."""
         self._ledger.promise(self._target, self._input, encoded)
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing that the next run would miss."""
+        return not self.done and self._means is None
+
     def remove(self) -> None:
         """Leave nothing; a kill on the way leaves what the next process removes."""
         files.discard(self.path)
@@ -159,12 +170,16 @@ class RowState:
         try:
             self._ledger = Ledger(self.path / _LEDGER, self._about, otherwise=_OTHERWISE)
         except OutputError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise  # a full disk, say, which is no reason to drop hours of work
             raise Doubt("cannot be read") from error
         stack.callback(self._ledger.close)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             descriptor = os.open(self.path / _ROWS, flags, 0o600)
         except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
             raise Doubt("cannot be read") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -227,7 +242,7 @@ class RowState:
         raise Doubt("has lost a file, or holds another")
 
     def _begin_anew(self, stack: ExitStack, why: str) -> None:
-        stack_of_folder, self._plan, self._means = stack, None, None
+        self._plan, self._means, self._carried, self._bottom = None, None, None, 0
         self.note = f"began anew: the state of an earlier run {why}"
         if hasattr(self, "_ledger"):
             self._ledger.close()
@@ -241,7 +256,7 @@ class RowState:
         except OSError as error:
             raise self._failed(error) from None
         try:
-            self._open(stack_of_folder)
+            self._open(stack)
         except Doubt:
             raise OutputError(f"{files.printable(self.path)}: cannot be written; remove it, or {_OTHERWISE}") from None
 

@@ -8,11 +8,12 @@ picture. Memory depends on the picture's width, not on its height.
 
 import stat
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kbnet import files
 from kbnet.errors import InvalidInputError, OutputExistsError, UnreadableImageError, UnsupportedImageError
+from kbnet.imaging.extras import check_extras
 from kbnet.imaging.rows import RowReader, check_row_target, open_rows, write_rows
 from kbnet.inference.bands import Progress, context_of, plan_sizes, plan_tiles, restore_bands
 from kbnet.inference.identity import digest, identity
@@ -40,6 +41,7 @@ def restore_streamed(
     overwrite: bool = False,
     max_pixels: int | None = None,
     times: files.Times | None = None,
+    drop_extras: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Streamed:
     """Restore a picture file of any size into another, in memory that does not depend on its height.
@@ -57,6 +59,7 @@ def restore_streamed(
         overwrite: whether `target` may be replaced.
         max_pixels: larger pictures are refused; None for any size.
         times: of access and change that the result is to have, in nanoseconds; None for the present.
+        drop_extras: whether `target` may replace `source` even if that loses a second picture or layers.
         progress: called with (tiles done, tiles in all).
 
     Raises:
@@ -76,13 +79,14 @@ def restore_streamed(
     with ExitStack() as stack:
         before = _facts(source)
         reader = stack.enter_context(open_rows(source, max_pixels=max_pixels))
+        check_extras(reader.facts.extras, source, target, drop_extras=drop_extras)
         restorer = restorer.suited(1 if reader.facts.bands < 3 else 3)
         settings = {"identity": identity(restorer), "strength": strength}
         state = stack.enter_context(RowState(target, settings, digest(source), reader.facts))
         if state.finished_before():
             done = _finished(restorer, reader, state)
         elif refused is not None:
-            if not state.done:
+            if state.empty:
                 state.remove()
             raise refused
         else:
@@ -97,7 +101,14 @@ def restore_streamed(
                     digest(source)  # unless it is the storage that fails, the next run would end in the same way
                     state.remove()
                 raise
-            write_rows(state.rows(), reader.facts, target, overwrite=overwrite, times=times, announce=state.announce)
+            except Exception:
+                if state.empty:
+                    state.remove()
+                raise
+            lost = write_rows(
+                state.rows(), reader.facts, target, overwrite=overwrite, times=times, announce=state.announce
+            )
+            done = replace(done, notes=(*done.notes, *lost))
         state.remove()
     return done
 

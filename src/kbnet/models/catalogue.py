@@ -11,6 +11,7 @@ from pathlib import Path
 from kbnet.errors import CheckpointError, InvalidInputError, UnknownModelError
 from kbnet.models.checkpoint import load_file
 from kbnet.models.presets import PRESETS, Network
+from kbnet.suggesting import did_you_mean
 
 TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
 """What can be restored: `denoise` is for whatever noise a photo has, `denoise-gaussian` is the papers' task."""
@@ -110,7 +111,7 @@ def list_models(task: str | None = None) -> list[CatalogueEntry]:
         ['kbnet-nano-denoise']
     """
     if task is not None and task not in TASKS:
-        raise UnknownModelError(f"expected a task, one of {', '.join(TASKS)}; got {task!r}")
+        raise UnknownModelError(f"expected a task, one of {', '.join(TASKS)}; got {task!r}{did_you_mean(task, TASKS)}")
     return [entry for entry in catalogue().values() if task in (None, entry.task)]
 
 
@@ -174,6 +175,7 @@ def resolve(name_or_path: str | Path, preset: str = "fast") -> Path:
         raise UnknownModelError(f"no weights ship for the task {name!r} yet; give --model PATH. Shipped: {shipped}")
     raise UnknownModelError(
         f"expected a shipped model ({shipped}), a task ({', '.join(TASKS)}) or the path of a weights file; got {name!r}"
+        f"{did_you_mean(name, [*TASKS, *catalogue(), *PRESETS])}"
     )
 
 

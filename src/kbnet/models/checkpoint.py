@@ -89,14 +89,24 @@ def read_file(path: Path) -> tuple[Config, dict[str, Tensor]]:
     raise CheckpointError(f"expected a .safetensors file or one saved by torch, got {path}, which is neither")
 
 
-def save_file(network: Network, path: Path, *, overwrite: bool = False) -> None:
+def save_file(network: Network, path: Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
     """Write our own kind of file: safetensors, with the network's settings in the header.
 
+    Args:
+        network: whose weights are written.
+        path: of the file.
+        overwrite: whether it may replace a file.
+        dtype: of the stored tensors, float16 or bfloat16 for a file of half the size; the network's own by default.
+            They are widened when the file is read.
+
     Raises:
+        InvalidInputError: a weight is beyond the range of `dtype`.
         OutputExistsError: the file is there and `overwrite` is not set.
         OutputError: it cannot be written.
     """
-    tensors = {key: t.detach().cpu().contiguous() for key, t in network.state_dict().items()}
+    tensors = {key: t.detach().to("cpu", dtype).contiguous() for key, t in network.state_dict().items()}
+    if dtype and (overflowing := [key for key, t in tensors.items() if not bool(t.isfinite().all())]):
+        raise InvalidInputError(f"expected finite weights in {dtype}, but {overflowing[0]} is beyond its range")
     settings = {"family": network.family, "settings": json.dumps(asdict(network.config))}
     files.write(serialize(tensors, metadata={"kbnet": "1", **settings}), path, overwrite=overwrite)
 

@@ -144,6 +144,8 @@ def _opened(part: Path) -> Iterator[_Part]:
         files.lock(file.fileno(), part, doing="downloading into", otherwise="choose another name")
         yield file
     finally:
+        if not file.end():
+            part.unlink(missing_ok=True)
         file.close()
 
 

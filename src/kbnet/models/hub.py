@@ -5,6 +5,7 @@ card). Nothing else is read, and nothing is executed. Once fetched they are used
 a network.
 """
 
+import errno
 import json
 import os
 import re
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, MissingExtraError
+from kbnet import files
+from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, KBNetError, MissingExtraError
 from kbnet.models.catalogue import CatalogueEntry, find, resolve
 from kbnet.models.checkpoint import load_file, matching_presets, save_file
 from kbnet.models.presets import Network, count_parameters
 
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "kbnet.json", "README.md"
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _Result = TypeVar("_Result")
 _LICENSES = {"MIT": "mit", "CC BY 4.0": "cc-by-4.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "CC0": "cc0-1.0"}
 _LICENSES |= {"CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "Apache-2.0": "apache-2.0"}
@@ -124,6 +127,7 @@ def fetch(repo: str, *, revision: str | None = None, endpoint: str | None = None
     Raises:
         MissingExtraError: huggingface_hub is not installed.
         DownloadError: there is no such repository or file, or neither network nor a copy in the cache.
+        OutputError: the cache cannot be written.
     """
     hub = _hub()
     options: dict[str, Any] = {"endpoint": _endpoint(endpoint), "cache_dir": cache}
@@ -185,6 +189,8 @@ def _asking(call: Callable[[], _Result], repo: str) -> _Result:
         raise _failed(repo, error) from error
 
 
-def _failed(repo: str, error: Exception) -> DownloadError:
+def _failed(repo: str, error: Exception) -> KBNetError:
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        return files.failed(Path(error.filename or "the cache of the hub"), error)
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return DownloadError(f"{repo}: the hub did not answer as hoped: {line[:200]}")

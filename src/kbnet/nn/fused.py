@@ -5,8 +5,10 @@ exported and compared with, and every call that is not plain inference or traini
 description says, on a CPU, goes through them.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -72,10 +74,25 @@ def plan(block: nn.Module, x: Tensor, context: FullFrame) -> Plan:
     return Plan(_refuses_inference(block, settings, x), gradients, gradients)
 
 
+@contextlib.contextmanager
+def layers_alone() -> Iterator[None]:
+    """Within it every block of this thread runs layer by layer: to compare what stands in for the layers with them."""
+    token = _layers_alone.set(True)
+    try:
+        yield
+    finally:
+        _layers_alone.reset(token)
+
+
+_layers_alone: ContextVar[bool] = ContextVar("layers_alone", default=False)
+
+
 def refuses_here() -> str | None:
-    """Why no block can run as one call in this process, whatever its input; None if one can."""
+    """Why no block can run as one call here and now, whatever its input; None if one can."""
     if os.environ.get("KBNET_FUSED") == "off":
         return "KBNET_FUSED is off"
+    if _layers_alone.get():
+        return "the layers alone are wanted"
     return native.refuses_here()
 
 

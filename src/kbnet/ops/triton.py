@@ -1,9 +1,10 @@
 """Kernel basis attention on NVIDIA GPUs by Triton kernels (triton_kernels.py, which is imported at the first use).
 
 Float32, bfloat16 and float16, summed in float32; any memory format, sliced and transposed tensors included, without a
-copy of the image. The kernels never hold more than one block of pixels; beyond inputs and outputs a call takes packed
-copies of the bases and, in the backward pass, at most `SCRATCH_BYTES` of partial sums (or one float32 copy of the
-bases, if that is larger). No atomics: results do not depend on timing.
+copy of the image. The kernels never hold more than one block of pixels; beyond inputs and outputs a call takes, for
+large images, a packed copy of the bases and, in the backward pass, at most `SCRATCH_BYTES` of partial sums. No atomics:
+results do not depend on timing. A call forward is one launch, a call backward three to five; for large images one more
+each.
 
 Products of float32 are exact unless PyTorch was told that matrix products may use TF32
 (`torch.backends.cuda.matmul.allow_tf32`). Half precisions multiply as they are stored; the gradients of coefficients
@@ -30,6 +31,9 @@ SCRATCH_BYTES = 64 * 2**20
 PROGRAMS = 1024
 """A sum is cut into parts until there is this much independent work: several times the multiprocessors of a GPU. The
 same on every GPU, so that the order of the additions is too."""
+
+PACKED_FROM = 2**21
+"""Values of x from which the bases are packed first. Below, a call takes no longer than launches, and a copy is one."""
 
 OLDEST_CAPABILITY = (8, 0)
 """Tensor cores for bfloat16 and TF32 begin here."""
@@ -60,6 +64,10 @@ class Settings:
     constants: dict[str, Any]
     num_warps: int
     num_stages: int
+
+
+FOLD = Settings("fold_kernel", {"P": 128, "PARTS": 16}, num_warps=4, num_stages=2)
+"""How partial sums are added up."""
 
 
 def refuses_here() -> str | None:
@@ -93,7 +101,7 @@ def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Te
     y = torch.empty_like(x)
     if y.numel():
         with torch.cuda.device_of(x):
-            _apply(x, coefficients, _packed(weight), bias.detach().t().contiguous(), y, weight, backward=False)
+            _apply(x, coefficients, _readable(weight, x), bias, y, backward=False)
     return y
 
 
@@ -105,9 +113,9 @@ def backward(
     if x.numel() == 0:
         return dx, da, dw.zero_(), db.zero_()
     with torch.cuda.device_of(x):
-        packed_bias = bias.detach().t().contiguous()
-        _apply(dy, coefficients, _packed(_adjoint(weight)), packed_bias, dx, weight, backward=True)
-        _coefficients_gradient(dy, x, _packed(weight), packed_bias, da, weight)
+        readable = _readable(weight, x)
+        _apply(dy, coefficients, readable, bias, dx, backward=True)
+        _coefficients_gradient(dy, x, readable, bias, da)
         _bases_gradient(dy, x, coefficients, dw, db)
     return dx, da, dw, db
 
@@ -147,43 +155,55 @@ def constants_for_triton(chosen: Settings) -> dict[str, Any]:
     }
 
 
-def _apply(
-    x: Tensor, coefficients: Tensor, packed: Tensor, bias: Tensor, y: Tensor, weight: Tensor, *, backward: bool
-) -> None:
+def _apply(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, y: Tensor, *, backward: bool) -> None:
     chosen = settings("apply_kernel", weight, x.dtype, backward=backward)
     blocks, sizes = _channel_blocks(x, chosen), _sizes(x)
     programs = blocks * _cdiv(sizes[0], chosen.constants["P"])
-    strides = (*x.stride(), *coefficients.stride(), *y.stride())
-    _launch(chosen, programs, x, coefficients, packed, bias, y, blocks, *sizes, *strides)
+    strides = (*x.stride(), *coefficients.stride(), *y.stride(), *weight.stride(), *bias.stride())
+    _launch(chosen, programs, x, coefficients, weight, bias, y, blocks, *sizes, *strides)
 
 
-def _coefficients_gradient(dy: Tensor, x: Tensor, packed: Tensor, bias: Tensor, da: Tensor, weight: Tensor) -> None:
+def _coefficients_gradient(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, da: Tensor) -> None:
     chosen = settings("coefficients_gradient_kernel", weight, x.dtype)
     blocks, sizes = _channel_blocks(x, chosen), _sizes(x)
     programs = _cdiv(sizes[0], chosen.constants["P"]) * _cdiv(weight.shape[0], chosen.constants["BN"])
     # A small image has many channels: its few blocks of pixels alone would not fill the GPU.
     parts = max(1, min(blocks, PROGRAMS // programs, SCRATCH_BYTES // (4 * da.numel())))
-    target = da if parts == 1 else da.new_empty((parts, *da.shape), dtype=torch.float32)
-    strides = (*dy.stride(), *x.stride(), *(target.stride() if parts > 1 else (0, *da.stride())))
-    _launch(chosen, programs * parts, dy, x, packed, bias, target, blocks, parts, *sizes, *strides)
+    partial = _parts(parts, da)
+    strides = (*dy.stride(), *x.stride(), da.numel(), *da.stride(), *weight.stride(), *bias.stride())
+    _launch(chosen, programs * parts, dy, x, weight, bias, partial[0], blocks, parts, *sizes, *strides)
     if parts > 1:
-        da.copy_(target.sum(0))
+        _fold(partial[0], parts, da)
 
 
 def _bases_gradient(dy: Tensor, x: Tensor, coefficients: Tensor, dw: Tensor, db: Tensor) -> None:
-    n, c, g, k, _ = dw.shape
+    n, _, g, k, _ = dw.shape
     chosen = settings("bases_gradient_kernel", dw, x.dtype)
     blocks, sizes = _channel_blocks(x, chosen), _sizes(x)
     programs = blocks * _cdiv(n, chosen.constants["BN"]) * (k * k * _cdiv(g, chosen.constants["IG"]) + 1)
-    rows = k * k * g + 1
     parts = min(_cdiv(PROGRAMS, programs), _cdiv(sizes[0], chosen.constants["P"]))
-    parts = max(1, min(parts, SCRATCH_BYTES // (4 * rows * c * n)))
-    partial = x.new_empty((parts, rows, c, n), dtype=torch.float32)
-    strides = (*dy.stride(), *x.stride(), *coefficients.stride())
-    _launch(chosen, programs * parts, dy, x, coefficients, partial, blocks, parts, *sizes, *strides)
-    total = partial[0] if parts == 1 else partial.sum(0)
-    dw.copy_(total[:-1].view(k, k, g, c, n).permute(4, 3, 2, 0, 1))
-    db.copy_(total[-1].t())
+    parts = max(1, min(parts, SCRATCH_BYTES // (4 * (dw.numel() + db.numel()))))
+    partial_dw, partial_db = _parts(parts, dw, db)
+    strides = (*dy.stride(), *x.stride(), *coefficients.stride(), dw.numel() + db.numel(), *dw.stride(), *db.stride())
+    _launch(chosen, programs * parts, dy, x, coefficients, partial_dw, partial_db, blocks, parts, *sizes, *strides)
+    if parts > 1:
+        _fold(partial_dw, parts, dw, db)
+
+
+def _parts(parts: int, *gradients: Tensor) -> list[Tensor]:
+    """Where a kernel writes: the gradients, or float32 sums of several parts, each laid out as these are, in turn."""
+    if parts == 1:
+        return list(gradients)
+    partial = gradients[0].new_empty(parts * sum(t.numel() for t in gradients), dtype=torch.float32)
+    starts = [sum(t.numel() for t in gradients[:i]) for i in range(len(gradients))]
+    return [partial[start:] for start in starts]
+
+
+def _fold(partial: Tensor, parts: int, *gradients: Tensor) -> None:
+    """Add up the parts. Gradients are dense (`empty_like`), so what lies at a place in one lies there in all."""
+    size = sum(t.numel() for t in gradients)
+    first, rest = gradients[0], gradients[-1]
+    _launch(FOLD, _cdiv(size, FOLD.constants["P"]), partial, first, rest, parts, size, first.numel())
 
 
 def _launch(chosen: Settings, programs: int, *arguments: Any) -> None:
@@ -206,17 +226,12 @@ def _channel_blocks(x: Tensor, chosen: Settings) -> int:
     return _cdiv(groups, chosen.constants["GB"]) * _cdiv(group_channels, chosen.constants["OG"])
 
 
-def _packed(weight: Tensor) -> Tensor:
-    """[N,C,G,k,k] -> [k*k,G,C,N], where what one step of a kernel reads lies together."""
-    return weight.detach().permute(3, 4, 2, 1, 0).contiguous()
-
-
-def _adjoint(weight: Tensor) -> Tensor:
-    """Bases of the transposed convolutions: kernels flipped, input and output channels of a group exchanged."""
-    n, c, g, k, _ = weight.shape
-    exchanged = weight.detach().unflatten(1, (c // g, g)).transpose(2, 3)  # [N,C/G,G(in),G(out),k,k]
-    flipped: Tensor = exchanged.flip(-2, -1)
-    return flipped.reshape(n, c, g, k, k)
+def _readable(weight: Tensor, x: Tensor) -> Tensor:
+    """The bases [N,C,G,k,k] as they lie; for work that outweighs a copy, so that one step's values lie side by side."""
+    weight = weight.detach()
+    if x.numel() < PACKED_FROM:
+        return weight
+    return weight.permute(3, 4, 2, 1, 0).contiguous().permute(4, 3, 2, 0, 1)
 
 
 def _cdiv(a: int, b: int) -> int:

@@ -14,7 +14,11 @@ offset, 16 output channels and P pixels at a time, and is used at once:
 Axes of the tiles: P pixels, numbered through the whole batch (so that small images share a block) and always the last
 axis, which lets neighbouring threads read neighbouring pixels; GB groups; OG output channels of each; IG input channels
 of each; BN bases. All are powers of two; what sticks out over C, G or N is masked. Tiles that hold (input, group,
-output) channels have IG*GB*OG rows in that order. Bases come packed as [k*k, G, C, N] and biases as [C, N].
+output) channels have IG*GB*OG rows in that order. Bases [N, C, G, k, k] and biases [N, C] are read by their strides: as
+parameters lie, or packed so that what one step reads lies together. Gradients are written in the same way.
+
+Exact products of float32 are summed in two levels: one accumulator for each offset or block of pixels, and one for
+these. A single chain over all of them loses several times as much.
 
 Offsets into tensors are 64 bits wide; the numbers of pixels are as wide as they need to be.
 """
@@ -27,6 +31,9 @@ SIZES = ("blocks", "pixels", "height", "width", "channels")
 X, A, DY = (tuple(f"{t}_{axis}" for axis in ("image", "channel", "row", "column")) for t in ("x", "a", "dy"))
 Y = tuple(f"y_{axis}" for axis in ("image", "channel", "row", "column"))
 DA = ("da_part", "da_image", "da_channel", "da_row", "da_column")
+# These are specialised: whether bases lie side by side, and rows begin on multiples of 16 values.
+W = ("w_basis", "w_channel", "w_input", "w_row", "w_column")
+B = ("b_basis", "b_channel")
 
 
 @triton.jit
@@ -68,11 +75,18 @@ def _inputs(group, first, channels, G: tl.constexpr, GB: tl.constexpr, IG: tl.co
 
 
 @triton.jit
-def _basis_rows(group, out, first, channels, G: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr, IG: tl.constexpr):
-    """Rows (input of the group, output channel) of the packed bases of one offset, and which of them exist."""
+def _members(group, out, first, channels, G: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr, IG: tl.constexpr):
+    """Group's first channel, input and output of the group for each (input, group, output), and which of them exist."""
     number = tl.arange(0, IG * GB * OG)
     i, g, o = first + number // (GB * OG), group + number // OG % GB, out + number % OG
-    return i.to(tl.int64) * channels + g * G + o, (i < G) & (o < G) & (g * G < channels)
+    return (g * G).to(tl.int64), i.to(tl.int64), o.to(tl.int64), (i < G) & (o < G) & (g * G < channels)
+
+
+@triton.jit
+def _offset(offset, w_row, w_column, K: tl.constexpr):
+    """Where the bases of one offset of the kernel begin, [1]."""
+    long = tl.zeros((1,), tl.int64)
+    return (long + offset // K) * w_row + (long + offset % K) * w_column
 
 
 @triton.jit(do_not_specialize=[*SIZES, *X, *A, *Y])
@@ -82,11 +96,12 @@ def apply_kernel(
     x_image, x_channel, x_row, x_column,
     a_image, a_channel, a_row, a_column,
     y_image, y_channel, y_row, y_column,
+    w_basis, w_channel, w_input, w_row, w_column, b_basis, b_channel,
     N: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
     P: tl.constexpr, BN: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
     BACKWARD: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Output for one block of channels and of pixels: y, or dx from dy and flipped bases.
+    """Output for one block of channels and of pixels: y, or dx from dy.
 
     The gradient of x is the same sum with the kernels flipped and the channels of a group exchanged, but for the
     coefficients, which are then those of the pixel that is read, and for the bias.
@@ -118,9 +133,13 @@ def apply_kernel(
             a = tl.load(
                 a_at[None, :] + (basis.to(tl.int64) * a_channel)[:, None], (basis < N)[:, None] & a_seen[None, :], 0
             )
-        rows, real = _basis_rows(group, out, first_i, channels, G, GB, OG, IG)
-        w_at = w_ptr + channels.to(tl.int64) * N * G * offset + first_n
-        w = tl.load(w_at + rows[:, None] * N + n[None, :], real[:, None] & (first_n + n < N)[None, :], 0)
+        c0, i, o, real = _members(group, out, first_i, channels, G, GB, OG, IG)
+        if BACKWARD:
+            at = (c0 + i) * w_channel + o * w_input + _offset(K * K - 1 - offset, w_row, w_column, K)
+        else:
+            at = (c0 + o) * w_channel + i * w_input + _offset(offset, w_row, w_column, K)
+        w_n = (first_n + n).to(tl.int64) * w_basis
+        w = tl.load(w_ptr + at[:, None] + w_n[None, :], real[:, None] & (first_n + n < N)[None, :], 0)
         mixed = tl.dot(w.to(OPERAND), a.to(OPERAND), input_precision=PRECISION)
         c, c_real = _inputs(group, first_i, channels, G, GB, IG)
         x_at = x_pixel + (down * x_row + right * x_column)
@@ -137,7 +156,8 @@ def apply_kernel(
                     (basis < N)[:, None] & exists[None, :],
                     0,
                 )
-            b_at = b_ptr + c.to(tl.int64)[:, None] * N + (first_n + n)[None, :]
+            b_n = (first_n + n).to(tl.int64) * b_basis
+            b_at = b_ptr + (c.to(tl.int64) * b_channel)[:, None] + b_n[None, :]
             b = tl.load(b_at, c_real[:, None] & (first_n + n < N)[None, :], 0)
             y += tl.dot(b.to(OPERAND), a.to(OPERAND), input_precision=PRECISION)
     y_at = y_ptr + (image * y_image + row * y_row + column * y_column)[None, :] + (c.to(tl.int64) * y_channel)[:, None]
@@ -165,6 +185,7 @@ def coefficients_gradient_kernel(
     dy_image, dy_channel, dy_row, dy_column,
     x_image, x_channel, x_row, x_column,
     da_part, da_image, da_channel, da_row, da_column,
+    w_basis, w_channel, w_input, w_row, w_column, b_basis, b_channel,
     N: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
     P: tl.constexpr, BN: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -179,44 +200,59 @@ def coefficients_gradient_kernel(
     x_pixel = x_ptr + (image * x_image + row * x_row + column * x_column)
     dy_pixel = dy_ptr + (image * dy_image + row * dy_row + column * dy_column)
     x_row, x_column = _wide(x_row), _wide(x_column)
+    w_n, b_n = n.to(tl.int64) * w_basis, n.to(tl.int64) * b_basis
     da = tl.zeros((BN, P), tl.float32)
+    unit = (pixels > 0).to(tl.float32)  # 1, which the compiler does not know: it would else join the two levels again
     each = (blocks + parts - 1) // parts
     for block in range(part * each, tl.minimum(part * each + each, blocks)):
         group, out = _channels(block, channels, G, GB, OG)
         c, c_real = _outputs(group, out, channels, G, GB, OG)
         mask = c_real[:, None] & exists[None, :]
         dy = tl.load(dy_pixel[None, :] + (c.to(tl.int64) * dy_channel)[:, None], mask, 0).to(tl.float32)
-        b = tl.load(b_ptr + c.to(tl.int64)[None, :] * N + n[:, None], c_real[None, :] & (n < N)[:, None], 0)
-        da = tl.dot(b.to(tl.float32), dy, da, input_precision=PRECISION)
-        for step in range(K * K * IS):
-            first_i, offset = step % IS * IG, step // IS
+        b_at = b_ptr + (c.to(tl.int64) * b_channel)[None, :] + b_n[:, None]
+        b = tl.load(b_at, c_real[None, :] & (n < N)[:, None], 0)
+        if PRECISION == "ieee":
+            da += tl.dot(b.to(tl.float32), dy, input_precision=PRECISION) * unit
+        else:
+            da = tl.dot(b.to(tl.float32), dy, da, input_precision=PRECISION)
+        for offset in range(K * K):
             down, right = offset // K - K // 2, offset % K - K // 2
             seen = exists & (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
-            rows, real = _basis_rows(group, out, first_i, channels, G, GB, OG, IG)
-            w_at = w_ptr + channels.to(tl.int64) * N * G * offset
-            w = tl.load(w_at + rows[None, :] * N + n[:, None], real[None, :] & (n < N)[:, None], 0)
             x_at = x_pixel + (down * x_row + right * x_column)
-            outer = _products(x_at, dy, x_channel, group, first_i, channels, seen, False, G, P, IG, GB, OG)
-            da = tl.dot(w.to(tl.float32), outer, da, input_precision=PRECISION)
+            level = da
+            if PRECISION == "ieee":
+                level = tl.zeros((BN, P), tl.float32)
+            for step in range(IS):
+                c0, i, o, real = _members(group, out, step * IG, channels, G, GB, OG, IG)
+                at = (c0 + o) * w_channel + i * w_input + _offset(offset, w_row, w_column, K)
+                w = tl.load(w_ptr + at[None, :] + w_n[:, None], real[None, :] & (n < N)[:, None], 0)
+                outer = _products(x_at, dy, x_channel, group, step * IG, channels, seen, False, G, P, IG, GB, OG)
+                level = tl.dot(w.to(tl.float32), outer, level, input_precision=PRECISION)
+            if PRECISION == "ieee":
+                da += level * unit
+            else:
+                da = level
     at = da_ptr + part.to(tl.int64) * da_part + (image * da_image + row * da_row + column * da_column)
     da_at = at[None, :] + (n.to(tl.int64) * da_channel)[:, None]
     tl.store(da_at, da.to(da_ptr.dtype.element_ty), (n < N)[:, None] & exists[None, :])
 
 
-@triton.jit(do_not_specialize=["blocks", "parts", *SIZES[1:], *X, *DY, *A])
+@triton.jit(do_not_specialize=["blocks", "parts", *SIZES[1:], *X, *DY, *A, "dw_part"])
 def bases_gradient_kernel(
-    dy_ptr, x_ptr, a_ptr, dw_ptr,
+    dy_ptr, x_ptr, a_ptr, dw_ptr, db_ptr,
     blocks, parts, pixels, height, width, channels,
     dy_image, dy_channel, dy_row, dy_column,
     x_image, x_channel, x_row, x_column,
     a_image, a_channel, a_row, a_column,
+    dw_part, w_basis, w_channel, w_input, w_row, w_column, b_basis, b_channel,
     N: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
     P: tl.constexpr, BN: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dW and db of one block of channels, one offset and BN bases, summed over one part of the pixels.
 
-    Written to [parts, k*k*G + 1, C, N]. The last row is db: the gradient of a basis whose x is 1 everywhere.
+    Parts lie `dw_part` values apart, dW and db each with their own strides. db is the gradient of a basis whose x is 1
+    everywhere, and takes one step more.
     """
     NS: tl.constexpr = (N + BN - 1) // BN
     IS: tl.constexpr = (G + IG - 1) // IG
@@ -234,6 +270,7 @@ def bases_gradient_kernel(
     down, right = offset // K - K // 2, offset % K - K // 2
     c, c_real = _outputs(group, out, channels, G, GB, OG)
     dw = tl.zeros((IG * GB * OG, BN), tl.float32)
+    unit = (pixels > 0).to(tl.float32)  # as in coefficients_gradient_kernel
     pixel_blocks = ((pixels + (P - 1)) // P).to(tl.int32)
     each = (pixel_blocks + parts - 1) // parts
     for block in range(part * each, tl.minimum(part * each + each, pixel_blocks)):
@@ -246,10 +283,33 @@ def bases_gradient_kernel(
         outer = _products(x_at, dy, x_channel, group, first_i, channels, seen, is_bias, G, P, IG, GB, OG)
         a_at = a_ptr + (image * a_image + row * a_row + column * a_column)[None, :]
         a = tl.load(a_at + (n.to(tl.int64) * a_channel)[:, None], (n < N)[:, None] & seen[None, :], 0).to(tl.float32)
-        dw = tl.dot(outer, tl.trans(a), dw, input_precision=PRECISION)
-    rows, real = _basis_rows(group, out, first_i, channels, G, GB, OG, IG)
+        if PRECISION == "ieee":
+            dw += tl.dot(outer, tl.trans(a), input_precision=PRECISION) * unit
+        else:
+            dw = tl.dot(outer, tl.trans(a), dw, input_precision=PRECISION)
+    c0, i, o, real = _members(group, out, first_i, channels, G, GB, OG, IG)
+    wide_n, wide_part = n.to(tl.int64), part.to(tl.int64) * dw_part
+    mask = real[:, None] & (n < N)[None, :]
+    value = dw.to(dw_ptr.dtype.element_ty)
     if is_bias:
-        real &= rows < channels  # of its inputs only the first
-        offset = K * K
-    start = (part.to(tl.int64) * (K * K * G + 1) + offset * G) * channels
-    tl.store(dw_ptr + (start + rows)[:, None] * N + n[None, :], dw, real[:, None] & (n < N)[None, :])
+        at = (c0 + o) * b_channel
+        # Of its inputs only the first.
+        tl.store(db_ptr + wide_part + at[:, None] + (wide_n * b_basis)[None, :], value, mask & (i == 0)[:, None])
+    else:
+        at = (c0 + o) * w_channel + i * w_input + _offset(offset, w_row, w_column, K)
+        tl.store(dw_ptr + wide_part + at[:, None] + (wide_n * w_basis)[None, :], value, mask)
+
+
+@triton.jit(do_not_specialize=["parts", "size", "first"])
+def fold_kernel(part_ptr, first_ptr, rest_ptr, parts, size, first, P: tl.constexpr, PARTS: tl.constexpr):
+    """Sums over `parts` of `size` values each; the first values go to one tensor, the others to a second."""
+    number = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P)
+    exists = number < size
+    total = tl.zeros((PARTS, P), tl.float32)
+    for start in range(0, parts, PARTS):
+        part = start + tl.arange(0, PARTS)
+        at = part_ptr + part.to(tl.int64)[:, None] * size + number[None, :]
+        total += tl.load(at, (part < parts)[:, None] & exists[None, :], 0)
+    value = tl.sum(total, 0)
+    tl.store(first_ptr + number, value.to(first_ptr.dtype.element_ty), exists & (number < first))
+    tl.store(rest_ptr + number - first, value.to(rest_ptr.dtype.element_ty), exists & (number >= first))

@@ -1,9 +1,9 @@
 """The application: API, page and guard put together by a function. Nothing here runs at import."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,33 @@ from kbnet import __version__
 from kbnet.errors import InvalidInputError
 from kbnet.imaging import Photo, write_photo
 from kbnet.models import CatalogueEntry, list_models
-from kbnet.server.api import Desk, Failure, routes
+from kbnet.server.admission import Admission
+from kbnet.server.api import routes
+from kbnet.server.desk import Desk
+from kbnet.server.documentation import add_documentation
 from kbnet.server.guard import Guard
+from kbnet.server.kept import Kept
 from kbnet.server.limits import Limits
 from kbnet.server.metrics import Metrics
+from kbnet.server.page import add_page
+from kbnet.server.providing import restorers
 from kbnet.server.replies import Refused, failure, failure_of
-from kbnet.server.worker import Restoration, Restore, Worker
+from kbnet.server.restoration import Restoration, Restore
+from kbnet.server.schemas import Failure
+from kbnet.server.worker import Worker
 
-_TINY = write_photo(Photo(np.zeros((8, 8, 3), np.uint8)), None) or b""
+_SWEEP = 15.0  # seconds between looks for results whose time is up
+_LAST_TILE = 1.0  # seconds that the end waits for the tile at hand
+_TINY, _SAMPLE = (write_photo(Photo(np.zeros((side, side, 3), np.uint8)), None) or b"" for side in (8, 192))
+"""What the server restores for itself: the first loads the network, the second shows how long a picture takes."""
 
 
 def create_app(
     limits: Limits | None = None,
     *,
     provide: Callable[[str], Restore] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
     models: Sequence[CatalogueEntry] | None = None,
     page: bool = True,
     api_key: str | None = None,
@@ -41,8 +54,9 @@ def create_app(
         limits: what it takes on.
         provide: the Restorer for a task's or model's name, asked in the thread that uses it; by default
             `Restorer.from_pretrained`, each loaded once, at its first use.
+        device, dtype: where and how precisely these compute, as for `Restorer`; ignored if `provide` is given.
         models: what is offered, by default every shipped model.
-        page: whether there is a web page at "/", for which gradio is needed.
+        page: whether there is a web page at "/".
         api_key: a secret that requests must carry; None to answer everyone.
         hosts: host names under which it answers, None for any; see `Guard`.
 
@@ -55,18 +69,35 @@ def create_app(
         raise InvalidInputError("expected at least one model to serve, got none")
     if api_key is not None and not api_key.strip():
         raise InvalidInputError("expected an API key with characters in it, got an empty one")
-    worker = Worker(provide or _provider(), limits)
-    metrics = Metrics(depth=worker.depth, admitted=lambda: worker.admitted)
-
-    desk = Desk(worker, metrics, offered)
+    worker = Worker(provide or restorers(device, dtype), limits)
+    kept = Kept(limits.kept_bytes, limits.kept_seconds)
+    admission = Admission(limits, worker.wait)
+    metrics = Metrics(
+        {
+            "kbnet_waiting": ("Pictures that wait for their turn", worker.depth),
+            "kbnet_admitted": ("Requests let in and not yet answered", lambda: admission.admitted),
+            "kbnet_arriving": ("Requests whose body is arriving", lambda: len(admission.arriving)),
+            "kbnet_body_bytes": ("Bytes of bodies in memory", lambda: admission.bytes),
+            "kbnet_kept_results": ("Results that wait for another strength", lambda: len(kept)),
+            "kbnet_kept_bytes": ("Memory of these results", lambda: kept.nbytes),
+        }
+    )
+    worker.worked = metrics.worked
+    desk = Desk(worker, admission, kept, metrics, offered)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Loads the usual model and what torch leaves for a first call, seconds that no sender should wait for.
-        warm_up = worker.submit(Restoration(_TINY, desk.usual), time.monotonic() + limits.seconds)
+        own = [_TINY, _SAMPLE] if provide is None else [_TINY]
+        warm_ups = [worker.submit(Restoration(data, desk.usual), time.monotonic() + limits.seconds) for data in own]
+        sweeper = asyncio.create_task(_sweep(kept))
         yield
-        worker.abandon(warm_up)
-        worker.close()
+        sweeper.cancel()
+        admission.close(0)
+        for warm_up in warm_ups:
+            worker.abandon(warm_up)
+        kept.clear()
+        worker.close(_LAST_TILE)
 
     app = FastAPI(
         title="kbnet",
@@ -76,28 +107,21 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.desk = desk
     app.include_router(routes(desk))
     _answer_errors(app)
     _describe(app, locked=api_key is not None)
+    add_documentation(app)
     if page:
-        from kbnet.server.page import add_page
-
-        add_page(app, desk, locked=api_key is not None)
+        add_page(app)
     app.add_middleware(Guard, metrics=metrics, hosts=hosts, api_key=api_key)
     return app
 
 
-def _provider() -> Callable[[str], Restore]:
-    from kbnet.inference import Restorer
-    from kbnet.models import find
-
-    load = cache(Restorer.from_pretrained)
-
-    def provide(name: str) -> Restore:
-        entry = find(name)
-        return load(entry.name if entry else name)  # a task and its default model are one
-
-    return provide
+async def _sweep(kept: Kept) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP)
+        kept.expire()
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -115,8 +139,8 @@ def _answer_errors(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         texts = {
-            404: "there is nothing at this address; see /openapi.json for what there is",
-            405: f"{request.method} is not what this address is for; see /openapi.json",
+            404: "not found; see /docs for the API",
+            405: f"{request.method} is not allowed here; see /docs for the API",
         }
         return failure(error.status_code, texts.get(error.status_code, str(error.detail)), error.headers)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import secrets
 import time
 from collections.abc import Collection
@@ -16,20 +17,18 @@ from kbnet.server.replies import MISTAKE, Refused, failure, failure_of
 log = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-OPEN_PATHS = ("/healthz", "/openapi.json")
-"""Answered without a key: they tell nothing that is not in this repository. The page's own files are open too."""
-
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
-# The page may talk to this server and to nobody else; the browser holds it, and every library in it, to that.
+# The page may talk to this server and to nobody else; the browser holds it to that.
 _POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' blob: data:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self' blob: data:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Guard:
@@ -58,6 +57,8 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         start, status = time.monotonic(), 0
+        request = _request_id(scope)
+        scope.setdefault("state", {})["id"] = request
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -66,26 +67,36 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
+                headers["X-Request-ID"] = request
                 if headers.get("content-type", "").startswith("text/html"):
                     headers["Content-Security-Policy"] = _POLICY
+                    headers["Cross-Origin-Opener-Policy"] = "same-origin"
             await send(message)
 
         try:
             self._check(scope)
-            await self._app(scope, receive, watched)
+            # a HEAD is a GET whose body the server below leaves out
+            await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, watched)
         except Refused as refused:
             await failure_of(refused)(scope, receive, watched)
         except Exception:
-            log.exception("a request failed")
+            log.exception("a request failed", extra={"request": request})
             if status:
                 raise  # the reply has begun: all that is left is to cut it short
             await failure(500, MISTAKE)(scope, receive, watched)
         finally:
-            seconds = time.monotonic() - start
-            self._metrics.count(scope["method"], scope["path"], status, seconds)
-            if scope["path"].startswith("/v1/") or status >= 400:
-                # no query, no names, no content
-                log.info("%s %s %d %.3f s", scope["method"], scope["path"][:80], status, seconds)
+            self._record(scope, request, status, time.monotonic() - start)
+
+    def _record(self, scope: Scope, request: str, status: int, seconds: float) -> None:
+        method, path = scope["method"], scope["path"]
+        self._metrics.count(method, path, status, seconds)
+        polling = path.startswith("/v1/progress/") and status in (200, 404)
+        if not polling and (path.startswith("/v1/") or status >= 400):
+            # no query, no names, no content; the tokens of results are secrets
+            shown = re.sub(r"(?<=/v1/results/).*", "...", path[:80])
+            told = {"request": request, "method": method, "path": shown, "status": status, "seconds": round(seconds, 3)}
+            level = logging.ERROR if status >= 500 and status != 503 else logging.INFO
+            log.log(level, "%s %s %d %.3f s", method, shown, status, seconds, extra=told)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -93,7 +104,7 @@ class Guard:
             asked = _host_name(headers.get("host", ""))
             if asked not in self._hosts:
                 raise Refused(403, f"this server does not answer to the name {asked[:60]!r}; ask for 127.0.0.1")
-        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
+        if scope["method"] not in ("GET", "HEAD") and _foreign(headers, scope.get("scheme", "http")):
             raise Refused(403, "a page of another site may not use this server; open the server's own page")
         path = scope["path"]
         if self._key is not None and (path.startswith("/v1") or path.startswith("/metrics")):
@@ -103,6 +114,29 @@ class Guard:
                 given = token.strip()
             if not secrets.compare_digest(_digest(given), self._key):
                 raise Refused(401, "expected the server's API key as 'Authorization: Bearer KEY'; ask its owner for it")
+
+
+def _request_id(scope: Scope) -> str:
+    """That of a proxy in front, if it looks like one; else a new one."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _foreign(headers: Headers, scheme: str) -> bool:
+    """Whether the page of another origin asks. Programs that are no browsers send neither header."""
+    site = headers.get("sec-fetch-site")
+    if site in ("same-origin", "none"):
+        return False  # a browser says so, and no page can make it lie
+    origin = headers.get("origin")
+    if origin is None:
+        return site is not None
+    try:
+        parts = urlsplit(origin)
+        asked = urlsplit(f"//{headers.get('host', '')}")
+        usual = {"http": 80, "https": 443}.get(parts.scheme or scheme)
+        return (parts.hostname, parts.port or usual) != (asked.hostname, asked.port or usual)
+    except ValueError:
+        return True
 
 
 def _digest(key: str) -> bytes:

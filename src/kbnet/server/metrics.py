@@ -1,11 +1,12 @@
 """What Prometheus may ask for: counts, never content."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_PATHS = ("/v1/restore", "/v1/models", "/v1/progress", "/healthz", "/metrics", "/openapi.json", "/")
+_PATHS = ("/v1/restore", "/v1/models", "/healthz", "/metrics", "/openapi.json", "/docs", "/")
+_FAMILIES = ("/v1/progress", "/v1/results", "/page")
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -13,11 +14,10 @@ class Metrics:
     """The counts of one server, in a registry of their own.
 
     Args:
-        depth: how many restorations wait at this moment.
-        admitted: how many requests were let in and have not been answered.
+        gauges: by name, what each tells and how it is read.
     """
 
-    def __init__(self, *, depth: Callable[[], float], admitted: Callable[[], float]) -> None:
+    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
         registry = CollectorRegistry()
         self._registry = registry
         self._requests = Counter("kbnet_requests", "Requests answered", ("method", "path", "status"), registry=registry)
@@ -27,29 +27,38 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        labels = ("task", "model")
         self._work = Histogram(
             "kbnet_restore_work_seconds",
             "Of decoding, restoring and encoding, without the wait",
-            ("task",),
+            labels,
             buckets=_SECONDS,
             registry=registry,
         )
-        self._pixels = Counter("kbnet_pixels", "Pixels restored", ("task",), registry=registry)
-        Gauge("kbnet_waiting", "Pictures that wait for their turn", registry=registry).set_function(depth)
-        Gauge("kbnet_admitted", "Requests let in and not yet answered", registry=registry).set_function(admitted)
+        self._pixels = Counter("kbnet_pixels", "Pixels restored", labels, registry=registry)
+        self._worked = Counter(
+            "kbnet_worker_seconds", "Seconds in which the thread that restores was at work", registry=registry
+        )
+        for name, (text, read) in gauges.items():
+            Gauge(name, text, registry=registry).set_function(read)
 
     def count(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count one request; paths and methods beyond the known ones share a label, or anyone could make new ones."""
-        known = next((p for p in _PATHS if path == p or (p == "/v1/progress" and path.startswith(p + "/"))), "other")
-        verb = method if method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+        family = next((one for one in _FAMILIES if path.startswith(one + "/")), "other")
+        known = path if path in _PATHS else family
+        verb = method if method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else "other"
         self._requests.labels(verb, known, str(status)).inc()
         if known == "/v1/restore":
             self._seconds.observe(seconds)
 
-    def restored(self, task: str, seconds: float, pixels: int) -> None:
+    def restored(self, task: str, model: str, seconds: float, pixels: int) -> None:
         """Count one picture's work."""
-        self._work.labels(task).observe(seconds)
-        self._pixels.labels(task).inc(pixels)
+        self._work.labels(task, model).observe(seconds)
+        self._pixels.labels(task, model).inc(pixels)
+
+    def worked(self, seconds: float) -> None:
+        """Count a turn of work."""
+        self._worked.inc(seconds)
 
     def text(self) -> bytes:
         """The exposition."""

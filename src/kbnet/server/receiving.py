@@ -3,25 +3,27 @@
 The file name of a multipart part is never looked at, so that no path in it can lead anywhere.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from kbnet.server.admission import Body
 from kbnet.server.replies import Refused
-from kbnet.server.worker import Place
 
 FIELD = "image"
 # What curl says with --data-binary and nothing else; the bytes tell what they are.
 _RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+_MOST_OTHERS = 3
 _HOW = "send its bytes as the body with Content-Type image/png or the like, or a multipart form with the field 'image'"
 
 
-async def receive(request: Request, place: Place) -> bytes:
+async def receive(request: Request, body: Body) -> bytes:
     """The picture in the request's body, raw or in the multipart field `image`.
 
-    Every byte is booked with `place`, which refuses those over the limits before they are stored.
+    Every byte is booked with `body`, which refuses those over the limits before they are stored.
 
     Raises:
         Refused: 413, 415 or 429; 400 for a body that is no form, or a form without just that field.
@@ -31,31 +33,32 @@ async def receive(request: Request, place: Place) -> bytes:
         raise Refused(415, "expected a body without Content-Encoding; send the picture as it is")
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdecimal():
-        place.expect(int(announced))
+        body.expect(int(announced))
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     name = kind.decode("latin-1").lower()
     if name == "multipart/form-data":
-        return await _form(request.stream(), options.get(b"boundary", b""), place)
+        return await _form(request.stream(), options.get(b"boundary", b""), body)
     if name.startswith("image/") or name in _RAW:
-        return await _raw(request.stream(), place)
+        return await _raw(request.stream(), body)
     raise Refused(415, f"expected a picture, got Content-Type {name[:60]}; {_HOW}")
 
 
-async def drain(request: Request, limit: int = 1 << 20) -> None:
-    """Read on after a refusal, up to `limit` bytes, so that a sender still at work gets to read the reply."""
+async def drain(request: Request, limit: int = 1 << 20, seconds: float = 1.0) -> None:
+    """Read on after a refusal, up to `limit` bytes and so long, so that a sender still at work can read the reply."""
     try:
-        async for piece in request.stream():
-            limit -= len(piece)
-            if limit < 0:
-                return
-    except (ClientDisconnect, RuntimeError):  # gone, or read to its end before
+        async with asyncio.timeout(seconds):
+            async for piece in request.stream():
+                limit -= len(piece)
+                if limit < 0:
+                    return
+    except (ClientDisconnect, RuntimeError, TimeoutError):  # gone, read to its end before, or too slow
         return
 
 
-async def _raw(pieces: AsyncIterator[bytes], place: Place) -> bytes:
+async def _raw(pieces: AsyncIterator[bytes], body: Body) -> bytes:
     data = bytearray()
     async for piece in pieces:
-        place.book(len(piece))
+        body.book(len(piece))
         data += piece
     if not data:
         raise Refused(400, f"expected a picture, got an empty body; {_HOW}")
@@ -98,6 +101,13 @@ class _Part:
             self.found += 1
         else:
             self.others.append(name[:40])
+        if self.found > 1 or len(self.others) >= _MOST_OTHERS:
+            raise self.refusal()  # at once: a million parts are refused as soon as the first few
+
+    def refusal(self) -> Refused:
+        """That the form does not have just the one field."""
+        got = ", ".join(repr(name) for name in [FIELD] * self.found + self.others) or "none"
+        return Refused(400, f"expected a form with the one field 'image', got {got}; options go into the query")
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted and self.found == 1:
@@ -107,7 +117,7 @@ class _Part:
         self.ended = True
 
 
-async def _form(pieces: AsyncIterator[bytes], boundary: bytes, place: Place) -> bytes:
+async def _form(pieces: AsyncIterator[bytes], boundary: bytes, body: Body) -> bytes:
     part = _Part()
     if not boundary:
         raise Refused(400, "expected a boundary in the multipart Content-Type, got none; let your client set it")
@@ -125,7 +135,7 @@ async def _form(pieces: AsyncIterator[bytes], boundary: bytes, place: Place) -> 
             },
         )
         async for piece in pieces:
-            place.book(len(piece))
+            body.book(len(piece))
             parser.write(piece)
         parser.finalize()
     except FormParserError:
@@ -133,8 +143,7 @@ async def _form(pieces: AsyncIterator[bytes], boundary: bytes, place: Place) -> 
     if not part.ended:
         raise Refused(400, "the multipart form is cut short; send it again")
     if part.found != 1 or part.others:
-        got = ", ".join(repr(name) for name in [FIELD] * part.found + part.others[:5]) or "none"
-        raise Refused(400, f"expected a form with the one field 'image', got {got}; options go into the query")
+        raise part.refusal()
     if not part.data:
         raise Refused(400, "the field 'image' is empty; put the picture's file into it")
     return bytes(part.data)

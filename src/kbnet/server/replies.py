@@ -15,7 +15,7 @@ from kbnet.errors import (
 )
 from kbnet.imaging.photo import printable
 
-MISTAKE = "this is a mistake in kbnet, not in the request; its log says more"
+MISTAKE = "internal error in kbnet; see the server's log"
 
 _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (ImageTooLargeError, 413),

@@ -54,6 +54,8 @@ def load(folder: Path, name: str = NAME) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or type(state.get("step")) is not int:
+            raise ValueError("it holds something else")
     except Exception as error:  # torch raises many kinds on a damaged file
         raise TrainingError(
             f"{path} is damaged ({type(error).__name__}); replace it by {PREVIOUS}, or start in another folder"

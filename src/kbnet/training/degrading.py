@@ -6,6 +6,7 @@ from typing import Any
 
 from kbnet.data import LAYOUTS, BatchNoise, Degradation
 from kbnet.degradations import DEGRADATIONS, create_degradation
+from kbnet.suggesting import did_you_mean
 
 PAIRS = "pairs"
 """The kind of data that is degraded already."""
@@ -25,7 +26,8 @@ def build_degradation(kind: str, fields: Mapping[str, Any]) -> Degradation | Non
     if kind == "gaussian" and fields.keys() <= {"sigma"}:
         return BatchNoise(_sigma(fields.get("sigma")))
     if kind not in DEGRADATIONS:
-        raise ValueError(f"kind wants one of {', '.join(sorted({*DEGRADATIONS, PAIRS}))}, got {kind!r}")
+        known = sorted({*DEGRADATIONS, PAIRS})
+        raise ValueError(f"kind wants one of {', '.join(known)}, got {kind!r}{did_you_mean(kind, known)}")
     return create_degradation(kind, **fields)
 
 

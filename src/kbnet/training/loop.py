@@ -1,10 +1,9 @@
 """The training loop: accelerate for devices and processes, everything random a function of the step."""
 
-import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,21 +15,21 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from safetensors.torch import save as serialize
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from kbnet import files
 from kbnet.data import Loader, Mixup, PhotoPatches
 from kbnet.errors import KBNetError, TrainingError
 from kbnet.inference.memory import available_bytes
-from kbnet.models import KBNetL, KBNetS, Network
+from kbnet.models import Network
 from kbnet.training import checkpoint
 from kbnet.training.curves import Curves
-from kbnet.training.losses import loss_of
-from kbnet.training.optimizers import make_optimizer
+from kbnet.training.pace import Pace
 from kbnet.training.recipe import Recipe
 from kbnet.training.schedule import learning_rate
+from kbnet.training.sharing import Share, default_workers
 from kbnet.training.sources import load_sources
 from kbnet.training.start import initial_model, resume
+from kbnet.training.stepping import Stepper, products
 from kbnet.training.validation import Validation, Validator
 
 DIVERGED = "diverged.safetensors"
@@ -38,7 +37,6 @@ DIVERGED = "diverged.safetensors"
 _Loaded = TypeVar("_Loaded")
 
 _READ_EVERY = 10  # steps between looks at a GPU's losses; each look waits for it
-_SMOOTHING = 0.98  # of the rate and the loader's share
 
 
 @dataclass(frozen=True)
@@ -105,20 +103,14 @@ class Run:
                     f"a batch of {phase.batch} cannot be divided over {processes} processes and {phase.accumulate} "
                     "parts in each; the batch is that of all processes together"
                 )
-        self.step = 0
         self.best: tuple[int, float] | None = None
         """Step and mean PSNR in dB of the best validation so far."""
         self._interval: list[tuple[float, float]] = []
         torch.manual_seed(recipe.run.seed)
         model = initial_model(recipe, folder)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stub
-        self.ema = AveragedModel(model)
-        self.ema.to(self.accelerator.device)
-        model.to(self.accelerator.device)
-        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, recipe.optimizer))
-        self.network = torch.compile(self.model) if recipe.run.compile else self.model
+        self.stepper = Stepper(recipe, self.accelerator, model)
         if (state := resume(recipe, folder)) is not None:
-            self._restore(state)
+            self._resume(state)
 
         channels = model.config.channels
         if memory is None:
@@ -160,11 +152,11 @@ class Run:
         run = self.recipe.run
         curves = Curves(self.folder, self.step) if self.accelerator.is_main_process else None
         every = 1 if self.accelerator.device.type == "cpu" else _READ_EVERY
-        pace, saved, stopping = _Pace(), time.monotonic(), False
+        pace, saved, stopping = Pace(), time.monotonic(), False
         pin = self.accelerator.device.type == "cuda"
-        self.model.train()
+        self.stepper.model.train()
         with (
-            _products(run.tf32),
+            products(run.tf32),
             Loader(self.batch, self.step, self.recipe.steps, self.workers, pin) as loader,
             warnings.catch_warnings(),
         ):
@@ -172,7 +164,7 @@ class Run:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             pending: list[Tensor] = []
             while self.step < self.recipe.steps and not stopping:
-                pending.append(self._advance(*loader.next()))
+                pending.append(self.stepper(*loader.next()))
                 due = self.step % run.validation_steps == 0 or self.step == self.recipe.steps
                 if len(pending) < every and not due:
                     continue
@@ -192,11 +184,14 @@ class Run:
                 pace.resume()
         return self.averaged()
 
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.stepper.step
+
     def averaged(self) -> Network:
         """The network with averaged weights, in eval mode."""
-        network = self.ema.module.eval()
-        assert isinstance(network, KBNetS | KBNetL)
-        return network
+        return self.stepper.averaged()
 
     def save(self, validation: Validation | None = None) -> None:
         """Write the checkpoint, and keep it as the best one if `validation` says so; only the main process does."""
@@ -209,53 +204,13 @@ class Run:
             self.folder,
             {
                 "recipe": self.recipe.model_dump_json(),
-                "step": self.step,
-                "model": self.accelerator.unwrap_model(self.model).state_dict(),
-                "ema": self.ema.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                **self.stepper.state(),
                 "best": self.best,
                 "interval": self._interval,
             },
         )
         if better:
             checkpoint.keep_best(self.folder)
-
-    def _advance(self, clean: Tensor, degraded: Tensor) -> Tensor:
-        """Take one step; its loss, as this process's share of the mean over processes, and the gradient's norm, [2]."""
-        phase, device = self.recipe.phase_at(self.step), self.accelerator.device
-        clean, degraded = clean.to(device, non_blocking=True), degraded.to(device, non_blocking=True)
-        degraded = degraded.contiguous(memory_format=torch.channels_last)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step)
-        self.optimizer.zero_grad()
-        total = torch.zeros((), device=device)
-        for index in range(phase.accumulate):
-            part = _part(len(clean), index, phase.accumulate)
-            last = index == phase.accumulate - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.run.bfloat16):
-                    restored = self.network(degraded[part])
-                # Gradients are averaged over processes, whose shares may differ by a patch.
-                weight = len(clean[part]) * self.accelerator.num_processes / phase.batch
-                loss = loss_of(self.recipe.loss, restored.float(), clean[part]) * weight
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
-        self.optimizer.step()
-        self._average()
-        self.step += 1
-        return torch.stack([total, norm])
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Follow the weights: an exponential average whose decay rises, so that the random start is soon forgotten.
-
-        Not by AveragedModel's own update, which waits for a GPU to know how often it was called: that is the step.
-        """
-        decay = min(self.recipe.run.ema, (1 + self.step) / (10 + self.step)) if self.step else 0.0
-        current = self.accelerator.unwrap_model(self.model).parameters()
-        torch._foreach_lerp_(list(self.ema.module.parameters()), list(current), 1 - decay)
-        self.ema.n_averaged += 1
 
     def _read(self, pending: list[Tensor], stop: bool) -> tuple[list[tuple[float, float]], bool]:
         """Losses and norms of the last steps, and whether any process is to stop, the same in all of them.
@@ -314,86 +269,9 @@ class Run:
         assert loaded is not None
         return loaded
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            if "fused" in group:
-                group["fused"] = self.accelerator.device.type in ("cpu", "cuda")  # a checkpoint may say otherwise
-        self.step = state["step"]
+    def _resume(self, state: dict[str, Any]) -> None:
+        self.stepper.load_state(state)
         self.best = state.get("best")
         self._interval = list(state.get("interval", []))
         if self.best is not None and self.best[0] == self.step and self.accelerator.is_main_process:
             checkpoint.keep_best(self.folder)  # as it was killed between the two
-
-
-@dataclass
-class Share:
-    """The batches of one process: `share(step)` gives its part of the whole batch, on the CPU."""
-
-    patches: PhotoPatches
-    recipe: Recipe
-    index: int
-    processes: int
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Clean and degraded patches, the same whenever the step comes again."""
-        phase = self.recipe.phase_at(step)
-        return self.patches.batch(step, phase.batch, phase.patch, _part(phase.batch, self.index, self.processes))
-
-
-def default_workers(device: torch.device, processes: int) -> int:
-    """Loader processes for each training process: a GPU wants several."""
-    cores = (os.cpu_count() or 1) // processes
-    if device.type == "cpu":
-        return 1 if cores > 1 else 0
-    return max(1, min(8, cores - 1))
-
-
-@contextlib.contextmanager
-def _products(tf32: bool) -> Iterator[None]:
-    """Whether a GPU may multiply float32 matrices, those of convolutions too, in TF32."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
-def _part(count: int, index: int, parts: int) -> slice:
-    return slice(count * index // parts, count * (index + 1) // parts)
-
-
-class _Pace:
-    """Steps a second and the loader's share of the time, of the last steps more than of the first.
-
-    The very first ones, for which everything starts up, are forgotten once there are others.
-    """
-
-    def __init__(self) -> None:
-        self._steps = self._seconds = self._waited = self._seen = 0.0
-        self._added = 0
-        self._since = time.perf_counter()
-
-    def add(self, steps: int, waited: float) -> None:
-        kept = _SMOOTHING**steps if self._added != 1 else 0.0
-        self._added += 1
-        self._steps = kept * self._steps + steps
-        self._seconds = kept * self._seconds + time.perf_counter() - self._since
-        self._waited = kept * self._waited + waited - self._seen
-        self._seen = waited
-
-    def resume(self) -> None:
-        """Go on timing, after a validation or checkpoint."""
-        self._since = time.perf_counter()
-
-    @property
-    def rate(self) -> float:
-        return self._steps / max(self._seconds, 1e-9)
-
-    @property
-    def share(self) -> float:
-        return self._waited / max(self._seconds, 1e-9)

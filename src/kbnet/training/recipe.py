@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from kbnet.data import LAYOUTS, Degradation
 from kbnet.errors import RecipeError
 from kbnet.models import PRESETS, KBNetL, KBNetLConfig, Network, create_model, preset_config
+from kbnet.suggesting import did_you_mean
+from kbnet.training.complaints import complaints
 from kbnet.training.degrading import PAIRS, build_degradation, pairs_layout
 
 Positive = Annotated[int, Field(gt=0)]
@@ -74,7 +76,9 @@ class SourceSection(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> "SourceSection":
         if self.layout not in LAYOUTS:
-            raise ValueError(f"layout wants one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+            raise ValueError(
+                f"layout wants one of {', '.join(LAYOUTS)}, got {self.layout!r}{did_you_mean(self.layout, LAYOUTS)}"
+            )
         wanted = self.layout == "photos"
         if wanted != (self.degradation is not None and self.degradation.kind != PAIRS):
             raise ValueError("layout photos wants a degradation, and the layouts of pairs want none")
@@ -206,7 +210,9 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         if self.model.preset not in PRESETS:
-            raise ValueError(f"model.preset wants one of {', '.join(PRESETS)}, got {self.model.preset!r}")
+            preset = self.model.preset
+            near = did_you_mean(preset, PRESETS)
+            raise ValueError(f"model.preset wants one of {', '.join(PRESETS)}, got {preset!r}{near}")
         # An InvalidInputError is a ValueError, so wrong settings become part of pydantic's report.
         config = preset_config(self.model.preset, **self.model.settings)
         multiple = KBNetL.input_multiple if isinstance(config, KBNetLConfig) else 1
@@ -255,6 +261,8 @@ class Recipe(_Section):
     def read(cls, path: Path, replace: dict[str, str] | None = None) -> "Recipe":
         """Read and check a recipe; `replace` maps dotted names to TOML values, as in {"optimizer.lr": "1e-3"}.
 
+        Entries of lists are numbered from 0, as in {"phases.0.steps": "200"}.
+
         Raises:
             RecipeError: unreadable, not TOML, an unknown or missing field, or a contradiction; one line.
         """
@@ -268,18 +276,39 @@ class Recipe(_Section):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} is not TOML: {error}") from None
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
-            raise RecipeError(f"{path}: {found}") from None
+            raise RecipeError(f"{path}: {complaints(error, cls)}") from None
 
 
 def _set(table: dict[str, Any], dotted: str, text: str) -> None:
+    """Replace one value; a section that is missing is made, an entry of a list is named by its number, from 0."""
     *sections, name = dotted.split(".")
-    for section in sections:
-        inner: Any = table.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"expected the dotted name of a field outside lists, as in optimizer.lr; got {dotted!r}")
-        table = inner
+    place: Any = table
+    for depth, section in enumerate(sections):
+        place = _inner(place, section, ".".join(sections[:depth]))
     try:
-        table[name] = tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        table[name] = text  # a bare word: as the string it is
+        value = text  # a bare word: as the string it is
+    if isinstance(place, list):
+        place[_index(place, name, ".".join(sections))] = value
+    elif isinstance(place, dict):
+        place[name] = value
+    else:
+        raise RecipeError(f"{'.'.join(sections)} is a single value and has no field {name!r}, as in {dotted!r}")
+
+
+def _inner(place: Any, section: str, path: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, section, path)]
+    if isinstance(place, dict):
+        return place.setdefault(section, {})
+    raise RecipeError(f"{path} is a single value and has no field {section!r}")
+
+
+def _index(entries: list[Any], text: str, path: str) -> int:
+    if text.isdecimal() and int(text) < len(entries):
+        return int(text)
+    last = len(entries) - 1
+    raise RecipeError(
+        f"{path} is a list of {len(entries)}: expected a number from 0 to {last} after it, as in {path}.0; got {text!r}"
+    )

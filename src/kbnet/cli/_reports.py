@@ -1,0 +1,88 @@
+"""What `kbnet restore` says of each picture, of files passed over, and when it is stopped."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from kbnet.cli._pipes import PIPE
+from kbnet.cli._restore_options import RestoreOptions
+from kbnet.cli._signals import Stopped
+from kbnet.cli._terminal import one_line, print_json
+
+if TYPE_CHECKING:
+    from kbnet.cli._progress import FileProgress
+    from kbnet.inference.finding import PassedOver
+
+_NAMES_SHOWN = 10
+_OTHER_TASKS = {
+    "denoise": "it may be clean already; for rain or blur, try --task derain or --task deblur",
+    "denoise-gaussian": "for noise of cameras, phones or JPEG, try --task denoise",
+    "derain": "for noise, try --task denoise",
+    "deblur": "for noise, try --task denoise",
+}
+
+
+def report(source: str, target: str, result: Any, bar: "FileProgress", options: RestoreOptions, task: str = "") -> None:
+    """Say what became of a picture; `result` is a Result of a run here, or an Outcome of one on Ray.
+
+    `task` is that of the model, if it is known; it says what else to try where a picture hardly changed.
+    """
+    change = getattr(result, "change", None)
+    notes = (*result.notes, *_unchanged(change, options.strength, task))
+    if options.as_json:
+        print_json(
+            {
+                "input": source,
+                "output": target,
+                "ok": result.ok,
+                "error": result.error,
+                "seconds": round(result.seconds, 3),
+                "width": result.width,
+                "height": result.height,
+                "change": None if change is None else round(change, 6),
+                "notes": list(notes),
+            }
+        )
+    if result.error is not None:
+        bar.say(f"kbnet: error: {one_line(result.error)}")
+    elif not options.quiet and not options.as_json and not getattr(result, "skipped", False):
+        bar.say(f"{source} → {target}  {result.width}×{result.height}, {result.seconds:.1f} s")
+        for note in notes:
+            bar.say(f"  note: {note}")
+
+
+def _unchanged(change: float | None, strength: float, task: str) -> Iterator[str]:
+    from kbnet.inference.change import UNCHANGED
+
+    if change is not None and strength > 0 and change / strength < UNCHANGED:
+        advice = f"; {_OTHER_TASKS[task]}" if task in _OTHER_TASKS else ""
+        yield f"changed almost nothing (mean change {255 * change:.2f} of 255 levels){advice}"
+
+
+def shown(path: Path | bytes | None) -> str:
+    """A file as messages name it; "-" for a pipe."""
+    return PIPE if path is None or isinstance(path, bytes) else str(path)
+
+
+def passed_over_lines(found: "Sequence[PassedOver]") -> Iterator[str]:
+    """Which files were passed over, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for one in found:
+        by_reason.setdefault(one.why, []).append(one_line(str(one.path)))
+    for why, names in by_reason.items():
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        yield f"kbnet: note: passed over: {', '.join(names[:_NAMES_SHOWN])}{more} ({why})"
+
+
+@contextmanager
+def says_when_stopped(so_far: Callable[[], str]) -> Iterator[None]:
+    """Turn a signal to end within the block into a line that says what was done, and its exit code."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped()
+        typer.echo(f"kbnet: {stopped.word}: {so_far()}", err=True)
+        raise typer.Exit(stopped.exit_code) from None

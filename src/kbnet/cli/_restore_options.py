@@ -1,0 +1,382 @@
+"""The options of `kbnet restore`: what each is, and which contradict each other."""
+
+import re
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from kbnet.cli._pipes import PIPE
+from kbnet.cli._streams import is_closed
+from kbnet.suggesting import did_you_mean
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # kept here, since the room of Ray takes a second to import
+
+_TILES, _FOLDERS, _CLUSTER = "Tiles and memory", "Folders", "Many processes or machines (Ray)"
+
+
+TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
+FORMER_TASKS = ("denoise-real", "denoise-gray")  # of earlier releases, which the catalogue translates
+
+
+class Preset(StrEnum):
+    """Which of a task's models."""
+
+    FAST = "fast"
+    BEST = "best"
+
+
+class ContextChoice(StrEnum):
+    """Where averages over the image come from."""
+
+    AUTO = "auto"
+    GLOBAL = "global"
+    LOCAL = "local"
+    TILE = "tile"
+
+
+class Engine(StrEnum):
+    """What runs the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """One command, as it was given; what is not given is None."""
+
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT", help="Pictures, folders (with subfolders), quoted patterns, or - for stdin."),
+    ]
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUTPUT",
+            help="File for one picture, folder for several, or - for stdout. Without it, results go next to their "
+            "inputs, named like photo-denoised.png.",
+        ),
+    ] = None
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(TASKS),
+            help="What to remove. denoise is for photos with any noise; denoise-gaussian is for Gaussian noise alone, "
+            "as in papers.",
+            show_default="denoise",
+            autocompletion=lambda: list(TASKS),
+        ),
+    ] = None
+    preset: Annotated[
+        Preset | None,
+        typer.Option(
+            help="fast: the task's default model. best: its larger and slower model, if one ships.",
+            show_default="fast",
+        ),
+    ] = None
+    strength: Annotated[float, typer.Option(metavar="X", min=0, max=1, help="0 = original, 1 = fully restored.")] = 1.0
+    format: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="png, jpg, tif, webp or avif.", show_default="same as the input"),
+    ] = None
+    quality: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=100, help="JPEG, WebP and AVIF quality.", show_default="95, AVIF 90"),
+    ] = None
+    suffix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Add TEXT to output names.", show_default="-denoised, -derained or -deblurred"
+        ),
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False
+    drop_extras: Annotated[
+        bool,
+        typer.Option(
+            "--drop-extras",
+            help="With --overwrite, also replace files that hold a video, a second picture or layers, which results "
+            "can't keep.",
+        ),
+    ] = False
+    keep_time: Annotated[bool, typer.Option(help="Give each result the modification time of its input.")] = True
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Average eight flipped and rotated passes: slightly better, 8x slower.")
+    ] = False
+    guard: Annotated[
+        bool,
+        typer.Option(
+            "--guard", help="Keep areas unrestored where the model's result can't be the photo, such as color blotches."
+        ),
+    ] = False
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Model to use instead of the task's: a name from `kbnet models`, a weights file, or a graph from "
+            "`kbnet export` (.onnx, .xml).",
+        ),
+    ] = None
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto"
+    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32 or bfloat16.")] = "auto"
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file to stdout.")] = False
+    tile: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N|0",
+            help="Tile size in pixels; 0 processes the whole picture at once.",
+            rich_help_panel=_TILES,
+        ),
+    ] = "auto"
+    overlap: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Overlap of neighbouring tiles in pixels.", rich_help_panel=_TILES),
+    ] = None
+    context: Annotated[
+        ContextChoice,
+        typer.Option(
+            help="Averages are taken over the whole picture (global), a window around each pixel (local), or each "
+            "tile.",
+            rich_help_panel=_TILES,
+        ),
+    ] = ContextChoice.AUTO
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Restore pictures larger than memory strip by strip, into a tiled TIFF or a PNG. The same command "
+            "resumes an interrupted run.",
+            rich_help_panel=_TILES,
+        ),
+    ] = False
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Refuse larger pictures.",
+            show_default="250000000, no limit with --stream",
+            rich_help_panel=_TILES,
+        ),
+    ] = None
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append one JSON line per file. The same command resumes an interrupted run and skips what is done, "
+            "by content.",
+            rich_help_panel=_FOLDERS,
+        ),
+    ] = None
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Keep running and restore new files as they arrive; stop with Ctrl-C.",
+            rich_help_panel=_FOLDERS,
+        ),
+    ] = False
+    engine: Annotated[
+        Engine, typer.Option(help="ray shares the files among worker processes.", rich_help_panel=_CLUSTER)
+    ] = Engine.LOCAL
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Worker processes.",
+            show_default="one per --threads cores",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Threads per worker.", show_default="1", rich_help_panel=_CLUSTER),
+    ] = None
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Join a Ray cluster, such as auto or 10.0.0.1:6379.",
+            show_default="start one on this machine",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None
+    errors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV table of the files that failed.",
+            show_default="OUTPUT/kbnet-errors.csv",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None
+
+    @property
+    def model_name(self) -> str:
+        """The model, or the task that means its default one."""
+        return self.model or self.task or TASKS[0]
+
+    @property
+    def preset_name(self) -> str:
+        """Which of the task's models, as the library takes it."""
+        return (self.preset or Preset.FAST).value
+
+    @property
+    def piped_in(self) -> bool:
+        """Whether the picture comes from stdin."""
+        return PIPE in self.inputs
+
+    @property
+    def piped_out(self) -> bool:
+        """Whether the result goes to stdout."""
+        return self.output == PIPE or (self.piped_in and self.output is None)
+
+    @property
+    def piped(self) -> bool:
+        """Whether there is a pipe at either end."""
+        return self.piped_in or self.piped_out
+
+    @property
+    def has_fifo(self) -> bool:
+        """Whether an input is the name of a pipe, which can be read only once, and from its beginning."""
+        return any(map(_is_fifo, self.inputs))
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether Ray shares the work out."""
+        return self.engine is Engine.RAY
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether there is a live line: two programs may not draw on one, so not with JSON on the same terminal."""
+        return sys.stderr.isatty() and not (self.quiet or self.watch or (self.as_json and sys.stdout.isatty()))
+
+    @property
+    def result_suffix(self) -> str:
+        """What goes between a result's name and its ending."""
+        if self.suffix is not None:
+            return self.suffix
+        if self.output is not None:
+            return ""
+
+        from kbnet.inference.naming import result_suffix
+        from kbnet.models import find
+
+        if self.model is None or self.task is not None:
+            return result_suffix(self.task or TASKS[0])
+        entry = find(self.model)
+        return result_suffix("" if entry is None else entry.task)
+
+    def restorer_options(self) -> dict[str, Any]:
+        """Keyword arguments of `Restorer.from_pretrained`."""
+        given: dict[str, Any] = {
+            "device": self.device,
+            "dtype": self.dtype,
+            "tile": parse_tile(self.tile),
+            "overlap": self.overlap,
+            "context": self.context.value,
+            "ensemble": self.ensemble,
+            "guard": self.guard,
+        }
+        return given | {"preset": self.preset_name}
+
+    def check(self) -> None:
+        """Refuse what contradicts itself, before anything is loaded.
+
+        Raises:
+            typer.BadParameter: two options, or an option and an input, do not go together.
+        """
+        if self.task is not None and self.task not in (*TASKS, *FORMER_TASKS):
+            near = did_you_mean(self.task, TASKS)
+            raise typer.BadParameter(
+                f"expected one of {', '.join(TASKS)}; got {self.task!r}{near}", param_hint="'--task'"
+            )
+        parse_tile(self.tile)
+        for conflict in CONFLICTS:
+            if conflict.applies(self):
+                raise typer.BadParameter(conflict.words, param_hint=conflict.option)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """What does not go together: the option to name, when it applies, and what to do."""
+
+    option: str
+    applies: Callable[[RestoreOptions], bool]
+    words: str
+
+
+CONFLICTS = (
+    Conflict("INPUT", lambda o: o.piped and len(o.inputs) > 1, "a pipe carries one picture; give one input with '-'"),
+    Conflict(
+        "INPUT",
+        lambda o: not o.on_ray and any(URL.match(name) for name in (*o.inputs, o.output or "")),
+        "expected local files, got a URL; add --engine ray for URLs",
+    ),
+    Conflict("'--preset'", lambda o: o.preset is not None and o.model is not None, "leave out --preset or --model"),
+    Conflict(
+        "'--guard'", lambda o: o.guard and o.task == "derain", "rain hides too much to tell its removal from a fault"
+    ),
+    Conflict("'--suffix'", lambda o: o.piped and o.suffix is not None, "a pipe has no file name to add it to"),
+    Conflict("OUTPUT", lambda o: o.piped_out and is_closed("stdout"), "stdout is closed; add -o FILE"),
+    Conflict("INPUT", lambda o: o.piped_in and is_closed("stdin"), "stdin is closed; give the name of a file"),
+    Conflict("'--json'", lambda o: o.piped_out and o.as_json, "stdout carries the picture; add -o FILE"),
+    Conflict("'--stream'", lambda o: o.stream and o.piped, "it needs files, not a pipe"),
+    Conflict(
+        "'--stream'", lambda o: o.stream and o.quality is not None, "its results are lossless; leave out --quality"
+    ),
+    Conflict("'--stream'", lambda o: o.stream and o.on_ray, "it runs in one process; leave out --engine ray"),
+    Conflict("'--log'", lambda o: o.log is not None and o.piped, "it needs files or folders, not a pipe"),
+    Conflict("'--log'", lambda o: o.log is not None and o.stream, "--stream resumes without it; leave one of them out"),
+    Conflict("'--watch'", lambda o: o.watch and o.piped, "it needs files or folders, not a pipe"),
+    Conflict("'--watch'", lambda o: o.watch and o.on_ray, "it runs in one process; leave out --engine ray"),
+    Conflict("'--watch'", lambda o: o.watch and o.has_fifo, "it needs files or folders, not a pipe"),
+    Conflict("'--stream'", lambda o: o.stream and o.has_fifo, "it needs files, not a pipe"),
+    Conflict("'--engine'", lambda o: o.on_ray and (o.piped or o.has_fifo), "Ray needs files or URLs, not a pipe"),
+    Conflict("'--workers'", lambda o: not o.on_ray and o.workers is not None, "add --engine ray"),
+    Conflict("'--threads'", lambda o: not o.on_ray and o.threads is not None, "add --engine ray"),
+    Conflict("'--address'", lambda o: not o.on_ray and o.address is not None, "add --engine ray"),
+    Conflict("'--errors'", lambda o: not o.on_ray and o.errors is not None, "add --engine ray"),
+    Conflict(
+        "INPUT",
+        lambda o: o.piped_in and sys.stdin.isatty(),
+        "expected a picture on stdin, which is the terminal; redirect a file (< photo.png)",
+    ),
+    Conflict(
+        "OUTPUT",
+        lambda o: o.piped_out and sys.stdout.isatty(),
+        "a picture is not written to a terminal; redirect it (> clean.png) or add -o FILE",
+    ),
+)
+
+
+def parse_tile(text: str) -> int | Literal["auto"]:
+    """The value of --tile.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected auto, 0 or a number of pixels, got {text!r}", param_hint="'--tile'"
+        ) from None
+
+
+def _is_fifo(name: str) -> bool:
+    try:
+        return stat.S_ISFIFO(Path(name).stat().st_mode)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,142 @@
+"""`kbnet benchmark`: how fast this machine restores photos, beside reference machines."""
+
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kbnet.cli._terminal import print_columns, print_json
+
+if TYPE_CHECKING:
+    from kbnet.inference import Restorer
+    from kbnet.models import CatalogueEntry
+
+_PHOTO = 12  # megapixels of a phone's photo
+_SIDES = (1024, 512, 256)  # pixels; the largest that fits into a network's share of the time is measured
+_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine needs for one megapixel, by network."""
+
+    name: str
+    seconds: Mapping[str, float]
+    source: str = ""
+
+
+def benchmark(
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Measure this model alone.", show_default="every network that ships"),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32 or bfloat16.")] = "auto",
+    seconds: Annotated[float, typer.Option(metavar="N", min=0, help="Time to measure for, in all.")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
+) -> None:
+    """Measure how fast this machine restores photos, in about a minute.
+
+    Each network restores a picture of one megapixel several times; the best run counts. Close other programs first:
+    they make the figures worse.
+    """
+    from kbnet.inference import Restorer
+
+    entries = _networks(model)
+    found: dict[str, float] = {}
+    settings: dict[str, Any] = {}
+    for entry in entries:
+        name = entry if isinstance(entry, str) else entry.name
+        network = entry if isinstance(entry, str) else entry.preset
+        if not as_json:
+            typer.echo(f"measuring {network} ...", err=True)
+        restorer = Restorer.from_pretrained(name, device=device, dtype=dtype)
+        found[network] = seconds_per_megapixel(restorer, seconds / len(entries))
+        settings = restorer.describe()
+    here = Machine(_describe(settings), found)
+    if as_json:
+        print_json({"machine": here.name, "seconds_per_megapixel": dict(found), **_environment()})
+    else:
+        _show(here, reference_machines())
+
+
+def reference_machines() -> list[Machine]:
+    """The machines that are kept as data."""
+    text = (resources.files("kbnet.cli") / "machines.toml").read_text(encoding="utf-8")
+    return [Machine(**entry) for entry in tomllib.loads(text)["machines"]]
+
+
+def seconds_per_megapixel(
+    restorer: "Restorer | Callable[[Any], Any]", limit: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The best of a few runs within about `limit` seconds, on a picture as large as fits into that time."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    started = clock()
+
+    def timed(side: int) -> float:
+        # flat areas, an edge and noise; what a picture shows does not change the work
+        picture = np.full((side, side, 3), 96, np.uint8)
+        picture[:, side // 2 :] = 160
+        picture += generator.integers(0, 32, picture.shape, dtype=np.uint8)
+        start = clock()
+        restorer(picture)
+        return clock() - start
+
+    timed(_SIDES[-1])  # warm up: kernels are chosen and memory is fetched at the first run
+    small = timed(_SIDES[-1])
+    side = next((s for s in _SIDES if small * (s / _SIDES[-1]) ** 2 * 2 <= limit), _SIDES[-1])
+    best = timed(side)
+    for _ in range(_REPEATS - 1):
+        if clock() - started + best > limit:
+            break
+        best = min(best, timed(side))
+    return best / (side**2 / 1e6)
+
+
+def _networks(model: str | None) -> "list[CatalogueEntry | str]":
+    """One shipped model of each network that takes colour, or the one that is asked for."""
+    from kbnet.models import find, list_models
+
+    if model is not None:
+        return [find(model) or model]
+    first: dict[str, CatalogueEntry | str] = {}
+    for entry in list_models():
+        if not entry.preset.endswith("-gray"):
+            first.setdefault(entry.preset, entry)
+    return list(first.values())
+
+
+def _describe(settings: Mapping[str, Any]) -> str:
+    import torch
+
+    from kbnet.evaluation.environment import processor
+
+    if str(settings["device"]).startswith("cuda"):
+        return f"this machine: {torch.cuda.get_device_name(settings['device'])}, {settings['dtype']}"
+    threads = torch.get_num_threads()
+    return f"this machine: {processor().partition(' (')[0]}, {threads} threads, {settings['dtype']}"
+
+
+def _environment() -> dict[str, Any]:
+    from kbnet.evaluation.environment import environment
+
+    return environment("kbnet benchmark --json")
+
+
+def _show(here: Machine, others: list[Machine]) -> None:
+    networks = list(here.seconds)
+    rows = []
+    for machine in (here, *(m for m in others if set(m.seconds) & set(networks))):
+        figures = (f"{machine.seconds[n]:.2f} s" if n in machine.seconds else "-" for n in networks)
+        rows.append((machine.name, *figures))
+    typer.echo("Seconds per megapixel:\n")
+    print_columns(("MACHINE", *networks), rows, right=networks)
+    typer.echo("")
+    for network, seconds in here.seconds.items():
+        typer.echo(f"A {_PHOTO}-megapixel photo takes about {_PHOTO * seconds:.0f} s with {network} on this machine.")

@@ -1,0 +1,212 @@
+"""Metadata of TIFF files: tags, and what the directories are directories of."""
+
+import io
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import BinaryIO
+
+from kbnet.imaging import exif, ifd, photoshop
+from kbnet.imaging.containers.found import Found
+from kbnet.imaging.ifd import Directory, Entry, Form
+from kbnet.imaging.photo import Metadata, Resolution
+
+_XMP, _IPTC, _PHOTOSHOP, _ICC, _LAYERS = 700, 33723, 34377, 34675, 37724
+_X, _Y, _UNIT = exif.RESOLUTION_TAGS
+_SUBFILE, _PHOTOMETRIC, _SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLES = 254, 262, 330, 338, 277
+_REDUCED, _MASK = 1, 4
+_CONTENT_CREDENTIALS = 52545
+_GEOGRAPHIC = (33550, 33922, 34264, 34735, 34736, 34737)
+_UNITS = {1: "", 2: "inch", 3: "cm"}
+_MOST_ENTRIES = 100_000  # of all directories of a file
+_LONGEST_OF_A_PAGE = 256  # bytes of the values that say what a directory is of
+
+
+@dataclass(frozen=True)
+class Page:
+    """A directory of the file's main chain."""
+
+    directory: Directory
+    at: int
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is no reduced copy and no mask of another."""
+        return not self.directory.number(_SUBFILE) & (_REDUCED | _MASK)
+
+
+def pages(file: BinaryIO, form: Form) -> list[Page]:
+    """The directories of the main chain, with short values alone."""
+    found: list[Page] = []
+    seen, at, entries = set(), form.first, 0
+    while at and at not in seen and entries < _MOST_ENTRIES:
+        seen.add(at)
+        directory = ifd.read_directory(file, form, at, children=False, longest=_LONGEST_OF_A_PAGE)
+        if directory is None:
+            break
+        found.append(Page(directory, at))
+        entries += len(directory.entries) + 1
+        at = directory.next
+    return found
+
+
+def collect(file: BinaryIO) -> Found:
+    """The metadata of a TIFF's first picture."""
+    found = Found()
+    form = ifd.read_form(file)
+    every = pages(file, form) if form else []
+    pictures = [number for number, page in enumerate(every) if page.is_picture]
+    found.pages = len(pictures)
+    if form is None or not pictures:
+        return found
+    if any(page.directory.number(_SUBFILE) & _MASK for page in every):
+        found.extras.append("a mask on a page of its own")
+    if any(page.directory.number(_SUBFILE) & _REDUCED for page in every):
+        found.notes.append("the reduced copy of the picture on a page of its own is not kept")
+    found.page = pictures[0]
+    directory = ifd.read_directory(file, form, every[found.page].at) or every[found.page].directory
+    found.orientation = directory.number(exif.ORIENTATION)
+    found.resolution = _resolution(directory)
+    found.unspecified_channel = _is_unspecified(directory)
+    _add_blocks(found, directory, form)
+    _look_below(found, file, form, directory)
+    if directory.damaged:
+        tags = ", ".join(map(str, directory.damaged[:10]))
+        found.notes.append(f"damaged TIFF tags are not kept ({tags})")
+    return found
+
+
+def _add_blocks(found: Found, directory: Directory, form: Form) -> None:
+    for entry in directory.repeated:
+        if entry.tag not in exif.STORAGE | exif.ELSEWHERE | set(exif.RESOLUTION_TAGS):
+            found.add("tag", entry.data, str(entry.tag), entry.kind)
+    for tag, entry in directory.entries.items():
+        if tag == _XMP:
+            found.add("xmp", entry.data)
+        elif tag == _PHOTOSHOP:
+            found.add("photoshop", entry.data)
+        elif tag == _IPTC:
+            found.add("iptc", _records(entry))
+        elif tag == _LAYERS:
+            found.extras.append("Photoshop's layers")
+        elif tag == _CONTENT_CREDENTIALS:
+            found.add("content-credentials", entry.data, str(tag))
+        elif tag in exif.STORAGE or tag in exif.DESCRIPTIVE or tag in exif.RESOLUTION_TAGS or tag == _ICC:
+            continue
+        elif entry.kind in ifd.IFD_TYPES:
+            found.notes.append(f"TIFF tag {tag}, which points to data elsewhere in the file, is not kept")
+        else:
+            found.add("geo-tag" if tag in _GEOGRAPHIC else "tag", entry.data, str(tag), entry.kind)
+    block = exif.from_tiff(directory, form)
+    if block is not None:
+        found.add("exif", block, exif.MOVED)
+        if exif.has_maker_note(block):
+            found.notes.append(exif.MOVED_NOTE)
+
+
+def _records(entry: Entry) -> bytes:
+    """IPTC records; many programs store them as 32-bit numbers, and then some in the wrong order."""
+    if entry.data[:1] != b"\x1c" and entry.kind == ifd.LONG:
+        turned = ifd.swapped(entry.data, ifd.LONG)
+        if turned[:1] == b"\x1c":
+            return turned.rstrip(b"\0")
+    return entry.data.rstrip(b"\0") if entry.kind == ifd.LONG else entry.data
+
+
+def _resolution(directory: Directory) -> Resolution | None:
+    sides = [_rational(directory.entries.get(tag)) for tag in (_X, _Y)]
+    unit = _UNITS.get(directory.number(_UNIT, 2), "inch")
+    if sides[0] is None or sides[1] is None or (not unit and sides[0] == sides[1]):
+        return None
+    return Resolution(sides[0], sides[1], unit)
+
+
+def _rational(entry: Entry | None) -> Fraction | None:
+    if entry is None or entry.kind != ifd.RATIONAL or len(entry.data) < 8:
+        return None
+    above, below = struct.unpack_from("<II", entry.data)
+    return Fraction(above, below) if above and below else None
+
+
+def _is_unspecified(directory: Directory) -> bool:
+    """Whether there is one channel more than colours and the file does not call it alpha."""
+    colours = {0: 1, 1: 1, 2: 3, 3: 1, 6: 3}.get(directory.number(_PHOTOMETRIC))
+    if colours is None or directory.number(_SAMPLES, 1) != colours + 1:
+        return False
+    return directory.number(_EXTRA_SAMPLES) not in (1, 2)
+
+
+def _look_below(found: Found, file: BinaryIO, form: Form, directory: Directory) -> None:
+    entry = directory.entries.get(_SUB_DIRECTORIES)
+    below = [ifd.read_directory(file, form, at, children=False) for at in (entry.numbers[:1000] if entry else ())]
+    pictures = [one for one in below if one is not None and not one.number(_SUBFILE) & (_REDUCED | _MASK)]
+    if pictures:
+        found.extras.append("a second picture" if len(pictures) == 1 else f"{len(pictures)} more pictures")
+
+
+def dress(
+    file: BinaryIO, metadata: Metadata, profile: bytes | None, *, orientation: int = 1, unspecified: bool = False
+) -> None:
+    """Give an encoded TIFF, in place, a first directory with these blocks; the old one stays as unused bytes.
+
+    `unspecified` marks the channel beside the colours as none of transparency.
+    """
+    form = ifd.read_form(file)
+    directory = ifd.read_directory(file, form, form.first, children=False) if form else None
+    if form is None or directory is None:
+        raise ValueError("no TIFF")
+    ours = {_X, _Y, _UNIT, exif.ORIENTATION, *exif.ELSEWHERE, 269, 270, 305}
+    entries = {tag: entry for tag, entry in directory.entries.items() if tag not in ours}
+    result = Directory(entries)
+    for block in metadata.all("exif"):
+        inner = exif.for_tiff(block.data)
+        if inner is not None:
+            result.entries |= inner.entries
+            result.children |= inner.children
+    for entry in _entries(metadata, profile, has_resolution=_X in result.entries):
+        if result.entries.setdefault(entry.tag, entry) is not entry:
+            result.repeated.append(entry)
+    if orientation != 1:
+        result.entries[exif.ORIENTATION] = Entry(exif.ORIENTATION, ifd.SHORT, struct.pack("<H", orientation))
+    if unspecified:
+        result.entries[_EXTRA_SAMPLES] = Entry(_EXTRA_SAMPLES, ifd.SHORT, b"\0\0")
+    at = file.seek(0, 2)
+    at += file.write(bytes(at % 8 and 8 - at % 8))
+    file.write(ifd.dump(result, at, form, following=directory.next))
+    file.seek(8 if form.big else 4)
+    file.write(struct.pack(form.order + ("Q" if form.big else "I"), at))
+
+
+def _entries(metadata: Metadata, profile: bytes | None, *, has_resolution: bool) -> list[Entry]:
+    entries = [
+        Entry(int(block.name), block.code, block.data) for block in metadata.blocks if block.kind in ("tag", "geo-tag")
+    ]
+    if metadata.resolution is not None and not has_resolution:
+        entries += _resolution_entries(metadata.resolution)
+    for kind, tag in (("xmp", _XMP), ("photoshop", _PHOTOSHOP), ("iptc", _IPTC)):
+        data = metadata.first(kind)
+        if kind == "iptc" and data is None:
+            data = photoshop.iptc_of(metadata.first("photoshop") or b"")
+        if data is not None:
+            entries.append(Entry(tag, ifd.BYTE if tag == _XMP else ifd.UNDEFINED, data))
+    if profile is not None:
+        entries.append(Entry(_ICC, ifd.UNDEFINED, profile))
+    return entries
+
+
+def _resolution_entries(resolution: Resolution) -> list[Entry]:
+    inch = resolution.unit == "metre"
+    sides = resolution.per("cm") if inch else (resolution.x, resolution.y)
+    unit = {"inch": 2, "cm": 3, "metre": 3, "": 1}[resolution.unit]
+    entries = [Entry(_UNIT, ifd.SHORT, struct.pack("<H", unit))]
+    for tag, side in zip((_X, _Y), sides, strict=True):
+        side = side.limit_denominator(10**6)
+        entries.append(Entry(tag, ifd.RATIONAL, struct.pack("<II", min(side.numerator, 2**32 - 1), side.denominator)))
+    return entries
+
+
+def dressed(encoded: bytes, metadata: Metadata, profile: bytes | None, *, unspecified: bool) -> bytes:
+    """`dress` from bytes to bytes."""
+    file = io.BytesIO(encoded)
+    dress(file, metadata, profile, unspecified=unspecified)
+    return file.getvalue()

@@ -1,0 +1,130 @@
+"""EXIF blocks: turned upright, rid of the thumbnail, and moved between TIFF's own directories and the other formats.
+
+A block begins at its TIFF header. All else keeps its bytes and its place, so that maker notes with offsets stay whole.
+"""
+
+import io
+import struct
+
+from kbnet.imaging import ifd
+from kbnet.imaging.ifd import Directory, Entry, Form
+
+PREFIX = b"Exif\0\0"
+ORIENTATION = 0x0112
+MAKER_NOTE = 0x927C
+MOVED = "moved"
+"""Name of a block whose parts do not lie where the camera put them, as none do that went through a TIFF."""
+MOVED_NOTE = "the camera maker's notes in EXIF were moved; some programs may not read them any more"
+_THUMBNAIL_AT, _THUMBNAIL_LENGTH = 0x0201, 0x0202
+_WIDTH, _HEIGHT = 0xA002, 0xA003  # in the EXIF directory: of the stored picture
+
+RESOLUTION_TAGS = (282, 283, 296)
+DESCRIPTIVE = frozenset({269, 270, 271, 272, 285, 305, 306, 315, 316, 337, 18246, 18249, 33432, *range(40091, 40096)})
+"""Tags of a TIFF's first directory that an EXIF block has in its first one too: description, make, artist ..."""
+
+STORAGE = frozenset(
+    {254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 284, 288, 289, 290, 291}
+    | {292, 293, 297, 317, 320, 321, 322, 323, 324, 325, 326, 327, 328, 330, 332, 333, 334, 336, 338, 339, 340, 341}
+    | {342, 346, 347, *range(512, 522), 529, 530, 531, 532, 559, 32781, 34665, 34853, 40965, 400, 401}
+)
+"""Tags that say how pixels are stored, or where something else lies: whoever writes the pixels writes these anew."""
+
+ELSEWHERE = frozenset({700, 33723, 34377, 34675, 37724})
+"""Tags of a TIFF that hold XMP, IPTC, Photoshop's resources, a colour profile, Photoshop's layers."""
+
+
+def directory_of(block: bytes) -> tuple[Form, Directory] | None:
+    """The first directory of an EXIF block, with those below it; None where it is not EXIF."""
+    file = io.BytesIO(block)
+    form = ifd.read_form(file)
+    directory = None if form is None else ifd.read_directory(file, form, form.first)
+    return None if form is None or directory is None else (form, directory)
+
+
+def orientation_of(block: bytes) -> int:
+    """The EXIF orientation, 1 to 8; 1 where it is missing or senseless."""
+    found = directory_of(block.removeprefix(PREFIX))
+    value = found[1].number(ORIENTATION, 1) if found else 1
+    return value if 1 <= value <= 8 else 1
+
+
+def upright(exif: bytes, *, keep_orientation: bool = False) -> bytes | None:
+    """The EXIF block from its TIFF header on, with orientation 1 and no thumbnail; None where it is not EXIF.
+
+    The thumbnail would show the picture before restoration. Width and height change places where the picture is turned
+    onto its side. `keep_orientation` is for pixels that are not turned.
+    """
+    block = bytearray(exif.removeprefix(PREFIX))
+    found = directory_of(bytes(block))
+    if found is None:
+        return None
+    form, directory = found
+    if not keep_orientation:
+        turn = directory.number(ORIENTATION, 1)
+        _put(block, form, directory.entries.get(ORIENTATION), 1)
+        inner = directory.children.get(ifd.EXIF_IFD)
+        if inner is not None and 5 <= turn <= 8 and {_WIDTH, _HEIGHT} <= inner.entries.keys():
+            width, height = inner.number(_WIDTH), inner.number(_HEIGHT)
+            _put(block, form, inner.entries[_WIDTH], height)
+            _put(block, form, inner.entries[_HEIGHT], width)
+    return bytes(_without_thumbnail(block, form, directory))
+
+
+def _put(block: bytearray, form: Form, entry: Entry | None, value: int) -> None:
+    if entry is not None and entry.numbers and entry.kind in (ifd.SHORT, ifd.LONG):
+        letter = "H" if entry.kind == ifd.SHORT else "I"
+        if value < 1 << (8 * struct.calcsize(letter)):
+            struct.pack_into(form.order + letter, block, entry.at, value)
+
+
+def _without_thumbnail(block: bytearray, form: Form, directory: Directory) -> bytearray:
+    """Cut the second directory off, which describes the thumbnail and nothing else, and blank the thumbnail's bytes."""
+    second = ifd.read_directory(io.BytesIO(bytes(block)), form, directory.next, children=False)
+    if directory.next_at + form.inline <= len(block):
+        block[directory.next_at : directory.next_at + form.inline] = bytes(form.inline)
+    if second is None:
+        return block
+    start, length = second.number(_THUMBNAIL_AT), second.number(_THUMBNAIL_LENGTH)
+    end = start + length
+    # only what is a JPEG, and is no part of the directory before it: in damaged blocks these ranges may be anything
+    if not (0 < start < end <= len(block)) or block[start : start + 2] != b"\xff\xd8" or start < second.next_at:
+        return block
+    if end == len(block):
+        return block[:start]
+    block[start:end] = bytes(length)
+    return block
+
+
+def from_tiff(directory: Directory, form: Form) -> bytes | None:
+    """An EXIF block of a TIFF's descriptive tags, EXIF, GPS and resolution; None where it has none but resolution."""
+    entries = {tag: entry for tag, entry in directory.entries.items() if tag in DESCRIPTIVE}
+    if not entries and not directory.children:
+        return None
+    entries |= {tag: entry for tag, entry in directory.entries.items() if tag in RESOLUTION_TAGS}
+    return _block(Directory(entries, directory.children), form.order)
+
+
+def of_texts(texts: dict[int, str]) -> bytes:
+    """An EXIF block of nothing but texts, by their tags."""
+    return _block(Directory({tag: ifd.ascii_entry(tag, text) for tag, text in texts.items()}), "<")
+
+
+def _block(directory: Directory, order: str) -> bytes:
+    form = Form(order, big=False, first=8)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
+    return head + ifd.dump(directory, 8, form)
+
+
+def for_tiff(block: bytes) -> Directory | None:
+    """What of an EXIF block goes into a TIFF's first directory, with the directories below it."""
+    found = directory_of(block)
+    if found is None:
+        return None
+    return ifd.without(found[1], STORAGE | ELSEWHERE)
+
+
+def has_maker_note(block: bytes) -> bool:
+    """Whether the camera's maker put notes of its own into the block."""
+    found = directory_of(block)
+    inner = found[1].children.get(ifd.EXIF_IFD) if found else None
+    return inner is not None and MAKER_NOTE in inner.entries

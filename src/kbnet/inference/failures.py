@@ -1,0 +1,51 @@
+"""What goes wrong with one picture, in one line that names it."""
+
+import os
+from pathlib import Path
+
+from kbnet.errors import KBNetError, OutputError, OutputExistsError
+from kbnet.imaging.photo import printable
+from kbnet.inference.naming import Job
+from kbnet.inference.places import is_folder
+
+# How PyTorch says that memory ran out, where it has no exception of its own for that.
+_MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def explain(error: Exception, job: Job) -> str:
+    """The error as a line that begins with the name of the input or the output.
+
+    Raises:
+        Exception: the error itself, where it is a mistake in the program, which no other file would be spared.
+    """
+    if isinstance(error, KBNetError):
+        text = str(error)
+        names = [job.name] if job.output is None else [job.name, printable(job.output)]
+        return text if any(text.startswith(f"{name}: ") for name in names) else f"{job.name}: {text}"
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY_MESSAGES):
+        return f"{job.name}: not enough memory; give a smaller --tile, or close other programs"
+    if isinstance(error, FileNotFoundError) and error.filename in (None, job.input, str(job.input)):
+        return f"{job.name}: no such file; check the path"
+    if isinstance(error, OSError):
+        other = "" if error.filename in (None, job.input, str(job.input)) else f"{printable(error.filename)}: "
+        return f"{job.name}: {other}{(error.strerror or str(error)).lower()}"
+    raise error
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Refuse before the minutes of work what would be refused after them.
+
+    Raises:
+        OutputExistsError: there is a file, and `overwrite` is False.
+        OutputError: its folder is none, or nothing may be written there.
+    """
+    if not overwrite and os.path.lexists(path):
+        raise OutputExistsError(f"{printable(path)}: the file exists; choose another name or give --overwrite")
+    # not made absolute: the folders above the working one may be closed to us
+    parent = next(filter(os.path.lexists, path.parents), path.parent)
+    if not is_folder(parent):
+        raise OutputError(f"{printable(path)}: cannot be written: {printable(parent)} is not a folder; choose another")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{printable(path)}: cannot be written: no permission to write in {printable(parent)}; choose another"
+        )

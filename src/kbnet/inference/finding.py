@@ -1,0 +1,264 @@
+"""Which files are meant by names, folders and patterns, and which are passed over and why.
+
+names, folders, globs --find--> Found, Found, ...      (every other file of a folder --> PassedOver)
+
+A folder's files are taken by their names; one whose name says nothing, or says another format, is opened and taken by
+its first bytes. Nothing is passed over in silence but hidden files and the folder that the results go to.
+"""
+
+import contextlib
+import glob
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from kbnet import files
+from kbnet.errors import ImageError, InvalidInputError, KBNetError, UnreadableImageError
+from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
+from kbnet.imaging.photo import printable
+from kbnet.imaging.sniff import sniff
+from kbnet.inference.places import Places, is_folder
+
+RESULTS_MARK = ".kbnet-results"
+"""File in a folder of results that lies inside a folder of pictures; later runs pass such a folder over."""
+
+# Camera raw files are TIFFs whose first picture may be a small preview: restoring that would be a silent mistake.
+_RAW = {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".orf",
+        ".pef", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"}  # fmt: skip
+
+Kind = Literal["picture", "result", "other"]
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A file or folder that was met and not taken.
+
+    Attributes:
+        path: of the file or folder; a text for a URL.
+        why: the reason, without the name.
+        kind: "picture" for one of a format that is not read here, "result" for what an earlier run made, "other" for
+            all else: text, links to folders, pipes.
+    """
+
+    path: Path | str
+    why: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file to restore.
+
+    Attributes:
+        path: of the file.
+        root: the part of the path that is not mirrored under an output folder.
+        named: by the caller, rather than met in a folder or by a pattern.
+        format: by the file's content, where its name says none that is written here; else "".
+        problem: why it cannot be read, where that is known.
+    """
+
+    path: Path
+    root: Path
+    named: bool
+    format: str = ""
+    problem: KBNetError | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """Finds the files meant by what a caller names.
+
+    Attributes:
+        output: the folder that results go to, whose files are no inputs; None for none.
+        places: how paths are compared.
+        passed_over: called with each file or folder that is not taken.
+    """
+
+    output: Path | None
+    places: Places
+    passed_over: Callable[[PassedOver], None]
+
+    def find(self, item: str | Path, *, may_be_empty: bool = False) -> list[Found]:
+        """The files that one name, folder or pattern means, sorted.
+
+        Raises:
+            InvalidInputError: a folder or pattern without pictures, unless `may_be_empty`.
+        """
+        path = Path(item)
+        missed: list[PassedOver] = []
+        if is_folder(path):
+            found = list(self._walk(path, path, missed))
+        elif is_pattern(item):
+            found = list(self._match(str(item), missed))
+        else:
+            return [Found(path, path.parent, named=True, format=_format_by_content(path))]
+        for one in missed:
+            self.passed_over(one)
+        if not found and not may_be_empty:
+            what = (
+                f"a folder with pictures ({endings()}), found none in"
+                if is_folder(path)
+                else "a file or a pattern that fits pictures, found none for"
+            )
+            raise InvalidInputError(f"expected {what} {printable(path)}{_summary(missed)}")
+        return found
+
+    def _match(self, pattern: str, missed: list[PassedOver]) -> Iterator[Found]:
+        root = _fixed_part(Path(pattern))
+        # glob.glob, for Path.glob takes no absolute patterns and shows hidden files
+        for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207
+            if is_folder(match):
+                if not self._holds_results(match, root, missed):
+                    yield from self._walk(match, root, missed)
+            elif not self._holds_results(match.parent, root, missed):
+                yield from self._taken(match, root, missed)
+
+    def _walk(self, folder: Path, root: Path, missed: list[PassedOver]) -> Iterator[Found]:
+        """The pictures below a folder; hidden ones, such as the ._files of other systems, are not looked at."""
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            problem = UnreadableImageError(
+                f"{printable(folder)}: cannot be read: {why}; check the folder's permissions"
+            )
+            # its "file" is the folder itself: it has to have a place in the tree like any other
+            yield Found(folder, folder.parent if folder == root else root, named=False, problem=problem)
+            return
+        folders = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = folder / entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.is_symlink() and is_folder(path):
+                missed.append(PassedOver(path, "links to folders are not followed; name it to restore it", "other"))
+            elif entry.is_file(follow_symlinks=False) and is_supported(entry.name):
+                yield Found(path, root, named=False)
+            else:
+                yield from self._taken(path, root, missed)
+        for path in folders:
+            if not self._is_results(path, missed):
+                yield from self._walk(path, root, missed)
+
+    def _taken(self, path: Path, root: Path, missed: list[PassedOver]) -> Iterator[Found]:
+        try:
+            state = path.stat()
+        except OSError:
+            if is_supported(path):  # a broken link: reading it will say so
+                yield Found(path, root, named=False)
+            return
+        if not stat.S_ISREG(state.st_mode):
+            missed.append(PassedOver(path, "not a regular file; name it to restore it", "other"))
+        elif is_supported(path):
+            yield Found(path, root, named=False)
+        else:
+            format, why, kind = _content(os.fspath(path), state.st_size, state.st_mtime_ns)
+            if format:
+                yield Found(path, root, named=False, format=format)
+            else:
+                missed.append(PassedOver(path, why, kind))
+
+    def _holds_results(self, folder: Path, root: Path, missed: list[PassedOver]) -> bool:
+        """Whether the folder, or one between it and the root of a pattern, is one of results."""
+        while folder != root and folder != folder.parent:
+            if self._is_results(folder, missed):
+                return True
+            folder = folder.parent
+        return False
+
+    def _is_results(self, folder: Path, missed: list[PassedOver]) -> bool:
+        if self.output is not None and self.places.key(folder) == self.places.real(self.output):
+            return True
+        if not os.path.lexists(folder / RESULTS_MARK):
+            return False
+        why = f"a folder of results, by its {RESULTS_MARK}; name it to restore them"
+        if all(one.path != folder for one in missed):
+            missed.append(PassedOver(folder, why, "result"))
+        return True
+
+
+def mark_results(folder: Path, inputs: Sequence[Path]) -> None:
+    """Leave RESULTS_MARK in a folder of results that lies inside one of the input folders, for later runs to see.
+
+    Does nothing elsewhere, nor where the file cannot be written.
+    """
+    places = Places()
+    key = places.real(folder)
+    inside = any(is_folder(path) and key.startswith(places.real(path).rstrip(os.sep) + os.sep) for path in inputs)
+    if not inside:
+        return
+    text = "Results of kbnet, which passes over folders with this file in its search for pictures.\n"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write(text.encode(), folder / RESULTS_MARK)
+
+
+def endings() -> str:
+    """The file name endings that are read and written, for messages."""
+    return ", ".join(ending.removeprefix(".") for ending in SUPPORTED_SUFFIXES)
+
+
+def is_pattern(item: str | Path) -> bool:
+    """Whether it has wildcards, and is no file's name as it is written."""
+    try:
+        return glob.has_magic(str(item)) and not os.path.lexists(item)
+    except ValueError:
+        return False
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folders of a pattern before its first wildcard."""
+    parts = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return Path(*parts)
+
+
+def _format_by_content(path: Path) -> str:
+    """The format of a named file whose name says none, or "" where it cannot be told without waiting."""
+    if is_supported(path):
+        return ""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return ""  # reading will say why
+    return _content(os.fspath(path), state.st_size, state.st_mtime_ns)[0] if stat.S_ISREG(state.st_mode) else ""
+
+
+@lru_cache(maxsize=100_000)
+def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
+    """(format, "", "picture") by a file's first bytes, or ("", why not, kind).
+
+    Size and time of change are there so that a file that has changed is looked at again.
+    """
+    name = printable(path)
+    try:
+        with Path(path).open("rb") as file:
+            format = sniff(file, name).format
+        if format == "tiff" and Path(path).suffix.lower() in _RAW:
+            return "", "camera raw by its name; develop it to a 16-bit TIFF or PNG in a raw converter first", "picture"
+        return format, "", "picture"
+    except UnreadableImageError:
+        return "", "not a picture", "other"
+    except ImageError as error:
+        return "", str(error).removeprefix(f"{name}: "), "picture"
+    except OSError as error:
+        return "", f"cannot be read: {(error.strerror or str(error)).lower()}", "picture"
+
+
+def _summary(missed: Sequence[PassedOver]) -> str:
+    if not missed:
+        return ""
+    # what comes nearest to a picture says most
+    first = min(missed, key=lambda one: ("picture", "result", "other").index(one.kind))
+    more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
+    return f"; passed over: {printable(first.path)} ({first.why}){more}"

@@ -1,0 +1,220 @@
+"""The three steps of a job: read, restore, write; the first and the last run in threads of their own."""
+
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kbnet import files
+from kbnet.imaging import Photo, Pixels, is_supported, plan_output, probe, read_photo, write_photo
+from kbnet.imaging.extras import check_extras
+from kbnet.imaging.planning import format_of
+from kbnet.inference.change import mean_change
+from kbnet.inference.failures import check_output, explain
+from kbnet.inference.ledger import Ledger, digest
+from kbnet.inference.naming import Job
+from kbnet.inference.overlap import Budget, Closed
+
+if TYPE_CHECKING:
+    from kbnet.inference.streaming import Streamed
+
+PIXELS_AT_A_TIME = 100_000_000
+"""Of the pictures that are decoded at a time, up to three; a larger one is alone."""
+
+Progress = Callable[[Job, int, int], None]
+Examine = Callable[[Pixels, Pixels], str | None]
+
+
+class PixelRestorer(Protocol):
+    """What is done to the pixels: a `Restorer`, or anything else that is called like one."""
+
+    def __call__(self, image: Pixels, /, *, progress: Callable[[int, int], None]) -> Any: ...
+
+
+class FileRestorer(Protocol):
+    """What restores a file into another: `kbnet.inference.streaming.restore_streamed` with its other arguments set."""
+
+    def __call__(
+        self,
+        source: Path,
+        target: Path,
+        /,
+        *,
+        overwrite: bool,
+        drop_extras: bool,
+        progress: Callable[[int, int], None],
+    ) -> "Streamed": ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        seconds: spent on it, reading and writing included.
+        error: one line naming the file, or None if all went well; then nothing was written.
+        width, height: of the picture as shown, 0 if it could not be read.
+        notes: one line for each thing that naming, reading or writing had to change.
+        data: the encoded result where the job names no output.
+        skipped: an earlier run wrote the output already, by its log; nothing was done now.
+        extras: pictures, videos and sounds in the input that the output does not hold, as in `Photo.extras`.
+        change: mean absolute difference between the picture and its result on the scale of [0,1]; None where it was not
+            restored, or where it went from file to file.
+    """
+
+    job: Job
+    seconds: float = 0.0
+    error: str | None = None
+    width: int = 0
+    height: int = 0
+    notes: tuple[str, ...] = ()
+    data: bytes | None = None
+    skipped: bool = False
+    change: float | None = None
+    extras: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the picture was restored and written."""
+        return self.error is None
+
+
+@dataclass
+class Read:
+    """A picture on its way: decoded, or known to be done, or why it could not be read."""
+
+    photo: Photo | None = None
+    format: str = ""
+    notes: tuple[str, ...] = ()
+    input_digest: str = ""
+    change: float | None = None
+    booked: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass
+class Steps:
+    """The steps of all jobs of a run; arguments as of `run_jobs`."""
+
+    network: PixelRestorer
+    format: str | None
+    quality: int | None
+    overwrite: bool
+    drop_extras: bool
+    keep_time: bool
+    max_pixels: int
+    progress: Progress
+    ledger: Ledger | None
+    examine: Examine | None = None
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(PIXELS_AT_A_TIME)
+
+    def read(self, job: Job) -> Read:
+        """Decode the picture, and refuse before the work what would be refused after it."""
+        start, read = time.monotonic(), Read()
+        try:
+            self._read(job, read)
+        except Closed:
+            raise
+        except Exception as error:
+            self.budget.give_back(read.booked)
+            read = Read(error=explain(error, job))
+        read.seconds = time.monotonic() - start
+        return read
+
+    def _read(self, job: Job, read: Read) -> None:
+        if job.problem is not None:
+            raise job.problem
+        # what comes through a pipe can be read only once, so a log cannot tell whether it was restored before
+        if self.ledger is not None and job.output is not None and _is_regular(job.input):
+            read.input_digest = digest(job.input)
+            if self.ledger.is_done(job.output, read.input_digest):
+                return
+        if job.output is not None:
+            check_output(job.output, self.overwrite or job.overwrite)
+        read.booked = self.budget.book(_pixels(job.input, self.max_pixels))
+        read.photo = read_photo(job.input, max_pixels=self.max_pixels)
+        check_extras(read.photo.extras, read.photo.source, job.output, drop_extras=self.drop_extras)
+        named = job.output.suffix if job.output is not None and is_supported(job.output) else read.photo.format
+        read.format = format_of(self.format or named)
+        # Planned once before the work, for its notes and its refusals; writing plans again, with the restored pixels.
+        _, lost = plan_output(read.photo, read.format)
+        read.notes = (*job.notes, *read.photo.notes, *lost)
+
+    def restore(self, job: Job, read: Read) -> Photo | str | None:
+        """The restored picture, or why there is none, or None where there is nothing to do."""
+        self.progress(job, 0, 0)
+        if read.error is not None or read.photo is None:
+            return read.error
+        start = time.monotonic()
+        try:
+            pixels = self.network(read.photo.pixels, progress=lambda done, total: self.progress(job, done, total))
+            read.change = mean_change(read.photo.pixels, pixels)
+            if self.examine is not None and (note := self.examine(read.photo.pixels, pixels)) is not None:
+                read.notes = (*read.notes, note)
+            return replace(read.photo, pixels=pixels)
+        except Exception as error:
+            return explain(error, job)
+        finally:
+            read.seconds += time.monotonic() - start
+
+    def write(self, job: Job, read: Read, restored: Photo | str | None) -> Result:
+        """Encode the picture and put it in its place; the outcome, which goes into the log."""
+        start, data = time.monotonic(), None
+        result = Result(job, error=restored if isinstance(restored, str) else None, skipped=restored is None)
+        if isinstance(restored, Photo):
+            read.photo = None  # the restored one is enough
+            result = Result(job, 0.0, None, restored.width, restored.height, read.notes)
+            result = replace(result, change=read.change, extras=restored.extras)
+            try:
+                data = self._write(job, read, restored)
+            except Exception as error:
+                result = Result(job, error=explain(error, job))
+            finally:
+                self.budget.give_back(read.booked)
+        elif read.booked:
+            self.budget.give_back(read.booked)
+        result = replace(result, data=data, seconds=read.seconds + time.monotonic() - start)
+        if self.ledger is not None:
+            self.ledger.tell(
+                job.name, job.output, result.error, result.seconds, result.width, result.height, skipped=result.skipped
+            )
+        return result
+
+    def _write(self, job: Job, read: Read, photo: Photo) -> bytes | None:
+        data = write_photo(photo, None, format=read.format, quality=self.quality)
+        assert data is not None
+        if job.output is None:
+            return data
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        if self.ledger is not None:
+            self.ledger.promise(job.output, read.input_digest, data)
+        times = times_of(job.input) if self.keep_time and isinstance(job.input, Path) else None
+        files.write(data, job.output, overwrite=self.overwrite or job.overwrite, times=times)
+        return None
+
+
+def times_of(source: Path) -> files.Times | None:
+    """When a file was accessed and changed; None for a pipe, and for one that has gone."""
+    try:
+        state = source.stat()
+    except OSError:
+        return None
+    return (state.st_atime_ns, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
+
+
+def _is_regular(source: Path | bytes) -> bool:
+    return isinstance(source, bytes) or stat.S_ISREG(source.stat().st_mode)
+
+
+def _pixels(source: Path | bytes, most: int) -> int:
+    """Of the picture, by its header; `most` for a pipe, which can be read only once."""
+    if not _is_regular(source):
+        return most
+    info = probe(source)
+    return min(info.width * info.height, most)

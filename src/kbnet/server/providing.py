@@ -1,0 +1,30 @@
+"""Restorers by name, each loaded once, at its first use."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import cast
+
+from kbnet.inference import Restorer
+from kbnet.models import find
+from kbnet.server.restoration import Restore
+
+
+def restorers(device: str = "auto", dtype: str = "auto") -> Callable[[str], Restore]:
+    """A function from a task's, a variant's or a model's name to the Restorer that has its weights.
+
+    Args:
+        device, dtype: as for `Restorer`.
+    """
+
+    @cache
+    def load(name: str, preset: str) -> Restore:
+        loaded = Restorer.from_pretrained(name, device=device, dtype=dtype, preset=preset)  # type: ignore[arg-type]
+        return cast(Restore, loaded)
+
+    def provide(name: str) -> Restore:
+        entry = find(name)
+        if entry is not None and entry.variant == "hq" and name != entry.name:
+            return load(entry.task, "best")  # by the task, which sends gray pictures to gray weights
+        return load(entry.alias if entry is not None and name != entry.name else name, "fast")
+
+    return provide

@@ -1,0 +1,231 @@
+// Before and after: two layers on top of each other, cut at a divider that stays where it is while the picture under it
+// is moved and zoomed. The upper layer is a blend of both pictures, so strength costs nothing but a repaint.
+
+const $ = (id) => document.getElementById(id);
+const LARGEST = 32; // screen pixels for one of the picture
+const SMALL_ENLARGED = 4; // when a small picture is fitted
+const STEP = 1.25, MOVE = 60; // of keys and buttons: zoom factor, CSS pixels
+
+export class Viewer {
+  #shown = null; // {id, before, after?, name}
+  #width = 0;
+  #height = 0;
+  #scale = 1; // CSS pixels for one of the picture
+  #x = 0; // of the picture's left upper corner
+  #y = 0;
+  #mode = "fit"; // "fit", "one", "free"
+  #share = 0.5; // of the canvas that shows what was before
+  #pointers = new Map();
+
+  constructor() {
+    const canvas = $("canvas");
+    canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
+    canvas.addEventListener("pointerdown", (event) => this.#down(event));
+    canvas.addEventListener("pointermove", (event) => this.#move(event));
+    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => this.#up(event));
+    canvas.addEventListener("dblclick", (event) => this.#doubleClick(event));
+    canvas.addEventListener("keydown", (event) => this.#key(event));
+    $("divider").addEventListener("keydown", (event) => this.#divideByKey(event));
+    $("zoom-in").onclick = () => this.#zoomBy(STEP);
+    $("zoom-out").onclick = () => this.#zoomBy(1 / STEP);
+    $("zoom-fit").onclick = () => this.#set("fit");
+    $("zoom-one").onclick = () => this.#set("one");
+    new ResizeObserver(() => this.#resized()).observe(canvas);
+  }
+
+  // picture: {id, name, before: URL, after: URL or null}, or null for none
+  async show(picture) {
+    const other = picture?.id !== this.#shown?.id;
+    const same = picture && !other && picture.before === this.#shown.before && picture.after === this.#shown.after;
+    this.#shown = picture;
+    $("canvas").hidden = !picture;
+    if (!picture) {
+      for (const id of ["before", "under", "after"]) $(id).removeAttribute("src");
+      return;
+    }
+    if (same) return;
+    const { before, after, name } = picture;
+    $("before").src = $("under").src = before;
+    $("before").alt = after ? `${name}, before` : name;
+    if (after) $("after").src = after;
+    else $("after").removeAttribute("src");
+    $("after").alt = after ? `${name}, after` : "";
+    $("canvas").classList.toggle("single", !after);
+    await Promise.allSettled([$("before").decode(), after ? $("after").decode() : null]);
+    if (this.#shown !== picture) return; // another one was opened meanwhile
+    const resized = this.#width !== $("before").naturalWidth || this.#height !== $("before").naturalHeight;
+    this.#width = $("before").naturalWidth;
+    this.#height = $("before").naturalHeight;
+    if (other || resized) {
+      const { clientWidth, clientHeight } = $("canvas");
+      const large = this.#width * this.#one > clientWidth || this.#height * this.#one > clientHeight;
+      this.#set(large ? "one" : "fit");
+    } else this.#draw();
+    $("canvas").dataset.shown = picture.id;
+  }
+
+  get size() {
+    return this.#width ? `${this.#width} × ${this.#height}` : "";
+  }
+
+  setLook({ strength = 1 }) {
+    $("after").style.opacity = String(strength);
+    $("under").style.opacity = String(1 - strength);
+  }
+
+  // One pixel of the picture on one of the screen.
+  get #one() {
+    return 1 / devicePixelRatio;
+  }
+
+  get #fit() {
+    const { clientWidth, clientHeight } = $("canvas");
+    return Math.min(clientWidth / this.#width, clientHeight / this.#height);
+  }
+
+  #set(mode, point) {
+    if (!this.#width) return;
+    this.#zoomTo(mode === "one" ? this.#one : Math.min(this.#fit, SMALL_ENLARGED), point);
+    if (!point) this.#center();
+    this.#mode = mode;
+    this.#draw();
+  }
+
+  #center() {
+    const { clientWidth, clientHeight } = $("canvas");
+    this.#x = (clientWidth - this.#width * this.#scale) / 2;
+    this.#y = (clientHeight - this.#height * this.#scale) / 2;
+  }
+
+  #zoomBy(factor, point) {
+    this.#zoomTo(this.#scale * factor, point);
+    this.#draw();
+  }
+
+  // The point of the picture under `point` (of the canvas, by default its middle) stays there.
+  #zoomTo(scale, point) {
+    const { clientWidth, clientHeight } = $("canvas");
+    const { x, y } = point || { x: clientWidth / 2, y: clientHeight / 2 };
+    const least = Math.min(this.#fit, this.#one);
+    scale = Math.max(least, Math.min(scale, LARGEST * this.#one));
+    this.#x = x - ((x - this.#x) * scale) / this.#scale;
+    this.#y = y - ((y - this.#y) * scale) / this.#scale;
+    this.#scale = scale;
+    this.#mode = "free";
+  }
+
+  #resized() {
+    if (!this.#width || !$("canvas").clientWidth) return;
+    if (this.#mode === "fit") this.#set("fit");
+    else this.#draw();
+  }
+
+  #draw() {
+    if (!this.#width) return;
+    const { clientWidth, clientHeight } = $("canvas");
+    const wide = this.#width * this.#scale, high = this.#height * this.#scale;
+    const kept = (at, size, room) => (size <= room ? (room - size) / 2 : Math.max(room - size, Math.min(0, at)));
+    this.#x = kept(this.#x, wide, clientWidth);
+    this.#y = kept(this.#y, high, clientHeight);
+    for (const id of ["floor", "before", "under", "after"]) {
+      const { style } = $(id);
+      style.width = `${this.#width}px`;
+      style.height = `${this.#height}px`;
+      style.transform = `translate(${this.#x}px, ${this.#y}px) scale(${this.#scale})`;
+      style.imageRendering = this.#scale * devicePixelRatio >= 2 ? "pixelated" : "auto";
+    }
+    const percent = 100 * this.#scale * devicePixelRatio;
+    $("zoom-now").textContent = `${percent < 10 ? percent.toFixed(1) : Math.round(percent)} %`;
+    $("zoom-fit").ariaPressed = String(this.#mode === "fit");
+    $("zoom-one").ariaPressed = String(Math.abs(this.#scale - this.#one) < 1e-9);
+    this.#divide();
+  }
+
+  #divide() {
+    const { clientWidth } = $("canvas");
+    const single = $("canvas").classList.contains("single");
+    const across = this.#share * clientWidth;
+    $("divider").style.left = `${across}px`;
+    $("layer-before").style.clipPath = single ? "none" : `inset(0 ${clientWidth - across}px 0 0)`;
+    $("layer-after").style.clipPath = `inset(0 0 0 ${across}px)`;
+    const percent = Math.round(100 * this.#share);
+    $("divider").ariaValueNow = String(percent);
+    $("divider").ariaValueText = `${percent} % before, ${100 - percent} % after`;
+  }
+
+  #point({ clientX, clientY }) {
+    const box = $("canvas").getBoundingClientRect();
+    return { x: clientX - box.left, y: clientY - box.top };
+  }
+
+  #wheel(event) {
+    event.preventDefault();
+    const pixels = event.deltaY * (event.deltaMode === 1 ? 20 : 1);
+    this.#zoomBy(Math.exp(-pixels * (event.ctrlKey ? 0.01 : 0.0015)), this.#point(event));
+  }
+
+  #down(event) {
+    if (event.button || event.target.closest("#zoom")) return;
+    const dividing = Boolean(event.target.closest("#divider"));
+    this.#pointers.set(event.pointerId, { ...this.#point(event), dividing });
+    $("canvas").setPointerCapture(event.pointerId);
+    $("canvas").classList.add("held");
+  }
+
+  #move(event) {
+    const last = this.#pointers.get(event.pointerId);
+    if (!last) return;
+    const now = this.#point(event);
+    this.#pointers.set(event.pointerId, { ...now, dividing: last.dividing });
+    if (last.dividing) {
+      this.#share = Math.max(0, Math.min(1, now.x / $("canvas").clientWidth));
+      return this.#divide();
+    }
+    const others = [...this.#pointers].filter(([id, pointer]) => id !== event.pointerId && !pointer.dividing);
+    if (others.length) {
+      const [, other] = others[0];
+      const apart = (one) => Math.hypot(one.x - other.x, one.y - other.y) || 1;
+      this.#zoomTo((this.#scale * apart(now)) / apart(last), { x: (now.x + other.x) / 2, y: (now.y + other.y) / 2 });
+      this.#x += (now.x - last.x) / 2;
+      this.#y += (now.y - last.y) / 2;
+    } else {
+      this.#x += now.x - last.x;
+      this.#y += now.y - last.y;
+    }
+    this.#draw();
+  }
+
+  #up(event) {
+    this.#pointers.delete(event.pointerId);
+    if (!this.#pointers.size) $("canvas").classList.remove("held");
+  }
+
+  #doubleClick(event) {
+    if (event.target.closest("#zoom, #divider")) return;
+    if (this.#mode === "fit") this.#set("one", this.#point(event));
+    else this.#set("fit");
+  }
+
+  #key(event) {
+    if (event.target !== $("canvas") || event.ctrlKey || event.metaKey || event.altKey) return;
+    const moves = { ArrowLeft: [MOVE, 0], ArrowRight: [-MOVE, 0], ArrowUp: [0, MOVE], ArrowDown: [0, -MOVE] };
+    if (moves[event.key]) {
+      this.#x += moves[event.key][0];
+      this.#y += moves[event.key][1];
+      this.#draw();
+    } else if (event.key === "+" || event.key === "=") this.#zoomBy(STEP);
+    else if (event.key === "-") this.#zoomBy(1 / STEP);
+    else if (event.key === "0") this.#set("fit");
+    else if (event.key === "1") this.#set("one");
+    else return;
+    event.preventDefault();
+  }
+
+  #divideByKey(event) {
+    const steps = { ArrowLeft: -0.02, ArrowDown: -0.02, ArrowRight: 0.02, ArrowUp: 0.02, PageUp: 0.1, PageDown: -0.1, Home: -1, End: 1 };
+    if (!(event.key in steps)) return;
+    this.#share = Math.max(0, Math.min(1, this.#share + steps[event.key]));
+    this.#divide();
+    event.preventDefault();
+  }
+}

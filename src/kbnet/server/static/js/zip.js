@@ -1,0 +1,56 @@
+// A ZIP file of blobs, stored as they are: pictures are compressed already.
+
+const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
+  for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? 0xedb88320 ^ (byte >>> 1) : byte >>> 1;
+  return byte;
+});
+const LARGEST = 0xffffffff; // bytes; more needs another form of the format
+
+export function crc32(bytes) {
+  let crc = ~0;
+  for (let i = 0; i < bytes.length; i++) crc = TABLE[(crc ^ bytes[i]) & 255] ^ (crc >>> 8);
+  return ~crc >>> 0;
+}
+
+// files: [{name, blob}]; names that are taken get a number.
+export async function zip(files, now = new Date()) {
+  const day = ((now.getFullYear() - 1980) << 9) | ((now.getMonth() + 1) << 5) | now.getDate();
+  const time = (now.getHours() << 11) | (now.getMinutes() << 5) | (now.getSeconds() >> 1);
+  const parts = [], directory = [];
+  let offset = 0;
+  for (const { name, blob } of unique(files)) {
+    const path = new TextEncoder().encode(name);
+    const crc = crc32(new Uint8Array(await blob.arrayBuffer()));
+    // version 2.0, names in UTF-8, stored
+    const common = [[2, 20], [2, 0x800], [2, 0], [2, time], [2, day], [4, crc], [4, blob.size], [4, blob.size], [2, path.length], [2, 0]];
+    parts.push(pack([4, 0x04034b50], ...common), path, blob);
+    directory.push(pack([4, 0x02014b50], [2, 20], ...common, [2, 0], [2, 0], [2, 0], [4, 0], [4, offset]), path);
+    offset += 30 + path.length + blob.size;
+    if (offset > LARGEST) throw new Error("the pictures are too large for one ZIP file; download them one by one");
+  }
+  const size = directory.reduce((sum, part) => sum + part.length, 0);
+  const end = pack([4, 0x06054b50], [2, 0], [2, 0], [2, files.length], [2, files.length], [4, size], [4, offset], [2, 0]);
+  return new Blob([...parts, ...directory, end], { type: "application/zip" });
+}
+
+function unique(files) {
+  const taken = new Set();
+  return files.map(({ name, blob }) => {
+    const [, stem, ending] = name.match(/^(.*?)(\.[^.]*)?$/);
+    let free = name;
+    for (let number = 2; taken.has(free.toLowerCase()); number++) free = `${stem} (${number})${ending || ""}`;
+    taken.add(free.toLowerCase());
+    return { name: free, blob };
+  });
+}
+
+function pack(...fields) {
+  const view = new DataView(new ArrayBuffer(fields.reduce((sum, [size]) => sum + size, 0)));
+  let at = 0;
+  for (const [size, value] of fields) {
+    if (size === 2) view.setUint16(at, value, true);
+    else view.setUint32(at, value, true);
+    at += size;
+  }
+  return new Uint8Array(view.buffer);
+}

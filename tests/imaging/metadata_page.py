@@ -1,0 +1,143 @@
+"""docs/metadata.md: a table of what becomes of every sample in every format. Run as a script, this writes it."""
+
+import sys
+from pathlib import Path
+
+from metadata_samples import Sample, other_samples, samples
+
+from kbnet.imaging import FORMATS, plan_output, read_photo, write_photo
+from kbnet.imaging.blocks import KINDS, NAMES
+
+PAGE = Path(__file__).parents[2] / "docs" / "metadata.md"
+
+
+def outcome(sample: Sample, format: str) -> str:
+    """What becomes of a sample in a result of a format: kept, converted, noted, removed, or lost without a word."""
+    photo = read_photo(sample.data)
+    _, lost = plan_output(photo, format)
+    result = write_photo(photo, None, format=format)
+    if any(note.startswith(sample.words) for note in (*photo.notes, *lost)):
+        return "noted"
+    if sample.kind == "thumbnail":
+        return "lost" if sample.payload in result else "removed"
+    if _is_kept(sample, format, result):
+        return "kept"
+    return "converted" if sample.converted(result) else "lost"
+
+
+def _is_kept(sample: Sample, format: str, result: bytes) -> bool:
+    """Whether the very bytes are in the result, in the frame of the format."""
+    if sample.kind in KINDS and KINDS[sample.kind].rule(format) == "converted":
+        return False
+    if sample.payload:
+        return sample.payload in result
+    return sample.converted(result) or b"".join(_body(sample)) in result
+
+
+def _body(sample: Sample) -> list[bytes]:
+    """For small blocks of a PNG: all between the header and the pixels."""
+    return [sample.data[33 : sample.data.index(b"IDAT") - 4]] if sample.format == "png" else [b"\0" * 999]
+
+
+OTHER_TITLES = {
+    "profile": "the colour profile (ICC)",
+    "resolution": "the resolution",
+    "channel": "a channel that is no transparency: infrared, a mask",
+    "extra": "a second picture, a video, a sound, a gain map, a depth map, layers",
+    "thumbnail": "thumbnails, previews and reduced copies of the picture",
+}
+
+
+TEXT = """\
+# What happens to metadata
+
+A result keeps what its input says about the picture. Each kind of metadata has one rule per output format:
+
+- **kept**: the same bytes. In EXIF and XMP only the orientation changes, because results are upright.
+- **converted**: the same content in the form that the output format has for it.
+- **noted**: the output format has no place for it, or it is true only of the picture before restoration.
+  `kbnet restore` prints a note; in Python, see the notes of `read_photo(...)` and `plan_output(...)`.
+- **removed**: thumbnails and previews show the picture before restoration. Programs create new ones.
+
+Nothing is lost without a note, and nothing is invented: a file without EXIF or a resolution does not get one.
+
+A test writes this table: it makes a file with each kind of metadata, converts it to every format, and looks for the
+metadata in the result with other libraries.
+
+{table}
+
+Details:
+
+- JPEG limits EXIF to 64 kB. A longer XMP packet is split into main and extended XMP; other formats get both in one
+  packet.
+- PNG text becomes JPEG comments such as `Author: Ada`. TIFF has tags for title, description, author, copyright,
+  software, and comment; a note names other keywords.
+- The description, make, model, artist, copyright, date, and software of a TIFF count as EXIF. ImageJ, OME, GDAL, and
+  private tags keep their bytes.
+- Maker notes move when EXIF goes into or comes out of a TIFF. Some programs can't read them afterwards, and a note says
+  so.
+- Tags and chunks that only say how the pixels are stored (strips, compression, bit depth) are written anew.
+- GeoTIFF tags describe the stored rows and columns. If the picture had to be turned upright, a note replaces them.
+- Content credentials sign the bytes of the original picture, so they can't be true of a result.
+- GIF and BMP pictures are read, and their results are PNG unless you choose another format.
+
+## Files with more than one picture
+
+Phones store a video, a second picture, a sound, or an HDR gain map behind the picture; Photoshop stores layers in TIFF
+files. No result can hold these. If the result is another file, a note names what it lacks. If the result would replace
+its own input, kbnet refuses the file, so that nothing is gone:
+
+```text
+$ kbnet restore motion.jpg -o motion.jpg --overwrite
+kbnet: error: motion.jpg: the video of a motion photo would be lost with the original; choose another output, or give
+--drop-extras
+```
+
+With `--drop-extras`, kbnet replaces the file and prints the note.
+"""
+
+
+def results() -> dict[str, tuple[list[str], list[set[str]]]]:
+    """Of each kind where it is found, and what became of its samples in each format."""
+    rows: dict[str, tuple[list[str], list[set[str]]]] = {}
+    for sample in samples() + other_samples():
+        places, columns = rows.setdefault(sample.kind, ([], [set() for _ in FORMATS]))
+        if sample.where:
+            places.append(f"{_name(sample.format)} {sample.where}")
+        for column, format in zip(columns, FORMATS, strict=True):
+            column.add(outcome(sample, format))
+    return rows
+
+
+def table() -> str:
+    """The table of the page, from what became of all samples."""
+    lines = [f"| metadata | found in | {' | '.join(NAMES[format] for format in FORMATS)} |", "|---" * 7 + "|"]
+    for kind, (places, columns) in results().items():
+        cells = [" or ".join(sorted(column)) for column in columns]
+        title = KINDS[kind].title if kind in KINDS else OTHER_TITLES[kind]
+        lines.append(f"| {title} | {_joined(places) or 'every format'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _name(format: str) -> str:
+    return {**NAMES, "gif": "GIF", "bmp": "BMP"}[format]
+
+
+def _joined(places: list[str]) -> str:
+    """PNG tEXt, PNG iTXt -> PNG tEXt, iTXt."""
+    shown, last = [], ""
+    for place in places:
+        name, rest = place.split(" ", 1)
+        shown.append(rest if name == last else place)
+        last = name
+    return "; ".join(shown)
+
+
+def page() -> str:
+    """The documentation page."""
+    return TEXT.format(table=table())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(table() + "\n")

@@ -1,0 +1,439 @@
+"""A file with each kind of metadata in each format that can have it, and how to find it again in a result."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import picture_files as files
+import tifffile
+from PIL import Image, ImageCms, IptcImagePlugin
+
+from kbnet.imaging import icc
+from kbnet.imaging.blocks import KINDS
+
+PIXELS = files.pattern()
+ARTIST, CAPTION, COMMENT = "Ada of the samples", "A caption to be kept", "A comment to be kept"
+PACKET = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="%s"%s/></rdf:RDF>'
+    b"</x:xmpmeta>"
+)
+XMP = PACKET % (b"a packet to be kept", b"")
+LONG = b"a long description " * 6000
+GUID = b"0123456789ABCDEF0123456789ABCDEF"
+NOTE = b' xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="'
+MAIN_XMP = PACKET % (b"main", NOTE + GUID + b'"')
+EXTENSION = PACKET % (LONG, b"")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A file, and what it has: the bytes as a writer that keeps them would keep them."""
+
+    kind: str
+    format: str
+    where: str
+    data: bytes
+    payload: bytes = b""
+    converted: Callable[[bytes], bool] = lambda data: False
+    note: str = ""
+
+    @property
+    def words(self) -> str:
+        """How a note on it begins."""
+        return self.note or (KINDS[self.kind].lost if self.kind in KINDS else "nothing")
+
+
+def rational(*values):
+    return struct.pack(f"<{2 * len(values)}I", *(part for value in values for part in value))
+
+
+def directory(entries, at, following=0):
+    """A little-endian directory at a place: entries of (tag, type, count, bytes)."""
+    head = 2 + 12 * len(entries) + 4
+    body, more = struct.pack("<H", len(entries)), b""
+    for tag, kind, count, value in sorted(entries):
+        inline = value.ljust(4, b"\0")
+        if len(value) > 4:
+            inline = struct.pack("<I", at + head + len(more))
+            more += value + bytes(len(value) % 2)
+        body += struct.pack("<HHI", tag, kind, count) + inline
+    return body + struct.pack("<I", following) + more
+
+
+def text(tag, value):
+    data = value.encode() + b"\0"
+    return tag, 2, len(data), data
+
+
+def exif_entries(at):
+    """Entries of a first directory at a place and all that they point to: artist, exposure, maker's note, position."""
+    note = b"Maker's own \x00\xff bytes"
+    exposure = [(0x829A, 5, 1, rational((1, 250))), (0x927C, 7, len(note), note), (0xA433, 2, 6, b"Lens!\0")]
+    position = [(1, 2, 2, b"N\0"), (2, 5, 3, rational((52, 1), (30, 1), (7, 2)))]
+    inner = directory(exposure, at)
+    gps = directory(position, at + len(inner))
+    pointers = [(34665, 4, 1, struct.pack("<I", at)), (34853, 4, 1, struct.pack("<I", at + len(inner)))]
+    return [text(315, ARTIST), text(272, "Model 1"), *pointers], inner + gps
+
+
+def exif_block():
+    """An EXIF block whose first directory lies behind the others."""
+    entries, below = exif_entries(8)
+    return b"II*\0" + struct.pack("<I", 8 + len(below)) + below + directory(entries, 8 + len(below))
+
+
+def has_exif(data):
+    """Whether another reader finds the artist, the exposure, the lens, the note and the latitude in a result."""
+    exif = Image.open(io.BytesIO(data)).getexif()
+    inner, position = exif.get_ifd(34665), exif.get_ifd(34853)
+    return (
+        exif[315] == ARTIST
+        and float(inner[0x829A]) == 1 / 250
+        and inner[0xA433] == "Lens!"
+        and inner[0x927C].startswith(b"Maker's own")
+        and [float(part) for part in position[2]] == [52, 30, 3.5]
+    )
+
+
+def segment(marker, content):
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def jpeg(*segments):
+    plain = files.pillow(PIXELS, "JPEG")
+    return plain[:2] + b"".join(segments) + plain[2:]
+
+
+def png(*chunks):
+    plain = files.pillow(PIXELS, "PNG")
+    return plain[:33] + b"".join(files.chunk(*one) for one in chunks) + plain[33:]
+
+
+def webp(*chunks, flags=0):
+    plain = files.pillow(PIXELS, "WEBP", lossless=True)
+    body = (
+        b"VP8X" + struct.pack("<IB3x", 10, flags) + struct.pack("<I", 59)[:3] + struct.pack("<I", 39)[:3] + plain[12:]
+    )
+    body += b"".join(kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for kind, data in chunks)
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def tiff(*entries, pixels=PIXELS, following=b""):
+    """A TIFF of one strip with entries more, each (tag, type, count, bytes)."""
+    bands = pixels.shape[2] if pixels.ndim == 3 else 1
+    at = 8 + pixels.nbytes + pixels.nbytes % 2
+    bits = struct.pack(f"<{bands}H", *[8 * pixels.itemsize] * bands)
+    base = [
+        (256, 4, 1, struct.pack("<I", pixels.shape[1])), (257, 4, 1, struct.pack("<I", pixels.shape[0])),
+        (258, 3, bands, bits), (259, 3, 1, b"\1\0"), (262, 3, 1, b"\2\0" if bands > 2 else b"\1\0"),
+        (273, 4, 1, struct.pack("<I", 8)), (277, 3, 1, struct.pack("<H", bands)),
+        (278, 4, 1, struct.pack("<I", pixels.shape[0])), (279, 4, 1, struct.pack("<I", pixels.nbytes)),
+    ]  # fmt: skip
+    data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    behind = [entry for entry in entries if entry[0] != "below"]
+    return b"II*\0" + struct.pack("<I", at) + data.ljust(at - 8, b"\0") + directory([*base, *behind], at) + following
+
+
+def tiff_with_exif():
+    at = 8 + PIXELS.nbytes
+    entries, below = exif_entries(at)
+    data = tiff()
+    main = [entry for entry in _entries_of(data) if entry[0] not in (315, 272)] + entries
+    return b"II*\0" + struct.pack("<I", at + len(below)) + data[8:at] + below + directory(main, at + len(below))
+
+
+def _entries_of(data):
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    sizes = {3: 2, 4: 4, 5: 8, 2: 1}
+    found = []
+    for index in range(count):
+        tag, kind, number = struct.unpack_from("<HHI", data, at + 2 + 12 * index)
+        length = number * sizes[kind]
+        place = at + 2 + 12 * index + 8
+        if length > 4:
+            (place,) = struct.unpack_from("<I", data, place)
+        found.append((tag, kind, number, data[place : place + length]))
+    return found
+
+
+def avif(**options):
+    return files.pillow(PIXELS, "AVIF", **options)
+
+
+def gif(xmp=None, **options):
+    data = files.pillow(Image.fromarray(PIXELS).quantize(16), "GIF", **options)
+    if xmp is None:
+        return data
+    head = 13 + (3 << ((data[10] & 7) + 1))
+    trailer = bytes([1, *range(255, -1, -1), 0])
+    return data[:head] + b"\x21\xff\x0bXMP DataXMP" + xmp + trailer + data[head:]
+
+
+def captions():
+    record = b"\x1c\x02\x78" + struct.pack(">H", len(CAPTION)) + CAPTION.encode()
+    return record, b"8BIM\x04\x04\0\0" + struct.pack(">I", len(record)) + record + bytes(len(record) % 2)
+
+
+def raw_profile(name, data):
+    lines = f"\n{name}\n{len(data):8d}\n".encode() + data.hex().encode() + b"\n"
+    return b"zTXt", b"Raw profile type " + name.encode() + b"\0\0" + zlib.compress(lines)
+
+
+def has_captions(data):
+    """Whether a JPEG's resources, a TIFF's tag or a PNG's text of hexadecimal digits hold the caption."""
+    image = Image.open(io.BytesIO(data))
+    if image.format == "PNG":
+        image.load()
+        digits = "".join(image.text.get("Raw profile type iptc", "").split("\n")[3:])
+        return CAPTION.encode() in bytes.fromhex(digits)
+    return IptcImagePlugin.getiptcinfo(image).get((2, 120)) == CAPTION.encode()
+
+
+def comment_of(data):
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    if image.format == "TIFF":
+        return image.tag_v2.get(270)
+    return image.text.get("Comment") if image.format == "PNG" else image.info.get("comment", b"").decode()
+
+
+def artist_of(data):
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image.tag_v2.get(315) if image.format == "TIFF" else image.info.get("comment", b"").decode()
+
+
+def has_long_xmp(data):
+    return LONG in Image.open(io.BytesIO(data)).info.get("xmp", b"")
+
+
+def green_of_profile(data):
+    """What the pure green of a result is in sRGB, by its profile and another library; None without a profile."""
+    profile = Image.open(io.BytesIO(data)).info.get("icc_profile")
+    if not profile:
+        return None
+    one = Image.new("RGB", (1, 1), (100, 180, 60))
+    srgb = ImageCms.createProfile("sRGB")
+    return ImageCms.profileToProfile(one, io.BytesIO(profile), srgb, renderingIntent=1).getpixel((0, 0))
+
+
+def is_wide(data):
+    """Whether the colours are told to be of a wider gamut than sRGB's: the same numbers are a stronger green."""
+    green = green_of_profile(data)
+    return green is not None and green[0] < 85 and abs(green[1] - 181) < 6
+
+
+PRIMARIES_P3 = struct.pack(">8I", *(round(v * 1e5) for v in (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)))
+GAMMA = struct.pack(">I", 45455)
+
+
+def avif_of_p3():
+    data = avif()
+    at = data.index(b"colrnclx") + 8
+    return data[:at] + struct.pack(">HH", 12, 13) + data[at + 4 :]
+
+
+def geo():
+    return (33550, 12, 3, struct.pack("<3d", 0.5, 0.25, 0)), (34735, 3, 4, struct.pack("<4H", 1, 1, 0, 0))
+
+
+def samples() -> list[Sample]:
+    """All of them."""
+    block, (record, resource) = exif_block(), captions()
+    note = b"a note of a maker\x00\x01\x02"
+    credentials = b"\0\0\0\x20jumbc2pa of an earlier picture"
+    uuid = bytes.fromhex("d8fec3d61b0e483c92975828877ec481") + b"c2pa of an earlier picture"
+    extension = segment(
+        0xE1, b"http://ns.adobe.com/xmp/extension/\0" + GUID + struct.pack(">II", len(EXTENSION), 0) + EXTENSION[:60000]
+    ) + segment(
+        0xE1,
+        b"http://ns.adobe.com/xmp/extension/\0" + GUID + struct.pack(">II", len(EXTENSION), 60000) + EXTENSION[60000:],
+    )
+    main = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + MAIN_XMP)
+    itxt = b"Author\0\0\0\0\0" + ARTIST.encode()
+    return [
+        Sample("exif", "jpeg", "APP1", jpeg(segment(0xE1, b"Exif\0\0" + block)), block, has_exif),
+        Sample("exif", "png", "eXIf, or text of hexadecimal digits", png((b"eXIf", block)), block, has_exif),
+        Sample("exif", "png", "", png(raw_profile("exif", b"Exif\0\0" + block)), block, has_exif),
+        Sample("exif", "webp", "EXIF", webp((b"EXIF", block), flags=8), block, has_exif),
+        Sample("exif", "avif", "item", avif(exif=block), block, has_exif),
+        Sample("exif", "tiff", "tags", tiff_with_exif(), b"", has_exif),
+        Sample("xmp", "jpeg", "APP1", jpeg(segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)), XMP),
+        Sample("xmp", "png", "iTXt", png((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)), XMP),
+        Sample("xmp", "png", "", png(raw_profile("xmp", XMP)), XMP),
+        Sample("xmp", "webp", "XMP", webp((b"XMP ", XMP), flags=4), XMP),
+        Sample("xmp", "avif", "item", avif(xmp=XMP), XMP),
+        Sample("xmp", "tiff", "tag 700", tiff((700, 1, len(XMP), XMP)), XMP),
+        Sample("xmp", "gif", "application extension", gif(XMP), XMP),
+        Sample("extended-xmp", "jpeg", "APP1", jpeg(main, extension), EXTENSION[:60000], has_long_xmp),
+        Sample(
+            "photoshop", "jpeg", "APP13", jpeg(segment(0xED, b"Photoshop 3.0\0" + resource)), resource, has_captions
+        ),
+        Sample("photoshop", "png", "text of hexadecimal digits", png(raw_profile("iptc", resource)), b"", has_captions),
+        Sample("photoshop", "tiff", "tag 34377", tiff((34377, 1, len(resource), resource)), resource, has_captions),
+        Sample("iptc", "tiff", "tag 33723", tiff((33723, 7, len(record), record)), b"", has_captions),
+        Sample(
+            "comment",
+            "jpeg",
+            "COM",
+            jpeg(segment(0xFE, COMMENT.encode())),
+            b"",
+            lambda data: comment_of(data) == COMMENT,
+        ),
+        Sample(
+            "comment", "gif", "comment", gif(comment=COMMENT.encode()), b"", lambda data: comment_of(data) == COMMENT
+        ),
+        Sample(
+            "text", "png", "tEXt", png((b"tEXt", b"Author\0" + ARTIST.encode())), b"", lambda d: ARTIST in artist_of(d)
+        ),
+        Sample("text", "png", "iTXt", png((b"iTXt", itxt)), itxt, lambda data: ARTIST in artist_of(data)),
+        Sample(
+            "text",
+            "png",
+            "zTXt",
+            png((b"zTXt", b"Author\0\0" + zlib.compress(ARTIST.encode()))),
+            b"",
+            lambda data: ARTIST in artist_of(data),
+        ),
+        Sample("colour", "png", "gAMA and cHRM", png((b"gAMA", GAMMA), (b"cHRM", PRIMARIES_P3)), PRIMARIES_P3, is_wide),
+        Sample("colour", "png", "cICP", png((b"cICP", b"\x0c\x0d\0\1")), b"cICP\x0c\x0d\0\1", is_wide),
+        Sample("colour", "avif", "nclx", avif_of_p3(), b"", is_wide),
+        Sample(
+            "chunk", "png", "tIME, bKGD, pCAL, sCAL, oFFs, sTER", png((b"tIME", b"\x07\xd0\1\2\3\4\5")), b"tIME\x07\xd0"
+        ),
+        Sample("chunk", "png", "any that is marked so", png((b"prVt", note)), b"prVt" + note),
+        Sample("dependent-chunk", "png", "any that is marked so, sPLT", png((b"prVT", note))),
+        Sample("segment", "jpeg", "APP3 to APP15", jpeg(segment(0xE5, note)), note),
+        Sample("coding-extension", "jpeg", "APP11", jpeg(segment(0xEB, b"JP\0\1\0\0\0\1RESI" + note))),
+        Sample("tag", "tiff", "any other tag", tiff((50839, 7, len(note), note), text(42113, "-9999")), note),
+        Sample("geo-tag", "tiff", "33550, 33922, 34264, 34735 to 34737", tiff(*geo()), geo()[0][3]),
+        Sample("riff-chunk", "webp", "any other chunk", webp((b"MINE", note)), note),
+        Sample("content-credentials", "jpeg", "APP11", jpeg(segment(0xEB, b"JP\0\1\0\0\0\1" + credentials))),
+        Sample("content-credentials", "png", "caBX", png((b"caBX", credentials))),
+        Sample("content-credentials", "webp", "C2PA", webp((b"C2PA", credentials))),
+        Sample("content-credentials", "tiff", "tag 52545", tiff((52545, 7, len(credentials), credentials))),
+        Sample("content-credentials", "avif", "uuid", avif() + struct.pack(">I4s", 8 + len(uuid), b"uuid") + uuid),
+    ]
+
+
+def wide_profile():
+    """A profile of a wider gamut."""
+    return icc.from_codes(12, 13, 3)
+
+
+def dpi_of(data):
+    return [round(float(side)) for side in Image.open(io.BytesIO(data)).info.get("dpi", (0, 0))]
+
+
+def xmp_segment(attributes):
+    return segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + PACKET % (b"main", attributes))
+
+
+def motion_photo():
+    said = b' xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MotionPhoto="1"'
+    return jpeg(xmp_segment(said)) + struct.pack(">I", 24) + b"ftypmp42\0\0\0\0mp42isom" + b"\0video" * 500
+
+
+def two_pictures(*kinds):
+    """A picture, an index that calls the others of a kind, and these."""
+    second = files.pillow(files.pattern(seed=2), "JPEG")
+    entries = b"".join(struct.pack("<IIIHH", kind, 0, 0, 0, 0) for kind in (0x030000, *kinds))
+    index = b"II*\0" + struct.pack("<I", 8) + directory([(0xB002, 7, len(entries), entries)], 8)
+    first = jpeg(segment(0xE2, b"MPF\0" + index))
+    return first + second * len(kinds)
+
+
+def gain_map(marked=b"urn:iso:std:iso:ts:21496:-1\0\0\0"):
+    second = files.pillow(files.pattern(seed=2), "JPEG")
+    return jpeg(segment(0xE2, marked)) + second[:2] + segment(0xE2, marked + b"\0" * 60) + second[2:]
+
+
+def tiff_of_pages(*subfile_types):
+    """A TIFF of pages, each with a NewSubfileType; those after the first are half as large."""
+    pages = [PIXELS if not kind & 1 else PIXELS[::2, ::2] for kind in subfile_types]
+    data, at = b"", 8
+    places, directories = [], []
+    for page in pages:
+        places.append(at)
+        data += page.tobytes()
+        at += page.nbytes
+    for number, (page, kind) in enumerate(zip(pages, subfile_types, strict=True)):
+        last = number + 1 == len(pages)
+        entries = [entry for entry in _entries_of(tiff(pixels=page)) if entry[0] != 273]
+        entries += [(254, 4, 1, struct.pack("<I", kind)), (273, 4, 1, struct.pack("<I", places[number]))]
+        length = len(directory(entries, 0))
+        directories.append(directory(entries, at, 0 if last else at + length))
+        at += length
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + b"".join(directories)
+
+
+def other_samples() -> list[Sample]:
+    """What is no block: profiles, resolutions, channels, and whatever else a file holds."""
+    profile, thumbnail = wide_profile(), files.pillow(files.pattern(12, 16, seed=3), "JPEG")
+    with_thumbnail = files.exif(1, thumbnail=True)
+    shown = files.pillow(files.pattern(8, 8), "JPEG")
+    resource = b"8BIM\x04\x0c\0\0" + struct.pack(">I", len(thumbnail)) + thumbnail + bytes(len(thumbnail) % 2)
+    layers = b"Adobe Photoshop Document Data Block\0" + bytes(100)
+    infrared = files.pattern(channels=4)
+    wave = b"RIFF\x24\0\0\0WAVEfmt " + bytes(5000)
+    depth = (
+        b' xmlns:Container="http://ns.google.com/photos/1.0/container/" '
+        b'xmlns:Item="http://ns.google.com/photos/1.0/container/item/" Item:Semantic="Depth"'
+    )
+
+    def keeps_profile(data):
+        return Image.open(io.BytesIO(data)).info.get("icc_profile") == profile
+
+    def keeps_channel(data):
+        page = tifffile.TiffFile(io.BytesIO(data)).pages[0] if data[:2] == b"II" else None
+        return page is not None and page.extrasamples == (0,) and np.array_equal(page.asarray(), infrared)
+
+    def resolved(data):
+        return dpi_of(data) == [300, 300]
+
+    kinds = [("PNG", {}), ("JPEG", {}), ("TIFF", {}), ("WEBP", {}), ("AVIF", {})]
+    found = [
+        Sample("profile", name.lower(), "", files.pillow(PIXELS, name, icc_profile=profile), b"", keeps_profile)
+        for name, _ in kinds
+    ]
+    found += [
+        Sample(
+            "resolution",
+            name.lower(),
+            where,
+            files.pillow(PIXELS, name, dpi=(300, 300)),
+            b"",
+            resolved,
+            "the resolution",
+        )
+        for name, where in (("JPEG", "JFIF"), ("PNG", "pHYs"), ("TIFF", "tags 282, 283"), ("BMP", "header"))
+    ]
+    channel = "the channel beside the colours is not kept"
+    found.append(Sample("channel", "tiff", "ExtraSamples 0", tiff(pixels=infrared), b"", keeps_channel, channel))
+    for where, data, note in (
+        ("a motion photo", motion_photo(), "the video of a motion photo"),
+        ("MPF", two_pictures(0x020002), "a second picture"),
+        ("", two_pictures(0x020001, 0x020001), "2 more pictures"),
+        ("an HDR gain map", gain_map(), "the HDR gain map"),
+        ("", gain_map(b"http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version='1.0'/>"), "the HDR gain map"),
+        ("sound", jpeg() + wave, "a sound recording"),
+        ("a depth map", jpeg(xmp_segment(depth)) + shown, "a depth map"),
+        ("data that is not known", jpeg() + b"what is this?" * 500, "6500 bytes of unknown data"),
+    ):
+        found.append(Sample("extra", "jpeg", where, data, note=note))
+    found += [
+        Sample("extra", "png", "data behind the end", png() + motion_photo()[-3000:] + b"x" * 5000, note="8000 bytes"),
+        Sample("extra", "webp", "data behind the end", webp() + b"?" * 5000, note="5000 bytes"),
+        Sample("extra", "tiff", "layers", tiff((37724, 7, len(layers), layers)), note="Photoshop's layers"),
+        Sample("extra", "tiff", "a mask on a page", tiff_of_pages(0, 4), note="a mask on a page"),
+        Sample("extra", "avif", "mpvd", avif() + struct.pack(">I4s", 5008, b"mpvd") + bytes(5000), note="the video"),
+        Sample("thumbnail", "jpeg", "EXIF", jpeg(segment(0xE1, b"Exif\0\0" + with_thumbnail)), shown[20:]),
+        Sample("thumbnail", "jpeg", "JFXX", jpeg(segment(0xE0, b"JFXX\0\x10" + thumbnail)), thumbnail[20:]),
+        Sample("thumbnail", "jpeg", "APP13", jpeg(segment(0xED, b"Photoshop 3.0\0" + resource)), thumbnail[20:]),
+    ]
+    return found
