@@ -44,21 +44,23 @@ Grid means_of_cells(const Kernels& kernels, SumsCall call, int64_t cell, int thr
     return grid;
 }
 
-// out[i] = mean of in[start(i) ... + window) along one axis, in float64, since long sums lose digits
-void slide(const float* in, float* out, int64_t length, int64_t step, int64_t window, std::vector<double>& total) {
-    total.resize(static_cast<std::size_t>(length) + 1);
-    total[0] = 0;
-    for (int64_t i = 0; i < length; ++i) total[static_cast<std::size_t>(i) + 1] = total[static_cast<std::size_t>(i)] + in[i * step];
-    for (int64_t i = 0; i < length; ++i) {
-        const int64_t start = std::clamp<int64_t>(i - (window - 1) / 2, 0, length - window);
-        out[i * step] = static_cast<float>(
-            (total[static_cast<std::size_t>(start + window)] - total[static_cast<std::size_t>(start)]) / static_cast<double>(window));
+// Every row i of `plane` becomes the mean of the `window` rows around it, or along an axis of steps 1 every number, in
+// float64, since long sums lose digits. `total` has room for length + 1 rows.
+void slide(float* plane, int64_t length, int64_t each, int64_t window, double* total) {
+    for (int64_t i = 0; i < each; ++i) total[i] = 0;
+    for (int64_t row = 0; row < length; ++row)
+        for (int64_t i = 0; i < each; ++i) total[(row + 1) * each + i] = total[row * each + i] + plane[row * each + i];
+    for (int64_t row = 0; row < length; ++row) {
+        const int64_t start = std::clamp<int64_t>(row - (window - 1) / 2, 0, length - window);
+        const double *low = total + start * each, *high = total + (start + window) * each;
+        for (int64_t i = 0; i < each; ++i)
+            plane[row * each + i] = static_cast<float>((high[i] - low[i]) / static_cast<double>(window));
     }
 }
 
 }  // namespace
 
-void sliding_mean(Grid& grid, int64_t channels, int64_t window) {
+void sliding_mean(Grid& grid, int64_t channels, int64_t window, int threads) {
     const int64_t planes = grid.batch * channels, cells = grid.rows * grid.cols;
     const int64_t down = std::min(window, grid.rows), across = std::min(window, grid.cols);
     if (down == grid.rows && across == grid.cols) {
@@ -71,13 +73,17 @@ void sliding_mean(Grid& grid, int64_t channels, int64_t window) {
         grid = Grid{std::move(means), grid.batch};
         return;
     }
-    std::vector<double> total;
-    for (int64_t p = 0; p < planes; ++p) {
-        float* plane = grid.values.data() + p * cells;
-        for (int64_t c = 0; c < grid.cols; ++c) slide(plane + c, plane + c, grid.rows, grid.cols, down, total);
-        for (int64_t r = 0; r < grid.rows; ++r)
-            slide(plane + r * grid.cols, plane + r * grid.cols, grid.cols, 1, across, total);
-    }
+    const int shares = cells * planes < 1 << 14 ? 1 : static_cast<int>(std::min<int64_t>(threads, planes));
+    const std::size_t room = static_cast<std::size_t>(std::max((grid.rows + 1) * grid.cols, grid.cols + 1));
+    std::vector<double> totals(static_cast<std::size_t>(shares) * room);
+    run_on_threads(shares, [&](int share) {
+        double* const total = totals.data() + static_cast<std::size_t>(share) * room;
+        for (int64_t p = planes * share / shares; p < planes * (share + 1) / shares; ++p) {
+            float* const plane = grid.values.data() + p * cells;
+            slide(plane, grid.rows, grid.cols, down, total);
+            for (int64_t r = 0; r < grid.rows; ++r) slide(plane + r * grid.cols, grid.cols, 1, across, total);
+        }
+    });
 }
 
 Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size_t site, int64_t input_height,
@@ -93,7 +99,7 @@ Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size
         if (window < s.height || window < s.width) {
             const int64_t cell = std::max<int64_t>(1, window / kCells);
             Grid grid = means_of_cells(kernels, sums, cell, threads);
-            sliding_mean(grid, s.channels, window / cell | 1);  // odd, so that a window is centred on its own cell
+            sliding_mean(grid, s.channels, window / cell | 1, threads);  // odd, so that a window is centred on its own cell
             return grid;
         }
     }

@@ -17,6 +17,6 @@ Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size
               int threads);
 
 // Mean over a window of cells around each cell, moved inwards at borders; all cells' mean, [1][1], if it covers them.
-void sliding_mean(Grid& grid, int64_t channels, int64_t window);
+void sliding_mean(Grid& grid, int64_t channels, int64_t window, int threads);
 
 }  // namespace kbnet

@@ -1,11 +1,12 @@
-// The convolutions at a network's ends and between its levels, each over one tile.
+// The convolutions around the blocks of a network, each over one tile.
 //
 //     same    3x3, zeros around the image; the first and the last layer
 //     down    2x2 with a stride of 2, no overlap: half the resolution
 //     up      1x1, then pixels shuffled into 2x2: twice the resolution
+//     mix     1x1, of the averages that a block's channel branch takes
 //
 // All add another image to their result where there is one: the input of the network, or the skip connection. Weights are
-// packed once for a network (`edge_pack`), as rows of outputs that register tiles read.
+// packed for a call (`edge_pack`), as rows of outputs that register tiles read.
 #pragma once
 
 #include "dense.h"
@@ -17,7 +18,7 @@ using kbnet::EdgeCall;
 
 // Inputs of one output, in the order of the packed weights.
 inline int64_t edge_inner(const EdgeCall& call) {
-    return call.channels * (call.kind == Edge::kSame ? 9 : call.kind == Edge::kDown ? 4 : 1);
+    return call.channels * (call.kind == Edge::kSame ? 9 : call.kind == Edge::kDown ? 4 : 1);  // 1: kUp, kMix
 }
 
 inline int64_t edge_outputs(const EdgeCall& call) {
@@ -94,15 +95,25 @@ inline void gather_halves(const EdgeCall& call, const Tile& tile, const EdgeScra
             }
 }
 
-inline void halve(const EdgeCall& call, const Tile& tile, const EdgeScratch& k) {
+// y = W panel + bias
+inline void multiply(const EdgeCall& call, const Tile& tile, const EdgeScratch& k) {
     const int64_t inner = edge_inner(call);
-    gather_halves(call, tile, k);
     for (int64_t c0 = 0; c0 < call.out_channels; c0 += 16) {
         const int64_t n = smaller(16, call.out_channels - c0);
         product<FloatDot>(k.out, k.dense, nullptr, k.panel, k.dense, nullptr, k.vectors, call.packed + c0 * inner,
                           k.bias + c0, n, inner);
         put(call, tile, k, c0, n);
     }
+}
+
+inline void halve(const EdgeCall& call, const Tile& tile, const EdgeScratch& k) {
+    gather_halves(call, tile, k);
+    multiply(call, tile, k);
+}
+
+inline void mix(const EdgeCall& call, const Tile& tile, const EdgeScratch& k) {
+    gather_dense(k.panel, k.dense, k.row, call.x, 0, call.channels, tile);
+    multiply(call, tile, k);
 }
 
 // The tile is one of x; its pixels become 2x2 of y.
@@ -142,6 +153,7 @@ void edge_tile(const EdgeCall& call, const Tile& tile, float* scratch) {
         case Edge::kSame: return convolve_same(call, tile, k);
         case Edge::kDown: return halve(call, tile, k);
         case Edge::kUp: return twice(call, tile, k);
+        case Edge::kMix: return mix(call, tile, k);
     }
 }
 

@@ -10,33 +10,14 @@
 namespace kbnet {
 namespace {
 
-// A convolution with its packed weights.
-struct Layer {
-    EdgeCall call{};
-    std::vector<float> packed;
-};
-
 struct Block {
     int64_t channels;
     FusionCall fusion{};
     FeedForwardCall feed{};
-    std::vector<float> mix, mix_bias;  // of the channel branch, [C, C] and [C]
+    EdgeCall mix{};  // of the channel branch
 };
 
 using Stage = std::vector<Block>;
-
-std::vector<float> numbers(const Matrix& m, int64_t n) {
-    std::vector<float> out(static_cast<std::size_t>(n));
-    for (int64_t i = 0; i < n; ++i) {
-        if (!m.bfloat16) {
-            out[static_cast<std::size_t>(i)] = static_cast<const float*>(m.data)[i];
-            continue;
-        }
-        const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(m.data)[i]) << 16;
-        std::memcpy(&out[static_cast<std::size_t>(i)], &bits, 4);
-    }
-    return out;
-}
 
 // The largest even divisor of the channels that is not over the limit, as kbnet/nn/layers.py has it.
 int64_t head_width(int64_t channels, int64_t limit) {
@@ -45,17 +26,29 @@ int64_t head_width(int64_t channels, int64_t limit) {
     return 0;
 }
 
-Tensor4 planar(float* data, int64_t channels, int64_t height, int64_t width) {
-    return {data, channels * height * width, height * width, width, 1, false};
-}
+// How an image of one level lies in memory: channel by channel, with gaps so that neither the channels of a pixel nor
+// the pixels above it fall into the same few sets of a cache, as they would at sides of powers of two.
+struct Layout {
+    int64_t channels, rows, cols, pitch, plane;
+
+    Layout(int64_t channels_, int64_t rows_, int64_t cols_) : channels(channels_), rows(rows_), cols(cols_) {
+        pitch = cols % kPage == 0 || kPage % cols == 0 ? cols + kLine : cols;
+        plane = round_up(rows * pitch, kPage) + kPlaneGap;
+    }
+    int64_t floats() const { return channels * plane; }  // of one image
+    Tensor4 view(float* data) const { return {data, floats(), plane, pitch, 1, false}; }
+
+private:
+    static constexpr int64_t kLine = 16, kPage = 1024, kPlaneGap = 5 * kLine;  // floats
+};
 
 }  // namespace
 
 struct Network::Parts {
     Settings settings;
     const Kernels& kernels;
-    Layer first, last;
-    std::vector<Layer> down, up;
+    EdgeCall first{}, last{};
+    std::vector<EdgeCall> down, up;
     std::vector<Stage> encoder, decoder;
     Stage middle;
 
@@ -63,16 +56,13 @@ struct Network::Parts {
 
     int64_t levels() const { return static_cast<int64_t>(encoder.size()); }
 
-    Layer layer(Source& source, const std::string& name, Edge kind, int64_t channels, int64_t outputs) const {
-        Layer made;
-        EdgeCall& call = made.call;
+    EdgeCall layer(Source& source, const std::string& name, Edge kind, int64_t channels, int64_t outputs) const {
+        EdgeCall call{};
         call.kind = kind, call.channels = channels, call.out_channels = outputs;
         const int64_t area = kind == Edge::kSame ? 9 : 4;  // kUp: the four pixels that one becomes
         call.weight = source.find(name + ".weight", outputs * channels * area);
         if (kind != Edge::kUp) call.bias = source.find(name + ".bias", outputs);
-        made.packed.resize(static_cast<std::size_t>(kernels.edge_packed(call)));
-        kernels.edge_pack(call, made.packed.data());
-        return made;
+        return call;
     }
 
     Block block(Source& source, const std::string& name, int64_t c) const {
@@ -86,8 +76,9 @@ struct Network::Parts {
         f.sizes.channels = c, f.sizes.bases = s.bases, f.sizes.group = s.group, f.sizes.kernel = s.kernel;
         f.hidden = c, f.head = head, f.static_group = group, f.static_kernel = kernel, f.eps = s.eps;
         f.norm_weight = find(".fusion_norm.weight", c), f.norm_bias = find(".fusion_norm.bias", c);
-        made.mix = numbers(find(".channel_branch.mix.weight", c * c), c * c);
-        made.mix_bias = numbers(find(".channel_branch.mix.bias", c), c);
+        made.mix.kind = Edge::kMix, made.mix.channels = made.mix.out_channels = c;
+        made.mix.weight = find(".channel_branch.mix.weight", c * c);
+        made.mix.bias = find(".channel_branch.mix.bias", c);
         f.static_in = find(".static_branch.0.weight", c * c), f.static_in_bias = find(".static_branch.0.bias", c);
         f.static_conv = find(".static_branch.1.weight", c * group * kernel * kernel);
         f.static_conv_bias = find(".static_branch.1.bias", c);
@@ -122,9 +113,12 @@ struct Network::Parts {
 
 namespace {
 
-// Runs tiles of a layer on all threads.
-void run_layer(const Kernels& kernels, EdgeCall call, const std::vector<float>& packed, int threads) {
-    call.packed = packed.data();
+// Runs tiles of a layer on all threads. Weights are packed anew each time, which costs little, so that a change of them
+// in place is seen.
+void run_layer(const Kernels& kernels, EdgeCall call, int threads) {
+    const Floats packed = allocate(kernels.edge_packed(call));
+    kernels.edge_pack(call, packed.get());
+    call.packed = packed.get();
     Sizes sizes{call.batch, call.channels, call.height, call.width, 0, 1, 1};
     const Tiles tiles(sizes, threads);
     threads = static_cast<int>(std::min<int64_t>(threads, tiles.count));
@@ -138,19 +132,14 @@ void run_layer(const Kernels& kernels, EdgeCall call, const std::vector<float>& 
 }
 
 // [batch][C][rows][cols] mixed by a block's channel branch
-std::vector<float> mixed(const Block& block, const Grid& grid) {
-    const int64_t c = block.channels, cells = grid.rows * grid.cols;
+std::vector<float> mixed(const Kernels& kernels, const EdgeCall& mix, Grid& grid, int threads) {
     std::vector<float> out(grid.values.size());
-    for (int64_t b = 0; b < grid.batch; ++b)
-        for (int64_t d = 0; d < c; ++d) {
-            float* const to = out.data() + (b * c + d) * cells;
-            std::fill(to, to + cells, block.mix_bias[static_cast<std::size_t>(d)]);
-            for (int64_t j = 0; j < c; ++j) {
-                const float w = block.mix[static_cast<std::size_t>(d * c + j)];
-                const float* from = grid.values.data() + (b * c + j) * cells;
-                for (int64_t i = 0; i < cells; ++i) to[i] += w * from[i];
-            }
-        }
+    EdgeCall call = mix;
+    call.batch = grid.batch, call.height = grid.rows, call.width = grid.cols;
+    const int64_t cells = grid.rows * grid.cols;
+    call.x = {grid.values.data(), call.channels * cells, cells, grid.cols, 1, false};
+    call.y = {out.data(), call.channels * cells, cells, grid.cols, 1, false};
+    run_layer(kernels, call, threads);
     return out;
 }
 
@@ -161,15 +150,15 @@ public:
         : kernels_(kernels), context_(context), batch_(batch), input_height_(height), threads_(threads) {}
 
     // The image is in `here`; `spare` has as many floats.
-    void stage(const Stage& blocks, float*& here, float*& spare, int64_t height, int64_t width) {
+    void stage(const Stage& blocks, float*& here, float*& spare, const Layout& layout) {
         for (const Block& block : blocks) {
-            const Tensor4 x = planar(here, block.channels, height, width), y = planar(spare, block.channels, height, width);
+            const Tensor4 x = layout.view(here), y = layout.view(spare);
             FusionCall fused = block.fusion;
-            fused.sizes.batch = batch_, fused.sizes.height = height, fused.sizes.width = width;
+            fused.sizes.batch = batch_, fused.sizes.height = layout.rows, fused.sizes.width = layout.cols;
             fused.x = x, fused.y = y;
             SumsCall sums{fused.sizes, fused.eps, x, fused.norm_weight, fused.norm_bias, nullptr, 0, 0};
-            const Grid grid = averages(kernels_, sums, context_, site_++, input_height_, threads_);
-            const std::vector<float> means = mixed(block, grid);
+            Grid grid = averages(kernels_, sums, context_, site_++, input_height_, threads_);
+            const std::vector<float> means = mixed(kernels_, block.mix, grid, threads_);
             fused.means = means.data(), fused.means_batch = grid.batch;
             fused.grid_rows = grid.rows, fused.grid_cols = grid.cols, fused.cell = grid.cell;
             fusion(kernels_, fused, threads_);
@@ -180,12 +169,11 @@ public:
         }
     }
 
-    void layer(const Layer& layer, const Tensor4& x, const Tensor4& y, const Tensor4& added, int64_t height,
+    void layer(EdgeCall call, const Tensor4& x, const Tensor4& y, const Tensor4& added, int64_t height,
                int64_t width) {
-        EdgeCall call = layer.call;
         call.batch = batch_, call.height = height, call.width = width;
         call.x = x, call.y = y, call.added = added;
-        run_layer(kernels_, call, layer.packed, threads_);
+        run_layer(kernels_, call, threads_);
     }
 
 private:
@@ -224,68 +212,104 @@ const Kernels& Network::kernels() const { return parts_->kernels; }
 
 int64_t Network::multiple() const { return int64_t{1} << parts_->levels(); }
 
+// Where the images of all levels lie: of each level two slots, and everything deeper in the one that is spare.
+struct Network::Memory {
+    struct Level {
+        Layout layout;
+        int64_t here, spare;  // floats from the start
+    };
+    std::vector<Level> levels;
+    int64_t floats;
+
+    // `least`: floats that the first level's slots have at least; the result is put together in one of them.
+    Memory(int64_t count, int64_t width, int64_t batch, int64_t rows, int64_t cols, int64_t least) {
+        for (int64_t i = 0; i <= count; ++i) levels.push_back({Layout(width << i, rows >> i, cols >> i), 0, 0});
+        std::vector<int64_t> slots(levels.size());
+        int64_t deeper = 0;
+        for (std::size_t i = levels.size(); i-- > 0;) {
+            slots[i] = std::max({batch * levels[i].layout.floats(), deeper, i == 0 ? least : 0});
+            deeper = 2 * slots[i];
+        }
+        int64_t at = 0;
+        for (std::size_t i = 0; i < levels.size(); ++i) {
+            levels[i].here = at;
+            at = levels[i].spare = at + slots[i];
+        }
+        floats = deeper + 16;  // vectors are read to their end
+    }
+};
+
 int64_t Network::bytes(int64_t batch, int64_t height, int64_t width) const {
-    const int64_t pixels = batch * round_up(height, multiple()) * round_up(width, multiple());
-    return static_cast<int64_t>(sizeof(float)) * pixels * (2 * parts_->settings.width + parts_->settings.channels);
+    const int64_t rows = round_up(height, multiple()), cols = round_up(width, multiple());
+    const int64_t input = batch * Layout(parts_->settings.channels, rows, cols).floats();
+    const Memory memory(parts_->levels(), parts_->settings.width, batch, rows, cols, input);
+    return static_cast<int64_t>(sizeof(float)) * (memory.floats + input);
 }
+
+namespace {
+
+// One image into another of the same size, or a part of it.
+void copy(const Tensor4& from, const Tensor4& to, int64_t batch, int64_t channels, int64_t rows, int64_t cols) {
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t c = 0; c < channels; ++c)
+            for (int64_t r = 0; r < rows; ++r)
+                std::memcpy(static_cast<float*>(to.data) + to.at(b, c, r, 0),
+                            static_cast<const float*>(from.data) + from.at(b, c, r, 0),
+                            static_cast<std::size_t>(cols) * sizeof(float));
+}
+
+}  // namespace
 
 void Network::run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t height, int64_t width, Context& context,
                   int threads) const {
     if (batch * height * width == 0) return;
     const Parts& p = *parts_;
-    const int64_t rows = round_up(height, multiple()), cols = round_up(width, multiple()), channels = p.settings.channels;
+    const int64_t rows = round_up(height, multiple()), cols = round_up(width, multiple());
+    const int64_t channels = p.settings.channels;
     if (context.kind == Context::kGather) context.means.clear();
 
-    // The input with its padding of zeros, in rows of its own: the last layer adds it too.
-    const Floats input = allocate(batch * channels * rows * cols);
-    set_zero(input.get(), batch * channels * rows * cols);
-    const Tensor4 padded = planar(input.get(), channels, rows, cols);
-    for (int64_t b = 0; b < batch; ++b)
-        for (int64_t c = 0; c < channels; ++c)
-            for (int64_t r = 0; r < height; ++r)
-                std::memcpy(input.get() + padded.at(b, c, r, 0), static_cast<const float*>(x.data) + x.at(b, c, r, 0),
-                            static_cast<std::size_t>(width) * sizeof(float));
+    // The input with its padding of zeros: the last layer adds it too.
+    const Layout outer(channels, rows, cols);
+    const Floats input = allocate(batch * outer.floats());
+    set_zero(input.get(), batch * outer.floats());
+    const Tensor4 padded = outer.view(input.get());
+    copy(x, padded, batch, channels, height, width);
 
     Run run(p.kernels, context, batch, rows, threads);
-    const int64_t floats = batch * p.settings.width * rows * cols;
-    const Floats memory = allocate(2 * floats);
-    // Of each level: the image, and as much again, into which both images of the next level fit.
-    struct Level {
+    const Memory plan(p.levels(), p.settings.width, batch, rows, cols, batch * outer.floats());
+    const Floats memory = allocate(plan.floats);
+    struct Images {
         float *here, *spare;
-        int64_t channels, rows, cols;
     };
-    std::vector<Level> levels{{memory.get(), memory.get() + floats, p.settings.width, rows, cols}};
-    run.layer(p.first, padded, planar(levels[0].here, p.settings.width, rows, cols), Tensor4{}, rows, cols);
+    std::vector<Images> images;
+    for (const Memory::Level& level : plan.levels)
+        images.push_back({memory.get() + level.here, memory.get() + level.spare});
+    const auto layout = [&](std::size_t i) -> const Layout& { return plan.levels[i].layout; };
+
+    run.layer(p.first, padded, layout(0).view(images[0].here), Tensor4{}, rows, cols);
     for (std::size_t i = 0; i < p.encoder.size(); ++i) {
-        Level& level = levels[i];
-        run.stage(p.encoder[i], level.here, level.spare, level.rows, level.cols);
-        Level next{level.spare, nullptr, 2 * level.channels, level.rows / 2, level.cols / 2};
-        next.spare = next.here + batch * next.channels * next.rows * next.cols;
-        run.layer(p.down[i], planar(level.here, level.channels, level.rows, level.cols),
-                  planar(next.here, next.channels, next.rows, next.cols), Tensor4{}, next.rows, next.cols);
-        levels.push_back(next);
+        const float* const before = images[i].spare;
+        run.stage(p.encoder[i], images[i].here, images[i].spare, layout(i));
+        // What is deeper lies in the slot that is spare, whichever of the two that is now.
+        const int64_t moved = images[i].spare - before;
+        for (std::size_t deeper = i + 1; deeper < images.size(); ++deeper)
+            images[deeper].here += moved, images[deeper].spare += moved;
+        run.layer(p.down[i], layout(i).view(images[i].here), layout(i + 1).view(images[i + 1].here), Tensor4{},
+                  layout(i + 1).rows, layout(i + 1).cols);
     }
-    run.stage(p.middle, levels.back().here, levels.back().spare, levels.back().rows, levels.back().cols);
+    run.stage(p.middle, images.back().here, images.back().spare, plan.levels.back().layout);
     for (std::size_t i = 0; i < p.decoder.size(); ++i) {
-        const Level from = levels.back();
-        levels.pop_back();
-        Level& level = levels.back();
-        const Tensor4 skip = planar(level.here, level.channels, level.rows, level.cols);
-        run.layer(p.up[i], planar(from.here, from.channels, from.rows, from.cols), skip, skip, from.rows, from.cols);
-        run.stage(p.decoder[i], level.here, level.spare, level.rows, level.cols);
+        const std::size_t level = p.decoder.size() - 1 - i;
+        const Tensor4 skip = layout(level).view(images[level].here);
+        run.layer(p.up[i], layout(level + 1).view(images[level + 1].here), skip, skip, layout(level + 1).rows,
+                  layout(level + 1).cols);
+        run.stage(p.decoder[i], images[level].here, images[level].spare, layout(level));
     }
-    Level& level = levels[0];
-    if (rows == height && cols == width) {
-        run.layer(p.last, planar(level.here, level.channels, rows, cols), y, padded, rows, cols);
-        return;
-    }
-    const Tensor4 whole = planar(level.spare, channels, rows, cols);
-    run.layer(p.last, planar(level.here, level.channels, rows, cols), whole, padded, rows, cols);
-    for (int64_t b = 0; b < batch; ++b)
-        for (int64_t c = 0; c < channels; ++c)
-            for (int64_t r = 0; r < height; ++r)
-                std::memcpy(static_cast<float*>(y.data) + y.at(b, c, r, 0), level.spare + whole.at(b, c, r, 0),
-                            static_cast<std::size_t>(width) * sizeof(float));
+    const Tensor4 result = layout(0).view(images[0].here);
+    if (rows == height && cols == width) return run.layer(p.last, result, y, padded, rows, cols);
+    const Tensor4 whole = outer.view(images[0].spare);
+    run.layer(p.last, result, whole, padded, rows, cols);
+    copy(whole, y, batch, channels, height, width);
 }
 
 }  // namespace kbnet

@@ -1,6 +1,6 @@
 // A whole KBNet-S in one call: from an image to the restored one, without anything else between its layers.
 //
-//     Network  settings and packed weights, made once; used by any number of calls, also at the same time
+//     Network  settings, and where the weights lie; used by any number of calls, also at the same time
 //     Context  where averages over the image come from, as in kbnet/nn/context.py
 //     run      plans the memory, then goes through the layers, each shared out over the threads
 //
@@ -42,7 +42,7 @@ struct Context {
 
 class Network {
 public:
-    // Reads parameters from `source`, which must outlive the network: matrices that are used as they lie are not copied.
+    // Finds parameters in `source`, which must outlive the network: they are used where they lie.
     Network(const Settings& settings, Source& source, const Kernels& kernels);
     ~Network();
 
@@ -58,6 +58,7 @@ public:
 
 private:
     struct Parts;
+    struct Memory;
     std::unique_ptr<Parts> parts_;
 };
 

@@ -76,7 +76,7 @@ void feed_forward_tile(const FeedForwardCall& call, const Tile& tile, float* scr
 constexpr int64_t kSumsPixels = 128;  // of a row, normalised at a time
 
 inline int64_t sums_scratch(const SumsCall& call) {
-    return call.sizes.channels * (kSumsPixels + 2 * 16) + 64;
+    return 2 * call.sizes.channels * (kSumsPixels + 2 * 16) + 64;
 }
 
 inline float sum_of(const float* from, int64_t n) {
@@ -91,13 +91,14 @@ inline float sum_of(const float* from, int64_t n) {
     return sum;
 }
 
-// The sums of one row of cells
+// The sums of one row of cells: first down the columns of pixels, then along the rows of cells, which are fewer.
 void sums_row(const SumsCall& call, int64_t image, int64_t grid_row, float* scratch) {
     const Sizes& s = call.sizes;
     Arena arena{scratch};
     float* const weight = arena.take(s.channels);
     float* const bias = arena.take(s.channels);
     float* const u = arena.take(s.channels * kSumsPixels);
+    float* const columns = arena.take(s.channels * kSumsPixels);
     const int64_t across = call.grid_cols(), cells = call.grid_rows() * across;
     float* const sums = call.sums + image * s.channels * cells + grid_row * across;
     for (int64_t c = 0; c < s.channels; ++c) {
@@ -105,19 +106,23 @@ void sums_row(const SumsCall& call, int64_t image, int64_t grid_row, float* scra
         fill(sums + c * cells, across, 0.0f);
     }
     const int64_t end = smaller(s.height, (grid_row + 1) * call.cell_rows);
-    for (int64_t y = grid_row * call.cell_rows; y < end; ++y)
-        for (int64_t x0 = 0; x0 < s.width; x0 += kSumsPixels) {
-            const int64_t n = smaller(kSumsPixels, s.width - x0);
+    for (int64_t x0 = 0; x0 < s.width; x0 += kSumsPixels) {
+        const int64_t n = smaller(kSumsPixels, s.width - x0), wide = round_up(n, kLanes);
+        fill(columns, s.channels * kSumsPixels, 0.0f);
+        for (int64_t y = grid_row * call.cell_rows; y < end; ++y) {
             read_pixels(u, kSumsPixels, call.x, call.x.at(image, 0, y, x0), s.channels, n);
-            normalize(u, kSumsPixels, s.channels, round_up(n, kLanes), weight, bias, call.eps);
-            for (int64_t c = 0; c < s.channels; ++c)
-                for (int64_t x = 0; x < n;) {
-                    const int64_t cell = (x0 + x) / call.cell_cols;
-                    const int64_t stop = smaller(n, (cell + 1) * call.cell_cols - x0);
-                    sums[c * cells + cell] += sum_of(u + c * kSumsPixels + x, stop - x);
-                    x = stop;
-                }
+            normalize(u, kSumsPixels, s.channels, wide, weight, bias, call.eps);
+            for (int64_t i = 0; i < s.channels * kSumsPixels; i += kLanes)
+                store(columns + i, load(columns + i) + load(u + i));
         }
+        for (int64_t c = 0; c < s.channels; ++c)
+            for (int64_t x = 0; x < n;) {
+                const int64_t cell = (x0 + x) / call.cell_cols;
+                const int64_t stop = smaller(n, (cell + 1) * call.cell_cols - x0);
+                sums[c * cells + cell] += sum_of(columns + c * kSumsPixels + x, stop - x);
+                x = stop;
+            }
+    }
 }
 
 }  // namespace

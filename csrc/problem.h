@@ -177,8 +177,8 @@ struct SumsCall {
     KBNET_INLINE int64_t grid_cols() const { return (sizes.width + cell_cols - 1) / cell_cols; }
 };
 
-// A convolution at the end of a network or between two levels of it (edges.h). Float32, rows of pixels contiguous.
-enum class Edge { kSame, kDown, kUp };
+// A convolution around the blocks of a network (edges.h). Float32, rows of pixels contiguous.
+enum class Edge { kSame, kDown, kUp, kMix };
 
 struct EdgeCall {
     Edge kind;

@@ -108,7 +108,8 @@ def test_memory_is_known_before_a_run(network, settings, arrays):
     engine = Engine(settings, arrays)
     multiple = engine.input_multiple
     floats = 2 * network.config.width + network.config.channels
-    assert engine.bytes(multiple, 3 * multiple) == 4 * floats * 3 * multiple**2
+    for height, width in ((320, 512), (1024, 1024), (608, 800)):  # with a few percent of gaps
+        assert 1 <= engine.bytes(height, width) / (4 * floats * height * width) < 1.2
     assert engine.bytes(1, 1) == engine.bytes(multiple, multiple)
 
 

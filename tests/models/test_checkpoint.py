@@ -170,9 +170,7 @@ def test_weights_are_stored_in_half_precision_on_request(tmp_path):
     assert next(network.parameters()).dtype == torch.float32
     with torch.no_grad():
         network.first.bias[0] = 1e6
-    with pytest.raises(
-        InvalidInputError, match=r"in torch.float16, but first\.bias is beyond its range"
-    ):
+    with pytest.raises(InvalidInputError, match=r"in torch.float16, but first\.bias is beyond its range"):
         save_file(network, tmp_path / "large.safetensors", dtype=torch.float16)
     assert not (tmp_path / "large.safetensors").exists()
 

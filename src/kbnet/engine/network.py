@@ -21,7 +21,7 @@ class Engine:
     Args:
         settings: the fields of `KBNetSConfig`.
         arrays: every parameter by its name in the module's state, float32, or bfloat16 as raw uint16; contiguous. They
-            are used where they lie and must not change afterwards.
+            are used where they lie, as they are at the time of a call.
         threads: that a call uses; by default as many as this process may run at once.
         instruction_set: one of `kbnet.ops.native.instruction_sets()`; the fastest if left out.
 

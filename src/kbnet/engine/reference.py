@@ -41,7 +41,8 @@ def restore(image: Planes, p: Parameters, settings: Mapping[str, Any], average: 
     for level, count in enumerate(settings["decoder_blocks"]):
         up = _pixel_shuffle(convolve(x, p, f"upsample.{level}.0"))
         x = stage(up + skips.pop(), f"decoder.{level}", count)
-    return (convolve(x, p, "last") + padded)[:, :height, :width]
+    y: Planes = convolve(x, p, "last") + padded
+    return y[:, :height, :width]
 
 
 def block(x: Planes, p: Parameters, name: str, settings: Mapping[str, Any], average: Average) -> Planes:
@@ -55,13 +56,15 @@ def block(x: Planes, p: Parameters, name: str, settings: Mapping[str, Any], aver
     adaptive = adaptive * p[f"{name}.kba_scale"][0] + v
     x = x + convolve(adaptive * static * channel, p, f"{name}.fusion_out") * p[f"{name}.fusion_scale"][0]
     first, second = np.split(convolve(normalise(x, p, f"{name}.ffn_norm"), p, f"{name}.ffn_in"), 2)
-    return x + convolve(first * second, p, f"{name}.ffn_out") * p[f"{name}.ffn_scale"][0]
+    y: Planes = x + convolve(first * second, p, f"{name}.ffn_out") * p[f"{name}.ffn_scale"][0]
+    return y
 
 
 def coefficients(u: Planes, p: Parameters, name: str) -> Planes:
     """The mixing coefficients of every pixel, [N,H,W]."""
     first, second = np.split(convolve(u, p, f"{name}.grouped", len(p[f"{name}.grouped.bias"])), 2)
-    return convolve(first * second, p, f"{name}.expand") * p[f"{name}.scale"][0] + convolve(u, p, f"{name}.projection")
+    mixed: Planes = convolve(first * second, p, f"{name}.expand") * p[f"{name}.scale"][0]
+    return mixed + convolve(u, p, f"{name}.projection")
 
 
 def kernel_basis_attention(x: Planes, a: Planes, p: Parameters, name: str, settings: Mapping[str, Any]) -> Planes:
@@ -77,7 +80,7 @@ def kernel_basis_attention(x: Planes, a: Planes, p: Parameters, name: str, setti
 def normalise(x: Planes, p: Parameters, name: str) -> Planes:
     """Layer norm over the channels of each pixel."""
     centred = x - x.mean(0)
-    scaled = centred / np.sqrt((centred**2).mean(0) + EPS)
+    scaled: Planes = centred / np.sqrt((centred**2).mean(0) + EPS)
     return scaled * p[f"{name}.weight"][:, None, None] + p[f"{name}.bias"][:, None, None]
 
 
@@ -93,15 +96,15 @@ def _grouped(x: Planes, weight: NDArray[Any], bias: NDArray[Any], groups: int) -
     windows = sliding_window_view(padded, weight.shape[2:], axis=(1, 2))  # [C,H,W,k,k]
     inside = windows.reshape(groups, -1, *windows.shape[1:])
     kernels = weight.reshape(groups, -1, *weight.shape[1:])
-    y: Planes = np.einsum("gihwuv,goiuv->gohw", inside, kernels).reshape(-1, *x.shape[1:])
-    return y + bias[:, None, None]
+    y: Planes = np.einsum("gihwuv,goiuv->gohw", inside, kernels).reshape(-1, *x.shape[1:]) + bias[:, None, None]
+    return y
 
 
 def _halve(x: Planes, p: Parameters, name: str) -> Planes:
     channels, height, width = x.shape
     blocks = x.reshape(channels, height // 2, 2, width // 2, 2)
-    y: Planes = np.einsum("chuwv,ocuv->ohw", blocks, p[f"{name}.weight"])
-    return y + p[f"{name}.bias"][:, None, None]
+    y: Planes = np.einsum("chuwv,ocuv->ohw", blocks, p[f"{name}.weight"]) + p[f"{name}.bias"][:, None, None]
+    return y
 
 
 def _pixel_shuffle(x: Planes) -> Planes:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import _get_current_function_mode
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -19,10 +20,31 @@ from kbnet.models.description import describe_network
 from kbnet.models.kbnet_s import KBNetS
 from kbnet.nn import conformity, fused
 from kbnet.nn.context import FullFrame, Gather, Local, Shared
+from kbnet.ops import native
 
-_Fingerprint = tuple[tuple[int, int], ...]
 
-_engines: WeakKeyDictionary[KBNetS, tuple[_Fingerprint, str, engine.Engine]] = WeakKeyDictionary()
+class _Made:
+    """The engine of a network, over the memory of its parameters; those of other strides are copied at each call."""
+
+    def __init__(self, network: KBNetS, instruction_set: str) -> None:
+        self.key = _key(network, instruction_set)
+        arrays: dict[str, Any] = {}
+        self._copies: list[tuple[Tensor, NDArray[np.float32]]] = []
+        for name, parameter in network.named_parameters():
+            plain = parameter.detach()
+            arrays[name] = plain.numpy()
+            if not plain.is_contiguous():
+                arrays[name] = np.empty(plain.shape, np.float32)
+                self._copies.append((plain, arrays[name]))
+        self._engine = engine.Engine(asdict(network.config), arrays, instruction_set=instruction_set)
+
+    def __call__(self, image: NDArray[np.float32], context: engine.Context) -> NDArray[np.float32]:
+        for parameter, array in self._copies:
+            np.copyto(array, parameter.numpy())
+        return self._engine(image, context, threads=torch.get_num_threads())
+
+
+_engines: WeakKeyDictionary[KBNetS, _Made] = WeakKeyDictionary()
 
 
 def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
@@ -50,34 +72,29 @@ def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
     parameter = network.first.weight
     if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
         return f"its parameters are {parameter.dtype} on {parameter.device}"
-    if any(p.is_inference() for p in network.parameters()):
-        return "its parameters were made in inference mode, where changes of them go unnoticed"
     return None
 
 
 def run(network: KBNetS, image: Tensor, context: FullFrame) -> Tensor:
     """[B,C,H,W] -> the same, in the memory format of the image; only where `refuses` does not."""
-    runner = _engine(network)
+    instruction_set = str(native.settings()["instruction_set"])
+    made = _engines.get(network)
+    if made is None or made.key != _key(network, instruction_set):
+        made = _engines[network] = _Made(network, instruction_set)
     ours = _context(context)
-    result = torch.from_numpy(runner(image.numpy(), ours, threads=torch.get_num_threads()))
+    result = torch.from_numpy(made(image.numpy(), ours))
     if isinstance(ours, engine.Gather) and isinstance(context, Gather):
         context.means = [torch.from_numpy(mean)[None, :, None, None] for mean in ours.means]
+    if isinstance(context, Shared):
+        context.site = len(context.means)  # all of them have been used
     if image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous():
         return result.contiguous(memory_format=torch.channels_last)
     return result
 
 
-def _engine(network: KBNetS) -> engine.Engine:
-    """The engine of a network, made anew when a parameter or the instruction set changes."""
-    fingerprint = tuple((p.data_ptr(), p._version) for p in network.parameters())
-    wish = str(fused.native.settings()["instruction_set"])
-    known = _engines.get(network)
-    if known is not None and known[:2] == (fingerprint, wish):
-        return known[2]
-    arrays: dict[str, Any] = {name: np.ascontiguousarray(p.detach().numpy()) for name, p in network.named_parameters()}
-    made = engine.Engine(asdict(network.config), arrays, instruction_set=wish)
-    _engines[network] = (fingerprint, wish, made)
-    return made
+def _key(network: KBNetS, instruction_set: str) -> tuple[object, ...]:
+    """What an engine was made for: where the parameters lie. Their values are read at each call."""
+    return (instruction_set, *((p.data_ptr(), p.stride()) for p in network.parameters()))
 
 
 def _context(context: FullFrame) -> engine.Context:

@@ -116,7 +116,7 @@ class KBNetS(nn.Module):
         if image.ndim != 4 or image.shape[1] != self.config.channels or 0 in image.shape[2:]:
             raise InvalidInputError(f"expected an image [B,{self.config.channels},H,W], got {list(image.shape)}")
         context = context or FullFrame()
-        if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        if not (self.training or torch.is_grad_enabled() or _is_traced()):
             from kbnet.models import compiled  # which knows this class
 
             if compiled.refuses(self, image, context) is None:
@@ -137,6 +137,11 @@ class KBNetS(nn.Module):
             x = run(stage, up(x) + skips.pop(), context)
         y: Tensor = self.last(x) + padded
         return y[:, :, :height, :width]
+
+
+def _is_traced() -> bool:
+    """Whether a graph is being made of the layers, which wants to see them."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
 def run(stage: nn.Module, x: Tensor, context: FullFrame) -> Tensor:
