@@ -44,6 +44,7 @@ check: dev  ## formatting, linting, types, import order
 bench: dev  ## measure speed, memory and tiles into benchmarks/results: 30 minutes on an idle machine
 	$(RUN) benchmarks/operator_sweep.py   # 4 minutes; 5 GB of memory
 	$(RUN) benchmarks/networks.py         # 20 minutes; 8 GB of memory
+	$(RUN) benchmarks/engine.py          # 1 minute
 	$(RUN) benchmarks/memory.py           # 2 minutes
 	$(RUN) benchmarks/tiles.py            # 1 minute
 	$(RUN) benchmarks/batches.py          # 1 minute

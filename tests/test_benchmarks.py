@@ -271,3 +271,12 @@ def test_runs_are_killed_and_end_as_if_they_were_not(tmp_path):
     (row,) = json.loads((tmp_path / "kills.json").read_text())["rows"].values()
     assert row["kills"] >= 1
     assert row["wrong"] == []
+
+
+@pytest.mark.slow
+def test_the_engine_is_compared_before_it_is_timed(tmp_path):
+    child = run("engine.py", "--quick", "--results", tmp_path)
+    assert (child.returncode, child.stderr) == (0, ""), child.stdout
+    (row,) = json.loads((tmp_path / "engine.json").read_text())["rows"]
+    assert set(row["seconds"]) == {"blocks", "engine"}
+    assert row["difference"] < 1e-5

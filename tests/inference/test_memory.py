@@ -75,7 +75,7 @@ def test_more_memory_never_means_smaller_tiles_and_tiles_stay_within_half_of_it(
         assert side >= 128
         assert side % 64 == 0
         if side > 128:  # below that, tiles would be all overlap: it is tried whatever the memory
-            assert side**2 * memory.bytes_per_pixel(network, CPU) <= min(amount // 2, memory.BUDGET_BYTES)
+            assert side**2 * memory.bytes_per_pixel(network, CPU) <= min(amount // 2, memory.budget_bytes(network, CPU))
 
 
 def test_a_tile_is_the_largest_of_its_step_that_fits(monkeypatch):
