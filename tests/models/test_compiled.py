@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kbnet
 from kbnet.models import compiled
-from kbnet.nn import FullFrame, Gather, Local, Shared
+from kbnet.nn import FullFrame, Gather, Local, Shared, conformity
 from kbnet.ops import native
 
 pytestmark = pytest.mark.skipif(native.refuses_here() is not None, reason="no compiled kernels")
@@ -168,3 +168,12 @@ def test_an_engine_goes_with_its_network(network):
 
     gc.collect()
     assert len(compiled._engines) <= before
+
+
+def test_what_a_network_should_be_is_worked_out_once(network):
+    with torch.inference_mode():
+        network(image())
+        before = conformity._checks.cache_info().misses
+        for _ in range(3):
+            network(image())
+    assert conformity._checks.cache_info().misses == before  # each miss held about a megabyte

@@ -1,6 +1,7 @@
 """What a whole network is made of, as plain data: `kbnet.description` from the first convolution to the last."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from kbnet.description import BlockL, BlockS, Layer, coefficient_width, convolution, describe
 from kbnet.models.kbnet_l import KBNetL, KBNetLConfig
@@ -12,6 +13,7 @@ Layers = list[Layer]
 conformity.know(KBNetS, KBNetL)
 
 
+@lru_cache(maxsize=64)  # layers are compared by identity: others would be checked anew at each call
 def describe_network(config: KBNetSConfig | KBNetLConfig) -> tuple[Layer, ...]:
     """Every layer of the network with these settings, itself first, in order of registration.
 
