@@ -5,12 +5,13 @@
 FOLDER holds the sets by name (CBSD68, BSD68, Set12, polyu-dev, renoir-dev, sidd-dev, Rain100L-dev, Rain100H-dev,
 motion-dev). Each result goes to results/MODEL-BENCHMARK-SET.json, that of earlier weights to results/before/ under the
 name of the model that they preceded. What lies there for the same weights is not measured again. The table goes to
-docs/weights.md. About 15 minutes a compact model on two cores.
+docs/weights.md. A kbnet.json beside FILE, as on a hub, says its context and window. About 15 minutes a compact model.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ def main() -> None:
     parser.add_argument("--before", action="append", default=[], metavar="NAME=FILE", help="weights before NAME's")
     options = parser.parse_args()
     before = dict(one.split("=", 1) for one in options.before)
+    if alone := [file for file in before.values() if not Path(file).with_name("kbnet.json").exists()]:
+        parser.error(f"expected a kbnet.json with the context and window of {alone[0]} in its folder")
     for name in options.model or catalogue():
         entry = catalogue()[name]
         for benchmark, set_name in sets_of(entry):
@@ -83,10 +86,7 @@ def measure(benchmark: str, set_name: str, data: Path, model: str, entry: Catalo
         return
     folder.mkdir(exist_ok=True)
     where = ["--data", str(data / set_name)] if set_name else []
-    # Weights from elsewhere are measured in the shipped model's context.
     words = ["evaluate", "--benchmark", benchmark, *where, "--model", model]
-    if model != entry.name:
-        words += ["--context", entry.context]
     print(" ".join(words), flush=True)
     subprocess.run(
         [sys.executable, "-m", "kbnet", *words, "--quiet", "--overwrite", "--output", str(target)], check=True
@@ -102,7 +102,7 @@ def figures(entry: CatalogueEntry, folder: Path, digest: str | None = None) -> d
         if results is None or digest not in (None, results["settings"]["sha256"]):
             continue
         found |= {name: value for name, value in measured_figures(results).items() if told(name, benchmark)}
-    return {name: round(value, 2) for name, value in found.items()}
+    return {name: round(value, 2) for name, value in found.items() if math.isfinite(value)}
 
 
 def told(name: str, benchmark: str) -> bool:
