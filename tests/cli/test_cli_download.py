@@ -35,5 +35,5 @@ def test_the_authors_weights_are_fetched(kbnet_, small, tmp_path, monkeypatch):
         assert "the file exists" in again.err
         other = kbnet_("download", "kbnet-s-real", "--mirror", address)
         assert other.code == 1
-        assert "the mirror answers 404" in other.err
+        assert "the mirror returned 404" in other.err
     assert names(tmp_path) == ["kbnet-l-derain.safetensors", "theirs.pth"]

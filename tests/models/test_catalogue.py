@@ -82,7 +82,7 @@ def test_the_best_preset_falls_back_to_the_only_weights_and_a_wrong_one_is_refus
     only = [task for task in TASKS if not any(entry.variant == "hq" for entry in list_models(task))]
     assert all(find(task, "best") is find(task) is not None for task in only)
     assert find("kbnet-nano-denoise", "best") is find("kbnet-nano-denoise")
-    with pytest.raises(InvalidInputError, match="expected a preset, fast or best; got 'good'"):
+    with pytest.raises(InvalidInputError, match="expected the preset fast or best, got 'good'"):
         find("denoise", "good")
 
 
@@ -113,7 +113,7 @@ def test_gray_images_go_to_gray_weights_when_a_task_is_named() -> None:
     ("name", "says"),
     [
         ("no-such-model", "expected a shipped model"),
-        ("kbnet-s-gaussian-color", "without shipped weights"),
+        ("kbnet-s-gaussian-color", "no weights ship for the network"),
         ("/nowhere/at/all.pth", "expected a shipped model"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_damaged_shipped_file_is_refused(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / entry.file).write_bytes(content)
     module = __import__(_catalogue_function.__module__, fromlist=["_weights_folder"])
     monkeypatch.setattr(module, "_weights_folder", lambda: tmp_path)
-    with pytest.raises(CheckpointError, match="not the file that was shipped"):
+    with pytest.raises(CheckpointError, match="differs from the shipped file"):
         load_model(entry.name)
 
 

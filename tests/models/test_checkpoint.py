@@ -170,7 +170,7 @@ def test_weights_are_stored_in_half_precision_on_request(tmp_path):
     assert next(network.parameters()).dtype == torch.float32
     with torch.no_grad():
         network.first.bias[0] = 1e6
-    with pytest.raises(InvalidInputError, match=r"in torch.float16, but first\.bias is beyond its range"):
+    with pytest.raises(InvalidInputError, match=r"first\.bias is out of the range of torch\.float16"):
         save_file(network, tmp_path / "large.safetensors", dtype=torch.float16)
     assert not (tmp_path / "large.safetensors").exists()
 
@@ -211,7 +211,7 @@ def test_converting_an_authors_file_to_ours_and_back_gives_their_tensors(name, o
     [
         ({"width": 36, "kernel_size": 1, "group_channels": 36}, "group_channels 4 instead of 36, kernel_size 3 inst"),
         ({"coefficient_limit": 2}, "coefficient_limit 32 instead of 2"),
-        ({"middle_blocks": 0, "encoder_blocks": (0, 1)}, "settings cannot be told from its tensors"),
+        ({"middle_blocks": 0, "encoder_blocks": (0, 1)}, "settings can't be inferred from its tensors"),
         ({"ffn_scale": 2.05}, r"ffn_scale 2\.0 instead of 2\.05"),
     ],
     ids=str,
@@ -248,7 +248,7 @@ def test_a_file_of_several_dtypes_becomes_a_network_of_one_that_runs(dtypes, exp
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(InvalidInputError, match="expected a layout among net, model, params, got 'state_dict'"):
+    with pytest.raises(InvalidInputError, match=r"expected a layout \(net, model, params\), got 'state_dict'"):
         save_official(build(SMALL["kbnet-s"]), tmp_path / "theirs.pth", "state_dict")
 
 
@@ -284,7 +284,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_overrides_of_a_preset_are_checked():
-    with pytest.raises(InvalidInputError, match="got depth"):
+    with pytest.raises(InvalidInputError, match="kbnet-nano has no setting depth"):
         create_model("kbnet-nano", depth=3)
     with pytest.raises(InvalidInputError, match="expected width"):
         create_model("kbnet-nano", width=10**9)

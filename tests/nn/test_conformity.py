@@ -331,13 +331,13 @@ def test_reasons_name_the_place():
     described = describe(block_s().settings)
     for mutate, words in [
         (padding_mode_set_later, "static_branch.1 has padding_mode 'circular', not 'zeros'"),
-        (a_bias_taken_away, "a parameter of ffn_out is missing"),
+        (a_bias_taken_away, "ffn_out has a missing parameter"),
         (one_layer_more, "adaptive_in holds 0, 1, 2, not 0, 1"),
         (a_patched_forward, "gate has a forward of its own"),
         (pruned, "ffn_in has a hook"),
         (kernels_of_another_size, "static_branch.1 has padding (2, 2), not (1, 1)"),
         (a_weight_that_is_no_parameter, "fusion_out has a weight of its own"),
-        (a_parameter_of_another_type, "a parameter of the module is no plain tensor"),
+        (a_parameter_of_another_type, "a parameter of the module is not a plain strided tensor"),
     ]:
         block = block_s()
         mutate(block)

@@ -290,7 +290,7 @@ def test_it_refuses_what_it_cannot_do_and_says_why(monkeypatch):
         block.float()
         assert "float32" in why(block, x.bfloat16())
         assert "7 channels, not 8" in why(block, x[:, :7])
-        assert "no plain image" in why(block, x[0])
+        assert "not a plain tensor" in why(block, x[0])
         assert "eval()" in why(block.train(), x)
         monkeypatch.setenv("KBNET_FUSED", "off")
         assert why(block.eval(), x) == "KBNET_FUSED is off"
@@ -354,7 +354,7 @@ def test_a_compiled_and_an_exported_network_keep_the_operator_whole(monkeypatch)
 
 def test_parameters_that_do_not_fit_are_refused():
     x, means = image(1, 8, 4, 4), torch.ones(1, 8, 1, 1)
-    with pytest.raises(InvalidInputError, match="do not fit together: too few parameters"):
+    with pytest.raises(InvalidInputError, match="don't fit together: too few parameters"):
         fused_block(x, means, [torch.ones(8)] * 2, [], 1, 4, 4, 3, 8, 4, 5, False, False, 1e-6)
     with pytest.raises(InvalidInputError, match=r"parameter 0 has 7 values, expected 8"):
         fused_block(x, means, [torch.ones(7)] * 23, [], 1, 4, 4, 3, 8, 4, 5, False, False, 1e-6)

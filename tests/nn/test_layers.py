@@ -50,7 +50,7 @@ def test_bases_start_uniform_within_the_authors_bound():
 
 
 def test_kernel_basis_attention_refuses_channels_that_its_groups_do_not_divide():
-    with pytest.raises(InvalidInputError, match="expected channels divisible by 4 per group, got 6"):
+    with pytest.raises(InvalidInputError, match=r"expected channels to be divisible by group_channels \(4\), got 6"):
         KernelBasisAttention(6, group_channels=4)
 
 
@@ -70,7 +70,9 @@ def test_the_gated_branch_starts_at_a_hundredth():
 
 @pytest.mark.parametrize("hidden", [3, 6, 16])
 def test_the_coefficient_head_refuses_a_hidden_width_that_is_odd_or_does_not_divide(hidden):
-    with pytest.raises(InvalidInputError, match=f"expected an even hidden width that divides 8 channels, got {hidden}"):
+    with pytest.raises(
+        InvalidInputError, match=rf"expected hidden to be even and to divide channels \(8\), got {hidden}"
+    ):
         CoefficientHead(8, 5, hidden)
 
 

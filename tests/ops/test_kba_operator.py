@@ -156,11 +156,11 @@ REFUSED = {
     "a kernel of no taps": (2, torch.zeros(3, 6, 2, 0, 0), r"expected a square kernel of odd size, got 0x0"),
     "bias of other channels": (3, torch.zeros(3, 5), r"expected bias \[N,C\] = \[3, 6\], got \[3, 5\]"),
     "bias transposed": (3, torch.zeros(6, 3), r"expected bias \[N,C\] = \[3, 6\], got \[6, 3\]"),
-    "one tensor of another dtype": (3, torch.zeros(3, 6).double(), r"expected four tensors of one floating dtype, got"),
+    "one tensor of another dtype": (3, torch.zeros(3, 6).double(), r"expected four tensors of one float dtype, got"),
     "one tensor on another device": (
         3,
         torch.zeros(3, 6, device="meta"),
-        r"expected four tensors on one device, got .*meta",
+        r"expected four tensors on the same device, got .*meta",
     ),
 }
 

@@ -1,8 +1,8 @@
-"""Whole networks in one native call on a CPU: numpy arrays in and out, no PyTorch.
+"""Runs whole networks in one native call on a CPU: numpy arrays in and out, without PyTorch.
 
 settings and weights --Engine--> packed once --engine(image, context)--> the restored image
 
-`reference.py` is the same in numpy, slow and short: the specification, and what runs where nothing could be compiled.
+`reference.py` implements the same in a few lines of numpy: the specification, and the fallback without a compiler.
 """
 
 from kbnet.engine.contexts import Context, FullFrame, Gather, Local, Shared

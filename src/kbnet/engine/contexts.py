@@ -1,4 +1,4 @@
-"""Where a network's averages over the image come from; `kbnet.nn.context` says what each means and why."""
+"""Contexts: where a network's averages over the image come from. `kbnet.nn.context` explains them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,26 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 Means = Sequence[NDArray[np.float32]]
-"""One average per site, [C] each, in the order in which the network visits them."""
+"""One average per site, [C] float32 each, in the order in which the network visits the sites."""
 
 
 @dataclass(frozen=True)
 class FullFrame:
-    """The image of the call, each image of a batch on its own."""
+    """Averages over the input of this call, separately for each image of the batch."""
 
 
 @dataclass(frozen=True)
 class Local:
-    """A window of `window` x `window` input pixels around each pixel."""
+    """Averages over a window of `window` x `window` input pixels around each pixel."""
 
     window: int
 
 
 @dataclass
 class Gather:
-    """All images of the batch together, which are crops of one image; without `halo` input pixels at each side.
+    """Averages over all crops of one image in the batch together, and stores the averages.
 
-    `means` is filled by the call.
+    Attributes:
+        halo: input pixels at each side of a crop that averages leave out.
+        means: the averages; set by the call.
     """
 
     halo: int = 0
@@ -35,7 +37,7 @@ class Gather:
 
 @dataclass(frozen=True)
 class Shared:
-    """The averages that a `Gather` kept, whatever the image of the call is."""
+    """Uses the averages that a `Gather` stored, whatever the input of this call."""
 
     means: Means
 

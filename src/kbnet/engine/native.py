@@ -1,4 +1,4 @@
-"""The compiled module of csrc/, shared by the engine and the operator."""
+"""The extension module compiled from csrc/, shared by the engine and the operator."""
 
 from functools import cache
 from importlib import import_module
@@ -7,5 +7,9 @@ from typing import Any
 
 @cache
 def extension() -> Any:
-    """The compiled module `kbnet.engine._native`; ImportError where there is none."""
+    """Import the extension module `kbnet.engine._native`.
+
+    Raises:
+        ImportError: kbnet was installed without its compiled kernels.
+    """
     return import_module("kbnet.engine._native")

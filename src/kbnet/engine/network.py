@@ -12,21 +12,21 @@ from kbnet.engine.native import extension
 from kbnet.errors import InvalidInputError
 
 Image = NDArray[np.float32]
-"""[B,C,H,W], nominally in [0,1]; rows of pixels are contiguous."""
+"""Images [B,C,H,W] with values nominally in [0,1]; rows of pixels are contiguous."""
 
 
 class Engine:
-    """Runs a KBNet-S as one native call. Several threads may call one engine at once.
+    """Runs a KBNet-S as one native call. Safe to call from several threads at once.
 
     Args:
         settings: the fields of `KBNetSConfig`.
-        arrays: every parameter by its name in the module's state, float32, or bfloat16 as raw uint16; contiguous. They
-            are used where they lie, as they are at the time of a call.
-        threads: that a call uses; by default as many as this process may run at once.
-        instruction_set: one of `kbnet.ops.native.instruction_sets()`; the fastest if left out.
+        arrays: every parameter under its `state_dict` name; contiguous, float32, or bfloat16 as raw uint16. They are
+            not copied: each call reads their current values.
+        threads: number of threads per call; defaults to the number of cores that this process may use.
+        instruction_set: one of `kbnet.ops.native.instruction_sets()`; defaults to the fastest.
 
     Raises:
-        InvalidInputError: a parameter is missing or of another size, or there is no such instruction set.
+        InvalidInputError: a parameter is missing or has the wrong size, or the instruction set is unknown.
         ImportError: kbnet was installed without its compiled kernels.
     """
 
@@ -42,37 +42,38 @@ class Engine:
         try:
             self._engine = extension().Engine(plain, dict(arrays), instruction_set)
         except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"the weights do not fit the network's settings: {error}") from error
+            raise InvalidInputError(f"the weights don't match the network's settings: {error}") from error
         self.channels = int(settings["channels"])
         self.threads = threads or len(_usable_cores())
 
     @property
     def input_multiple(self) -> int:
-        """Sides are padded with zeros to a multiple of this, inside the call."""
+        """Calls pad the sides of their input with zeros to a multiple of this."""
         return int(self._engine.multiple)
 
     @property
     def instruction_set(self) -> str:
-        """What the kernels were compiled for."""
+        """Name of the instruction set that the kernels use."""
         return str(self._engine.instruction_set)
 
     def bytes(self, height: int, width: int, batch: int = 1) -> int:
-        """Memory that a call takes at its peak for images of this size, besides its input and output."""
+        """Return a call's peak memory in bytes for images of this size, not counting input and output."""
         return int(self._engine.bytes(batch, height, width))
 
     def __call__(self, image: Image, context: Context | None = None, *, threads: int | None = None) -> Image:
         """Restore images [B,C,H,W] of any size; values are neither clipped nor rounded.
 
         Args:
-            image: float32; other dtypes and layouts are copied.
-            context: where averages come from; the image itself by default.
-            threads: for this call, in place of the engine's own number.
+            image: images [B,C,H,W], nominally in [0,1]. Dtypes other than float32 are converted.
+            context: where averages over the image come from; defaults to each image itself.
+            threads: number of threads for this call; defaults to the engine's.
 
         Returns:
-            A new array of the same shape.
+            A new float32 array of the same shape.
 
         Raises:
-            InvalidInputError: another number of channels, no pixels, or averages of another network.
+            InvalidInputError: the number of channels is wrong, the image is empty, or the averages belong to another
+                network.
         """
         if image.ndim != 4 or image.shape[1] != self.channels or 0 in image.shape:
             raise InvalidInputError(f"expected an image [B,{self.channels},H,W], got {list(image.shape)}")
@@ -105,7 +106,7 @@ _NAMES = {FullFrame: "full", Local: "local", Gather: "gather", Shared: "shared"}
 
 
 def _usable_cores() -> set[int]:
-    """The processors that this process may run on."""
+    """Return the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))

@@ -1,7 +1,7 @@
-"""KBNet-S in numpy, layer by layer: the engine's specification, and what runs where nothing could be compiled.
+"""KBNet-S in numpy, layer by layer: the engine's specification, and the fallback without compiled kernels.
 
-Every function takes and returns planes [C,H,W]; names of parameters are those of the module's state. The equations are
-those of arXiv 2303.02881, sections 3.1 to 3.3.
+Every function takes and returns planes [C,H,W]. Parameters have the names of the module's `state_dict`. The equations
+are in arXiv 2303.02881, sections 3.1 to 3.3.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 Planes = NDArray[np.floating[Any]]
 Parameters = Mapping[str, NDArray[Any]]
 Average = Callable[[Planes], Planes]
-"""Planes [C,H,W] -> their averages, [C,1,1] or [C,H,W]."""
+"""Maps planes [C,H,W] to their averages, [C,1,1] or [C,H,W]."""
 
 EPS = 1e-6
 
 
 def restore(image: Planes, p: Parameters, settings: Mapping[str, Any], average: Average | None = None) -> Planes:
-    """A KBNet-S on one image [C,H,W] of any size; `average` is the mean over the image by default."""
+    """Run a KBNet-S on one image [C,H,W] of any size; `average` defaults to the mean over the image."""
     average = average or (lambda u: u.mean((1, 2), keepdims=True))
     levels = len(settings["encoder_blocks"])
     height, width = image.shape[1:]
@@ -46,7 +46,7 @@ def restore(image: Planes, p: Parameters, settings: Mapping[str, Any], average: 
 
 
 def block(x: Planes, p: Parameters, name: str, settings: Mapping[str, Any], average: Average) -> Planes:
-    """One block: multi-axis feature fusion, then the gated feed-forward part."""
+    """Run one block: multi-axis feature fusion, then the gated feed-forward half."""
     u = normalise(x, p, f"{name}.fusion_norm")
     channel = convolve(average(u), p, f"{name}.channel_branch.mix")
     static_groups = len(x) if settings["lightweight"] else len(x) // 4
@@ -61,14 +61,14 @@ def block(x: Planes, p: Parameters, name: str, settings: Mapping[str, Any], aver
 
 
 def coefficients(u: Planes, p: Parameters, name: str) -> Planes:
-    """The mixing coefficients of every pixel, [N,H,W]."""
+    """Predict the mixing coefficients of every pixel, [C,H,W] -> [N,H,W]."""
     first, second = np.split(convolve(u, p, f"{name}.grouped", len(p[f"{name}.grouped.bias"])), 2)
     mixed: Planes = convolve(first * second, p, f"{name}.expand") * p[f"{name}.scale"][0]
     return mixed + convolve(u, p, f"{name}.projection")
 
 
 def kernel_basis_attention(x: Planes, a: Planes, p: Parameters, name: str, settings: Mapping[str, Any]) -> Planes:
-    """The sum over n of a[n] * (grouped convolution of x with basis n + bias n)."""
+    """Compute the sum over n of a[n] * (grouped convolution of x with basis n + bias n)."""
     side, group = settings["kernel_size"], settings["group_channels"]
     bases = p[f"{name}.weight"].reshape(len(a), len(x), group, side, side)
     total = np.zeros_like(x)
@@ -78,14 +78,14 @@ def kernel_basis_attention(x: Planes, a: Planes, p: Parameters, name: str, setti
 
 
 def normalise(x: Planes, p: Parameters, name: str) -> Planes:
-    """Layer norm over the channels of each pixel."""
+    """Apply layer norm over the channels of each pixel."""
     centred = x - x.mean(0)
     scaled: Planes = centred / np.sqrt((centred**2).mean(0) + EPS)
     return scaled * p[f"{name}.weight"][:, None, None] + p[f"{name}.bias"][:, None, None]
 
 
 def convolve(x: Planes, p: Parameters, name: str, groups: int = 1) -> Planes:
-    """A convolution with zeros around the image, stride 1."""
+    """Convolve with zero padding and stride 1."""
     weight = p[f"{name}.weight"]
     return _grouped(x, weight, p.get(f"{name}.bias", np.zeros(len(weight))), groups)
 

@@ -1,4 +1,4 @@
-"""The networks, their presets, and how their weights are loaded and saved."""
+"""Networks, presets, and loading and saving of weights."""
 
 from kbnet.models.catalogue import TASKS, CatalogueEntry, catalogue, find, list_models, load_model, resolve
 from kbnet.models.checkpoint import load_file, matching_presets, save_file, save_official

@@ -1,4 +1,4 @@
-"""The weights that ship in the package: what they are, where they come from, what they measured."""
+"""The weights that ship with the package: what they are, where they come from, and how they score."""
 
 import hashlib
 import logging
@@ -14,10 +14,10 @@ from kbnet.models.presets import PRESETS, Network
 from kbnet.suggesting import did_you_mean
 
 TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
-"""What can be restored: `denoise` is for whatever noise a photo has, `denoise-gaussian` is the papers' task."""
+"""Restoration tasks: `denoise` removes any real noise, `denoise-gaussian` is the synthetic task of the papers."""
 
 PRESET_CHOICES = ("fast", "best")
-"""Which weights of a task: its default ones, or the larger ones of the variant "hq" where they ship."""
+"""Which weights of a task to use: the default ones, or the larger "hq" variant where one ships."""
 
 FORMER_NAMES = {
     "denoise-real": "denoise",
@@ -26,7 +26,7 @@ FORMER_NAMES = {
     "kbnet-nano-denoise-real": "kbnet-nano-denoise",
     "kbnet-small-denoise": "kbnet-small-denoise-gaussian",
 }
-"""Names of earlier releases and what they are called now; they still work, with a warning."""
+"""Model names of earlier releases and their current names. The old ones still work, with a warning."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,24 +36,25 @@ class CatalogueEntry:
     """One set of shipped weights.
 
     Attributes:
-        name: by which `load_model` finds it.
-        task: what it restores, one of `TASKS`; the entry marked `default` answers to the task's name too.
-        preset: the network.
-        file: name in the package's `weights` folder.
-        sha256: of that file; checked at loading.
+        name: name of the model, for `load_model`.
+        task: what it restores, one of `TASKS`.
+        default: whether the task's name also selects this entry.
+        preset: name of the network's preset.
+        file: file name in the package's `weights` folder.
+        sha256: SHA-256 of that file in hexadecimal, checked when it is loaded.
         parameters: number of learned values.
-        context: where averages over the image come from, the better choice by measurement (`kbnet.nn.context`).
-        window: side of the local context's window, pixels.
-        summary: one line for people.
-        license: of the weights.
-        training_data: what they were trained on and the terms of those photographs.
+        context: where averages over the image come from (see `kbnet.nn.context`): the choice that measured better.
+        window: side of the local context's window in pixels.
+        summary: one-line description.
+        license: license of the weights.
+        training_data: what the weights were trained on, and the terms of those photographs.
         recipe: file in the repository that trains such weights.
-        history: the runs that made these, where they were not one run of the recipe as it stands.
-        measured_by: the command that measured `metrics`.
-        variant: what sets weights apart that are not their task's default: "hq" (better and slower) or "gray"; they
-            answer to TASK-VARIANT too.
-        gray: model that restores gray images when this one is chosen by task; by name.
-        metrics: measured figures by name, dB unless the name says otherwise.
+        history: the runs that made these weights, if they differ from a single run of the current recipe.
+        measured_by: command that measured `metrics`.
+        variant: "hq" (better and slower) or "gray" for weights that aren't their task's default; TASK-VARIANT also
+            selects them.
+        gray: name of the model that restores gray images when this one is selected by task.
+        metrics: measured scores by name, in dB unless the name says otherwise.
     """
 
     name: str
@@ -77,12 +78,12 @@ class CatalogueEntry:
 
     @property
     def path(self) -> Path:
-        """Where the file lies in this installation."""
+        """Path of the file in this installation."""
         return _weights_folder() / self.file
 
     @property
     def alias(self) -> str:
-        """The shorter name that it answers to: that of its task, or TASK-VARIANT; its own name if it has none."""
+        """Short name that also selects the model: its task, or TASK-VARIANT; its own name if it has neither."""
         if self.default:
             return self.task
         return f"{self.task}-{self.variant}" if self.variant else self.name
@@ -94,16 +95,16 @@ def _weights_folder() -> Path:
 
 @cache
 def catalogue() -> dict[str, CatalogueEntry]:
-    """All shipped weights by name."""
+    """Return all shipped weights by name."""
     table = tomllib.loads((_weights_folder() / "catalogue.toml").read_text(encoding="utf-8"))
     return {name: CatalogueEntry(name=name, **entry) for name, entry in table.items()}
 
 
 def list_models(task: str | None = None) -> list[CatalogueEntry]:
-    """The shipped weights, of one task if it is given.
+    """List the shipped weights, optionally for one task.
 
     Raises:
-        UnknownModelError: there is no such task.
+        UnknownModelError: `task` isn't one of `TASKS`.
 
     Example:
         >>> import kbnet
@@ -111,22 +112,22 @@ def list_models(task: str | None = None) -> list[CatalogueEntry]:
         ['kbnet-nano-denoise']
     """
     if task is not None and task not in TASKS:
-        raise UnknownModelError(f"expected a task, one of {', '.join(TASKS)}; got {task!r}{did_you_mean(task, TASKS)}")
+        raise UnknownModelError(f"expected a task ({', '.join(TASKS)}), got {task!r}{did_you_mean(task, TASKS)}")
     return [entry for entry in catalogue().values() if task in (None, entry.task)]
 
 
 def find(name: str, preset: str = "fast") -> CatalogueEntry | None:
-    """The shipped weights of that name or `alias`; None if there are none.
+    """Find the shipped weights with a name or `alias`. Returns None if there are none.
 
     Args:
-        name: a model, a task (its default weights), or a task's variant ("deblur-hq"). Former names work too.
-        preset: "best" for the larger weights of a task, where they ship. Names other than tasks have no choice.
+        name: a model, a task (its default weights), or a task's variant such as "deblur-hq". Former names also work.
+        preset: "best" selects the larger weights of a task where they ship. It only matters if `name` is a task.
 
     Raises:
-        InvalidInputError: the preset is neither "fast" nor "best".
+        InvalidInputError: `preset` is neither "fast" nor "best".
     """
     if preset not in PRESET_CHOICES:
-        raise InvalidInputError(f"expected a preset, fast or best; got {preset!r}")
+        raise InvalidInputError(f"expected the preset fast or best, got {preset!r}")
     name = _current(name)
     if preset == "best" and name in TASKS:
         larger = [entry for entry in list_models(name) if entry.variant == "hq"]
@@ -138,58 +139,62 @@ def find(name: str, preset: str = "fast") -> CatalogueEntry | None:
 
 @cache
 def _current(name: str) -> str:
-    """The name that a former one has now; says so once a process."""
+    """Map a former name to the current one; warns once per process."""
     if name in FORMER_NAMES:
         _log.warning("%s is now called %s", name, FORMER_NAMES[name])
     return FORMER_NAMES.get(name, name)
 
 
 def resolve(name_or_path: str | Path, preset: str = "fast") -> Path:
-    """The weights file meant by a shipped model's name or `alias`, a path, or a repository of the hub.
+    """Return the path of a weights file.
 
-    `preset` is as for `find`.
+    Args:
+        name_or_path: a shipped model's name or `alias`, a path, or a repository of the Hugging Face Hub ("user/repo"),
+            which is fetched if it isn't in the cache.
+        preset: as for `find`.
 
     Raises:
         UnknownModelError: it is none of these, or a task or preset without shipped weights.
-        CheckpointError: a shipped file is not the one in the catalogue.
-        DownloadError: a repository, user/repo, cannot be fetched.
+        CheckpointError: the checksum of a shipped file doesn't match the catalogue.
+        DownloadError: the repository can't be fetched.
     """
     name = str(name_or_path)
     if entry := find(name, preset):
         if hashlib.sha256(entry.path.read_bytes()).hexdigest() != entry.sha256:
-            raise CheckpointError(f"{entry.path} is not the file that was shipped; install kbnet again")
+            raise CheckpointError(f"{entry.path} differs from the shipped file (SHA-256 mismatch); reinstall kbnet")
         return entry.path
     path = Path(name_or_path)
     if path.is_file():
         return path
-    from kbnet.models import hub  # which knows the catalogue
+    from kbnet.models import hub  # imports this module
 
     if hub.is_repository(name):
         return hub.fetch(name)
     shipped = ", ".join(catalogue())
     if name in PRESETS:
         raise UnknownModelError(
-            f"{name} is a network without shipped weights; give a weights file, or a shipped model: {shipped}"
+            f"no weights ship for the network {name}; give a weights file or a shipped model: {shipped}"
         )
     if name in TASKS:
-        raise UnknownModelError(f"no weights ship for the task {name!r} yet; give --model PATH. Shipped: {shipped}")
+        raise UnknownModelError(f"no weights ship for the task {name!r} yet; pass --model PATH. Shipped: {shipped}")
     raise UnknownModelError(
-        f"expected a shipped model ({shipped}), a task ({', '.join(TASKS)}) or the path of a weights file; got {name!r}"
+        f"expected a shipped model ({shipped}), a task ({', '.join(TASKS)}) or the path of a weights file, got {name!r}"
         f"{did_you_mean(name, [*TASKS, *catalogue(), *PRESETS])}"
     )
 
 
 def load_model(name_or_path: str | Path) -> Network:
-    """A network with weights, in eval mode, float32, on the CPU.
+    """Load a network with its weights, in eval mode, on the CPU, in float32 (float64 if the file holds float64).
 
     Args:
-        name_or_path: a shipped model, a task (its default model), a task's variant ("denoise-gaussian-hq"), our own
-            .safetensors file, one of the authors' checkpoints (.pth, any of their three layouts), or a
-            repository of the Hugging Face hub as "user/repo".
+        name_or_path: a shipped model, a task (its default model), a task's variant such as "denoise-gaussian-hq", a
+            .safetensors file written by kbnet, one of the authors' checkpoints (.pth, any of their three layouts),
+            or a repository of the Hugging Face Hub as "user/repo".
 
     Raises:
-        UnknownModelError: there is no such model and no such file.
-        CheckpointError: the file is damaged, hostile, or of another network.
+        UnknownModelError: there is no such model or file.
+        CheckpointError: the file is damaged, unsafe to load, or belongs to another network.
+        DownloadError: the repository can't be fetched.
 
     Example:
         >>> import kbnet

@@ -1,7 +1,7 @@
-"""A network's forward pass as one call of the engine, where the network is just what its settings say.
+"""Runs a network's forward pass as one call of the engine, if the network is exactly what its settings describe.
 
-The modules remain the definition. They run instead wherever anything was wrapped, hooked, replaced or patched, wherever
-gradients or a trace are wanted, and wherever the engine cannot or is slower.
+The modules remain the definition. They run instead if any part of the network is wrapped, hooked, replaced or patched,
+if gradients or a trace are needed, and where the engine is unavailable or slower.
 """
 
 from dataclasses import asdict
@@ -24,7 +24,7 @@ from kbnet.ops import native
 
 
 class _Made:
-    """The engine of a network, over the memory of its parameters; those of other strides are copied at each call."""
+    """A network's engine, which shares the memory of contiguous parameters and copies the others at each call."""
 
     def __init__(self, network: KBNetS, instruction_set: str) -> None:
         self.key = _key(network, instruction_set)
@@ -48,9 +48,9 @@ _engines: WeakKeyDictionary[KBNetS, _Made] = WeakKeyDictionary()
 
 
 def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
-    """Why the layers of a network run on [B,C,H,W] one by one; None if the engine runs it.
+    """Return why the engine can't run a network on an image [B,C,H,W], or None if it can.
 
-    `KBNET_FUSED=off` in the environment makes the layers run always, to compare with.
+    Set the environment variable `KBNET_FUSED=off` to always run the layers, for comparison.
     """
     if network.training or torch.is_grad_enabled():
         return "it computes no gradients; use eval() and torch.inference_mode()"
@@ -58,14 +58,14 @@ def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
     if reason is not None:
         return reason
     if _get_current_dispatch_mode() is not None or _get_current_function_mode() is not None:
-        return "a mode of torch wants to see every operation"
+        return "an active torch mode needs to see every operation"
     if image.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return "it computes float32"
+        return "it computes in float32 only"
     if type(context) not in (FullFrame, Local, Gather, Shared):
-        return f"the engine does not know the context {type(context).__name__}"
+        return f"it doesn't support the context {type(context).__name__}"
     widest = network.config.width * network.input_multiple
     if widest > fused.MAX_CHANNELS:
-        return f"with more than {fused.MAX_CHANNELS} channels its layers are faster one by one"
+        return f"with more than {fused.MAX_CHANNELS} channels, running layer by layer is faster"
     reason = conformity.departure(network, describe_network(network.config))
     if reason is not None:
         return reason
@@ -76,7 +76,7 @@ def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
 
 
 def run(network: KBNetS, image: Tensor, context: FullFrame) -> Tensor:
-    """[B,C,H,W] -> the same, in the memory format of the image; only where `refuses` does not."""
+    """Run the engine: [B,C,H,W] -> the same shape and memory format. Call it only if `refuses` returns None."""
     instruction_set = str(native.settings()["instruction_set"])
     made = _engines.get(network)
     if made is None or made.key != _key(network, instruction_set):
@@ -86,14 +86,14 @@ def run(network: KBNetS, image: Tensor, context: FullFrame) -> Tensor:
     if isinstance(ours, engine.Gather) and isinstance(context, Gather):
         context.means = [torch.from_numpy(mean)[None, :, None, None] for mean in ours.means]
     if isinstance(context, Shared):
-        context.site = len(context.means)  # all of them have been used
+        context.site = len(context.means)  # the engine used all of them
     if image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous():
         return result.contiguous(memory_format=torch.channels_last)
     return result
 
 
 def _key(network: KBNetS, instruction_set: str) -> tuple[object, ...]:
-    """What an engine was made for: where the parameters lie. Their values are read at each call."""
+    """Identify what an engine was built for: the addresses of the parameters. It reads their values at each call."""
     return (instruction_set, *((p.data_ptr(), p.stride()) for p in network.parameters()))
 
 

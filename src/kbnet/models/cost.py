@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and multiply-adds with everything counted."""
+"""The cost of a network: its parameters and all its multiply-adds."""
 
 import math
 from collections.abc import Callable
@@ -15,10 +15,17 @@ from kbnet.ops import multiply_adds
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters, and multiply-adds of one forward pass by where they are spent.
+    """Parameters of a network, and multiply-adds (MACs) of one forward pass by kind of layer.
 
-    The figures that papers of this family publish are `convolutions` alone: their counter does not see kernel basis
-    attention (mixing the bases, applying the kernels, biases) nor the products of transposed attention.
+    Papers on this family of networks publish `convolutions` alone: their counter misses kernel basis attention (mixing
+    the bases, applying the kernels, biases) and the matrix products of transposed attention.
+
+    Attributes:
+        parameters: number of learned values.
+        pixels: pixels of the input, B*H*W.
+        convolutions: multiply-adds of convolutions.
+        kba: multiply-adds of kernel basis attention.
+        attention: multiply-adds of the matrix products in transposed attention.
     """
 
     parameters: int
@@ -29,20 +36,19 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """Multiply-adds with everything counted."""
+        """All multiply-adds of one forward pass."""
         return self.convolutions + self.kba + self.attention
 
     @property
     def per_pixel(self) -> float:
-        """Multiply-adds a pixel of the input, everything counted."""
+        """All multiply-adds per input pixel."""
         return self.total / self.pixels
 
 
 def cost(config: Config, height: int = 256, width: int = 256) -> Cost:
-    """Count a network's cost on one height x width image without computing it (shapes only).
+    """Count a network's cost on one `height` x `width` image from shapes alone, without running it.
 
-    Norms, gates, scales and residual additions are not multiply-adds of a product with weights and are left out, as is
-    usual.
+    As is common, this leaves out norms, gates, scales and residual additions.
 
     Example:
         >>> from kbnet.models import PRESETS
@@ -54,16 +60,16 @@ def cost(config: Config, height: int = 256, width: int = 256) -> Cost:
 
 
 def cost_of(network: nn.Module, *inputs: Tensor) -> Cost:
-    """Count the cost of one call of any network that is made of convolutions and of the layers of `kbnet.nn`.
+    """Count the cost of one call of any network built from convolutions and the layers of `kbnet.nn`.
 
     Args:
-        network: on the device of `inputs`; on the meta device nothing is computed.
-        inputs: its arguments; the first is the image [B,C,H,W]. `pixels` is B*H*W.
+        network: a network on the device of `inputs`; on the meta device, nothing is computed.
+        inputs: arguments of the call. The first one is the image [B,C,H,W].
     """
     spent = {"convolutions": 0, "kba": 0, "attention": 0}
 
     def count_convolution(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # Each output value of a convolution, or each input value of a transposed one, meets as many weights as this.
+        # Weights per output value of a convolution, or per input value of a transposed one.
         transposed = isinstance(module, nn.ConvTranspose2d)
         channels = module.out_channels if transposed else module.in_channels
         values = inputs[0] if transposed else output
@@ -100,5 +106,5 @@ def cost_of(network: nn.Module, *inputs: Tensor) -> Cost:
 
 
 def _pixels(x: Tensor) -> int:
-    """Of the whole batch."""
+    """Pixels of the whole batch."""
     return x.shape[0] * x.shape[2] * x.shape[3]

@@ -1,4 +1,4 @@
-"""What a whole network is made of, as plain data: `kbnet.description` from the first convolution to the last."""
+"""The structure of a whole network as plain data; `kbnet.description` covers single blocks."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -13,9 +13,9 @@ Layers = list[Layer]
 conformity.know(KBNetS, KBNetL)
 
 
-@lru_cache(maxsize=64)  # layers are compared by identity: others would be checked anew at each call
+@lru_cache(maxsize=64)  # `Layer` compares by identity: new objects would miss the cache of `kbnet.nn.conformity`
 def describe_network(config: KBNetSConfig | KBNetLConfig) -> tuple[Layer, ...]:
-    """Every layer of the network with these settings, itself first, in order of registration.
+    """List every layer of the network with these settings, in order of registration, starting with the network.
 
     Example:
         >>> from kbnet.models import PRESETS
@@ -89,14 +89,14 @@ def _l(config: KBNetLConfig) -> dict[str, Layers]:
 
 
 def _several(modules: Iterable[Iterable[Layer]]) -> Layers:
-    """A ModuleList of these."""
+    """Describe a ModuleList of modules."""
     inside = [[layer.below(str(number)) for layer in layers] for number, layers in enumerate(modules)]
     numbers = tuple(str(number) for number in range(len(inside)))
     return [Layer("", "ModuleList", children=numbers), *(layer for layers in inside for layer in layers)]
 
 
 def _shuffled(convolution: Layer, *, up: bool) -> Layers:
-    """A convolution, and resampling by two."""
+    """Describe a convolution followed by resampling by two."""
     kind, factor = ("PixelShuffle", "upscale_factor") if up else ("PixelUnshuffle", "downscale_factor")
     shuffle = Layer("1", kind, settings={factor: 2})
     return [Layer("", "Sequential", children=("0", "1")), convolution.below("0"), shuffle]

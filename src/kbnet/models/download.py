@@ -1,7 +1,7 @@
-"""The authors' own weights from mirrors: fetched piece by piece, checked tensor by tensor, kept as our own files.
+"""Downloads of the authors' weights from a mirror: resumable, checked tensor by tensor, converted to kbnet's format.
 
-The authors' links have died; the mirror below is said to hold two of their files. No checksum of them is known here, so
-what is checked is that a file holds the tensors of that network, by name and shape, and numbers alone.
+The authors' own links are dead; the mirror below reportedly hosts two of their files. Their checksums are unknown, so
+kbnet checks instead that a file holds nothing but the network's tensors, with the right names and shapes.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from kbnet.models.checkpoint import MAX_FILE_BYTES, load_file, save_file
 from kbnet.models.presets import PRESETS
 
 MIRROR = "https://github.com/OpenModelDB/model-hub/releases/download/kbnet"
-"""Said to be alive; not reached by any test."""
+"""Default mirror. No test contacts it, so it may be unavailable."""
 
 _PIECE = 1 << 20
-_TIMEOUT = 60  # seconds without a byte
-_NOTHING_LEFT = 416  # HTTP's Range Not Satisfiable
+_TIMEOUT = 60  # seconds without any data
+_NOTHING_LEFT = 416  # HTTP status Range Not Satisfiable
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 Progress = Callable[[int, int], None]
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class AuthorsFile:
-    """One of the authors' files: its name on the mirror, the preset whose weights it holds, and its task."""
+    """One of the authors' weights files: its name on the mirror, its preset and its task."""
 
     file: str
     preset: str
@@ -43,11 +43,11 @@ AUTHORS_FILES = {
     "kbnet-l-derain": AuthorsFile("1x-KBNet_derain.pth", "kbnet-l-derain", "derain"),
     "kbnet-s-real": AuthorsFile("1x-KBNet_sidd.pth", "kbnet-s-real", "denoise"),
 }
-"""What there is, by preset."""
+"""The files that the mirror offers, by preset."""
 
 
 class _Part:
-    """The file of a download that may have to go on later; what fails names it."""
+    """The partial file of a resumable download. Its errors name the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class _Part:
             raise files.failed(path, error) from None
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             self.close()
-            raise OutputError(f"{files.printable(path)}: expected a file or nothing there; remove it")
+            raise OutputError(f"{files.printable(path)} is not a regular file; remove it")
 
     def fileno(self) -> int:
         return self._descriptor
@@ -94,29 +94,32 @@ def download(
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Path:
-    """Fetch the authors' weights of a preset and keep them as a .safetensors file.
+    """Download the authors' weights of a preset and save them as a .safetensors file.
 
-    An interrupted download goes on: until it is whole, its bytes lie beside `target`, in NAME.pth.part.
+    Calling it again resumes an interrupted download: partial data stays in NAME.pth.part, next to `target`.
 
     Args:
         name: one of `AUTHORS_FILES`.
-        target: ends in .safetensors.
-        mirror: address of the folder that holds the file; https, or http to this machine.
-        overwrite: whether `target` may be replaced.
-        progress: called with (bytes there, bytes in all, 0 if unknown).
+        target: path of the file to write, ending in .safetensors.
+        mirror: URL of the folder that holds the file: https, or http to this machine.
+        overwrite: whether to replace `target` if it exists.
+        progress: called with the bytes received so far and in total (0 if unknown).
+
+    Returns:
+        `target`.
 
     Raises:
-        InvalidInputError: no such file, another ending, or another kind of address.
-        DownloadError: the mirror refuses, or cannot be reached.
-        CheckpointError: what came is not the weights of that network; it is deleted.
-        OutputExistsError, OutputError: `target` is there, or cannot be written.
+        InvalidInputError: `name` is unknown, `target` doesn't end in .safetensors, or `mirror` isn't https.
+        DownloadError: the mirror returns an error or can't be reached.
+        CheckpointError: the file isn't the weights of that network; it is deleted.
+        OutputExistsError, OutputError: `target` exists or can't be written.
     """
     if name not in AUTHORS_FILES:
         raise InvalidInputError(f"expected one of {', '.join(AUTHORS_FILES)}, got {name!r}")
     if target.suffix.lower() != ".safetensors":
-        raise InvalidInputError(f"expected a name ending in .safetensors, got {target}")
+        raise InvalidInputError(f"expected a file name that ends in .safetensors, got {target}")
     if not mirror.startswith(("https://", "http://127.0.0.1:", "http://localhost:")):
-        raise InvalidInputError(f"expected an https address of a mirror, got {mirror!r}")
+        raise InvalidInputError(f"expected the https URL of a mirror, got {mirror!r}")
     files.check(target, overwrite=overwrite)
     wanted = AUTHORS_FILES[name]
     part = target.with_name(f"{wanted.file}.part")
@@ -130,7 +133,7 @@ def download(
                 )
         except CheckpointError as error:
             part.unlink(missing_ok=True)
-            raise CheckpointError(f"what {mirror} sent is not {wanted.file} and was deleted: {error}") from error
+            raise CheckpointError(f"{mirror} sent an invalid {wanted.file}, which was deleted: {error}") from error
         save_file(network, target, overwrite=overwrite)
         part.unlink(missing_ok=True)
     return target
@@ -138,7 +141,7 @@ def download(
 
 @contextlib.contextmanager
 def _opened(part: Path) -> Iterator[_Part]:
-    """The bytes that are there already, held by this process: two downloads would fill one file."""
+    """Open the partial file and lock it, so that no two downloads write to it."""
     file = _Part(part)
     try:
         files.lock(file.fileno(), part, doing="downloading into", otherwise="choose another name")
@@ -151,43 +154,43 @@ def _opened(part: Path) -> Iterator[_Part]:
 
 @contextlib.contextmanager
 def _asking(mirror: str) -> Iterator[None]:
-    """Around calls of the network alone."""
+    """Turn errors of network calls into DownloadError."""
     try:
         yield
     except urllib.error.HTTPError as error:
         if error.code == _NOTHING_LEFT:
             raise
         raise DownloadError(
-            f"{error.url}: the mirror answers {error.code} {error.reason}; give another --mirror"
+            f"{error.url}: the mirror returned {error.code} {error.reason}; try another --mirror"
         ) from error
     except urllib.error.URLError as error:
-        raise DownloadError(f"{mirror} cannot be reached: {error.reason}; start again to go on") from error
+        raise DownloadError(f"can't reach {mirror}: {error.reason}; try again to resume") from error
     except (OSError, http.client.HTTPException) as error:
-        raise DownloadError(f"{mirror} sends nothing any more; start again to go on") from error
+        raise DownloadError(f"the connection to {mirror} was lost; try again to resume") from error
 
 
 def _fetch(mirror: str, name: str, part: _Part, progress: Progress) -> None:
-    """Bytes of a file of the mirror into `part`, from where it ends."""
+    """Download a file from the mirror into `part`, resuming at its end."""
     url = f"{mirror.rstrip('/')}/{name}"
     have = part.end()
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         with _asking(mirror):
             answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:  # nothing is left to send, or the file is another one now
+    except urllib.error.HTTPError as error:  # either nothing is left to send, or the file on the mirror changed
         if not error.headers.get("Content-Range", "").endswith(f"/{have}"):
             if not have:
-                raise DownloadError(f"{url}: the mirror answers {error.code}; give another --mirror") from error
+                raise DownloadError(f"{url}: the mirror returned {error.code}; try another --mirror") from error
             part.cut(0)
             _fetch(mirror, name, part, progress)
         return
     with contextlib.closing(answer):
-        if answer.status != 206:  # the mirror cannot go on: all of it again
+        if answer.status != 206:  # the mirror can't resume: start over
             have = 0
         length = int(answer.headers.get("Content-Length") or 0)
         total = have + length if length else 0
         if total > MAX_FILE_BYTES:
-            raise DownloadError(f"{url} has {total} bytes, over the limit of {MAX_FILE_BYTES}")
+            raise DownloadError(f"{url} is too large: {total} bytes, the limit is {MAX_FILE_BYTES}")
         part.cut(have)
         while True:
             with _asking(mirror):
@@ -197,8 +200,8 @@ def _fetch(mirror: str, name: str, part: _Part, progress: Progress) -> None:
             part.write(piece)
             have += len(piece)
             if have > MAX_FILE_BYTES:
-                raise DownloadError(f"{url} has over {MAX_FILE_BYTES} bytes")
+                raise DownloadError(f"{url} is larger than the limit of {MAX_FILE_BYTES} bytes")
             progress(have, total)
         part.flush_to_disk()
     if total and have < total:
-        raise DownloadError(f"{url} ended after {have} of {total} bytes; start again to go on")
+        raise DownloadError(f"{url} ended after {have} of {total} bytes; try again to resume")

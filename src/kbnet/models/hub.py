@@ -1,8 +1,8 @@
-"""Weights in a repository of the Hugging Face hub: put there with a card, and used by the name "user/repo".
+"""Weights on the Hugging Face Hub: upload them with a model card, and load them by name as "user/repo".
 
-A repository holds model.safetensors, kbnet.json (what the Restorer wants to know beside the weights) and README.md (the
-card). Nothing else is read, and nothing is executed. Once fetched they are used from the hub's own cache, also without
-a network.
+A repository holds model.safetensors, kbnet.json (what the Restorer needs in addition to the weights) and README.md (the
+model card). kbnet reads nothing else and executes nothing. Downloaded weights stay in the Hub's own cache, so they also
+load offline.
 """
 
 import errno
@@ -31,7 +31,7 @@ _LICENSES |= {"CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0", "CC BY-NC 4.0": "cc-by-nc-4.
 
 @dataclass(frozen=True)
 class HubSettings:
-    """What kbnet.json says: task, and the Restorer's context and window for these weights."""
+    """The contents of kbnet.json: the task, and the Restorer's context and window (in pixels) for these weights."""
 
     task: str = ""
     context: str = "global"
@@ -48,26 +48,30 @@ def push_to_hub(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Put weights into a repository, made if needed, with a card from the catalogue; returns its address.
+    """Upload weights to a repository of the Hugging Face Hub, with a model card. Creates the repository if needed.
 
     Args:
         model: a shipped model, a task, or a weights file.
-        repo: "user/repo".
-        license, summary: for the card; by default the catalogue's. A weights file needs a license.
-        private: of a repository that is made.
-        token: of the hub; by default the one that its own login keeps.
-        endpoint: of another hub.
+        repo: the repository, as "user/repo".
+        license, summary: license and one-line description for the card; default to the catalogue's. `license` is
+            required for weights files.
+        private: whether to make a new repository private.
+        token: access token for the Hub; defaults to the one stored by `hf auth login`.
+        endpoint: URL of another hub.
+
+    Returns:
+        URL of the repository.
 
     Raises:
-        InvalidInputError: the name is not "user/repo", or a license is missing.
-        MissingExtraError: huggingface_hub is not installed.
-        DownloadError: the hub refused, or cannot be reached.
+        InvalidInputError: `repo` isn't "user/repo", or the license is missing.
+        MissingExtraError: huggingface_hub isn't installed.
+        DownloadError: the Hub rejects the request or can't be reached.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise InvalidInputError(f"expected a repository as user/repo, got {repo!r}")
     entry = find(str(model))
     if license is None and entry is None:
-        raise InvalidInputError("expected the license of these weights, since they are not in the catalogue; give it")
+        raise InvalidInputError("these weights are not in the catalogue; give their license")
     network = load_file(resolve(model))
     hub = _hub()
     card = model_card(network, repo, entry, license=license, summary=summary)
@@ -94,15 +98,15 @@ def model_card(
     license: str | None = None,
     summary: str | None = None,
 ) -> str:
-    """The README.md of a repository: what the catalogue knows of the weights, and how to use them."""
+    """Write the README.md of a repository: how to use the weights, and what the catalogue says about them."""
     terms = license or (entry.license if entry else "")
-    what = summary or (entry.summary if entry else "weights of KBNet")
+    what = summary or (entry.summary if entry else "KBNet weights")
     preset = (matching_presets(network.config) or [network.family])[0]
     lines = ["---", "library_name: kbnet", "pipeline_tag: image-to-image", f"license: {_LICENSES.get(terms, 'other')}"]
     if terms not in _LICENSES:
         lines.append(f"license_name: {json.dumps(terms)}")
     lines += ["tags: [kbnet, image-restoration]", "---", "", f"# {repo.partition('/')[2]}", "", f"{what}.", ""]
-    lines += [f"A {preset} of {count_parameters(network) / 1e6:.2f} million parameters (KBNet, arXiv 2303.02881).", ""]
+    lines += [f"{preset}, {count_parameters(network) / 1e6:.2f} million parameters (KBNet, arXiv 2303.02881).", ""]
     usage = f'restorer = kbnet.Restorer.from_pretrained("{repo}")'
     lines += ["```python", "import kbnet", "", usage, "```", "", f"Licence of the weights: {terms}", ""]
     if entry is not None:
@@ -114,7 +118,7 @@ def model_card(
 
 
 def is_repository(name: str | Path) -> bool:
-    """Whether a model's name is that of a repository, user/repo, and not of a place among this machine's files."""
+    """Whether a model name refers to a repository (user/repo) rather than to a local path."""
     path = Path(name)
     named = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)) is not None
     weights = path.suffix.lower() in (".safetensors", ".pth", ".pt", ".ckpt", ".onnx", ".xml")
@@ -122,31 +126,39 @@ def is_repository(name: str | Path) -> bool:
 
 
 def fetch(repo: str, *, revision: str | None = None, endpoint: str | None = None, cache: Path | None = None) -> Path:
-    """The weights file of a repository, from the hub or its cache; kbnet.json lies beside it if the hub has one.
+    """Return the path of a repository's weights file, from the Hub or its cache.
+
+    If the repository has a kbnet.json, it is in the same folder.
+
+    Args:
+        repo: the repository, as "user/repo".
+        revision: branch, tag or commit; defaults to the main branch.
+        endpoint: URL of another hub.
+        cache: folder to use instead of the Hub's own cache.
 
     Raises:
-        MissingExtraError: huggingface_hub is not installed.
-        DownloadError: there is no such repository or file, or neither network nor a copy in the cache.
-        OutputError: the cache cannot be written.
+        MissingExtraError: huggingface_hub isn't installed.
+        DownloadError: the repository or the file doesn't exist, or the Hub can't be reached and the cache has no copy.
+        OutputError: the cache can't be written.
     """
     hub = _hub()
     options: dict[str, Any] = {"endpoint": _endpoint(endpoint), "cache_dir": cache}
     path = Path(_asking(lambda: hub.hf_hub_download(repo, WEIGHTS, revision=revision, **options), repo))
     try:
-        # of the same commit, which the cache names the folder after
+        # From the same commit: the cache names the folder after it.
         hub.hf_hub_download(repo, SETTINGS, revision=path.parent.name, **options)
     except hub.errors.EntryNotFoundError:
-        pass  # weights that somebody put there by hand; a cache without the file says the same
+        pass  # optional: weights uploaded by hand lack it; offline, so may the cache
     except (hub.errors.HfHubHTTPError, OSError) as error:
         raise _failed(repo, error) from error
     return path
 
 
 def settings_beside(weights: Path) -> HubSettings | None:
-    """What a kbnet.json in the folder of a weights file says, or None if there is none.
+    """Read the kbnet.json next to a weights file. Returns None if there is none.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: kbnet.json is damaged.
     """
     path = weights.with_name(SETTINGS)
     if weights.name != WEIGHTS or not path.is_file():
@@ -155,9 +167,11 @@ def settings_beside(weights: Path) -> HubSettings | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         settings = HubSettings(str(found["task"]), str(found["context"]), int(found["window"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: expected a task, a context and a window") from error
+        raise CheckpointError(f"{path} is damaged: expected task, context and window; download it again") from error
     if settings.context not in ("global", "local", "tile") or not 1 <= settings.window <= 2**16:
-        raise CheckpointError(f"{path}: expected a context and a window that there are, got {settings}")
+        raise CheckpointError(
+            f"{path}: expected the context global, local or tile and a window from 1 to {2**16}, got {settings}"
+        )
     return settings
 
 
@@ -168,7 +182,7 @@ def _settings_text(entry: CatalogueEntry | None) -> str:
 
 
 def _endpoint(given: str | None) -> str | None:
-    # the library reads the variable only once, when it is imported
+    # The library reads this variable only once, at import.
     return given or os.environ.get("HF_ENDPOINT") or None
 
 
@@ -191,6 +205,6 @@ def _asking(call: Callable[[], _Result], repo: str) -> _Result:
 
 def _failed(repo: str, error: Exception) -> KBNetError:
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-        return files.failed(Path(error.filename or "the cache of the hub"), error)
+        return files.failed(Path(error.filename or "the cache of the Hugging Face Hub"), error)
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return DownloadError(f"{repo}: the hub did not answer as hoped: {line[:200]}")
+    return DownloadError(f"{repo}: the Hugging Face Hub request failed: {line[:200]}")

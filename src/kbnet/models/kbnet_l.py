@@ -16,18 +16,22 @@ LEVELS = 4
 
 @dataclass(frozen=True)
 class KBNetLConfig:
-    """Settings of a KBNet-L; the defaults are the published deraining and defocus deblurring network.
+    """Settings of a KBNet-L. The defaults are the published network for deraining and defocus deblurring.
 
     Attributes:
-        channels: of the image, 3 or 1.
-        width: channels of the first level; doubled at each further one.
-        blocks: blocks of the four levels, the lowest resolution last; the decoder mirrors the first three.
-        refinement_blocks: blocks at full resolution after the decoder.
-        heads: attention heads of the four levels.
-        expansion: hidden width of the fusion over its channels.
+        channels: image channels, 3 or 1.
+        width: channels of the first level; each further level doubles them.
+        blocks: number of blocks of each of the four levels, the lowest resolution last. The decoder mirrors the first
+            three.
+        refinement_blocks: number of blocks at full resolution after the decoder.
+        heads: number of attention heads of each level.
+        expansion: ratio of the fusion's hidden width to its channels.
         bias: whether convolutions outside the channel branch and the coefficient head have biases.
         bases, group_channels, kernel_size: N, G and k of kernel basis attention.
-        coefficient_limit: upper bound of the coefficient head's hidden width.
+        coefficient_limit: upper bound on the hidden width of the coefficient head.
+
+    Raises:
+        InvalidInputError: a setting is out of range, or settings contradict each other.
     """
 
     channels: int = 3
@@ -48,24 +52,27 @@ class KBNetLConfig:
         bounds.kernel_basis_attention(self.bases, self.group_channels, self.kernel_size, self.coefficient_limit)
         bounds.positive("expansion", self.expansion, 16)
         for name, low, high in (("blocks", 0, bounds.MAX_BLOCKS), ("heads", 1, 1024)):
-            # A list, as a file gives, is made the tuple that compares equal to a preset's.
+            # Files hold lists; as a tuple the setting compares equal to a preset's.
             values = bounds.wholes(name, getattr(self, name), low, high, (LEVELS, LEVELS))
             object.__setattr__(self, name, values)
         bounds.whole("refinement_blocks", self.refinement_blocks, 0, bounds.MAX_BLOCKS)
-        bounds.divisible("width", self.width, 2, "for the coefficient head and the resampling")
+        bounds.divisible("width", self.width, 2, "the coefficient head and the resampling halve it")
         for level, heads in enumerate(self.heads):
             width = self.width * 2**level
-            bounds.divisible("width * 2^level", width, heads, "the heads of that level")
-            bounds.divisible("expansion * width * 2^level", int(width * self.expansion), self.group_channels, "a group")
+            bounds.divisible("width * 2^level", width, heads, "the attention heads of that level")
+            bounds.divisible(
+                "expansion * width * 2^level", int(width * self.expansion), self.group_channels, "group_channels"
+            )
 
 
 class KBNetL(nn.Module):
-    """KBNet-L, [B,channels,H,W] -> the same shape; H and W must be multiples of 8.
+    """KBNet-L (arXiv 2303.02881, section 3.3), [B,channels,H,W] -> the same shape; H and W must be multiples of 8.
 
     Values are nominally in [0,1] and are not clipped.
 
     Raises:
-        InvalidInputError: the input is not [B,channels,H,W], or its sides are not multiples of `input_multiple`.
+        InvalidInputError: the input of `forward` isn't [B,channels,H,W], or its sides aren't multiples of
+            `input_multiple`.
     """
 
     family = "kbnet-l"
@@ -115,7 +122,7 @@ class KBNetL(nn.Module):
         if wrong_shape or height % multiple or width % multiple:
             raise InvalidInputError(
                 f"expected an image [B,{self.config.channels},H,W] with sides that are multiples of {multiple}, "
-                f"got {list(image.shape)}; pad it, or use a Restorer, which does"
+                f"got {list(image.shape)}; pad it, or use a Restorer, which pads by itself"
             )
         context = context or FullFrame()
         context.begin(height)

@@ -14,17 +14,20 @@ from kbnet.nn import FullFrame, KBBlockS
 
 @dataclass(frozen=True)
 class KBNetSConfig:
-    """Settings of a KBNet-S; the defaults are the published Gaussian colour denoiser.
+    """Settings of a KBNet-S. The defaults are the published colour denoiser for Gaussian noise.
 
     Attributes:
-        channels: of the image, 3 or 1.
-        width: channels of the first level; doubled at each further one.
-        encoder_blocks, decoder_blocks: blocks per level, as many levels in both.
-        middle_blocks: blocks at the lowest resolution.
-        ffn_scale: hidden width of a block's feed-forward part over its channels.
-        lightweight: the cheaper static branch (SIDD, SenseNoise and the compact presets).
+        channels: image channels, 3 or 1.
+        width: channels of the first level; each further level doubles them.
+        encoder_blocks, decoder_blocks: number of blocks of each level; both list the same number of levels.
+        middle_blocks: number of blocks at the lowest resolution.
+        ffn_scale: ratio of the hidden width of a block's feed-forward half to its channels.
+        lightweight: use the cheaper static branch (SIDD, SenseNoise and the compact presets).
         bases, group_channels, kernel_size: N, G and k of kernel basis attention.
-        coefficient_limit: upper bound of the coefficient head's hidden width.
+        coefficient_limit: upper bound on the hidden width of the coefficient head.
+
+    Raises:
+        InvalidInputError: a setting is out of range, or settings contradict each other.
     """
 
     channels: int = 3
@@ -46,30 +49,30 @@ class KBNetSConfig:
         bounds.positive("ffn_scale", self.ffn_scale, 16)
         levels = (1, bounds.MAX_LEVELS)
         for name in ("encoder_blocks", "decoder_blocks"):
-            # A list, as a file gives, is made the tuple that compares equal to a preset's.
+            # Files hold lists; as a tuple the setting compares equal to a preset's.
             object.__setattr__(self, name, bounds.wholes(name, getattr(self, name), 0, bounds.MAX_BLOCKS, levels))
         bounds.whole("middle_blocks", self.middle_blocks, 0, bounds.MAX_BLOCKS)
         if len(self.encoder_blocks) != len(self.decoder_blocks):
             raise InvalidInputError(
-                "expected as many encoder as decoder levels, "
+                "expected the same number of encoder and decoder levels, "
                 f"got {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
             )
-        bounds.divisible("width", self.width, self.group_channels, "the channels of a group")
-        bounds.divisible("width", self.width, 2 if self.lightweight else 4, "for the branches of a block")
+        bounds.divisible("width", self.width, self.group_channels, "group_channels")
+        bounds.divisible("width", self.width, 2 if self.lightweight else 4, "the groups of a block's convolutions")
         for level in range(len(self.encoder_blocks) + 1):
             hidden = int(self.ffn_scale * self.width * 2**level)
-            bounds.divisible("ffn_scale * width * 2^level", hidden, 2, "since the gate halves it")
+            bounds.divisible("ffn_scale * width * 2^level", hidden, 2, "the gate halves it")
 
 
 class KBNetS(nn.Module):
-    """KBNet-S, [B,channels,H,W] -> the same shape; any H and W.
+    """KBNet-S (arXiv 2303.02881, section 3.3), [B,channels,H,W] -> the same shape, for any H and W.
 
-    Values are nominally in [0,1] and are not clipped. The input is padded at the bottom and the right with zeros to a
-    multiple of `input_multiple` and the output cropped back; the zeros take part in the norms and averages, as in the
-    authors' implementation.
+    Values are nominally in [0,1] and are not clipped. The network pads its input with zeros at the bottom and the right
+    to a multiple of `input_multiple` and crops its output. As in the authors' implementation, these zeros take part in
+    the norms and averages.
 
     Raises:
-        InvalidInputError: the input is not [B,channels,H,W].
+        InvalidInputError: the input of `forward` isn't [B,channels,H,W].
     """
 
     family = "kbnet-s"
@@ -94,7 +97,7 @@ class KBNetS(nn.Module):
 
     @property
     def input_multiple(self) -> int:
-        """Sides are padded to a multiple of this; two to the number of levels."""
+        """The network pads sides to a multiple of this: 2 to the power of the number of levels."""
         return int(2 ** len(self.config.encoder_blocks))
 
     def _stage(self, width: int, count: int) -> nn.ModuleList:
@@ -117,7 +120,7 @@ class KBNetS(nn.Module):
             raise InvalidInputError(f"expected an image [B,{self.config.channels},H,W], got {list(image.shape)}")
         context = context or FullFrame()
         if not (self.training or torch.is_grad_enabled() or _is_traced()):
-            from kbnet.models import compiled  # which knows this class
+            from kbnet.models import compiled  # imports this module
 
             if compiled.refuses(self, image, context) is None:
                 return compiled.run(self, image, context)
@@ -140,12 +143,12 @@ class KBNetS(nn.Module):
 
 
 def _is_traced() -> bool:
-    """Whether a graph is being made of the layers, which wants to see them."""
+    """Whether the network is being compiled or traced, which needs its layers."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
 def run(stage: nn.Module, x: Tensor, context: FullFrame) -> Tensor:
-    """Pass x through the blocks of a stage in turn."""
+    """Run the blocks of a stage one after another."""
     assert isinstance(stage, nn.ModuleList)
     for block in stage:
         x = block(x, context)

@@ -1,7 +1,7 @@
-"""The authors' tensor names and ours: one table, read in both directions.
+"""The authors' tensor names and kbnet's: one table, read in both directions.
 
-A row pairs the path of a module or tensor in the authors' checkpoints with its path here. A path matches whole dotted
-segments from the left, the longest row first; what follows it is kept.
+Each row pairs the path of a module or tensor in the authors' checkpoints with its path in kbnet. A path matches whole
+dotted segments from the left; longer rows match first, and the rest of the name is kept.
 """
 
 import re
@@ -13,7 +13,7 @@ from kbnet.errors import CheckpointError
 
 Rows = tuple[tuple[str, str], ...]
 
-# Paths above the blocks; `#` stands for a number that is the same on both sides.
+# Paths outside the blocks; `#` stands for the same number on both sides.
 _NETWORK: dict[str, Rows] = {
     "kbnet-s": (
         ("intro", "first"),
@@ -89,22 +89,22 @@ _BLOCK: dict[str, Rows] = {
     ),
 }
 
-# The first tensor of a network, by which its family is told.
+# A tensor that identifies the family of a network.
 FIRST_KEY = {"kbnet-s": "intro.weight", "kbnet-l": "patch_embed.proj.weight"}
 
 
 def from_official(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' tensors under our names and in our shapes.
+    """Convert the authors' tensors to kbnet's names and shapes.
 
     Raises:
-        CheckpointError: a name is not in the table, or the bases have an impossible shape.
+        CheckpointError: a name isn't in the table, or the bases have an impossible shape.
     """
     renamed = {_translate(family, key, 0): tensor for key, tensor in tensors.items()}
     for key, weight in renamed.items():
         if key.endswith("kba.weight"):  # [1,N,C*G*k*k] -> [N,C,G*k*k], with the bias [1,N,C] -> [N,C]
             bias_key = key.removesuffix("weight") + "bias"
             if bias_key not in renamed:
-                raise CheckpointError("expected biases with the kernel bases, found none")
+                raise CheckpointError("found kernel bases without their biases")
             bias = renamed[bias_key]
             fits = weight.ndim == bias.ndim == 3 and weight.shape[0] == bias.shape[0] == 1
             if not fits or bias.shape[2] == 0 or weight.shape[2] % bias.shape[2]:
@@ -117,7 +117,7 @@ def from_official(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def to_official(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under the authors' names and in their shapes; the inverse of `from_official`."""
+    """Convert tensors to the authors' names and shapes; the inverse of `from_official`."""
     renamed = {}
     for key, tensor in tensors.items():
         if key.endswith("kba.weight"):
@@ -129,15 +129,15 @@ def to_official(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def _translate(family: str, key: str, side: int) -> str:
-    """`key` from one side of the tables (0 the authors', 1 ours) to the other."""
+    """Translate a name from one side of the tables (0: the authors', 1: kbnet's) to the other."""
     path, rest = _replace(_NETWORK[family], key, side)
     if path is None:
-        raise CheckpointError(f"the tensor {key!r:.80} belongs to no part of {family}")
+        raise CheckpointError(f"the tensor {key!r:.80} is not part of a {family}")
     if not re.match("encoder|middle|latent|decoder|refinement", path):
         return path + rest
     inner, rest = _replace(_BLOCK[family], rest.removeprefix("."), side)
     if inner is None:
-        raise CheckpointError(f"the tensor {key!r:.80} belongs to no part of a {family} block")
+        raise CheckpointError(f"the tensor {key!r:.80} is not part of a {family} block")
     return f"{path}.{inner}{rest}"
 
 

@@ -1,4 +1,4 @@
-"""Every network with a name: one table of settings."""
+"""Named networks: one table of settings."""
 
 from dataclasses import fields, replace
 
@@ -12,13 +12,13 @@ Config = KBNetSConfig | KBNetLConfig
 Network = KBNetS | KBNetL
 
 PRESETS: dict[str, Config] = {
-    # The authors' (arXiv 2303.02881, section 4.1): one set of weights per noise level, or per data set.
+    # The authors' networks (arXiv 2303.02881, section 4.1): one set of weights per noise level or data set.
     "kbnet-s-gaussian-color": KBNetSConfig(),
     "kbnet-s-gaussian-gray": KBNetSConfig(channels=1),
     "kbnet-s-real": KBNetSConfig(lightweight=True, ffn_scale=1.5),
     "kbnet-l-derain": KBNetLConfig(),
     "kbnet-l-defocus": KBNetLConfig(),
-    # Ours, for CPUs: most of the work at low resolution, few bases, two million parameters.
+    # Compact networks for CPUs: most work at low resolution, few bases, two million parameters.
     "kbnet-nano": KBNetSConfig(
         width=16, encoder_blocks=(1, 2, 2, 2), middle_blocks=2, decoder_blocks=(2, 2, 1, 1), bases=8, lightweight=True
     ),
@@ -31,7 +31,7 @@ PRESETS: dict[str, Config] = {
         bases=8,
         lightweight=True,
     ),
-    # The same with three times the blocks, most of them where pixels are many and weights are few: 15 MB.
+    # Three times as many blocks, mostly at high resolution, where weights are few: 15 MB.
     "kbnet-small": KBNetSConfig(
         width=16, encoder_blocks=(3, 6, 8, 4), middle_blocks=2, decoder_blocks=(4, 8, 6, 3), bases=8, lightweight=True
     ),
@@ -39,34 +39,38 @@ PRESETS: dict[str, Config] = {
 
 
 def preset_config(preset: str, **overrides: object) -> Config:
-    """Settings of a preset, some of them replaced.
+    """Return the settings of a preset, with overrides.
 
     Raises:
         UnknownModelError: there is no such preset.
-        InvalidInputError: an override is no setting of this family of networks.
+        InvalidInputError: an override isn't a setting of this family of networks, or its value is invalid.
     """
     if preset not in PRESETS:
-        raise UnknownModelError(f"expected a preset, one of {', '.join(PRESETS)}; got {preset!r}")
+        raise UnknownModelError(f"expected a preset ({', '.join(PRESETS)}), got {preset!r}")
     config = PRESETS[preset]
     known = {field.name for field in fields(config)}
     if unknown := set(overrides) - known:
         raise InvalidInputError(
-            f"expected settings of {preset} among {', '.join(sorted(known))}; got {', '.join(sorted(unknown))}"
+            f"{preset} has no setting {', '.join(sorted(unknown))}; expected some of {', '.join(sorted(known))}"
         )
-    return replace(config, **overrides)  # type: ignore[arg-type]  # names were checked; values are checked by the network
+    return replace(config, **overrides)  # type: ignore[arg-type]  # names are checked above; the config checks values
 
 
 def build(config: Config) -> Network:
-    """A network with these settings and random weights, in training mode."""
+    """Build a network with these settings and random weights, in training mode."""
     return KBNetS(config) if isinstance(config, KBNetSConfig) else KBNetL(config)
 
 
 def create_model(preset: str, **overrides: object) -> Network:
-    """A network by preset name with random weights, in training mode.
+    """Create a network from a preset, with random weights, in training mode.
+
+    Args:
+        preset: one of `kbnet.models.PRESETS`.
+        overrides: settings to replace, fields of `KBNetSConfig` or `KBNetLConfig`.
 
     Raises:
         UnknownModelError: there is no such preset.
-        InvalidInputError: an override is no setting of this family of networks, or contradicts another.
+        InvalidInputError: an override isn't a setting of this family of networks, or its value is invalid.
 
     Example:
         >>> import kbnet
@@ -77,5 +81,5 @@ def create_model(preset: str, **overrides: object) -> Network:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of learned values."""
+    """Return the number of learned values of a module."""
     return sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""Layers and blocks built on the operator; a block's `forward` takes the context its averages come from."""
+"""Layers and blocks built on the operator. A block's `forward` takes the context that provides its averages."""
 
 from kbnet.nn.blocks import KBBlockL, KBBlockS, MultiAxisFusion
 from kbnet.nn.context import FullFrame, Gather, Local, Shared

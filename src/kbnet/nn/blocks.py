@@ -1,4 +1,4 @@
-"""The two blocks of KBNet: multi-axis feature fusion (section 3.2 of the paper) followed by a feed-forward part."""
+"""The two blocks of KBNet: multi-axis feature fusion (section 3.2 of the paper), then feed-forward or attention."""
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,14 @@ def _scale(channels: int) -> nn.Parameter:
 
 
 class KBBlockS(nn.Module):
-    """The block of KBNet-S, [B,C,H,W] -> [B,C,H,W].
+    """The block of KBNet-S, [B,C,H,W] -> [B,C,H,W]: fusion, then a gated feed-forward half, each on normalised input.
 
     Args:
         channels: C.
         coefficient_width: hidden width of the coefficient head.
-        bases, group_channels, kernel_size: N, G and k of the kernel basis attention.
-        ffn_scale: hidden width of the feed-forward part over C, before its gate halves it.
-        lightweight: static branch of 1x1 and 3x3 depthwise instead of 1x1 and 5x5 in C/4 groups.
+        bases, group_channels, kernel_size: N, G and k of kernel basis attention.
+        ffn_scale: ratio of the feed-forward half's hidden width, before its gate halves it, to C.
+        lightweight: use 1x1 and 3x3 depthwise convolutions in the static branch, instead of 1x1 and 5x5 in C/4 groups.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class KBBlockS(nn.Module):
 
 
 class MultiAxisFusion(nn.Module):
-    """The fusion part of KBNet-L's block: three branches of `hidden` channels, multiplied, [B,C,H,W] -> [B,C,H,W]."""
+    """The fusion of KBNet-L's block, [B,C,H,W] -> [B,C,H,W]: the product of three branches of `hidden` channels."""
 
     def __init__(
         self,
@@ -126,10 +126,10 @@ class KBBlockL(nn.Module):
 
     Args:
         channels: C.
-        heads: attention heads; divides C.
+        heads: number of attention heads; must divide C.
         coefficient_width: hidden width of the coefficient head.
-        bases, group_channels, kernel_size: N, G and k of the kernel basis attention.
-        expansion: hidden width of the fusion over C.
+        bases, group_channels, kernel_size: N, G and k of kernel basis attention.
+        expansion: ratio of the fusion's hidden width to C.
         bias: whether the convolutions outside the channel branch and the coefficient head have biases.
     """
 

@@ -1,8 +1,8 @@
-"""Whether live modules are what their description says, and nothing else: an allow-list.
+"""Checks that live modules are exactly what their description says, by an allow-list.
 
-Code that computes a block from its parameters (compiled kernels, exported graphs) passes over whatever else was done to
-its modules. It may do so only where nothing was: every module has exactly the described type, children, settings and
-parameters; no method is replaced, in the module or in its class; there is no hook, no buffer, no parametrization.
+Code that computes a block from its parameters (compiled kernels, exported graphs) ignores any other change to its
+modules. It may therefore run only if there is none: every module has exactly the described type, children, settings and
+parameters; no method is replaced, in the module or its class; there are no hooks, buffers or parametrizations.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ from kbnet.nn.layers import (
 )
 
 PLAIN = (nn.Parameter, Tensor)
-"""Types of tensors that hold numbers and do nothing else."""
+"""Tensor types without behaviour of their own."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CALLS = ("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__")
@@ -35,7 +35,7 @@ _methods: dict[type[nn.Module], list[tuple[str, object]]] = {}
 
 
 def know(*kinds: type[nn.Module]) -> None:
-    """Make types known by their names, with their methods as they are now."""
+    """Register module types by name and remember their current methods, so that `departure` notices replaced ones."""
     for kind in kinds:
         _kinds[kind.__name__] = kind
         above = [c for c in kind.__mro__ if issubclass(c, nn.Module) and c is not nn.Module]
@@ -44,19 +44,20 @@ def know(*kinds: type[nn.Module]) -> None:
 
 
 def departure(root: nn.Module, layers: Iterable[Layer]) -> str | None:
-    """How `root` or a module below it differs from the layers described, in a few words; None if in nothing.
+    """Return how `root` or one of its submodules differs from its description, in a few words; None if it doesn't.
 
     Args:
-        layers: described from `root` on, each after the module that contains it. Modules below `root` that are not
-            among them are not looked at.
+        root: the module to check.
+        layers: the description, from `root` on; each layer follows the module that contains it. Submodules that it
+            doesn't list are not checked.
     """
     if torch_module._has_any_global_hook():
-        return "there are hooks on all modules"
+        return "global module hooks are registered"
     return _departure(root, _checks(tuple(layers)))
 
 
 class _Check:
-    """A layer's description, turned into what can be compared fast: this runs at every call of every block."""
+    """A layer's description in a form that compares fast: the check runs at every call of every block."""
 
     def __init__(self, layer: Layer) -> None:
         self.path = layer.path
@@ -75,7 +76,7 @@ class _Check:
         self.attributes = frozenset(usual.union(names))
 
     def differs(self, module: nn.Module) -> str | None:
-        """How a module of the right type differs, but for its parameters' own."""
+        """Return how a module of the right type differs, apart from the values and shapes of its parameters."""
         d = module.__dict__
         for hooks in _HOOKS:
             if d[hooks]:
@@ -83,7 +84,7 @@ class _Check:
         if not d.keys() <= self.attributes:
             for name in d.keys() - self.attributes:
                 if hasattr(self.kind, name) or name in self.parameters or name in self.children:
-                    return f"has a {name} of its own"
+                    return f"has an instance attribute {name}"
         if tuple(d["_modules"]) != self.children:
             return f"holds {', '.join(d['_modules']) or 'nothing'}, not {', '.join(self.children) or 'nothing'}"
         if d["_buffers"]:
@@ -120,21 +121,21 @@ def _departure(root: nn.Module, checks: tuple[_Check, ...]) -> str | None:
         for p, shape in zip(module._parameters.values(), check.shapes, strict=True):
             if p is None or shape is None:
                 if p is not None or shape is not None:
-                    return f"a parameter of {name} is {'missing' if p is None else 'one more than it was built with'}"
+                    return f"{name} has {'a missing' if p is None else 'an additional'} parameter"
                 continue
             if type(p) not in PLAIN or p.layout is not torch.strided:
-                return f"a parameter of {name} is no plain tensor"
+                return f"a parameter of {name} is not a plain strided tensor"
             if p.shape != shape:
                 return f"a parameter of {name} has shape {list(p.shape)}, not {list(shape)}"
             found = (p.dtype, p.device)
             if common is None:
                 common = found
             elif found != common:
-                return f"a parameter of {name} is {found[0]} on {found[1]}, others are {common[0]} on {common[1]}"
+                return f"a parameter of {name} is {found[0]} on {found[1]}, but others are {common[0]} on {common[1]}"
     for kind in {check.kind for check in checks}:
         for method, original in _methods[kind]:
             if getattr(kind, method) is not original:
-                return f"{kind.__name__}.{method} has been replaced"
+                return f"{kind.__name__}.{method} was replaced"
     return None
 
 

@@ -1,15 +1,15 @@
-"""What a network sees of the whole image: the statistics that tie distant pixels together.
+"""Contexts: where a network's averages over the image come from.
 
 Two parts of KBNet average over the image: the channel branch (global average pooling, section 3.2 of the paper) and, in
-KBNet-L, transposed attention. Everything else is local. A network run on tiles therefore differs from the same network
-run on the full frame only through these averages, and a `Context` passed to `forward` says where they come from:
+KBNet-L, transposed attention. Everything else is local. A network therefore computes the same on tiles as on the full
+image, except for these averages. The context passed to `forward` provides them:
 
-    FullFrame    the input of this call (what the authors' code does)
-    Gather       the batch is a sample of crops of one image: averaged over all of them together, and remembered
-    Shared       the averages that a Gather remembered, whatever this call's input is
-    Local        the channel branch averages over a window around each pixel (arXiv 2112.04491)
+    FullFrame    averages over the input of this call, as in the authors' code
+    Gather       averages over a batch of crops of one image, all of them together, and stores the averages
+    Shared       uses the averages that a Gather stored, whatever the input of this call
+    Local        averages over a window around each pixel in the channel branch (arXiv 2112.04491)
 
-A context is asked at each averaging site in the fixed order in which the network visits them.
+The network queries its context at each averaging site, always in the same order.
 """
 
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ from torch.nn import functional as F
 
 
 class Features(Protocol):
-    """What can be averaged over pixels, [B,C,H,W]: a tensor (`Computed`), or one that is never stored (`nn.fused`)."""
+    """Features [B,C,H,W] to average over pixels: a tensor (`Computed`), or never stored (`nn.fused`)."""
 
     @property
     def shape(self) -> Sequence[int]: ...
 
     def inside(self, halo: int) -> "Features":
-        """Without `halo` pixels at each side."""
+        """Crop `halo` pixels from each side."""
 
     def mean(self) -> Tensor:
-        """Mean over pixels, [B,C,1,1]."""
+        """Return the mean over pixels, [B,C,1,1]."""
 
     def cell_means(self, cell: int) -> Tensor:
-        """Mean over cells of cell x cell pixels, smaller ones at the lower and right border, [B,C,h,w]."""
+        """Return means over `cell` x `cell` pixels, [B,C,h,w]; cells at the bottom and right can be smaller."""
 
 
 class Computed:
-    """Features that lie in memory, [B,C,H,W]."""
+    """Features [B,C,H,W] in memory."""
 
     def __init__(self, u: Tensor) -> None:
         self.u = u
@@ -58,34 +58,38 @@ class Computed:
 
 
 class FullFrame:
-    """Average over the input of the call itself, each image of the batch on its own."""
+    """Averages over the input of this call, separately for each image of the batch."""
 
     def begin(self, height: int) -> None:
-        """Called by the network at the start of a forward pass with the height of its (padded) input."""
+        """Start a forward pass. The network calls this with the height of its padded input in pixels."""
 
     def grid(self, u: Features) -> tuple[Tensor, int]:
-        """Means [B,C,h,w] over pixels, and the side in pixels of the cells that they stand for; [B,C,1,1] for all."""
+        """Return means over cells, [B,C,h,w], and the side of a cell in pixels; [B,C,1,1] covers the whole image."""
         return self.share(u.inside(self.halo_at(u.shape[2])).mean()), 1
 
     def pool(self, u: Tensor) -> Tensor:
-        """Mean over pixels: [B,C,H,W] -> [B,C,1,1] (or one value per pixel, [B,C,H,W], from `Local`)."""
+        """Return the mean over pixels, [B,C,H,W] -> [B,C,1,1] (`Local` returns one value per pixel, [B,C,H,W])."""
         return expand(*self.grid(Computed(u)), u.shape[2], u.shape[3])
 
     def halo_at(self, height: int) -> int:
-        """Pixels at each side of an input of that height that do not count in an average."""
+        """Return how many pixels at each side averages leave out, for features of this height."""
         return 0
 
     def pixels(self, u: Tensor) -> Tensor:
-        """The pixels of [B,C,H,W] that count in an average."""
+        """Crop features [B,C,H,W] to the pixels that averages include."""
         return Computed(u).inside(self.halo_at(u.shape[2])).u
 
     def share(self, mean: Tensor) -> Tensor:
-        """Turn this call's average over pixels, [B,...], into the one to use, [B,...] or [1,...]."""
+        """Take this call's average [B,...] and return the one to use, [B,...] or [1,...]."""
         return mean
 
 
 class Gather(FullFrame):
-    """The batch holds crops of one image; average over all of them, without a halo of `halo` input pixels per side."""
+    """Averages over all crops of one image in the batch together, and stores the averages in `means`.
+
+    Args:
+        halo: input pixels at each side of a crop that averages leave out.
+    """
 
     def __init__(self, halo: int = 0) -> None:
         self.halo = halo
@@ -106,7 +110,12 @@ class Gather(FullFrame):
 
 
 class Shared(FullFrame):
-    """Use remembered averages, one per site in visiting order, each [1,...]."""
+    """Uses stored averages.
+
+    Args:
+        means: one average per site, [1,...] each, in the order in which the network visits the sites; the `means` of a
+            `Gather`.
+    """
 
     def __init__(self, means: Sequence[Tensor]) -> None:
         self.means = means
@@ -125,12 +134,15 @@ class Shared(FullFrame):
 
 
 class Local(FullFrame):
-    """Pool the channel branch over a neighbourhood of about `window` x `window` input pixels.
+    """Pools the channel branch over a window of about `window` x `window` input pixels (arXiv 2112.04491).
 
-    The window shrinks with the resolution of the level. Averages come from sums along rows and columns, so the cost
-    does not depend on the window (test-time local converter, arXiv 2112.04491). They are taken over cells of an eighth
-    of the window, as a mean over pixels that far apart hardly differs, and interpolated between the cells' centres: a
-    fraction of the time and memory of a window at every pixel. Transposed attention sees the whole input of the call.
+    The window scales with the resolution of the level. Running sums along rows and columns make the cost independent of
+    the window, as in the test-time local converter. Averages are computed on cells of an eighth of the window and
+    interpolated bilinearly between their centres. They hardly differ from averages at every pixel, and take a fraction
+    of the time and memory. Transposed attention uses the whole input of the call.
+
+    Args:
+        window: side of the window in input pixels.
     """
 
     CELLS = 8
@@ -146,14 +158,14 @@ class Local(FullFrame):
         height, width = u.shape[2:]
         window = max(1, self.window * height // self.height)
         if window >= height and window >= width:
-            return u.mean(), 1  # exactly, so that a patch of the training's size is seen as in training
+            return u.mean(), 1  # exact: a patch of the training size gets the average that it got in training
         cell = max(1, window // self.CELLS)
-        # An odd number of cells, so that the window is centred on its own.
+        # An odd number of cells centres the window.
         return sliding_mean(u.cell_means(cell), window // cell | 1), cell
 
 
 def expand(means: Tensor, cell: int, height: int, width: int) -> Tensor:
-    """One value per pixel, [B,C,height,width], interpolated between the centres of cells; [B,C,1,1] stays as it is."""
+    """Interpolate means between the centres of cells to [B,C,height,width]; [B,C,1,1] is returned unchanged."""
     if cell == 1 or means.shape[2:] == (1, 1):
         return means
     smooth = F.interpolate(means, scale_factor=float(cell), mode="bilinear", align_corners=False)
@@ -161,16 +173,16 @@ def expand(means: Tensor, cell: int, height: int, width: int) -> Tensor:
 
 
 def sliding_mean(u: Tensor, window: int) -> Tensor:
-    """Mean over a window x window neighbourhood of each pixel, clipped to the image: [B,C,H,W] -> [B,C,H,W].
+    """Average over a `window` x `window` neighbourhood of each pixel, [B,C,H,W] -> [B,C,H,W].
 
-    Near a border the window is moved inwards, not cut, so every mean is over as many pixels (arXiv 2112.04491, the
-    border handling of its released models); a window larger than the image gives the global mean, [B,C,1,1].
+    Near a border, the window is shifted inwards instead of cut, so that every mean covers the same number of pixels (as
+    in the released models of arXiv 2112.04491). A window larger than the image gives the global mean, [B,C,1,1].
     """
     height, width = u.shape[2:]
     rows, cols = min(window, height), min(window, width)
     if rows == height and cols == width:
         return u.mean((2, 3), keepdim=True)
-    # A running sum over thousands of pixels loses digits in float32, so it is kept in float64.
+    # In float64: a running sum over thousands of pixels loses precision in float32.
     for axis, size in ((2, rows), (3, cols)):
         total = F.pad(u.cumsum(axis, dtype=torch.float64), (1, 0, 0, 0) if axis == 3 else (0, 0, 1, 0))
         length = total.shape[axis]

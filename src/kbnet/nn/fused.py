@@ -1,8 +1,8 @@
-"""Blocks as one call of the compiled kernels, or one per half in training, where these can run them.
+"""Runs a block as one call of the compiled kernels, or as one call per half in training.
 
-See `kbnet.ops.block` and `kbnet.ops.training`. The modules of `kbnet.nn.blocks` remain the definition: they are what is
-exported and compared with, and every call that is not plain inference or training of a block that is just what its
-description says, on a CPU, goes through them.
+See `kbnet.ops.block` and `kbnet.ops.training`. The modules of `kbnet.nn.blocks` remain the definition: exports and
+comparisons use them, and they handle every call other than plain inference or training on a CPU of a block that is
+exactly what its description says.
 """
 
 import contextlib
@@ -28,23 +28,23 @@ from kbnet.ops.training import fusion as trained_fusion
 
 MAX_CHANNELS = 512
 MAX_CHANNELS_BFLOAT16 = 256
-"""Above these a block's matrix products outweigh everything else, and the libraries' are faster (measured)."""
+"""With more channels, matrix products dominate a block's time, and those of PyTorch's libraries measured faster."""
 
 MAX_TRAINED_CHANNELS = 128
-"""The same in training."""
+"""The same limit for training."""
 
 MAX_TRAINED_PIXELS = 128 * 128
-"""Of an image in training as one call."""
+"""Largest image, in pixels, that trains as one call per half."""
 
-_BAND = 16  # rows summed together for a mean over the image
+_BAND = 16  # rows per partial sum of a mean over the image
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which parts of a block run as one call of the compiled kernels. None: this one does; else why its layers run.
+    """Which parts of a block run as one call of the compiled kernels: None if the part does, else why its layers run.
 
     Attributes:
-        inference: the whole block of KBNet-S, or the fusion half of KBNet-L's, without gradients.
+        inference: KBNet-S's whole block, or the fusion half of KBNet-L's, without gradients.
         fusion: the fusion half, with gradients.
         feed_forward: the feed-forward half, with gradients.
     """
@@ -55,28 +55,28 @@ class Plan:
 
 
 def plan(block: nn.Module, x: Tensor, context: FullFrame) -> Plan:
-    """How a block (`KBBlockS`, `KBBlockL`) runs on x [B,C,H,W]; every check that fails makes the layers run.
+    """Decide how a block (`KBBlockS`, `KBBlockL`) runs on x [B,C,H,W]. The layers run if any check fails.
 
-    Setting KBNET_FUSED=off in the environment makes the layers run always, to compare with.
+    Set the environment variable KBNET_FUSED=off to always run the layers, for comparison.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-        # First: a compiler reads no further.
-        traced = "the network is being traced, and a graph wants its layers"
+        # First, so that a compiler doesn't trace the other checks.
+        traced = "the network is being compiled or traced, which needs its layers"
         return Plan(traced, traced, traced)
     settings = getattr(block, "settings", None)
     reason = refuses_here() or refuses_call(x)
     if reason is not None or not isinstance(settings, BlockS | BlockL):
-        reason = reason or "nothing says how it was built"
+        reason = reason or "the block has no description (settings)"
         return Plan(reason, reason, reason)
     if torch.is_grad_enabled():
         return _plan_training(block, settings, x, context)
-    gradients = "no gradients are wanted"
+    gradients = "gradients are disabled"
     return Plan(_refuses_inference(block, settings, x), gradients, gradients)
 
 
 @contextlib.contextmanager
 def layers_alone() -> Iterator[None]:
-    """Within it every block of this thread runs layer by layer: to compare what stands in for the layers with them."""
+    """Run all blocks of this thread layer by layer inside the context manager, for comparison."""
     token = _layers_alone.set(True)
     try:
         yield
@@ -88,16 +88,16 @@ _layers_alone: ContextVar[bool] = ContextVar("layers_alone", default=False)
 
 
 def refuses_here() -> str | None:
-    """Why no block can run as one call here and now, whatever its input; None if one can."""
+    """Return why no block can run as one call on this machine or in this context; None if blocks can."""
     if os.environ.get("KBNET_FUSED") == "off":
         return "KBNET_FUSED is off"
     if _layers_alone.get():
-        return "the layers alone are wanted"
+        return "layers_alone() is active"
     return native.refuses_here()
 
 
 def whole(block: nn.Module, x: Tensor, context: FullFrame) -> Tensor:
-    """The block, or the fusion half of KBNet-L's, in inference, [B,C,H,W] -> the same; where `plan` allows it."""
+    """Run KBNet-S's block, or the fusion half of KBNet-L's, for inference, [B,C,H,W] -> [B,C,H,W]; see `plan`."""
     call = _call(block.settings)
     norm, branch = _module(block, call.norm), _module(block, call.branch)
     means, cell = branch.grid(_Normalized(x, norm), context)  # type: ignore[operator, arg-type]  # it is a ChannelBranch
@@ -114,10 +114,10 @@ def whole(block: nn.Module, x: Tensor, context: FullFrame) -> Tensor:
 
 
 def fusion(block: nn.Module, x: Tensor) -> Tensor:
-    """The fusion half with gradients, [B,C,H,W] -> the same; where `plan` allows it."""
+    """Run the fusion half with gradients, [B,C,H,W] -> [B,C,H,W]; see `plan`."""
     call = _call(block.settings)
     parameters = [_parameter(block, path) for path in call.fusion]
-    present = [p for p in parameters if p is not None]  # all: every layer of this block has a bias
+    present = [p for p in parameters if p is not None]  # all of them: every layer of this block has a bias
     settings = call.settings
     y: Tensor
     y, _ = trained_fusion(x, present, settings["group_channels"], settings["kernel_size"], settings["eps"])
@@ -125,7 +125,7 @@ def fusion(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def feed_forward(block: nn.Module, x: Tensor, channels_last: bool) -> Tensor:
-    """The feed-forward half with gradients, [B,C,H,W] -> the same in the memory format asked for; as `plan` allows."""
+    """Run the feed-forward half with gradients, [B,C,H,W] -> [B,C,H,W]; see `plan`."""
     call = _call(block.settings)
     parameters = [_parameter(block, path) for path in call.feed_forward]
     y: Tensor = trained_feed_forward(x, [p for p in parameters if p is not None], call.settings["eps"], channels_last)
@@ -136,7 +136,7 @@ Path = tuple[str, ...] | None
 
 
 class _Call:
-    """What the calls of a block with these settings are made of, by its description."""
+    """Arguments of the calls of a block with these settings, derived from its description."""
 
     def __init__(self, settings: BlockS | BlockL) -> None:
         described = describe(settings)
@@ -184,16 +184,16 @@ def _module(block: nn.Module, path: Path) -> nn.Module:
 
 
 def _parameter(block: nn.Module, path: Path) -> Tensor | None:
-    # Not by attribute: `torch.func.functional_call` puts plain tensors where parameters were.
+    # Not by attribute: `torch.func.functional_call` replaces parameters with plain tensors.
     return None if path is None else _module(block, path[:-1])._parameters[path[-1]]
 
 
 def refuses_call(x: Tensor) -> str | None:
-    """Why no part of any block may run as one call, whatever it is made of."""
+    """Return why no block can run as one call on x; None if blocks can."""
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
-        return "it is differentiated forward or transformed by torch.func, which the kernels cannot follow"
+        return "forward-mode differentiation or a torch.func transform is active, which the kernels don't support"
     if type(x) not in PLAIN or x.ndim != 4:
-        return "its input is no plain image [B,C,H,W]"
+        return "its input is not a plain tensor [B,C,H,W]"
     return native.refuses(x, x)
 
 
@@ -205,7 +205,7 @@ def _refuses_inference(block: nn.Module, settings: BlockS | BlockL, x: Tensor) -
         return reason
     limit = MAX_CHANNELS_BFLOAT16 if _in_bfloat16(x) else MAX_CHANNELS
     if settings.channels > limit:
-        return f"with more than {limit} channels its layers are faster one by one"
+        return f"with more than {limit} channels, running layer by layer is faster"
     return None
 
 
@@ -213,11 +213,11 @@ def _plan_training(block: nn.Module, settings: BlockS | BlockL, x: Tensor, conte
     gradients = "it computes no gradients; use eval() and torch.inference_mode()"
     reason = None
     if isinstance(settings, BlockL):
-        reason = "blocks of this family are trained layer by layer"
+        reason = "KBNet-L's blocks train layer by layer"
     elif _in_bfloat16(x) or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        reason = "training as one call is in float32"
+        reason = "training as one call requires float32"
     elif settings.channels > MAX_TRAINED_CHANNELS:
-        reason = f"with more than {MAX_TRAINED_CHANNELS} channels its layers are faster one by one"
+        reason = f"with more than {MAX_TRAINED_CHANNELS} channels, running layer by layer is faster"
     if reason is not None:
         return Plan(gradients, reason, reason)
     fusion = _refuses_trained_fusion(settings, x, context) or _departs(block, settings, "fusion", x)
@@ -227,18 +227,18 @@ def _plan_training(block: nn.Module, settings: BlockS | BlockL, x: Tensor, conte
 def _refuses_trained_fusion(settings: BlockS | BlockL, x: Tensor, context: FullFrame) -> str | None:
     call = _call(settings)
     if call.settings["static_kernel"] != 3 or call.settings["static_group"] != 1:
-        return "its static branch is not the lightweight one"
+        return "its static branch isn't the lightweight one"
     if type(context) is not FullFrame:
-        return "its channel branch does not average over the image"
+        return "its channel branch doesn't average over the whole input (FullFrame)"
     if x.shape[0] < torch.get_num_threads():
-        return "threads work on whole images, and there are too few"
+        return "the batch has fewer images than threads, and each thread needs a whole image"
     if x.shape[2] * x.shape[3] > MAX_TRAINED_PIXELS:
-        return f"with more than {MAX_TRAINED_PIXELS} pixels an image leaves the cache"
+        return f"an image of more than {MAX_TRAINED_PIXELS} pixels doesn't fit in the cache"
     return None
 
 
 def _departs(block: nn.Module, settings: BlockS | BlockL, part: str, x: Tensor) -> str | None:
-    """How the block is not what its settings say, or x does not fit it."""
+    """Return how the block differs from its description, or why x doesn't fit it; None if all is well."""
     if x.shape[1] != settings.channels:
         return f"its input has {x.shape[1]} channels, not {settings.channels}"
     call = _call(settings)
@@ -252,8 +252,8 @@ def _departs(block: nn.Module, settings: BlockS | BlockL, part: str, x: Tensor) 
         return reason
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
-        return None if dtype == torch.bfloat16 else f"autocast computes {dtype}"
-    return None if parameter.dtype == x.dtype else f"its input is {x.dtype}, and its parameters are {parameter.dtype}"
+        return None if dtype == torch.bfloat16 else f"autocast uses {dtype}, not bfloat16"
+    return None if parameter.dtype == x.dtype else f"its input is {x.dtype}, but its parameters are {parameter.dtype}"
 
 
 def _in_bfloat16(x: Tensor) -> bool:
@@ -262,7 +262,7 @@ def _in_bfloat16(x: Tensor) -> bool:
 
 
 class _Normalized:
-    """LayerNorm(x) for averages over its pixels, without ever storing it; a `Features` of `kbnet.nn.context`."""
+    """LayerNorm(x) as `Features` of `kbnet.nn.context`: averages over its pixels without storing it."""
 
     def __init__(self, x: Tensor, norm: LayerNorm2d) -> None:
         self.x, self.norm = x, norm
@@ -272,7 +272,7 @@ class _Normalized:
         return self.x.shape
 
     def inside(self, halo: int) -> "_Normalized":
-        # The norm is of single pixels, so cutting commutes with it.
+        # The norm acts on single pixels, so cropping commutes with it.
         return _Normalized(Computed(self.x).inside(halo).u, self.norm)
 
     def mean(self) -> Tensor:
@@ -290,5 +290,5 @@ class _Normalized:
 
 
 def _sizes(length: int, cell: int) -> Tensor:
-    """Pixels in each cell along one side; the last may be smaller."""
+    """Return the length of each cell along one side; the last may be smaller."""
     return torch.tensor([float(min(cell, length - start)) for start in range(0, length, cell)])

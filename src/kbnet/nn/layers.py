@@ -1,4 +1,4 @@
-"""The layers KBNet is made of."""
+"""The layers of KBNet."""
 
 import math
 
@@ -12,7 +12,7 @@ from kbnet.ops import kernel_basis_attention
 
 
 class LayerNorm2d(nn.Module):
-    """Normalise the channels of each pixel, [B,C,H,W] -> [B,C,H,W]; biased variance, eps 1e-6, affine."""
+    """Layer norm over the channels of each pixel, [B,C,H,W] -> [B,C,H,W]; affine, with biased variance."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -21,13 +21,13 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        # In channels-last memory the permuted view is contiguous, and the fused kernel reads it as it lies.
+        # In channels-last memory the permuted view is contiguous, so layer_norm makes no copy.
         y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return y.permute(0, 3, 1, 2)
 
 
 class SimpleGate(nn.Module):
-    """Multiply one half of the channels by the other, [B,2C,H,W] -> [B,C,H,W] (NAFNet, arXiv 2204.04676)."""
+    """Multiplies one half of the channels by the other, [B,2C,H,W] -> [B,C,H,W] (NAFNet, arXiv 2204.04676)."""
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=1)
@@ -35,24 +35,29 @@ class SimpleGate(nn.Module):
 
 
 class KernelBasisAttention(nn.Module):
-    """The N kernel bases, and the operator with them; a thin wrapper of `kbnet.ops.kernel_basis_attention`.
+    """Kernel basis attention with N learned kernel bases; a thin wrapper around the operator of `kbnet.ops`.
 
     Args:
-        channels: C, of input and output.
-        bases: N.
-        group_channels: G, input channels read by each output channel; divides C.
-        kernel_size: k, odd.
+        channels: C, the number of input and output channels.
+        bases: N, the number of kernel bases.
+        group_channels: G, the number of input channels that each output channel reads; must divide C.
+        kernel_size: k; must be odd.
+
+    Raises:
+        InvalidInputError: `group_channels` doesn't divide `channels`.
     """
 
     def __init__(self, channels: int, bases: int = 32, group_channels: int = 4, kernel_size: int = 3) -> None:
         super().__init__()
         if channels % group_channels:
-            raise InvalidInputError(f"expected channels divisible by {group_channels} per group, got {channels}")
+            raise InvalidInputError(
+                f"expected channels to be divisible by group_channels ({group_channels}), got {channels}"
+            )
         self.taps = (group_channels, kernel_size, kernel_size)
         # [N,C,G*k*k] rather than [N,C,G,k,k]: Module.to(memory_format=torch.channels_last) fails on rank 5.
         self.weight = nn.Parameter(torch.empty(bases, channels, math.prod(self.taps)))
         self.bias = nn.Parameter(torch.empty(bases, channels))
-        # What Kaiming's uniform rule with a = sqrt(5) gives on the authors' [1, N, C*G*k*k] tensor.
+        # Equals kaiming_uniform_ with a = sqrt(5) on the authors' tensor of shape [1,N,C*G*k*k].
         bound = 1 / math.sqrt(bases * channels * group_channels * kernel_size**2)
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
@@ -63,16 +68,24 @@ class KernelBasisAttention(nn.Module):
 
 
 class CoefficientHead(nn.Module):
-    """Predict each pixel's mixing coefficients, [B,C,H,W] -> [B,N,H,W] (section 3.1 of the paper).
+    """Predicts the mixing coefficients of each pixel, [B,C,H,W] -> [B,N,H,W] (section 3.1 of the paper).
 
-    `head(x) * scale + projection(x)`, where the head is a 3x3 convolution in `hidden` groups, a SimpleGate and a 1x1
+    Computes `head(x) * scale + projection(x)`. The head is a 3x3 convolution in `hidden` groups, a SimpleGate and a 1x1
     convolution.
+
+    Args:
+        channels: C.
+        bases: N.
+        hidden: hidden width of the head; even, and must divide C.
+
+    Raises:
+        InvalidInputError: `hidden` is odd or doesn't divide `channels`.
     """
 
     def __init__(self, channels: int, bases: int, hidden: int) -> None:
         super().__init__()
         if channels % hidden or hidden % 2:
-            raise InvalidInputError(f"expected an even hidden width that divides {channels} channels, got {hidden}")
+            raise InvalidInputError(f"expected hidden to be even and to divide channels ({channels}), got {hidden}")
         self.grouped = nn.Conv2d(channels, hidden, 3, padding=1, groups=hidden)
         self.gate = SimpleGate()
         self.expand = nn.Conv2d(hidden // 2, bases, 1)
@@ -85,7 +98,12 @@ class CoefficientHead(nn.Module):
 
 
 class ChannelBranch(nn.Module):
-    """Weigh channels by their average over the image, [B,C,H,W] -> [B,D,1,1] (or [B,D,H,W] with a local context)."""
+    """Computes channel weights from averages over the image, [B,C,H,W] -> [B,D,1,1] ([B,D,H,W] with a `Local` context).
+
+    Args:
+        channels: C.
+        out_channels: D.
+    """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -95,17 +113,22 @@ class ChannelBranch(nn.Module):
         return expand(*self.grid(Computed(x), context), x.shape[2], x.shape[3])
 
     def grid(self, x: Features, context: FullFrame) -> tuple[Tensor, int]:
-        """The weights before they are interpolated: [B,D,h,w], and the side of their cells in pixels."""
+        """Return the weights before interpolation, [B,D,h,w], and the side of their cells in pixels."""
         means, cell = context.grid(x)
-        # Mixing channels and interpolating between pixels commute: the smaller tensor is mixed.
+        # Mixing channels commutes with interpolating between pixels, so mix the smaller tensor.
         return self.mix(means.to(self.mix.weight.dtype)), cell
 
 
 class TransposedAttention(nn.Module):
-    """Attention between channels instead of pixels, [B,C,H,W] -> [B,C,H,W] (Restormer, arXiv 2111.09881, section 3.1).
+    """Attention across channels instead of pixels, [B,C,H,W] -> [B,C,H,W] (Restormer, arXiv 2111.09881, section 3.1).
 
-    Per head, queries and keys are normalised to unit length along the pixels; the C/heads x C/heads attention matrix
-    depends on the image only through averages over its pixels, which is what `context` supplies.
+    Each head normalises queries and keys to unit length along the pixels. Its C/heads x C/heads attention matrix
+    depends on the image only through averages over pixels, which `context` provides.
+
+    Args:
+        channels: C.
+        heads: number of attention heads; must divide C.
+        bias: whether the convolutions have biases.
     """
 
     def __init__(self, channels: int, heads: int, bias: bool = False) -> None:
@@ -118,13 +141,13 @@ class TransposedAttention(nn.Module):
 
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
         q, k, v = self.qkv_depthwise(self.qkv(x)).chunk(3, dim=1)
-        # Means over pixels: a sum would depend on the tile's size. The lengths' ratio is unchanged by it.
+        # Means instead of sums over pixels: they don't depend on the tile size, and the cosines stay the same.
         seen_q, seen_k = (self._per_head(context.pixels(t)) for t in (q, k))  # [B,heads,C/heads,pixels]
         pixels = seen_q.shape[-1]
         gram = context.share(seen_q @ seen_k.transpose(-2, -1) / pixels)
         length_q = context.share(seen_q.square().mean(-1, keepdim=True)).sqrt()
         length_k = context.share(seen_k.square().mean(-1, keepdim=True)).sqrt().transpose(-2, -1)
-        # F.normalize's eps of 1e-12 is on the length of a sum over pixels; on a mean it is smaller by sqrt(pixels).
+        # F.normalize clamps the root of a sum at 1e-12; for the root of a mean, that is smaller by sqrt(pixels).
         eps = 1e-12 / math.sqrt(pixels)
         attention = gram / (length_q.clamp_min(eps) * length_k.clamp_min(eps)) * self.temperature
         mixed = attention.softmax(-1) @ self._per_head(v)

@@ -1,4 +1,4 @@
-"""Kernel basis attention as one operator; see README.md in this folder for the equation, the gradients and the cost."""
+"""Kernel basis attention as one operator. README.md in this folder gives its equation, gradients and cost."""
 
 from kbnet.ops.backends import available_backends
 from kbnet.ops.flops import multiply_adds, register_flop_formulas

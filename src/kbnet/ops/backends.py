@@ -1,7 +1,7 @@
-"""Which implementation of the operator runs a call, and why another one cannot.
+"""Selects the implementation of the operator for a call.
 
-One predicate per backend both makes the automatic choice and, when the user asked for the backend by name, gives the
-reason of the refusal.
+Each backend has one predicate. It drives the automatic choice, and it explains why a backend that was requested by name
+can't run the call.
 """
 
 import logging
@@ -24,8 +24,8 @@ Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tens
 class Backend:
     """One implementation: `forward(x, coefficients, weight, bias)`, `backward(dy, x, coefficients, weight, bias)`.
 
-    `refuses_here()` says why the backend cannot run on this machine at all, `refuses(x, weight)` why it cannot run this
-    call; None means that it can.
+    `refuses_here()` returns why the backend can't run on this machine at all, and `refuses(x, weight)` why it can't run
+    this call. Both return None if it can.
     """
 
     name: str
@@ -48,19 +48,19 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("triton", triton.forward, triton.backward, refuses_here=triton.refuses_here, refuses=triton.refuses),
     Backend("reference", reference.forward, reference.backward, refuses_here=_never_here, refuses=_never),
 )
-"""In order of preference; the last one runs everything."""
+"""All backends in order of preference; the last one runs every call."""
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names of the backends usable on this machine, the preferred one first."""
+    """Return the names of the backends that this machine can run, in order of preference."""
     return tuple(backend.name for backend in BACKENDS if backend.refuses_here() is None)
 
 
 def choose(name: str, x: Tensor, weight: Tensor) -> Backend:
-    """The backend of that name, or with "auto" the first that accepts the call.
+    """Select the backend with this name, or the first one that can run the call if the name is "auto".
 
     Raises:
-        BackendError: there is no such backend, or it cannot run this call; the message says why.
+        BackendError: the backend doesn't exist or can't run this call; the message says why.
     """
     for backend in BACKENDS:
         if name in ("auto", backend.name):
@@ -77,6 +77,6 @@ def choose(name: str, x: Tensor, weight: Tensor) -> Backend:
 
 @cache
 def _say_slow(reason: str | None) -> None:
-    """Once a process: whoever waits should know why."""
+    """Warn once per process that the slow fallback runs."""
     if reason is not None:
-        _log.warning("kbnet runs without its compiled kernels, several times slower: %s", reason)
+        _log.warning("kbnet is running without its compiled kernels, which is several times slower: %s", reason)

@@ -1,7 +1,7 @@
-"""A whole block of the network as one operator, for inference on the CPU: forward only, by the compiled kernels.
+"""A whole block of a network as one operator of the compiled kernels, for inference on the CPU (forward only).
 
-What `kbnet.nn.blocks` spells out layer by layer is computed here tile by tile, so that nothing between a block's input
-and its output is stored for the whole image. `kbnet.nn.fused` decides when, and hands over the parameters.
+The kernels compute tile by tile what `kbnet.nn.blocks` defines layer by layer, so they store nothing between a block's
+input and output for the whole image. `kbnet.nn.fused` decides when to call the operator, and passes the parameters.
 """
 
 from collections.abc import Sequence
@@ -35,27 +35,30 @@ def fused_block(
     bfloat16: bool,
     eps: float,
 ) -> Tensor:
-    """The fusion half of a block, and the feed-forward half of KBNet-S's, x [B,C,H,W] -> [B,C,H,W].
+    """Run the fusion half of a block, and the feed-forward half if its parameters are given, [B,C,H,W] -> [B,C,H,W].
 
     Args:
         x: the block's input, float32 or bfloat16, any memory format.
-        means: the channel branch, [B or 1, D, h, w] float32: one value a cell, interpolated bilinearly between the
-            centres of cells; a single one (h = w = 1) holds for the whole image.
-        fusion: parameters in the order of `kbnet.description.MIXED`, None where there is none.
-        feed_forward: in that of `kbnet.description.FEED_FORWARD`, or nothing.
-        cell: side of a cell of `means`, pixels.
+        means: output of the channel branch, [B or 1, D, h, w] float32: one value per cell, interpolated bilinearly
+            between the centres of cells. A single cell (h = w = 1) covers the whole image.
+        fusion: parameters in the order of `kbnet.description.MIXED`, None for those that are absent.
+        feed_forward: parameters in the order of `kbnet.description.FEED_FORWARD`, or an empty sequence.
+        cell: side of a cell of `means` in pixels.
         bases, group_channels, kernel_size: N, G and k of kernel basis attention.
         head: hidden width of the coefficient head.
-        static_group, static_kernel: channels a group and kernel size of the static branch's convolution.
+        static_group, static_kernel: channels per group and kernel size of the static branch's convolution.
         gelu: whether the static branch ends in a GELU (KBNet-L).
-        bfloat16: multiply in bfloat16 with float32 sums, where the processor can.
-        eps: of the norms.
+        bfloat16: multiply in bfloat16 and accumulate in float32, if the processor supports it.
+        eps: epsilon of the norms.
+
+    Returns:
+        [B,C,H,W] in the dtype and memory format of `x`.
 
     Raises:
-        InvalidInputError: a parameter does not fit.
+        InvalidInputError: the parameters don't fit together.
     """
     if len(feed_forward) not in (0, len(FEED_FORWARD)):
-        raise InvalidInputError(f"expected 0 or {len(FEED_FORWARD)} parameters, got {len(feed_forward)}")
+        raise InvalidInputError(f"expected 0 or {len(FEED_FORWARD)} feed-forward parameters, got {len(feed_forward)}")
     y = torch.empty_like(x)
     settings = {"paired": bfloat16, "eps": eps, **native.settings()}
     means = means.detach().float().contiguous()
@@ -80,7 +83,7 @@ def fused_block(
             inner = out.numel() // x.shape[1] if out is not None else 0
             extension().feed_forward(y, y, _plain(feed_forward), hidden=inner, **settings)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"the block's parameters do not fit together: {error}") from error
+        raise InvalidInputError(f"the block's parameters don't fit together: {error}") from error
     return y
 
 
@@ -91,12 +94,12 @@ def _(x: Tensor, *_: object, **__: object) -> Tensor:
 
 @custom_op("kbnet::normalized_cell_sums", mutates_args=())
 def normalized_cell_sums(x: Tensor, weight: Tensor, bias: Tensor, rows: int, cols: int, eps: float) -> Tensor:
-    """Sums of LayerNorm(x) over cells of rows x cols pixels, x [B,C,H,W] -> [B,C,ceil(H/rows),ceil(W/cols)] float32.
+    """Sum LayerNorm(x) over cells of `rows` x `cols` pixels, [B,C,H,W] -> [B,C,ceil(H/rows),ceil(W/cols)] float32.
 
-    The norm is over the channels of each pixel with affine parameters [C]; the normalised image is not stored.
+    The norm is over the channels of each pixel, with affine parameters [C]. The normalised image is never stored.
     """
     batch, channels, height, width = x.shape
-    # Contiguous whatever the format of x: the kernels write rows of cells. Not of torch's default dtype and device.
+    # Always contiguous, because the kernels write rows of cells; dtype and device don't follow torch's defaults.
     size = (batch, channels, -(-height // rows), -(-width // cols))
     sums = torch.empty(size, dtype=torch.float32, device=x.device)
     parameters = _plain([weight, bias])
@@ -111,7 +114,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, rows: int, cols: int, eps: float)
 
 
 def _plain(parameters: Parameters) -> list[Tensor | None]:
-    """Contiguous, float32 or bfloat16, as the kernels read them."""
+    """Return the parameters as the kernels read them: contiguous, float32 or bfloat16."""
     return [None if p is None else _readable(p.detach()).contiguous() for p in parameters]
 
 

@@ -1,7 +1,4 @@
-"""What the operators cost, for torch's counter of floating-point operations.
-
-By torch's convention a multiply-add is two floating-point operations.
-"""
+"""Costs of the operators for `torch.utils.flop_counter`, where a multiply-add counts as two operations (FLOPs)."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +9,13 @@ import torch
 
 from kbnet.description import FEED_FORWARD, FUSION, MIXED, kba_multiply_adds
 from kbnet.description import multiply_adds as multiply_adds_of
-from kbnet.ops import block, kba, training  # noqa: F401  # they register the operators below
+from kbnet.ops import block, kba, training  # noqa: F401  # registers the operators below
 
 Shape = tuple[int, ...]
 
 
 def multiply_adds(channels: int, bases: int, group_channels: int, kernel_size: int) -> int:
-    """Multiply-adds a pixel of the operator: mixing (or N convolutions), applying, and bias."""
+    """Return the operator's multiply-adds per pixel: mixing (or N convolutions), applying, and bias."""
     return kba_multiply_adds(channels, bases, group_channels, kernel_size)
 
 
@@ -32,7 +29,7 @@ def _forward(x: Shape, coefficients: Shape, weight: Shape, bias: Shape, *_: Any,
 
 
 def _backward(dy: Shape, x: Shape, coefficients: Shape, weight: Shape, bias: Shape, *_: Any, **__: Any) -> int:
-    # Three products of the size of the bases, one for each of x, coefficients and weight; and two for the biases.
+    # One product of the size of the bases for each of x, coefficients and weight, and two for the biases.
     return 2 * _pixels(x) * (3 * math.prod(weight) + 2 * math.prod(bias))
 
 
@@ -58,9 +55,9 @@ def _feed_forward(x: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> 
     return 2 * _pixels(x) * multiply_adds_of(FEED_FORWARD, parameters)
 
 
-# Backward passes of trained halves count what they do: both gradients of every product, and what they compute again.
+# Backward passes of trained halves count both gradients of every product, and what they recompute.
 def _feed_forward_backward(dy: Shape, x: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> int:
-    # The output is not computed again.
+    # The output is not recomputed.
     out = math.prod(parameters[FEED_FORWARD.index("out")])
     return 2 * _pixels(x) * (3 * multiply_adds_of(FEED_FORWARD, parameters) - out)
 
@@ -74,7 +71,7 @@ def _fusion(x: Shape, parameters: Sequence[Shape], group_channels: int, kernel_s
 
 def _fusion_backward(dy: Shape, x: Shape, filtered: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> int:
     of = dict(zip(FUSION, parameters, strict=True))
-    # The operator's own value and the output are not computed again.
+    # The operator's own value and the output are not recomputed.
     each = 3 * multiply_adds_of(FUSION, parameters) - math.prod(of["out"])
     each += 3 * math.prod(of["bases"]) + 2 * math.prod(of["bases_bias"])
     return 2 * (_pixels(x) * each + 3 * x[0] * math.prod(of["mix"]))
@@ -82,10 +79,10 @@ def _fusion_backward(dy: Shape, x: Shape, filtered: Shape, parameters: Sequence[
 
 @cache
 def register_flop_formulas() -> None:
-    """Tell torch's counter, `torch.utils.flop_counter.FlopCounterMode`, what the operators of kbnet cost.
+    """Register the costs of kbnet's operators with `torch.utils.flop_counter.FlopCounterMode`.
 
-    Call it once before counting: without it the counter sees convolutions and matrix products alone. It is not done at
-    import, since the counter's module imports triton where there is one.
+    Call it once before counting; without it, the counter sees only convolutions and matrix products. `import kbnet`
+    doesn't call it, because the counter's module imports triton if it is installed.
 
     Example:
         >>> import torch

@@ -1,11 +1,11 @@
-"""What a forked child of this process must change to be able to compute at all.
+"""Fork handlers that keep torch's OpenMP runtime from deadlocking in a forked child.
 
-The child of a fork has one thread. torch's OpenMP runtime does not notice, and waits for ever for the others at its
-next parallel loop. If threads may have been started before the fork, torch is therefore told to compute on one thread
-in the child, as its own data loaders do in theirs; the compiled kernels go by torch's number. A child that wants all
-cores has to be started anew ("spawn"), or forked before the first use.
+A forked child has a single thread. torch's OpenMP runtime doesn't notice, and its next parallel loop waits forever for
+the missing threads. If threads may have run before the fork, the handlers therefore set torch to one thread in the
+child, as torch's own data loaders do; the compiled kernels follow torch's setting. To use all cores in a child, start
+it with "spawn", or fork before the first use.
 
-Imported for its effect: the handlers are registered once, by `kbnet.ops`.
+Importing the module registers the handlers; `kbnet.ops` does so.
 """
 
 import os
@@ -18,7 +18,7 @@ _TASKS = Path("/proc/self/task")
 
 
 def _others() -> int:
-    """Threads of this process that Python has not started; libraries start them at their first parallel loop."""
+    """Count the threads that Python didn't start. Libraries start them at their first parallel loop."""
     try:
         return len(list(_TASKS.iterdir())) - threading.active_count()
     except OSError:
@@ -28,11 +28,11 @@ def _others() -> int:
 class _State:
     at_import = _others()
     used = False  # kbnet has computed something
-    started = False  # what the parent found before the fork
+    started = False  # as the parent found just before the fork
 
 
 def note_use() -> None:
-    """Say that parallel loops have run, or are about to."""
+    """Record that parallel loops have run or are about to run."""
     _State.used = True
 
 

@@ -1,4 +1,4 @@
-"""Kernel basis attention as one torch operator: schema, shape rule, gradient, autocast rule and the public function."""
+"""Kernel basis attention as a torch operator: schema, fake kernel, gradient, autocast rule and the public function."""
 
 import torch
 from torch import Tensor
@@ -16,28 +16,30 @@ def kernel_basis_attention(
 ) -> Tensor:
     """Filter every pixel with its own mixture of N learned kernels (KBNet, arXiv 2303.02881, section 3.1).
 
-    With `C / G` groups, where output channel `c` reads the `G` input channels of its own group:
+    There are `C / G` groups, and output channel `c` reads the `G` input channels of its group:
 
         kernel at pixel p:  K_p[c,j,u,v] = sum_n coefficients[n,p] * weight[n,c,j,u,v]
         y[c,p] = sum_{j,u,v} K_p[c,j,u,v] * x[group(c)*G + j, p + (u,v) - k//2]  +  sum_n coefficients[n,p] * bias[n,c]
 
-    Zero padding k//2, stride 1. Coefficients are unbounded: there is no softmax. Differentiable in all four tensors,
-    backward, forward and in every order, also under the transforms of torch.func; any memory format. Half precisions
-    accumulate in float32.
+    The stride is 1, with zero padding of k//2. Coefficients are unbounded: there is no softmax. The operator is
+    differentiable in all four tensors, in reverse and forward mode and to any order, also under the transforms of
+    torch.func. Tensors may have any memory format. Half precisions accumulate in float32.
 
     Args:
-        x: features [B, C, H, W].
+        x: features [B, C, H, W]; float32, float64, bfloat16 or float16.
         coefficients: one weight per basis and pixel, [B, N, H, W].
-        weight: kernel bases [N, C, G, k, k], k odd, C divisible by G.
-        bias: basis biases [N, C].
+        weight: kernel bases [N, C, G, k, k], with odd k, and C divisible by G.
+        bias: biases of the bases, [N, C].
         backend: "auto", or a name from `kbnet.ops.available_backends()`.
+
+    All tensors have the same dtype and device.
 
     Returns:
         [B, C, H, W] in the dtype of `x`.
 
     Raises:
-        InvalidInputError: shapes, dtypes or devices do not fit together.
-        BackendError: the backend asked for cannot run this call.
+        InvalidInputError: shapes, dtypes or devices don't match.
+        BackendError: `backend` is unknown or can't run this call.
 
     Example:
         >>> import torch
@@ -73,9 +75,9 @@ def _check(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Non
         raise InvalidInputError(f"expected bias [N,C] = {[bases, channels]}, got {list(bias.shape)}")
     tensors = (x, coefficients, weight, bias)
     if len({t.dtype for t in tensors}) > 1 or x.dtype not in _FLOATS:
-        raise InvalidInputError(f"expected four tensors of one floating dtype, got {[str(t.dtype) for t in tensors]}")
+        raise InvalidInputError(f"expected four tensors of one float dtype, got {[str(t.dtype) for t in tensors]}")
     if len({t.device for t in tensors}) > 1:
-        raise InvalidInputError(f"expected four tensors on one device, got {[str(t.device) for t in tensors]}")
+        raise InvalidInputError(f"expected four tensors on the same device, got {[str(t.device) for t in tensors]}")
 
 
 @custom_op("kbnet::kernel_basis_attention", mutates_args=())
@@ -132,6 +134,6 @@ def _second_gradients(ctx, *grads):  # type: ignore[no-untyped-def]  # torch typ
 
 _backward.register_autograd(_second_gradients, setup_context=_save_gradients)
 
-# float16 overflows in these networks, bfloat16 does not, so autocast means bfloat16 whatever the device's default.
+# float16 overflows in these networks and bfloat16 doesn't, so autocast always means bfloat16 here.
 for _device in ("cpu", "cuda"):
     register_autocast("kbnet::kernel_basis_attention", _device, torch.bfloat16)

@@ -4,9 +4,9 @@ Every other backend is tested against this file. It is written as
 
     y = sum_n a_n * (grouped_conv(x; W_n) + b_n)        (arXiv 2303.02881, section 3.1, bases applied before mixing)
 
-which equals mixing a kernel per pixel and applying it, with the same number of multiply-adds, but needs no kernel per
-pixel. The N convolutions run as one, over one block of pixels at a time, so that scratch memory is bounded whatever
-the size of the image.
+This equals mixing a kernel for every pixel and applying it, with the same number of multiply-adds, but stores no kernel
+per pixel. The N convolutions run as one, on one block of pixels at a time, so scratch memory is bounded for any image
+size.
 
 Shapes: x [B,C,H,W], coefficients [B,N,H,W], weight [N,C,G,k,k], bias [N,C] -> [B,C,H,W], with C/G groups: output
 channel c reads the G input channels of its own group.
@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SCRATCH_BYTES = 48 * 2**20
-"""Size of the largest intermediate of one block, [B,N*C,h,w]; a block holds at most four such at once."""
+"""Size of a block's largest intermediate, [B,N*C,h,w]; a block holds at most four of them at once."""
 
 Block = tuple[slice, slice, slice]
 
 
 def blocks(batch: int, height: int, width: int, bytes_per_pixel: int, limit: int = SCRATCH_BYTES) -> Iterator[Block]:
-    """Cut [batch, height, width] into (images, rows, columns) blocks under `limit` bytes, rows whole if they fit."""
+    """Split [batch, height, width] into blocks of at most `limit` bytes, as (images, rows, columns)."""
     if 0 in (batch, height, width):
         return
     pixels = max(1, limit // bytes_per_pixel)
@@ -39,7 +39,7 @@ def blocks(batch: int, height: int, width: int, bytes_per_pixel: int, limit: int
 
 
 def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply the operator; see the module docstring for shapes. Half precisions are computed in float32."""
+    """Apply the operator; the module docstring gives the shapes. Half precisions compute in float32."""
     dtype = _compute_dtype(x)
     stacked, stacked_bias = _stack(weight.to(dtype), bias.to(dtype))
     groups = x.shape[1] // weight.shape[2]
@@ -56,16 +56,16 @@ def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Te
 def backward(
     dy: Tensor, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, coefficients, weight and bias, each in the shape and dtype of what it belongs to.
+    """Return the gradients of x, coefficients, weight and bias, each in the shape and dtype of its tensor.
 
     With z_n = a_n * dy: dW_n = corr(x, z_n), dx = sum_n grouped_conv_transpose(z_n; W_n),
-    da_n = sum_c dy[c] * (conv_n(x)[c] + b_n[c]), db_n = sum over pixels of z_n. The convolutions are computed again
-    rather than kept from the forward pass.
+    da_n = sum_c dy[c] * (conv_n(x)[c] + b_n[c]), db_n = sum over pixels of z_n. The convolutions are recomputed
+    instead of saved in the forward pass.
     """
     dtype = _compute_dtype(x)
     stacked, stacked_bias = _stack(weight.to(dtype), bias.to(dtype))
     groups = x.shape[1] // weight.shape[2]
-    # In the dtype of x: a wider copy would be as large as the image. Only pixels where blocks meet are rounded twice.
+    # In the dtype of x, to save a wider copy of the image; only pixels on block borders are rounded twice.
     dx, da = torch.zeros_like(x), torch.empty_like(coefficients)
     dw, db = torch.zeros_like(stacked), torch.zeros_like(stacked_bias)
     for i, rows, cols in _blocks_of(x, weight):
@@ -87,20 +87,19 @@ def backward(
 
 
 def pixel_kernels(coefficients: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The kernel and the bias that each pixel mixes for itself: coefficients [P,N] -> [P,C,G,k,k], [P,C].
+    """Mix the kernel and the bias of each of P pixels: coefficients [P,N] -> [P,C,G,k,k], [P,C].
 
-    P pixels of an image, of which few are wanted: all of them take C*G*k*k values each, which is why `forward` mixes
-    results and not kernels.
+    Meant for a few pixels: each takes C*G*k*k values, which is why `forward` mixes results instead of kernels.
     """
     kernels = (coefficients @ weight.flatten(1)).unflatten(1, weight.shape[1:])
     return kernels, coefficients @ bias
 
 
 def forward_by_kernels(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The operator as the paper writes it (section 3.1): mix a kernel for every pixel, then apply it; shapes as above.
+    """Apply the operator as the paper writes it (section 3.1): mix a kernel for every pixel, then apply it.
 
-    Both steps are matrix products, so every multiply-add is one that a counter of torch's operations sees. It takes
-    C*G*k*k values of memory a pixel and is here to count and to compare with, not to run.
+    Shapes are those of `forward`. Both steps are matrix products, so torch's FLOP counter sees every multiply-add. It
+    takes C*G*k*k values of memory per pixel: use it for counting and comparison only.
     """
     batch, channels, height, width = x.shape
     group_channels, k = weight.shape[2:4]
@@ -122,12 +121,12 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 def _blocks_of(x: Tensor, weight: Tensor) -> Iterator[Block]:
     n, c = weight.shape[:2]
     itemsize = torch.finfo(_compute_dtype(x)).bits // 8
-    # Below 64 values a pixel it is not the result that weighs most: the library pads a convolution's channels to 16.
+    # Below 64 values per pixel, the result is not the largest buffer: the library pads channels to 16.
     return blocks(x.shape[0], x.shape[2], x.shape[3], max(n * c, 64) * itemsize)
 
 
 def _stack(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The N grouped convolutions as one: [N,C,G,k,k] -> [C/G*N*G,G,k,k], outputs ordered (group, basis, out)."""
+    """Stack N grouped convolutions into one: [N,C,G,k,k] -> [C/G*N*G,G,k,k], outputs ordered (group, basis, out)."""
     c, g = weight.shape[1:3]
     stacked = weight.unflatten(1, (c // g, g)).transpose(0, 1).flatten(0, 2)
     return stacked.contiguous(), bias.unflatten(1, (c // g, g)).transpose(0, 1).flatten()
@@ -140,19 +139,19 @@ def _unstack(stacked: Tensor, stacked_bias: Tensor, weight: Tensor) -> tuple[Ten
 
 
 def _split(convolved: Tensor, weight: Tensor) -> Tensor:
-    """[B,C/G*N*G,h,w] -> [B,C/G,N,G,h,w]."""
+    """Unflatten channels, [B,C/G*N*G,h,w] -> [B,C/G,N,G,h,w]."""
     n, c, g = weight.shape[:3]
     parts: Tensor = convolved.unflatten(1, (c // g, n, g))
     return parts
 
 
 def _mix(convolved: Tensor, a: Tensor) -> Tensor:
-    """Weigh the bases by the coefficients [B,N,h,w] and add them up: [B,C/G,N,G,h,w] -> [B,C,h,w]."""
+    """Sum over the bases, weighted by the coefficients [B,N,h,w]: [B,C/G,N,G,h,w] -> [B,C,h,w]."""
     return (convolved * a[:, None, :, None]).sum(2).flatten(1, 2)
 
 
 def _neighbourhood(x: Tensor, i: slice, rows: slice, cols: slice, pad: int) -> Tensor:
-    """The block with `pad` more pixels on each side, zeros where it leaves the image."""
+    """Return the block with `pad` more pixels on each side, and zeros outside the image."""
     height, width = x.shape[2:]
     top, bottom = max(rows.start - pad, 0), min(rows.stop + pad, height)
     left, right = max(cols.start - pad, 0), min(cols.stop + pad, width)
@@ -161,7 +160,7 @@ def _neighbourhood(x: Tensor, i: slice, rows: slice, cols: slice, pad: int) -> T
 
 
 def _add_inside(total: Tensor, part: Tensor, i: slice, rows: slice, cols: slice, pad: int) -> None:
-    """Add the gradient of a neighbourhood to that of the image, leaving out what lies in the zero padding."""
+    """Add the gradient of a neighbourhood to that of the image, without its zero padding."""
     height, width = total.shape[2:]
     top, bottom = max(rows.start - pad, 0), min(rows.stop + pad, height)
     left, right = max(cols.start - pad, 0), min(cols.stop + pad, width)

@@ -1,9 +1,9 @@
-"""Halves of a block as one operator each, for training on the CPU: forward and backward by the compiled kernels.
+"""The two halves of a block as one operator each, for training on the CPU, with compiled forward and backward passes.
 
-Little more than a half's input is kept for the backward pass, which computes the rest again: that is cheaper than
-reading it back. Float32, any memory format. Results depend on the number of threads, never on timing.
-`kbnet.nn.fused` decides when, and hands over the parameters. Neither operator can be differentiated twice, which the
-second derivative says.
+The backward pass saves little more than a half's input and recomputes the rest, which is cheaper than reading it from
+memory. The operators compute in float32 in any memory format. Results depend on the number of threads, but not on
+timing. `kbnet.nn.fused` decides when to call them, and passes the parameters. Neither is twice differentiable: a second
+derivative raises BackendError.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from kbnet.ops import native
 
 @custom_op("kbnet::feed_forward", mutates_args=())
 def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_last: bool) -> Tensor:
-    """`x + scale * out(gate(in(norm(x))))`, the feed-forward half of KBNet-S's block, x [B,C,H,W] -> [B,C,H,W].
+    """Run the feed-forward half of KBNet-S's block, `x + scale * out(gate(in(norm(x))))`, [B,C,H,W] -> [B,C,H,W].
 
     Args:
         x: float32, any memory format.
-        parameters: in the order of `kbnet.description.FEED_FORWARD`: weight and bias of the norm [C], of the first 1x1
-            convolution [2D,C,1,1] and of the second [C,D,1,1], then the scale of C values; float32.
-        eps: of the norm.
-        channels_last: the memory format of the result; else contiguous.
+        parameters: float32, in the order of `kbnet.description.FEED_FORWARD`: weight and bias of the norm [C], of the
+            first 1x1 convolution [2D,C,1,1] and of the second [C,D,1,1], then the scale of C values.
+        eps: epsilon of the norm.
+        channels_last: whether the result is in channels-last memory format; otherwise it is contiguous.
 
     Raises:
-        InvalidInputError: a parameter does not fit.
+        InvalidInputError: the parameters don't fit together.
     """
     y = _empty(x, channels_last)
     try:
@@ -39,7 +39,7 @@ def feed_forward(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_l
             x.detach(), _addresses(plain), y, hidden=_hidden(x, plain), eps=eps, **native.settings()
         )
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"the parameters do not fit together: {error}") from error
+        raise InvalidInputError(f"the parameters don't fit together: {error}") from error
     return y
 
 
@@ -50,7 +50,7 @@ def _(x: Tensor, parameters: Sequence[Tensor], eps: float, channels_last: bool) 
 
 @custom_op("kbnet::feed_forward_backward", mutates_args=())
 def feed_forward_backward(dy: Tensor, x: Tensor, parameters: Sequence[Tensor], eps: float) -> list[Tensor]:
-    """Gradients of x and of each parameter."""
+    """Return the gradients of x and of each parameter."""
     dx, plain = torch.empty_like(x), _plain(parameters, len(FEED_FORWARD))
     gradients = [torch.empty_like(p) for p in plain]
     extension().feed_forward_backward(
@@ -84,8 +84,8 @@ def _feed_forward_gradients(ctx, dy):  # type: ignore[no-untyped-def]  # torch t
 
 def _refuse_second_derivative(ctx, *_):  # type: ignore[no-untyped-def]  # torch types neither argument
     raise BackendError(
-        "halves of a block that run as one call of the compiled kernels are differentiated once; for gradients of "
-        "gradients set KBNET_FUSED=off in the environment, and the layers run, which have them in every order"
+        "block halves that run as one call of the compiled kernels have no second derivative; set the environment "
+        "variable KBNET_FUSED=off to run the layers, which are differentiable to any order"
     )
 
 
@@ -97,23 +97,22 @@ feed_forward.register_autograd(_feed_forward_gradients, setup_context=_save_feed
 def fusion(
     x: Tensor, parameters: Sequence[Tensor], group_channels: int, kernel_size: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """`x + scale * out(product of the three branches of norm(x))`, the fusion half of KBNet-S's lightweight block.
+    """Run the fusion half of KBNet-S's lightweight block, `x + scale * out(product of the three branches of norm(x))`.
 
-    The channel branch averages over the image.
+    The channel branch averages over the whole image.
 
     Args:
         x: [B,C,H,W] float32, any memory format.
-        parameters: in the order of `kbnet.description.FUSION`; float32.
+        parameters: float32, in the order of `kbnet.description.FUSION`.
         group_channels, kernel_size: G and k of kernel basis attention.
-        eps: of the norm.
+        eps: epsilon of the norm.
 
     Returns:
-        The half's output [B,C,H,W], contiguous: one channel's pixels after the other, as the feed-forward half reads
-        them fastest; and the value of kernel basis attention [B,C,H,W], which the backward pass reads;
-        the latter is not differentiable.
+        The output of the half [B,C,H,W], contiguous, because the feed-forward half reads that fastest; and the value of
+        kernel basis attention [B,C,H,W] for the backward pass, which is not differentiable.
 
     Raises:
-        InvalidInputError: a parameter does not fit.
+        InvalidInputError: the parameters don't fit together.
     """
     y, filtered = x.new_empty(x.shape), x.new_empty(x.shape)
     plain = _plain(parameters, len(FUSION))
@@ -121,7 +120,7 @@ def fusion(
     try:
         extension().fusion_training(x.detach(), _addresses(plain), y, filtered, **settings)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"the parameters do not fit together: {error}") from error
+        raise InvalidInputError(f"the parameters don't fit together: {error}") from error
     return y, filtered
 
 
@@ -140,7 +139,7 @@ def fusion_backward(
     kernel_size: int,
     eps: float,
 ) -> list[Tensor]:
-    """Gradients of x and of each parameter."""
+    """Return the gradients of x and of each parameter."""
     dx, plain = torch.empty_like(x), _plain(parameters, len(FUSION))
     gradients = [torch.empty_like(p) for p in plain]
     settings = _fusion_settings(plain, group_channels, kernel_size, eps)
@@ -196,7 +195,7 @@ def _hidden(x: Tensor, parameters: Sequence[Tensor]) -> int:
 
 
 def _plain(parameters: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Contiguous and float32 on the CPU, as the kernels read them."""
+    """Return the parameters as the kernels read them: contiguous, float32, on the CPU."""
     if len(parameters) != count:
         raise InvalidInputError(f"expected {count} parameters, got {len(parameters)}")
     for p in parameters:
@@ -206,5 +205,5 @@ def _plain(parameters: Sequence[Tensor], count: int) -> list[Tensor]:
 
 
 def _addresses(tensors: list[Tensor]) -> list[tuple[int, int]]:
-    """Where the values of `_plain` tensors lie, and how many. The list itself must outlive the call."""
+    """Return address and number of values of `_plain` tensors, which must outlive the call."""
     return [(t.data_ptr(), t.numel()) for t in tensors]

@@ -1,13 +1,13 @@
 """The operator under forward-mode differentiation and the transforms of `torch.func`.
 
-It is linear in x, in the coefficients, and in the weight and bias together; its gradient is linear in each of these and
-in dy. So every derivative of either is a sum of calls of both:
+The operator is linear in x, in the coefficients, and in the weight and bias together. Its gradient is linear in each
+of these and in dy. So every derivative of either is a sum of calls of both:
 
     tangent of y:  f(dx, a, W, 0) + f(x, da, W, b) + f(x, a, dW, db)
 
-An operator registered with torch.library has no rule for forward mode, which would drop tangents in silence, and none
-for nested transforms. An `autograd.Function` around it has both. `kernel_basis_attention` goes through `Forward` where
-one of the two is at work, and calls the operator itself elsewhere; `refuse_tangents` guards the operator.
+An operator registered with torch.library has no rule for forward mode, which would silently drop tangents, and none for
+nested transforms. A wrapping `autograd.Function` has both. `kernel_basis_attention` calls `Forward` if forward mode or
+a transform is active, and the operator itself otherwise; `refuse_tangents` guards the operator.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ _inside = threading.local()
 
 
 def at_work() -> bool:
-    """Whether a transform of torch.func or forward-mode differentiation is under way in this thread."""
+    """Whether a transform of torch.func or forward-mode differentiation is active in this thread."""
     if torch.compiler.is_compiling():
         return False
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def refuse_tangents() -> None:
-    """Refuse a call of the operator itself during forward-mode differentiation, whose result would have no tangent.
+    """Reject direct calls of the operator in forward mode: their result would lack a tangent.
 
     Raises:
-        BackendError: it is under way, and the call does not come from here.
+        BackendError: forward-mode differentiation is active, and the call doesn't come from this module.
     """
     if forward_ad._current_level >= 0 and not getattr(_inside, "calls", 0) and not torch.compiler.is_compiling():
         raise BackendError(
-            "an operator of torch.ops.kbnet has no forward-mode derivative of its own; call "
-            "kbnet.ops.kernel_basis_attention, which has one (and KBNET_FUSED=off makes blocks call it)"
+            "operators of torch.ops.kbnet have no forward-mode derivative; call "
+            "kbnet.ops.kernel_basis_attention, which has one (in blocks, set KBNET_FUSED=off)"
         )
 
 
@@ -56,7 +56,7 @@ def _calling() -> Iterator[None]:
 
 
 def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
-    """The operator, differentiable in every mode and order."""
+    """Apply the operator, differentiable in every mode and order."""
     if at_work():
         result: Tensor = Forward.apply(x, coefficients, weight, bias, backend)  # type: ignore[no-untyped-call]
     else:
@@ -65,7 +65,7 @@ def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, backe
 
 
 def backward(dy: Tensor, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Four:
-    """Its four gradients, differentiable in every mode and order."""
+    """Return its four gradients, differentiable in every mode and order."""
     if at_work():
         result: Four = Backward.apply(dy, x, coefficients, weight, bias, backend)  # type: ignore[no-untyped-call]
     else:
@@ -74,7 +74,7 @@ def backward(dy: Tensor, x: Tensor, coefficients: Tensor, weight: Tensor, bias: 
 
 
 def tangent(four: Sequence[Tensor], tangents: Sequence[Tensor | None], backend: str) -> Tensor | None:
-    """Derivative of the operator's value along tangents of its four inputs; None stands for zero."""
+    """Return the derivative of the operator along tangents of its four inputs; None stands for zero."""
     x, a, weight, bias = four
     dx, da, dweight, dbias = tangents
     total: Tensor | None = None
@@ -90,9 +90,9 @@ def tangent(four: Sequence[Tensor], tangents: Sequence[Tensor | None], backend: 
 def double_backward(
     dy: Tensor, four: Sequence[Tensor], grads: Sequence[Tensor | None], backend: str
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of dy and of the four inputs, given those of the operator's four gradients.
+    """Return the gradients of dy and of the four inputs, given those of the operator's four gradients.
 
-    The gradients g of the four give the sum <g, gradients> = <dy, tangent along g>, whose derivatives these are.
+    With g those of the four gradients, <g, gradients> = <dy, tangent along g>, which this differentiates.
     """
     x, a, weight, bias = four
     gx, ga, gweight, gbias = grads
@@ -115,7 +115,7 @@ def double_backward(
 
 
 class Forward(Function):
-    """The operator's value."""
+    """The operator as an autograd function."""
 
     @staticmethod
     def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
@@ -154,7 +154,7 @@ class Forward(Function):
 
 
 class Backward(Function):
-    """The operator's four gradients."""
+    """The operator's four gradients as an autograd function."""
 
     @staticmethod
     def forward(dy: Tensor, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Four:
@@ -181,7 +181,7 @@ class Backward(Function):
         x, a, weight, bias = four
         total: list[Tensor | None] = [None] * 4
         zero = torch.zeros_like(bias)
-        # Each of the four is linear in each input that it depends on; a term is dropped where it does not.
+        # Each of the four is linear in every input that it depends on; the other terms are dropped.
         terms: list[tuple[Tensor | None, ...]] = []
         if ddy is not None:
             terms.append(backward(ddy, x, a, weight, bias, backend))
@@ -203,7 +203,7 @@ class Backward(Function):
 
 
 def _one_by_one(function: Any, count: int, in_dims: Sequence[int | None], inputs: Sequence[Any]) -> tuple[Any, Any]:
-    """`function` for each of `count` slices, stacked along axis 0; the images of one call share its bases."""
+    """Call `function` on each of `count` slices and stack the results, because a call takes one set of bases."""
     results = [
         function(*(t if dim is None else t.select(dim, i) for t, dim in zip(inputs, in_dims, strict=True)))
         for i in range(count)
