@@ -42,7 +42,7 @@ def complaint(done):
         (["info", "nothing"], "got 'nothing'"),
         (["train", "x.toml"], "--data"),
         (["train", "x.toml", "--data", ".", "--set", "lr"], "expected KEY=VALUE"),
-        (["train", "x.toml", "--data", "."], "expected a recipe file, x.toml"),
+        (["train", "x.toml", "--data", "."], "can't read the recipe x.toml"),
     ],
 )
 def test_mistakes_in_the_command_are_one_line_and_code_2(kbnet_, tmp_path, monkeypatch, arguments, words):

@@ -97,7 +97,7 @@ def test_resume_needs_a_checkpoint(train):
 def test_a_recipe_that_contradicts_itself_is_one_line(train):
     done = train("--set", "optimizer.warmup_steps=9")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "more than the 4 steps" in done.err
+    assert "must not exceed the 4 steps" in done.err
 
 
 def test_data_is_given_as_often_as_there_are_folders(train, tmp_path):
@@ -147,7 +147,7 @@ def test_a_folder_in_which_another_process_trains_is_left_to_it(train, tmp_path)
 def test_weights_of_another_network_are_no_start(train, tiny):
     done = train("-q", "--set", f"model.init={tiny}", "--set", "model.settings.width=16")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "width 8 and not 16" in done.err
+    assert "width is 8, not 16" in done.err
 
 
 @pytest.mark.slow

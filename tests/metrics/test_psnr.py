@@ -42,7 +42,7 @@ def test_equal_images_have_infinite_psnr():
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 3, 1), (1, 3)])
 def test_images_of_two_shapes_are_refused_rather_than_broadcast(shape):
-    with pytest.raises(InvalidInputError, match="expected images of one shape"):
+    with pytest.raises(InvalidInputError, match="expected images of the same shape"):
         psnr(np.zeros((3, 3)), np.zeros(shape))
 
 
@@ -62,7 +62,7 @@ def test_mean_absolute_error_is_what_arithmetic_says():
     assert mean_absolute_error(image, reference) == (5 + 10 + 0 + 5) / 4
     assert mean_absolute_error(reference, image) == 5
     assert mean_absolute_error(image, image) == 0
-    with pytest.raises(InvalidInputError, match="expected images of one shape"):
+    with pytest.raises(InvalidInputError, match="expected images of the same shape"):
         mean_absolute_error(image, np.zeros((2, 3)))
 
 

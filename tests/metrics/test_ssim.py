@@ -95,5 +95,5 @@ def test_images_smaller_than_the_window_are_refused(variant, least):
 
 def test_images_of_two_shapes_are_refused():
     for variant in SSIM_VARIANTS.values():
-        with pytest.raises(InvalidInputError, match="one shape"):
+        with pytest.raises(InvalidInputError, match="the same shape"):
             variant(np.zeros((20, 20)), np.zeros((20, 20, 3)))

@@ -132,7 +132,7 @@ def test_refusals(tmp_path, monkeypatch):
         download.download(NAME, target, mirror=address)  # nobody listens there any more
     with pytest.raises(InvalidInputError, match="expected one of kbnet-l-derain, kbnet-s-real"):
         download.download("kbnet-nano", target)
-    with pytest.raises(InvalidInputError, match=r"ending in \.safetensors"):
+    with pytest.raises(InvalidInputError, match=r"ends in \.safetensors"):
         download.download(NAME, tmp_path / "d.pth")
     with pytest.raises(InvalidInputError, match="expected the https URL"):
         download.download(NAME, target, mirror="http://example.com")

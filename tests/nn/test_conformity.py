@@ -333,7 +333,7 @@ def test_reasons_name_the_place():
         (padding_mode_set_later, "static_branch.1 has padding_mode 'circular', not 'zeros'"),
         (a_bias_taken_away, "ffn_out has a missing parameter"),
         (one_layer_more, "adaptive_in holds 0, 1, 2, not 0, 1"),
-        (a_patched_forward, "gate has a forward of its own"),
+        (a_patched_forward, "gate has an instance attribute forward"),
         (pruned, "ffn_in has a hook"),
         (kernels_of_another_size, "static_branch.1 has padding (2, 2), not (1, 1)"),
         (a_weight_that_is_no_parameter, "fusion_out has a weight of its own"),

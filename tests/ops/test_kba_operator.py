@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused_and_the_message_says_what_came(position, t
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.complex64, torch.bool])
 def test_tensors_that_are_not_real_floats_are_refused(dtype):
     tensors = [t.detach().to(dtype) for t in kba_cases.make((1, 4, 3, 2, 3, 3, 5), torch.float32)]
-    with pytest.raises(InvalidInputError, match="expected four tensors of one floating dtype"):
+    with pytest.raises(InvalidInputError, match="expected four tensors of one float dtype"):
         kernel_basis_attention(*tensors)
 
 

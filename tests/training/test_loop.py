@@ -43,7 +43,7 @@ def test_a_run_with_muon_goes_on_as_if_it_had_not_been_cut_off(data, tmp_path):
 
 def test_the_checkpoint_of_another_optimizer_is_refused(data, tmp_path):
     train(tmp_path / "run", data, recipe(), stop_at=3)
-    with pytest.raises(TrainingError, match=r"with adamw, and this recipe has muon; .* model.init"):
+    with pytest.raises(TrainingError, match=r"with adamw, but this recipe uses muon; .* model.init"):
         train(tmp_path / "run", data, recipe(optimizer={"kind": "muon", "lr": 1e-2, "clip_norm": 1.0}))
 
 
@@ -281,7 +281,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_too(data, tmp_path, monkeyp
     run = Run(recipe(), data, tmp_path / "run", workers=0)
     real = stepping.loss_of
     monkeypatch.setattr(stepping, "loss_of", lambda *args: Poison.apply(real(*args)) if run.step == 4 else real(*args))
-    with pytest.raises(TrainingError, match=r"the gradient's norm became (nan|inf) at step 4"):
+    with pytest.raises(TrainingError, match=r"the gradient norm became (nan|inf) at step 4"):
         run.train()
     assert checkpoint.load(tmp_path / "run")["step"] == 4
     assert [entry["step"] for entry in curve(tmp_path / "run") if "loss" in entry] == [1, 2, 3, 4]
@@ -291,7 +291,7 @@ def test_the_folder_of_another_network_is_refused(data, tmp_path):
     train(tmp_path / "run", data, recipe(), stop_at=3)
     other = recipe().model_dump()
     other["model"]["settings"]["width"] = 8
-    with pytest.raises(TrainingError, match="holds a run of kbnet-nano, with other settings"):
+    with pytest.raises(TrainingError, match="holds a run of kbnet-nano, whose settings differ"):
         Run(Recipe.model_validate(other), data, tmp_path / "run")
 
 
@@ -317,5 +317,5 @@ def test_a_batch_that_cannot_be_divided_is_refused(data, tmp_path):
     class Two:
         num_processes = 2
 
-    with pytest.raises(TrainingError, match="a batch of 2 cannot be divided over 2 processes and 2 parts in each"):
+    with pytest.raises(TrainingError, match="a batch of 2 is too small for 2 processes with 2 parts each"):
         Run(recipe(phases=[{"steps": 3, "patch": 8, "batch": 2, "accumulate": 2}]), data, tmp_path / "run", Two())

@@ -161,38 +161,42 @@ def test_a_dotted_name_replaces_one_field(name, value, read, path):
         ("optimizer.betas", "[0.9]", "optimizer.betas"),
         ("optimizer.betas", "[0.9, 1.0]", "optimizer.betas"),
         ("optimizer.betas", "[-0.1, 0.9]", "optimizer.betas"),
-        ("optimizer.hold_steps", "91", "warmup_steps + hold_steps is 101, more than the 100 steps of all phases"),
+        ("optimizer.hold_steps", "91", "warmup_steps + hold_steps (101) must not exceed the 100 steps of all phases"),
         ("optimizer.hold_steps", "1.5", "optimizer.hold_steps"),
-        ("degradation.kind", "snow", "degradation: kind wants one of"),
+        ("degradation.kind", "snow", "degradation: kind must be one of"),
         ("degradation.depth", "3", "degradation"),
         ("degradation.sigma", "[20, 10]", "0 <= low <= high"),
         ("degradation.sigma", "[-1, 10]", "0 <= low <= high"),
         ("degradation.sigma", "[0, nan]", "sigma"),
         ("degradation.sigma", "[0, inf]", "sigma"),
-        ("degradation.sigma", "25", "sigma wants [low, high]"),
-        ("degradation.sigma", "[25]", "sigma wants [low, high]"),
-        ("degradation.sigma", '["a", "b"]', "sigma wants [low, high]"),
+        ("degradation.sigma", "25", "sigma must be [low, high]"),
+        ("degradation.sigma", "[25]", "sigma must be [low, high]"),
+        ("degradation.sigma", '["a", "b"]', "sigma must be [low, high]"),
         ("phases", "[]", "phases"),
         ("phases", "[{steps=0, patch=32, batch=2}]", "phases.0.steps"),
         ("phases", "[{steps=50, patch=32}]", "phases.0.batch"),
-        ("phases", "[{steps=100, patch=32, batch=2, accumulate=3}]", "accumulate is 3, more than the batch of 2"),
+        ("phases", "[{steps=100, patch=32, batch=2, accumulate=3}]", "accumulate (3) must not exceed batch (2)"),
         ("phases.0.steps", "few", "phases.0.steps: expected a whole number, got 'few'"),
-        ("phases.2.steps", "5", "phases is a list of 2: expected a number from 0 to 1 after it"),
+        ("phases.2.steps", "5", "phases is a list: expected an index from 0 to 1"),
         ("phases.first.steps", "5", "as in phases.0; got 'first'"),
         ("phases.0", "5", "phases.0: expected a table of fields, got 5"),
         ("optimizer.lr.0", "5", "optimizer.lr is a single value"),
-        ("degradation.sigma.2", "9", "degradation.sigma is a list of 2: expected a number from 0 to 1"),
+        ("degradation.sigma.2", "9", "degradation.sigma is a list: expected an index from 0 to 1"),
         ("loss.kind", "l2", "loss.kind"),
         ("loss.epsilon", "0", "loss.epsilon"),
         ("mixup.probability", "1.5", "mixup.probability"),
         ("mixup.alpha", "0", "mixup.alpha"),
         ("optimizer.schedule", "steps", "optimizer.schedule"),
-        ("optimizer.schedule", "cycles", "wants a list of cycles"),
-        ("optimizer.cycles", "[{steps=90}]", "wants a list of cycles, and the others want none"),
-        ("sources", "[{degradation={kind='gaussian', sigma=[0, 5]}}]", "and not both"),
+        ("optimizer.schedule", "cycles", "needs a list of cycles"),
+        ("optimizer.cycles", "[{steps=90}]", "needs a list of cycles, and other schedules take none"),
+        (
+            "sources",
+            "[{degradation={kind='gaussian', sigma=[0, 5]}}]",
+            "expected either a degradation section or a list of sources",
+        ),
         ("phases..steps", "5", "as in phases.0; got ''"),
         ("", "5", "recipe"),
-        ("model.preset", "kbnet-m", "model.preset wants one of"),
+        ("model.preset", "kbnet-m", "model.preset must be one of"),
         ("model.preset.width", "8", "model.preset is a single value and has no field 'width'"),
         ("model.settings.depth", "8", "depth"),
         ("model.settings.width", "1000000000", "width"),
@@ -209,11 +213,11 @@ def test_a_wrong_field_is_refused_and_named_in_one_line(name, value, says, path)
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("optimizer.learning_rate", "1", "optimizer.learning_rate is not a field of a recipe"),
-        ("optimizer.warmup", "1", "optimizer.warmup is not a field of a recipe; did you mean 'warmup_steps'?"),
-        ("optimiser.lr", "1e-3", "optimiser is not a field of a recipe; did you mean 'optimizer'?"),
-        ("phases.0.step", "3", "phases.0.step is not a field of a recipe; did you mean 'steps'?"),
-        ("mixup.probabilty", "0.1", "mixup.probabilty is not a field of a recipe; did you mean 'probability'?"),
+        ("optimizer.learning_rate", "1", "optimizer.learning_rate is not a recipe field"),
+        ("optimizer.warmup", "1", "optimizer.warmup is not a recipe field; did you mean 'warmup_steps'?"),
+        ("optimiser.lr", "1e-3", "optimiser is not a recipe field; did you mean 'optimizer'?"),
+        ("phases.0.step", "3", "phases.0.step is not a recipe field; did you mean 'steps'?"),
+        ("mixup.probabilty", "0.1", "mixup.probabilty is not a recipe field; did you mean 'probability'?"),
         ("loss.kind", "charbonier", "expected l1, charbonnier or psnr, got 'charbonier'; did you mean 'charbonnier'?"),
         ("model.preset", "kbnet-nono", "did you mean 'kbnet-nano'?"),
         ("degradation.kind", "gausian", "did you mean 'gaussian'?"),
@@ -228,7 +232,7 @@ def test_the_nearest_name_is_suggested(name, value, says, path):
     ("name", "value", "says"),
     [
         ("optimizer.lr", "fast", "optimizer.lr: expected a number, got 'fast'"),
-        ("optimizer.lr", "0", "optimizer.lr: expected a number above 0, got 0"),
+        ("optimizer.lr", "0", "optimizer.lr: expected a number greater than 0, got 0"),
         ("optimizer.lr", "inf", "optimizer.lr: expected a finite number, got inf"),
         ("optimizer.hold_steps", "1.5", "optimizer.hold_steps: expected a whole number, got 1.5"),
         ("optimizer.betas", "[0.9]", "optimizer.betas.1 is missing"),
@@ -239,7 +243,7 @@ def test_the_nearest_name_is_suggested(name, value, says, path):
         ("model.preset", "3", "model.preset: expected text in quotes, got 3"),
         ("mixup", "3", "mixup: expected a table of fields, got 3"),
         ("phases", "[]", "phases: expected at least 1 entry, got 0"),
-        ("sources", "[{folder=''}]", "sources.0.folder: expected some text, got none"),
+        ("sources", "[{folder=''}]", "sources.0.folder: expected text, got an empty string"),
     ],
 )
 def test_complaints_are_in_words_of_recipes(name, value, says, path):
@@ -259,7 +263,7 @@ def without_degradation(path):
 
 def test_a_missing_section_is_named(path):
     without_degradation(path)
-    assert "expected a section degradation, or a list of sources" in refusal(path)
+    assert "expected either a degradation section or a list of sources" in refusal(path)
     path.write_text(GOOD.replace("[optimizer]", "[other]"))
     assert "optimizer is missing" in refusal(path)
 
@@ -280,16 +284,16 @@ def test_sources_have_weights_folders_layouts_and_degradations(path):
 @pytest.mark.parametrize(
     ("sources", "says"),
     [
-        ("[]", "expected a section degradation, or a list of sources"),
-        (f"[{RAIN}, {RAIN}]", "sources want names of their own; give folder to those called photos"),
-        ("[{layout='pairs'}, {layout='pairs'}]", "give folder to those called pairs"),
-        ("[{layout='raw'}]", "layout wants one of photos, pairs, sidd"),
-        ("[{folder='photos'}]", "layout photos wants a degradation"),
-        ("[{layout='sidd', degradation={kind='gaussian', sigma=[5, 5]}}]", "the layouts of pairs want none"),
-        ("[{layout='pairs', margin=3}]", "margin is for degradations"),
+        ("[]", "expected either a degradation section or a list of sources"),
+        (f"[{RAIN}, {RAIN}]", "sources need different names; set folder for those named photos"),
+        ("[{layout='pairs'}, {layout='pairs'}]", "set folder for those named pairs"),
+        ("[{layout='raw'}]", "layout must be one of photos, pairs, sidd"),
+        ("[{folder='photos'}]", "layout photos needs a degradation"),
+        ("[{layout='sidd', degradation={kind='gaussian', sigma=[5, 5]}}]", "layouts of pairs take none"),
+        ("[{layout='pairs', margin=3}]", "margin needs a degradation"),
         ("[{layout='pairs', weight=0}]", "sources.0.weight"),
         ("[{layout='pairs', folder=''}]", "sources.0.folder"),
-        ("[{degradation={kind='pairs'}}]", "layout photos wants a degradation"),
+        ("[{degradation={kind='pairs'}}]", "layout photos needs a degradation"),
     ],
 )
 def test_wrong_sources_are_refused(sources, says, path):
@@ -319,7 +323,7 @@ def test_the_other_fields_of_a_degradation_are_its_own(path):
 @pytest.mark.parametrize("content", [b"not = = toml", b"\xff\xfe\x00", b"[model\n", b"a = 1\na = 2\n"])
 def test_a_file_that_is_not_toml_is_refused(content, path):
     path.write_bytes(content)
-    assert "is not TOML" in refusal(path)
+    assert "is not valid TOML" in refusal(path)
 
 
 def test_a_missing_recipe_is_named(tmp_path):
@@ -376,11 +380,11 @@ def test_cycles_start_again_each_at_its_own_rate(path):
     assert rates[60] == pytest.approx(1e-4, rel=0.01)
     assert rates[99] == learning_rate(recipe, 120) == pytest.approx(1e-5)
     for wrong, says in {
-        "[{steps=89}]": "are 99 steps, and all phases 100",
-        "[{steps=90, lr=1e-7}]": "a cycle's final_lr is 1e-06, more than its lr of 1e-07",
+        "[{steps=89}]": "add up to 99 steps, but the phases to 100",
+        "[{steps=90, lr=1e-7}]": "a cycle's final_lr (1e-06) must not exceed its lr (1e-07)",
     }.items():
         assert says in refusal(path, settings | {"optimizer.cycles": wrong})
-    assert "hold_steps wants another schedule" in refusal(
+    assert "hold_steps doesn't work with the schedule cycles" in refusal(
         path, {"optimizer.schedule": "cycles", "optimizer.cycles": "[{steps=60}]"}
     )
 

@@ -53,9 +53,9 @@ def test_a_folder_below_serves_the_source_of_its_name(two):
     photos, pairs = {"folder": "photos", "degradation": NOISE}, {"folder": "pairs", "layout": "pairs"}
     assert assigned([two], photos, pairs) == [[str(two / "photos")], [str(two / "pairs")]]
     assert assigned([two, "pairs=/elsewhere", "pairs=b"], photos, pairs)[1] == ["/elsewhere", "b"]
-    with pytest.raises(InvalidInputError, match="expected data for pairs: give --data pairs=FOLDER, or a --data"):
+    with pytest.raises(InvalidInputError, match="no data for pairs: give --data pairs=FOLDER, or a --data"):
         assigned(["photos=x"], photos, pairs)
-    with pytest.raises(InvalidInputError, match="expected data for gaussian: give --data FOLDER"):
+    with pytest.raises(InvalidInputError, match="no data for gaussian: give --data FOLDER"):
         assigned(["pairs=x"], {"degradation": NOISE}, pairs)
 
 
@@ -68,7 +68,7 @@ def test_a_share_of_the_patches_is_of_drawn_pictures_and_none_is_validated_on(tw
     assert drawn.photos[0][0].shape[2] == 3
     assert drawn.names[0] == "drawn 0"
     assert [one.source.folder for one in held_out] == ["photos"]
-    with pytest.raises(ValueError, match="drawn is for degradations"):
+    with pytest.raises(ValueError, match="drawn needs a degradation"):
         mixture({"folder": "pairs", "layout": "pairs", "drawn": 0.5})
 
 
@@ -163,10 +163,10 @@ def test_a_run_starts_from_the_weights_that_the_recipe_names(two, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"width": 8}, "width 8 and not 4"),
-        ({"channels": 1}, "channels 1 and not 3"),
-        ({"channels": 4}, "channels 4 and not 3"),
-        ({"bases": 3}, "bases 3 and not 2"),
+        ({"width": 8}, "width is 8, not 4"),
+        ({"channels": 1}, "channels is 1, not 3"),
+        ({"channels": 4}, "channels is 4, not 3"),
+        ({"bases": 3}, "bases is 3, not 2"),
     ],
 )
 def test_weights_of_another_network_are_refused_in_one_line(settings, says, two, tmp_path):
@@ -230,6 +230,6 @@ def test_weights_that_are_not_there_are_refused(init, two, tmp_path):
 
 def test_a_task_is_a_place_to_start_from(two, tmp_path):
     with pytest.raises(
-        RecipeError, match="denoise is a kbnet-s with other settings than this recipe's kbnet-nano, width"
+        RecipeError, match=r"denoise is a kbnet-s whose settings differ from this recipe's kbnet-nano \(width"
     ):
         Run(recipe(model={"init": "denoise"}), two / "photos", tmp_path / "run")

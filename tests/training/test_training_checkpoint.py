@@ -115,7 +115,7 @@ def test_curves_that_cannot_be_written_end_no_training(tmp_path, file_size_limit
     lines.write({"step": 4, "loss": 0.5})
     assert [entry["step"] for entry in curves.read(tmp_path)] == [1, 4]
     assert [record.getMessage() for record in caplog.records] == [
-        f"the curves are not complete: {tmp_path}/metrics.jsonl: cannot be written: file too large; write elsewhere or "
+        f"the curves are incomplete: {tmp_path}/metrics.jsonl: cannot be written: file too large; write elsewhere or "
         "raise the file size limit"
     ]
 
@@ -135,7 +135,7 @@ def test_curves_are_doubted(tmp_path):
 @pytest.mark.parametrize("content", [[1, 2], {"step": "3"}, {"model": {}}, {}])
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path, content):
     torch.save(content, tmp_path / checkpoint.NAME)
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt is damaged .* replace it by checkpoint-previous\.pt"):
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt is damaged .* replace it with checkpoint-previous\.pt"):
         checkpoint.load(tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_refused_with_what_to_do(tmp_path):
     path = tmp_path / checkpoint.NAME
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(
-        TrainingError, match=r"checkpoint\.pt is damaged .* replace it by checkpoint-previous\.pt"
+        TrainingError, match=r"checkpoint\.pt is damaged .* replace it with checkpoint-previous\.pt"
     ) as caught:
         checkpoint.load(tmp_path)
     assert "\n" not in str(caught.value)

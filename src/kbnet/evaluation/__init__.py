@@ -1,4 +1,4 @@
-"""Measuring models as papers do: benchmarks, rows of results that survive an interruption, reports.
+"""Evaluation as in papers: benchmarks, results that survive an interruption, and reports.
 
 find_benchmark(name).collect(request) -> samples --run(samples, restore, score)--> rows --summarise--> means
 """

@@ -1,4 +1,4 @@
-"""The table of benchmarks: what each needs, where its authors publish it, and how it is measured."""
+"""The table of benchmarks: the data each one needs, where its authors publish it, and its protocol."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from kbnet.evaluation.scores import Score, score_bytes, score_dpdd, score_shifte
 
 SIGMAS = (15.0, 25.0, 50.0)
 
-_PHOTOS = "a folder of clean photos, all the way down"
+_PHOTOS = "a folder of clean photos, including subfolders"
 _RAIN = "input/ and target/ with the same names, or rain/rain-001.png and norain/norain-001.png"
 _RAIN13K = "in the test archive of the Rain13K collection, as the MPRNet and Restormer repositories link it"
 _BYTES = "both rounded to 8 bits; PSNR over all pixels and channels; SSIM as in MATLAB"
@@ -30,23 +30,23 @@ _GAUSSIAN = "noise of numpy.random.seed(0) for each photo, added in float32, nei
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set, or a kind of data set, and the protocol it is measured by.
+    """A data set, or a kind of data set, and its evaluation protocol.
 
     Attributes:
-        name: on the command line.
-        title: for people.
-        layout: what `--data` has to hold, in words.
-        source: where its authors publish it, in words.
-        protocol: how it is measured, in words.
-        task: whose default model is measured, unless another one is named.
-        collect: makes its samples.
+        name: name on the command line.
+        title: name in tables and reports.
+        layout: description of what the `--data` folder must hold.
+        source: description of where its authors publish it.
+        protocol: description of the protocol.
+        task: the task whose default model is evaluated if no model is given.
+        collect: creates the samples.
         score: compares an output with the clean picture.
-        channels: 3 or 1; 0 for those of the model.
-        sigmas: of the noise that is added, on the scale of 255; empty where none is.
-        pictures: how many there are as published; 0 for any number.
-        published_tiles: whether the papers' figures were made in tiles of 1024 pixels (`in_published_tiles`).
-        restores: whether an output worse than its input is a failure; not where the input is the clean picture.
-        needs_data: whether it reads a folder; not where its pictures are drawn by code.
+        channels: 3 or 1; 0 means the model's.
+        sigmas: standard deviations of the added noise, on a scale of 255; empty if no noise is added.
+        pictures: number of pictures in the published set; 0 if it can be any number.
+        published_tiles: whether papers report results in tiles of 1024 pixels (`in_published_tiles`).
+        restores: whether an output worse than its input is a failure; false if the input is the clean picture.
+        needs_data: whether it reads a folder; false if code draws its pictures.
     """
 
     name: str
@@ -125,7 +125,7 @@ _TABLE = (
     ),
     _gaussian("set12", "Set12", 1, 12, _PHOTOS, f"12 gray pictures; {_KAIR}"),
     _gaussian("bsd68", "BSD68", 1, 68, _PHOTOS, f"the gray photos of the Berkeley segmentation set; {_KAIR}"),
-    _gaussian("urban100-gray", "Urban100, gray", 1, 100, _PHOTOS, "as urban100; made gray here as OpenCV does"),
+    _gaussian("urban100-gray", "Urban100, gray", 1, 100, _PHOTOS, "as urban100; converted to gray as OpenCV does"),
     Benchmark(
         "sidd",
         "SIDD validation",
@@ -143,8 +143,8 @@ _TABLE = (
         "sidd-benchmark",
         "SIDD benchmark, for its server",
         "BenchmarkNoisyBlocksSrgb.mat; give --save and --submission SubmitSrgb.csv (or .mat)",
-        "the SIDD page of York University, as benchmark data in sRGB; scores come from its server alone",
-        "each block on its own, rounded to 8 bits; no figures here, for the clean blocks are not published",
+        "the SIDD page of York University, as benchmark data in sRGB; only its server computes scores",
+        "each block on its own, rounded to 8 bits; no scores, because the clean blocks are not published",
         "denoise",
         sidd_samples(truth=False),
         score_bytes,
@@ -154,7 +154,7 @@ _TABLE = (
     Benchmark(
         "sensenoise",
         "SenseNoise-500, test part",
-        "noisy/ and gt/, and test.txt that names the pictures to test on",
+        "noisy/ and gt/, and test.txt, which lists the test pictures",
         "the IDR repository of Y. Zhang (arXiv 2111.14358)",
         f"in tiles of 1024 pixels as published; {_BYTES}",
         "denoise",
@@ -196,8 +196,8 @@ _TABLE = (
     Benchmark(
         "pairs",
         "pairs of any kind",
-        "input/ and target/ with the same names, whatever their endings",
-        "your own pictures, or any data set brought into this form (PolyU, GoPro, RealBlur ...)",
+        "input/ and target/ with the same names; extensions may differ",
+        "your own pictures, or any data set in this layout (PolyU, GoPro, RealBlur ...)",
         _BYTES,
         "denoise",
         pair_samples("pairs"),
@@ -231,7 +231,7 @@ _TABLE = (
     Benchmark(
         "charts",
         "drawn charts left alone",
-        "nothing: the charts are drawn by code",
+        "nothing: code draws the charts",
         "kbnet.evaluation.charts",
         "flat, dark, clipped, saturated, graded and finely drawn pictures; the output against its own input, " + _BYTES,
         "denoise",
@@ -243,15 +243,15 @@ _TABLE = (
 )
 
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _TABLE}
-"""Every benchmark by its name."""
+"""All benchmarks by name."""
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """The benchmark of that name.
+    """Return the benchmark with this name.
 
     Raises:
-        InvalidInputError: there is none.
+        InvalidInputError: there is no such benchmark.
     """
     if name not in BENCHMARKS:
-        raise InvalidInputError(f"expected a benchmark, one of {', '.join(BENCHMARKS)}; got {name!r}")
+        raise InvalidInputError(f"expected a benchmark ({', '.join(BENCHMARKS)}), got {name!r}")
     return BENCHMARKS[name]

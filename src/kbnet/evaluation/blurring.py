@@ -1,10 +1,10 @@
-"""The blur protocol: known kernels over clean photos, in linear light, with true borders and a fixed little noise.
+"""The blur protocol: clean photos blurred with known kernels in linear light, with true borders and slight noise.
 
-A photo is blurred twice, by one kernel of defocus and by one of motion: photo number i (from 0, in the order of names)
-takes kernel i modulo their number of each kind. The photo's sRGB values become linear light (IEC 61966-2-1), are
-convolved with the kernel, and become sRGB again; the border that the kernel reaches over is cut off input and clean
-picture, so that no pixel is made up; Gaussian noise of deviation sigma (of 255; `numpy.random.seed(0)` anew for each
-picture) is added, and the result is rounded to 8 bits.
+Each photo is blurred twice, with a defocus and with a motion kernel: photo i (from 0, in order of names) gets kernel i,
+modulo the number of kernels of the kind. Its sRGB values are converted to linear light (IEC 61966-2-1), convolved with
+the kernel and converted back. Input and clean picture are cropped by the radius of the kernel, so that no pixel depends
+on values outside the photo. Then Gaussian noise of standard deviation sigma (on a scale of 255, `numpy.random.seed(0)`
+for each picture) is added, and the result is rounded to 8 bits.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from kbnet.imaging import is_supported
 from kbnet.metrics import to_uint8
 
 Kernels = dict[str, tuple[Tensor, ...]]
-"""Kernels [k,k] of odd sides and sum 1 by their kind, "defocus" and "motion"."""
+"""Kernels [k,k] with odd k and sum 1, by kind: "defocus" and "motion"."""
 
 _PREFIXES = {"d_": "defocus", "m_": "motion"}
 _DISKS = (1.25, 1.75, 2.5, 3.25, 4.25, 5.25)
@@ -33,14 +33,14 @@ _POLYGONS = ((2.0, 6, 0.2), (4.75, 7, 0.4))  # radius, blades, rotation
 _PATHS = (6, 9, 12, 15, 18, 21, 24, 28)  # length in pixels
 _SEED = 20230303
 
-_LEAST_LEFT = 32  # pixels a side that must be left within the borders
+_LEAST_LEFT = 32  # minimum side in pixels after cropping
 
 
 def drawn_kernels() -> Kernels:
-    """The protocol's own kernels: eight apertures, round and of blades, and eight random trajectories of fixed seeds.
+    """Create the protocol's kernels: eight apertures, round and polygonal, and eight random trajectories.
 
-    Radii are those of the aperture's blur in pixels, 1.25 to 5.25; trajectories (Boracchi & Foi, TIP 2012) are 6 to 28
-    pixels long. Training draws both anew from continuous ranges, so that it does not meet these.
+    The radius of the defocus is 1.25 to 5.25 pixels. Trajectories (Boracchi & Foi, TIP 2012) have fixed seeds and are 6
+    to 28 pixels long. Training draws kernels from continuous ranges, so it never sees exactly these.
     """
     apertures = [disk_kernel(radius) for radius in _DISKS] + [polygon_kernel(*settings) for settings in _POLYGONS]
     paths = []
@@ -52,13 +52,14 @@ def drawn_kernels() -> Kernels:
 
 
 def kernels_from(path: Path) -> Kernels:
-    """Kernels of a file or folder, by the beginning of the files' names: `d_` defocus, `m_` motion, others left out.
+    """Load the kernels of a file or folder, by kind.
 
-    Where no file begins so, all kernels are of the kind "kernels".
+    The prefix of a file name determines the kind: `d_` means defocus and `m_` motion; other files are ignored. If no
+    file has a prefix, all kernels are of the kind "kernels".
 
     Raises:
-        InvalidInputError: nothing there, or something that is no kernel.
-        MissingExtraError: a MATLAB file, without scipy.
+        InvalidInputError: there are no kernels, or a file isn't a kernel.
+        MissingExtraError: a MATLAB file needs scipy, which isn't installed.
     """
     files = kernel_files(path)
     kinds: dict[str, list[Tensor]] = {}
@@ -71,17 +72,17 @@ def kernels_from(path: Path) -> Kernels:
 
 
 def kernel_files(path: Path) -> list[Path]:
-    """The file itself, or the kernel files of a folder in the order of their names."""
+    """Return the file itself, or the kernel files of a folder in order of their names."""
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".mat" or is_supported(p))
         if not found:
-            raise InvalidInputError(f"expected a folder of blur kernels (.mat or pictures), found none in {path}")
+            raise InvalidInputError(f"no blur kernels (.mat or pictures) in {path}; give another folder")
         return found
     return [path]
 
 
 def describe_kernels(path: Path | None) -> dict[str, object]:
-    """Which kernels a result was made with, as plain values; files by the SHA-256 of their contents together."""
+    """Describe the kernels for a results file as plain values. Files are identified by a SHA-256 of their contents."""
     if path is None:
         return {"kernels": f"drawn, seed {_SEED}", **{kind: len(k) for kind, k in drawn_kernels().items()}}
     digest = hashlib.sha256()
@@ -92,7 +93,7 @@ def describe_kernels(path: Path | None) -> dict[str, object]:
 
 
 def blur_samples(request: Request) -> list[Sample]:
-    """Every photo under one kernel of each kind, for every sigma of the noise after it."""
+    """Create samples: every photo with one kernel of each kind, for every sigma of the noise."""
     kinds = drawn_kernels() if request.kernels is None else kernels_from(request.kernels)
     samples = []
     for sigma in request.sigmas:
@@ -107,15 +108,18 @@ def blur_samples(request: Request) -> list[Sample]:
 
 
 def blurred(clean: Target, kernel: Tensor, sigma: float) -> tuple[Image, Target]:
-    """The protocol for one picture: the blurred one, float32 on 256 levels, and the clean one, both cut.
+    """Apply the protocol to one picture.
 
     Args:
-        clean: uint8 [H,W] or [H,W,3].
-        kernel: [k,l] of odd sides and sum 1.
-        sigma: deviation of the noise on the scale of 255.
+        clean: [H,W] or [H,W,3] uint8.
+        kernel: [k,l] with odd sides and sum 1.
+        sigma: standard deviation of the noise on a scale of 255.
+
+    Returns:
+        The blurred picture, float32 in [0,1] with 256 levels, and the clean one, both cropped.
 
     Raises:
-        InvalidInputError: less than 32 pixels a side are left within the borders.
+        InvalidInputError: a side has less than 32 pixels after cropping.
     """
     rows, columns = (side // 2 for side in kernel.shape)
     height, width = clean.shape[:2]

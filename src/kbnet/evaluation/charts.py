@@ -1,7 +1,7 @@
-"""Test charts drawn by code: flat, dark, clipped, saturated or finely drawn pictures, on which a network may blow up.
+"""Synthetic test charts: flat, dark, clipped, saturated or finely drawn pictures that can trigger artefacts.
 
-Published weights of this family are known for coloured blotches on flat white and dark areas. A clean chart must come
-back clean, so each is measured against itself.
+Published weights of this family are known to produce coloured blotches on flat white and dark areas. A network should
+leave a clean chart unchanged, so the output is compared with the input.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from kbnet.evaluation.samples import Image, Request, Sample, Target, to_float
 
 HEIGHT, WIDTH = 160, 224
-"""Size of a chart, pixels; no multiple of 64, so that borders are padded."""
+"""Size of a chart in pixels; not a multiple of 64, so that padding is tested too."""
 
 Chart = NDArray[np.float64]
-"""[H,W,3] in [0,1]."""
+"""Chart [H,W,3] with values in [0,1]."""
 
 
 def charts() -> dict[str, Chart]:
-    """All charts by name, in the order they are measured."""
+    """Draw all charts, by name, in the order of evaluation."""
     return {name: np.broadcast_to(draw(), (HEIGHT, WIDTH, 3)).astype(np.float64) for name, draw in _CHARTS.items()}
 
 
 def chart_samples(request: Request) -> list[Sample]:
-    """Every chart as it is, to be left as it is; those whose name ends in "16-bit" keep 65,536 levels."""
+    """Create samples whose input and target are the chart; those with names ending in "16-bit" keep 65,536 levels."""
 
     def load(name: str, chart: Chart) -> tuple[Image, Target]:
         deep = name.endswith("16-bit")
@@ -52,7 +52,7 @@ def _gradient(low: float, high: float) -> Chart:
 
 
 def _hues() -> Chart:
-    """All hues across at full saturation, and down from full brightness to black."""
+    """Draw all hues at full saturation from left to right, from full brightness to black from top to bottom."""
     y, x = _grid()
     position = x / WIDTH * 6
     channels = [np.clip(np.abs((position + shift) % 6 - 3) - 1, 0, 1) for shift in (0, 4, 2)]
@@ -65,20 +65,20 @@ def _checkerboard(cell: int) -> Chart:
 
 
 def _halves() -> Chart:
-    """Clipped black beside clipped white, in both directions."""
+    """Draw clipped black next to clipped white, in both directions."""
     y, x = _grid()
     return ((y < HEIGHT / 2) ^ (x < WIDTH / 2)).astype(np.float64)[..., None]
 
 
 def _points(ground: float, point: float) -> Chart:
-    """Single pixels, far apart, as stars are."""
+    """Draw single pixels far apart, like stars."""
     image = np.full((HEIGHT, WIDTH, 1), ground)
     image[7::23, 11::29] = point
     return image
 
 
 def _line_art() -> Chart:
-    """Rays of one pixel's width and circles, black on white, with smooth edges."""
+    """Draw rays one pixel wide, and circles, black on white with smooth edges."""
     y, x = _grid()
     y, x = y - HEIGHT / 2, x - WIDTH / 2
     radius, angle = np.hypot(y, x), np.arctan2(y, x)
@@ -88,7 +88,7 @@ def _line_art() -> Chart:
     return chart
 
 
-# Columns of five bits a character, the lowest bit on top: 5x7 dots.
+# Glyphs of 5x7 dots, one integer per column; the lowest bit is the top row.
 _GLYPHS = {
     "K": (0x7F, 0x08, 0x14, 0x22, 0x41),
     "B": (0x7F, 0x49, 0x49, 0x49, 0x36),
@@ -102,7 +102,7 @@ _GLYPHS = {
 
 
 def _text(size: int) -> Chart:
-    """Lines of text in dots of `size` pixels, black on white."""
+    """Draw lines of text with dots of `size` pixels, black on white."""
     columns = [column for character in "KBNET 42 " for column in (*_GLYPHS[character], 0)]
     dots = np.array([[column >> row & 1 for column in columns] for row in range(10)])
     line = np.kron(dots, np.ones((size, size)))

@@ -1,4 +1,4 @@
-"""Denoisers side by side under one protocol: quality and time, row by row, so that a run which is killed goes on."""
+"""Compares denoisers under one protocol, by quality and time. Rows are saved as they come, so a killed run resumes."""
 
 import json
 import time
@@ -21,7 +21,7 @@ from kbnet.models import find, resolve
 Row = dict[str, Any]
 Pixels = NDArray[np.uint8]
 
-_WRITE_EVERY = 2.0  # seconds; a killed run loses at most these rows and the one that it was at
+_WRITE_EVERY = 2.0  # seconds; a killed run loses at most the rows of this interval and the current one
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,14 @@ class Method:
     """One denoiser of a comparison.
 
     Attributes:
-        name: in rows.
-        denoise: (float32 [H,W] or [H,W,3] on the scale of [0,1], not clipped; sigma on the scale of 255) -> the same.
-        conditions: plain values that its figures depend on (settings, versions, weights, threads, machine). Rows that
-            were measured under others are measured again.
-        facts: what else a table or a picture says of it, `label` among it.
-        colour: whether it can be judged on colour sets.
-        gray: whether it is the one to be judged on gray sets.
+        name: name in rows.
+        denoise: takes a float32 image [H,W] or [H,W,3] on a scale of [0,1], not clipped, and sigma on a scale of 255;
+            returns the image in the same shape.
+        conditions: plain values that its results depend on (settings, versions, weights, threads, machine). Rows
+            measured under other conditions are measured again.
+        facts: other values for tables and figures, including `label`.
+        colour: whether to evaluate it on colour sets.
+        gray: whether to evaluate it on gray sets.
     """
 
     name: str
@@ -47,10 +48,10 @@ class Method:
 
 
 def score(method: Method, clean: NDArray[np.uint8], sigma: float) -> Row:
-    """PSNR by the Gaussian protocol (`kbnet.metrics.gaussian`), and the time that the denoiser alone took.
+    """Measure PSNR in dB by the Gaussian protocol (`kbnet.metrics.gaussian`), and the time of the denoiser alone.
 
-    Noise is not clipped, the result is rounded to 8 bits. `seconds` is the time that passed, `cpu_seconds` that of all
-    threads together, both a megapixel.
+    The noise is not clipped, and the result is rounded to 8 bits. `seconds` is wall time and `cpu_seconds` is CPU time
+    of all threads, both per megapixel.
     """
     image = noisy(clean, sigma)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -66,16 +67,16 @@ def score(method: Method, clean: NDArray[np.uint8], sigma: float) -> Row:
 
 
 class Comparison:
-    """The rows of a comparison in a file of JSON, measured one after another and kept as they come.
+    """The rows of a comparison in a JSON file, saved as they are measured.
 
     Args:
-        path: the file. Rows in it that still hold are kept, also those of sets, methods and sigmas not asked for now.
-        sets: clean 8-bit pictures, [H,W] or [H,W,3], by the set's name and their own.
-        head: written before everything else: the command, the machine.
+        path: path of the file. Rows that are still valid are kept, including those of other sets, methods and sigmas.
+        sets: clean 8-bit pictures, [H,W] or [H,W,3], by set and picture name.
+        head: values at the start of the file, such as the command and the machine.
 
     Raises:
-        OSError: the file cannot be read.
-        InvalidInputError: the file is not one of these.
+        OSError: the file can't be read.
+        InvalidInputError: the file isn't a results file of a comparison.
     """
 
     def __init__(self, path: Path, sets: Mapping[str, Mapping[str, Pixels]], head: Mapping[str, Any]) -> None:
@@ -93,12 +94,10 @@ class Comparison:
                     if any(isinstance(row[key], dict | list) for key in ("set", "method", "sigma", "image", *_TIMES)):
                         raise ValueError
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise InvalidInputError(
-                    f"expected results of a comparison in {path}, found something else; move it away"
-                ) from None
+                raise InvalidInputError(f"{path} is not a results file of a comparison; move it away") from None
 
     def missing(self, methods: Sequence[Method], sigmas: Sequence[float]) -> list[tuple[Method, str, float, str]]:
-        """What there is to measure, in order: (method, set, sigma, image)."""
+        """List what is left to measure, in order: (method, set, sigma, image)."""
         for method in methods:
             known = self.methods.get(method.name)
             if known is not None and known["conditions"] != method.conditions:
@@ -115,7 +114,7 @@ class Comparison:
         ]
 
     def run(self, methods: Sequence[Method], sigmas: Sequence[float]) -> Iterator[Row]:
-        """Measure what is missing; each row is given when it is known. The file is whole at every moment."""
+        """Measure what is missing, and yield each row when it is done. The file is complete at every moment."""
         warm: set[str] = set()
         try:
             for method, name, sigma, image in self.missing(methods, sigmas):
@@ -133,7 +132,7 @@ class Comparison:
             self.write()
 
     def summary(self) -> list[Row]:
-        """A row for each set, sigma and method, the fastest first: images, mean PSNR in dB, seconds a megapixel."""
+        """Return a row for each set, sigma and method, fastest first: images, mean PSNR in dB, seconds/megapixel."""
         found: dict[tuple[str, float, str], list[Row]] = {}
         for row in self.rows:
             found.setdefault((row["set"], row["sigma"], row["method"]), []).append(row)
@@ -154,7 +153,7 @@ class Comparison:
         return sorted(table, key=lambda row: (row["set"], row["sigma"], row["seconds"]))
 
     def write(self) -> None:
-        """Replace the file by what is known now."""
+        """Replace the file with the current rows."""
         rows = sorted(self.rows, key=lambda row: (row["set"], row["method"], row["sigma"], row["image"]))
         content = {**self.head, "methods": self.methods, "summary": self.summary(), "rows": rows}
         files.make_folder(self.path.parent)
@@ -166,36 +165,36 @@ _TIMES = ("seconds", "cpu_seconds")
 
 
 def _digits(value: float) -> float:
-    """Four significant digits."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")
 
 
 def _dump(content: Mapping[str, Any]) -> str:
-    """JSON with one row a line, so that a difference between two runs can be read."""
+    """Format as JSON with one row per line, so that diffs are readable."""
     rows = ",\n".join(f"  {json.dumps(row)}" for row in content["rows"])
     others = {key: value for key, value in content.items() if key != "rows"}
     return f'{json.dumps(others, indent=1)[:-2]},\n "rows": [\n{rows}\n ]\n}}\n'
 
 
 def peer_method(peer: Peer, machine: Mapping[str, Any]) -> Method:
-    """A peer as a method; `machine` joins its conditions."""
+    """Wrap a peer as a method; `machine` is added to its conditions."""
     conditions = {"settings": peer.settings, "package": f"{peer.package} {peer.version()}", **machine}
     facts = {"label": peer.label, "source": peer.source, "threads": peer.threads, "told_sigma": True}
     return Method(peer.name, peer.denoise, conditions, facts)
 
 
 def restorer_method(name_or_path: str, machine: Mapping[str, Any]) -> Method:
-    """A network on the full frame as a method.
+    """Wrap a network, run without tiles, as a method; `machine` is added to its conditions.
 
     Raises:
-        UnknownModelError: there is no such model and no such file.
-        CheckpointError: the file is not a network's.
+        UnknownModelError: there is no such model or file.
+        CheckpointError: the file isn't a weights file.
     """
-    entry = find(name_or_path)  # a task may have a second model for gray images, and here one model is measured
+    entry = find(name_or_path)  # by name: a task can have a second model for gray images, but only one is measured here
     restorer = Restorer.from_pretrained(entry.name if entry else name_or_path, tile=0)
     name = Path(restorer.name).stem
     how = identity(restorer)
-    del how["weights"], how["gray"]  # the file's digest says the first, and one model alone is measured
+    del how["weights"], how["gray"]  # sha256 replaces the first; there is no second model
     conditions = {**how, "model": name, "sha256": digest(resolve(name_or_path)), **machine}
     facts = {"label": name, "source": "kbnet", "threads": "all", "told_sigma": False}
 

@@ -1,7 +1,6 @@
-"""What networks cost, theirs and ours under one count: parameters, multiply-adds, memory of activations.
+"""Costs of networks, counted the same way for all: parameters, multiply-adds and activation memory.
 
-Nothing is computed: networks run on the meta device, where tensors have shapes and no values. So the figures are those
-of the layers as they are written down, on any machine.
+Networks run on the meta device, where tensors have shapes but no values, so the results don't depend on the machine.
 """
 
 import weakref
@@ -21,29 +20,30 @@ from kbnet.models import PRESETS, build, cost_of
 from kbnet.nn import KernelBasisAttention
 from kbnet.ops.reference import forward_by_kernels
 
-MULTIPLE = 16  # sides that every network here takes without padding
+MULTIPLE = 16  # all networks take sides that are multiples of it without padding
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """One row of the table, for one image of `height` x `width`; MACs are multiply-adds, memory is that of float32.
+    """One row of the table, for one image of `height` x `width` pixels. MACs are multiply-adds; memory is for float32.
 
     Attributes:
         network: a preset, or the name of a peer.
-        source: "kbnet", or the paper of a peer, whose layers were laid out from what it says.
-        parameters: learned values.
-        macs_convolutions: of convolutions alone: what papers of this family publish.
-        macs_kba: of kernel basis attention: mixing N kernels, applying the mixture, and bias. Published figures of
-            KBNet leave it out, since their counter does not see a custom function.
-        macs_attention: of the products of transposed attention.
-        macs_all: the sum of the three.
-        macs_per_pixel: the same, a pixel of the input.
-        activation_bytes: the most that computed tensors take at once in inference, layer by layer; scratch memory
-            inside operators is not seen. Compiled kernels run whole blocks as one and take less.
-        activation_bytes_by_kernels: the same if every pixel's kernel is stored, as in the authors' code; None for a
-            network without kernel basis attention.
-        training_bytes: what the forward pass of a training step keeps for the backward pass.
-        parameters_published, macs_published: what the paper says, where it does; None for this project's own.
+        source: "kbnet", or the paper that describes the layers of a peer.
+        height, width: size of the image in pixels.
+        parameters: number of learned values.
+        macs_convolutions: MACs of convolutions alone, which papers on this family publish.
+        macs_kba: MACs of kernel basis attention: mixing N kernels, applying the mixture, and bias. Published numbers
+            for KBNet miss them, because their counter doesn't see custom functions.
+        macs_attention: MACs of the matrix products of transposed attention.
+        macs_all: sum of the three.
+        macs_per_pixel: `macs_all` per input pixel.
+        activation_bytes: peak memory of activations in inference, layer by layer, without scratch memory inside
+            operators. Compiled kernels run whole blocks at once and take less.
+        activation_bytes_by_kernels: the same if every pixel's kernel is stored, as in the authors' code; None for
+            networks without kernel basis attention.
+        training_bytes: memory that the forward pass of a training step saves for the backward pass.
+        parameters_published, macs_published: values in the paper; None if it gives none, and for kbnet's own networks.
     """
 
     network: str
@@ -63,15 +63,15 @@ class NetworkCost:
     macs_published: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the row as plain values."""
         return asdict(self)
 
 
 def network_costs(names: Iterable[str] = (), height: int = 256, width: int = 256) -> list[NetworkCost]:
-    """The table's rows: presets by name, peers by theirs; all of them without names.
+    """Count the costs of networks, by name of a preset or peer; all of them if no names are given.
 
     Raises:
-        InvalidInputError: there is no such network, or a side is no multiple of 16.
+        InvalidInputError: there is no such network, or a side isn't a multiple of 16.
 
     Example:
         >>> row, = network_costs(["kbnet-l-derain"])
@@ -82,7 +82,7 @@ def network_costs(names: Iterable[str] = (), height: int = 256, width: int = 256
         raise InvalidInputError(f"expected sides that are multiples of {MULTIPLE}, got {width} x {height}")
     names = list(names) or [*PRESETS, *DESCRIBED]
     if unknown := [name for name in names if name not in PRESETS and name not in DESCRIBED]:
-        raise InvalidInputError(f"expected networks among {'; '.join([*PRESETS, *DESCRIBED])}; got {unknown[0]}")
+        raise InvalidInputError(f"unknown network {unknown[0]}; expected one of {'; '.join([*PRESETS, *DESCRIBED])}")
     return [_row(name, height, width) for name in names]
 
 
@@ -118,7 +118,7 @@ def _scaled(value: float | None, unit: float) -> int | None:
 
 
 def activation_bytes(network: nn.Module, *inputs: Tensor) -> int:
-    """The most bytes that the tensors computed by one call take at once, without gradients and without the inputs."""
+    """Return the peak memory in bytes of tensors computed by one call, without gradients, not counting the inputs."""
     with torch.no_grad(), _LiveBytes() as meter:
         network(*inputs)
     peak: int = meter.peak
@@ -126,8 +126,8 @@ def activation_bytes(network: nn.Module, *inputs: Tensor) -> int:
 
 
 def training_bytes(network: nn.Module, *inputs: Tensor) -> int:
-    """Bytes of computed tensors that are alive when the forward pass of a training step has ended."""
-    # A tensor that is a view of a parameter, as a reshaped weight, is no activation.
+    """Return the bytes of computed tensors that are alive after the forward pass of a training step."""
+    # A view of a parameter, such as a reshaped weight, isn't an activation.
     with torch.enable_grad(), _LiveBytes(network.parameters()) as meter:
         result = network(*inputs)
         kept: int = meter.live
@@ -136,7 +136,7 @@ def training_bytes(network: nn.Module, *inputs: Tensor) -> int:
 
 
 def store_kernels(network: nn.Module) -> nn.Module:
-    """Make every kernel basis attention of a network, in place, compute as published: each pixel's kernel is stored."""
+    """Change a network in place so that kernel basis attention stores every pixel's kernel, as in the authors' code."""
     for module in network.modules():
         if isinstance(module, KernelBasisAttention):
             module.forward = partial(_by_kernels, module)  # type: ignore[method-assign]
@@ -148,10 +148,10 @@ def _by_kernels(layer: KernelBasisAttention, x: Tensor, coefficients: Tensor) ->
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Adds up the memory of what operators return, as long as it is referred to. Memory shared by tensors counts once.
+    """Tracks the memory of tensors that operators return, while they are alive. Shared memory counts once.
 
     Args:
-        known: tensors whose memory is not counted.
+        known: tensors whose memory isn't counted.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:

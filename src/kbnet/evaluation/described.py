@@ -1,7 +1,7 @@
-"""Networks of other papers, described as far as their cost goes: layers and their sizes, without weights.
+"""Networks of other papers, for counting their cost: layers and their sizes, without weights.
 
-Each is laid out from what its paper says, on layers of this project, and only ever run on the meta device, where shapes
-are computed and values are not. Tests hold the number of parameters to the published one.
+Each follows the description in its paper, is built from kbnet's layers, and runs only on the meta device, which
+computes shapes but no values. Tests compare the number of parameters with the published one.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,11 @@ class Described:
     """A network of another paper.
 
     Attributes:
-        build: lays it out; [B,channels,H,W] in and out.
-        channels: of the image.
-        source: paper.
-        parameters_published, gmacs_published: in millions and in 10^9 at 256 x 256, as published; None where not.
+        build: builds the network, [B,channels,H,W] -> the same shape.
+        channels: image channels.
+        source: the paper.
+        parameters_published, gmacs_published: published parameters in millions, and multiply-adds in 10^9 at 256 x 256;
+            None if not published.
     """
 
     build: Callable[[], nn.Module]
@@ -33,7 +34,7 @@ class Described:
 
 
 class DnCNN(nn.Module):
-    """`depth` 3x3 convolutions of 64 channels, batch norm between (arXiv 1608.03981, section III)."""
+    """`depth` 3x3 convolutions with 64 channels and batch norm (arXiv 1608.03981, section III)."""
 
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class DnCNN(nn.Module):
 
 
 class FFDNet(nn.Module):
-    """3x3 convolutions on the image at half the resolution, beside a map of sigma (arXiv 1710.04026, section III)."""
+    """3x3 convolutions at half the resolution, with a noise level map (arXiv 1710.04026, section III)."""
 
     def __init__(self, channels: int, width: int, depth: int) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class _Residual(nn.Module):
 
 
 class DRUNet(nn.Module):
-    """A U-Net of residual blocks, 64 to 512 channels, beside a map of sigma (arXiv 2008.13751, section 3.1)."""
+    """A U-Net of residual blocks, 64 to 512 channels, with a noise level map (arXiv 2008.13751, section 3.1)."""
 
     def __init__(self, channels: int, blocks: int = 4) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ class _NAFBlock(nn.Module):
 
 
 class NAFNet(nn.Module):
-    """A U-Net of blocks with gates instead of activations (arXiv 2204.04676, section 4; the sizes trained on SIDD)."""
+    """A U-Net of blocks with gates instead of activations (arXiv 2204.04676, section 4; the sizes for SIDD)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -177,7 +178,7 @@ class _RestormerBlock(nn.Module):
 
 
 class Restormer(nn.Module):
-    """A U-Net of transposed attention and gated feed-forward parts (arXiv 2111.09881, sections 3 and 4)."""
+    """A U-Net of transposed attention and gated feed-forward layers (arXiv 2111.09881, sections 3 and 4)."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()

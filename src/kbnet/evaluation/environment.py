@@ -1,4 +1,4 @@
-"""The machine and the software, as far as they change a figure."""
+"""Facts about the machine and software that results depend on."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def environment(command: str) -> dict[str, Any]:
-    """What every results file says: the command that made it, processor, threads, versions, backends."""
+    """Return the facts for a results file: its command, processor, threads, versions and backends."""
     import torch
 
     import kbnet
@@ -28,7 +28,7 @@ def environment(command: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name and which of the instructions it has that the kernels use."""
+    """Return the processor's name, and which instruction sets used by the kernels it supports."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -39,5 +39,5 @@ def processor() -> str:
 
 
 def plain_path(argument: str) -> str:
-    """Folders of a machine are nobody's business: an absolute path as its last part, anything else as it is."""
+    """Reduce an absolute path to its last component, to keep the machine's folders private; keep other arguments."""
     return Path(argument).name if Path(argument).is_absolute() else argument

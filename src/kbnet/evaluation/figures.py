@@ -1,4 +1,4 @@
-"""The figure of `kbnet inspect model`: what one block makes of one image, each part beside what explains it."""
+"""The figure of `kbnet inspect model`: one block at work on one image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,29 +14,32 @@ DPI = 110
 WIDTH = 15.0  # inches
 COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
-_CROP = 24  # pixels of the image around a chosen one
+_CROP = 24  # side in pixels of the crop around a selected pixel
 _GREY = "0.35"
 
 
 def draw_block(
     view: BlockView, image: NDArray[np.uint8], pixels: Mapping[str, Pixel], *, group: int | None = None, title: str = ""
 ) -> NDArray[np.uint8]:
-    """Draw a block at work, [H,W,3].
+    """Draw a block at work.
 
     Args:
         view: the block, from `kbnet.evaluation.inspection.inspect_block`.
-        image: what the network was given, for the eye: [H,W] or [H,W,3].
-        pixels: the image's pixels whose kernels are drawn, by name; up to six.
-        group: of channels, whose kernels and maps are drawn; by default the one whose kernels differ most.
-        title: what the figure says first.
+        image: the network's input for display, [H,W] or [H,W,3] uint8.
+        pixels: image pixels whose kernels to draw, by name; up to six.
+        group: channel group whose kernels and maps to draw; defaults to the one whose kernels vary most.
+        title: title of the figure.
+
+    Returns:
+        The figure, [H,W,3] uint8.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: matplotlib isn't installed.
     """
     group = view.strongest_group() if group is None else group
     aspect = image.shape[0] / image.shape[1]
     bases = len(view.bases)
-    columns = 8 if bases > 8 else 4  # of maps; kernels are smaller
+    columns = 8 if bases > 8 else 4  # columns of maps; kernels are smaller
     rows, kernel_rows = -(-bases // columns), -(-bases // 8)
     map_height = (WIDTH - 1.6) / columns * aspect
     heights = {
@@ -77,10 +80,10 @@ def _head(part: Any, view: BlockView, group: int, title: str) -> None:
         0.03,
         0.3,
         f"block {view.name}, at {scale}: N = {bases} bases of {k} x {k}, C = {channels} channels in groups of "
-        f"G = {per_group}; shown is group {group} of {channels // per_group} "
+        f"G = {per_group}; this figure shows group {group} of {channels // per_group} "
         f"(channels {group * per_group} to {group * per_group + per_group - 1})\n"
         "each pixel mixes its own kernel from the same bases:  K(pixel) = sum over n of a_n(pixel) W_n.   "
-        "Colours end where 99 of 100 values do.",
+        "Colour scales end at the 99th percentile.",
         fontsize=10,
         color=_GREY,
         va="center",
@@ -97,9 +100,9 @@ def _images(part: Any, view: BlockView, image: NDArray[np.uint8], pixels: Mappin
     change = np.abs(restored - given.astype(np.float32) / 255)
     change = change.mean(2) if change.ndim == 3 else change
     shown: list[tuple[str, Any, dict[str, Any]]] = [
-        ("given, and the pixels looked at", given, {"cmap": "gray", "vmin": 0, "vmax": 255}),
+        ("input, and the selected pixels", given, {"cmap": "gray", "vmin": 0, "vmax": 255}),
         ("restored by the whole network", restored, {"cmap": "gray", "vmin": 0, "vmax": 1}),
-        ("what it changed, of 255", change * 255, {"cmap": SEQUENTIAL, "vmin": 0, "vmax": _end(change * 255)}),
+        ("change, on a scale of 255", change * 255, {"cmap": SEQUENTIAL, "vmin": 0, "vmax": _end(change * 255)}),
     ]
     for number, (title, pixels_shown, options) in enumerate(shown):
         panel = part.add_subplot(grid[number])
@@ -120,8 +123,8 @@ def _bases(part: Any, view: BlockView, group: int, rows: int, columns: int) -> N
     _heading(
         part,
         "Kernel bases W_n",
-        f"learned, the same for every image; of each the {per_group} x {per_group} kernels of the group: "
-        "an output channel a row, an input channel a column",
+        f"learned, the same for every image; each panel shows the {per_group} x {per_group} kernels of the group, "
+        "with a row per output channel and a column per input channel",
     )
     limit = _end(chosen)
     grid = _grid(part, rows, columns, top=0.62, wspace=0.2)
@@ -139,7 +142,7 @@ def _coefficients(part: Any, view: BlockView, pixels: Mapping[str, Pixel], rows:
     _heading(
         part,
         "Coefficients a_n",
-        "predicted for every pixel of this image, one map a basis; unbounded and of either sign",
+        "predicted for every pixel of this image, one map per basis; unbounded, positive or negative",
     )
     grid = _grid(part, rows, columns, top=0.72, hspace=0.22)
     for number, values in enumerate(maps):
@@ -155,8 +158,8 @@ def _kernels(part: Any, view: BlockView, image: NDArray[np.uint8], pixels: Mappi
     _heading(
         part,
         "Effective kernels",
-        "a pixel's surroundings, its coefficients, and the kernel that they mix; last, how it differs from the "
-        "kernel of the mean coefficients of the image",
+        "the area around a pixel, its coefficients, and the kernel mixed from them; on the right, the difference from "
+        "the kernel of the image's mean coefficients",
     )
     columns, rows = view.coefficients.shape[2], view.coefficients.shape[1]
     places = {
@@ -199,7 +202,7 @@ def _kernels(part: Any, view: BlockView, image: NDArray[np.uint8], pixels: Mappi
 
         for place, kernel, end, title in (
             (2, kernels[name], limit, "effective kernel K"),
-            (3, kernels[name] - average, other, "K less the mean one"),
+            (3, kernels[name] - average, other, "K minus the mean kernel"),
         ):
             panel = part.add_subplot(grid[number, place])
             drawn = panel.imshow(_mosaic(kernel), cmap=_diverging(), vmin=-end, vmax=end, interpolation="none")
@@ -216,8 +219,8 @@ def _branches(part: Any, view: BlockView, group: int) -> None:
     _heading(
         part,
         "The three branches and their product",
-        "channels of the group first, a column each; static: the same convolutions everywhere; adaptive: kernel basis "
-        "attention scaled and added to its input; channel: a weight from averages",
+        "one column per channel; static: the same convolutions everywhere; adaptive: kernel basis attention, scaled "
+        "and added to its input; channel: a weight computed from averages",
     )
     rows = {
         "static": view.static,
@@ -250,13 +253,13 @@ def _branches(part: Any, view: BlockView, group: int) -> None:
 
 
 def _group_kernels(bases: Tensor, group: int) -> NDArray[np.floating]:
-    """[N,C,G,k,k] -> those of one group, [N,G,G,k,k]."""
+    """Select the kernels of one group, [N,C,G,k,k] -> [N,G,G,k,k]."""
     per_group = bases.shape[2]
     return _array(bases[:, group * per_group : (group + 1) * per_group])
 
 
 def _mosaic(kernels: NDArray[np.floating]) -> NDArray[np.floating]:
-    """[rows,columns,k,k] -> one picture with gaps of NaN between kernels."""
+    """Arrange kernels [rows,columns,k,k] in one picture, separated by NaN."""
     rows, columns, k, _ = kernels.shape
     step = k + 1
     picture = np.full((rows * step - 1, columns * step - 1), np.nan, np.float32)
@@ -267,7 +270,7 @@ def _mosaic(kernels: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _end(values: NDArray[np.floating]) -> float:
-    """Where a scale of colours ends, so that a few large values do not make all others pale."""
+    """Return the end of a colour scale: the 99th percentile, so that outliers don't wash out all other values."""
     return float(np.quantile(np.abs(values), 0.99)) or 1.0
 
 
@@ -277,7 +280,7 @@ def _array(tensor: Tensor) -> NDArray[np.floating]:
 
 
 def _diverging() -> Any:
-    """With white gaps where there is nothing."""
+    """Return the diverging colour map, with white for NaN."""
     import matplotlib
 
     return matplotlib.colormaps[DIVERGING].with_extremes(bad="white")
@@ -299,7 +302,7 @@ def _bar_beside(part: Any, drawn: Any, label: str, top: float) -> None:
 
 
 def _bar(part: Any, panel: Any, drawn: Any) -> None:
-    """A colour bar as high as the panel, beside it."""
+    """Draw a colour bar next to the panel, at the same height."""
     bar = panel.inset_axes((1.03, 0, 0.035, 1))
     part.colorbar(drawn, cax=bar)
     bar.tick_params(labelsize=7)
@@ -316,7 +319,7 @@ def _bare(panel: Any, frame: bool = True) -> None:
 def _mark(panel: Any, pixels: Mapping[str, Pixel], scale: float, size: float = 11, labels: bool = False) -> None:
     for number, (name, (x, y)) in enumerate(pixels.items()):
         colour = COLOURS[number % len(COLOURS)]
-        place = ((x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5)  # a pixel's middle is at a whole number
+        place = ((x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5)  # integer coordinates are at the centres of pixels
         for width, edge in ((3.2, "white"), (1.6, colour)):
             panel.plot(
                 *place, "o", markersize=size, markerfacecolor="none", markeredgewidth=width,
@@ -330,7 +333,7 @@ def _mark(panel: Any, pixels: Mapping[str, Pixel], scale: float, size: float = 1
 
 
 def _square(panel: Any, pixel: Pixel, stride: int, colour: str) -> None:
-    """The image's pixels that make the block's."""
+    """Outline the image pixels that belong to one pixel of the block."""
     from matplotlib.patches import Rectangle
 
     corner = (pixel[0] // stride * stride - 0.5, pixel[1] // stride * stride - 0.5)

@@ -1,4 +1,4 @@
-"""What one block of a network makes of one image: bases, coefficients, effective kernels and branches, as tensors.
+"""Inspects one block of a network at work on an image: bases, coefficients, effective kernels and branches.
 
 `kbnet.evaluation.figures` draws them.
 """
@@ -20,24 +20,24 @@ from kbnet.nn import FullFrame, KBBlockL, KBBlockS
 from kbnet.ops.reference import pixel_kernels
 
 Pixel = tuple[int, int]
-"""Column and row, from the left and from the top."""
+"""Column from the left and row from the top."""
 
 
 @dataclass(frozen=True)
 class BlockView:
-    """One block at work on one image. Maps are at the block's resolution, `stride` pixels of the image to one of them.
+    """One block at work on one image. Maps [..,h,w] are at the block's resolution.
 
     Attributes:
-        name: of the block, such as "encoder.0.1".
-        stride: image pixels to a pixel of the block, each way.
-        output: of the network, [channels,H,W].
+        name: name of the block, such as "encoder.0.1".
+        stride: image pixels per pixel of the block, in each direction.
+        output: output of the network, [channels,H,W].
         bases, biases: W [N,C,G,k,k] and b [N,C].
         coefficients: a, [N,h,w].
-        features: what the operator filters, x [C,h,w].
+        features: the operator's input x, [C,h,w].
         filtered: the operator's output y, [C,h,w].
         adaptive, static: the pixel-adaptive and the spatially invariant branch, [C,h,w].
-        channel: the channel branch, [C,1,1], or [C,h,w] where its averages are local.
-        product: of the three branches, [C,h,w].
+        channel: the channel branch, [C,1,1], or [C,h,w] with a local context.
+        product: the product of the three branches, [C,h,w].
     """
 
     name: str
@@ -54,22 +54,24 @@ class BlockView:
     product: Tensor
 
     def at(self, pixel: Pixel) -> Pixel:
-        """The block's pixel that holds a pixel of the image."""
+        """Return the block's pixel that contains a pixel of the image."""
         return pixel[0] // self.stride, pixel[1] // self.stride
 
     def effective_kernel(self, pixel: Pixel) -> tuple[Tensor, Tensor]:
-        """The kernel [C,G,k,k] and the bias [C] that the block's `pixel` mixes for itself: sum_n a_n (W_n, b_n)."""
+        """Return the kernel [C,G,k,k] and the bias [C] of a pixel of the block: sum_n a_n (W_n, b_n)."""
         column, row = pixel
         kernels, biases = pixel_kernels(self.coefficients[:, row, column][None], self.bases, self.biases)
         return kernels[0], biases[0]
 
     def strongest_group(self) -> int:
-        """Of the C/G groups the one whose kernels' values have the largest variance over the pixels.
+        """Return the one of the C/G groups whose kernels have the largest variance over the pixels.
 
-        It follows from the coefficients' covariance, without any pixel's kernel.
+        Computed from the covariance of the coefficients, without mixing kernels.
         """
         bases = len(self.coefficients)
-        spread = torch.cov(self.coefficients.flatten(1).double()).reshape(bases, bases)  # one basis: a number
+        spread = torch.cov(self.coefficients.flatten(1).double()).reshape(
+            bases, bases
+        )  # with one basis, cov returns a scalar
         group_channels = self.bases.shape[2]
         per_channel = self.bases.double().flatten(2)  # [N,C,G*k*k]
         variance = torch.einsum("nm,nct,mct->c", spread, per_channel, per_channel)
@@ -77,40 +79,40 @@ class BlockView:
 
 
 def block_names(network: Network) -> list[str]:
-    """Blocks of a network in the order in which an image passes them."""
+    """Return the names of a network's blocks in the order of the forward pass."""
     blocks = [name for name, module in network.named_modules() if isinstance(module, (KBBlockS, KBBlockL))]
     order = ("encoder", "middle", "decoder", "refinement")
     return sorted(blocks, key=lambda name: (order.index(name.split(".")[0]), *map(int, name.split(".")[1:])))
 
 
 def default_block(network: Network) -> str:
-    """The last block at the image's own resolution, where coefficients follow what the network has understood of it."""
+    """Return the last block, at the image's own resolution, whose coefficients follow the content of the image."""
     return block_names(network)[-1]
 
 
 def inspect_block(
     network: Network, image: Tensor, block: str | None = None, context: FullFrame | None = None
 ) -> BlockView:
-    """Pass an image through a network layer by layer and keep what one block makes of it.
+    """Run a network layer by layer on an image, and record what one block computes.
 
     Args:
-        network: in eval mode.
-        image: [channels,H,W] in [0,1], sides as the network takes them (KBNet-L: multiples of 8).
-        block: a name of `block_names`; None for `default_block`.
-        context: where averages over the image come from; by default the image.
+        network: a network in eval mode.
+        image: [channels,H,W] in [0,1], with sides that the network takes (KBNet-L: multiples of 8).
+        block: one of `block_names`; None for `default_block`.
+        context: where averages over the image come from; defaults to the image.
 
     Raises:
-        InvalidInputError: the network has no such block, or does not take the image.
+        InvalidInputError: the network has no such block, or doesn't take the image.
     """
     block = default_block(network) if block is None else block
     names = block_names(network)
     if block not in names:
-        raise InvalidInputError(f"expected a block, one of {', '.join(names)}; got {block!r}")
+        raise InvalidInputError(f"expected a block ({', '.join(names)}), got {block!r}")
     module = network.get_submodule(block)
     fusion: Any = module.fusion if isinstance(module, KBBlockL) else module
     seen: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        # A hook also keeps this block from running as one compiled call, which has no branches to look at.
+        # The hooks also keep this block from running as one compiled call, which exposes no branches.
         for part in ("kba", "static_branch", "channel_branch"):
             stack.enter_context(_Recorded(fusion.get_submodule(part), part, seen))
         stack.enter_context(torch.inference_mode())
@@ -137,7 +139,7 @@ def inspect_block(
 
 
 class _Recorded:
-    """Keeps a module's input and output under its name while the context is open."""
+    """Records a module's inputs and output under its name inside the context manager."""
 
     def __init__(self, module: nn.Module, name: str, seen: dict[str, Tensor]) -> None:
         self._module, self._name, self._seen = module, name, seen
@@ -156,25 +158,25 @@ class _Recorded:
 
 
 def typical_pixels(gray: NDArray[np.floating], margin: int = 12) -> dict[str, Pixel]:
-    """A pixel on an edge, one in a flat area and one in a texture, told from the structure tensor.
+    """Find a pixel on an edge, one in a flat area and one in a texture, by the structure tensor.
 
-    With the eigenvalues of the gradients' second moments in a window around each pixel, l1 >= l2: a texture has the
-    largest l2 (gradients of both directions), a flat area the smallest l1. An edge has gradients of one direction in a
-    small window, and few others in the large one.
+    Let l1 >= l2 be the eigenvalues of the structure tensor in a window around each pixel. A texture has the largest l2
+    (gradients in both directions), and a flat area the smallest l1. An edge has gradients in one direction in a small
+    window, and few others in a large one.
 
     Args:
         gray: [H,W] in [0,1].
-        margin: pixels from the border that are left out, where the image is large enough.
+        margin: distance from the border in pixels to leave out, if the image is large enough.
 
     Returns:
-        "edge", "flat" and "texture" with a pixel each, different ones wherever the image has as many.
+        A pixel for each of "edge", "flat" and "texture"; different ones if the image has enough pixels.
     """
     image = torch.from_numpy(np.ascontiguousarray(gray, dtype=np.float32))[None, None]
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
     across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
     near, wide = ((_eigenvalues(across, down, radius)) for radius in (1, 4))
-    # An area that is clipped to black or white is flat for another reason than its scene.
+    # Areas clipped to black or white are flat because of the exposure, not the scene.
     clipped = _smooth(((image <= 1 / 255) | (image >= 254 / 255)).float(), 4)
     scores = {"edge": near[0] - 3 * near[1] - sum(wide), "texture": wide[1], "flat": -wide[0] - clipped}
     height, width = gray.shape
@@ -190,24 +192,24 @@ def typical_pixels(gray: NDArray[np.floating], margin: int = 12) -> dict[str, Pi
 
 
 def _eigenvalues(across: Tensor, down: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Of the structure tensor, the larger one first."""
+    """Return the eigenvalues of the structure tensor, the larger one first."""
     xx, xy, yy = (_smooth(product, radius) for product in (across * across, across * down, down * down))
     middle, distance = (xx + yy) / 2, ((xx - yy) ** 2 / 4 + xy**2).sqrt()
     return middle + distance, (middle - distance).clamp_min(0)
 
 
 def _smooth(image: Tensor, radius: int) -> Tensor:
-    """Means over a window, three times: close to a Gaussian window."""
+    """Approximate a Gaussian window by three box filters."""
     for _ in range(3):
         image = F.avg_pool2d(F.pad(image, (radius,) * 4, mode="replicate"), 2 * radius + 1, 1)
     return image
 
 
 def check_pixels(pixels: Sequence[Pixel], width: int, height: int) -> None:
-    """Refuse pixels outside an image.
+    """Check that pixels are inside an image.
 
     Raises:
-        InvalidInputError: one of them is.
+        InvalidInputError: a pixel is outside.
     """
     for x, y in pixels:
         if not (0 <= x < width and 0 <= y < height):

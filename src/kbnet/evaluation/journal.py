@@ -1,4 +1,4 @@
-"""Results on disk: rows appended one by one while an evaluation runs, and one file in their place when it is done."""
+"""Results on disk: rows appended one by one while an evaluation runs, replaced by one file at the end."""
 
 import json
 from pathlib import Path
@@ -10,24 +10,24 @@ from kbnet.evaluation.rows import Row
 from kbnet.lines import Lines
 
 Settings = dict[str, Any]
-"""What every row of one file has in common: benchmark, data, weights and how they are used."""
+"""What all rows of a file have in common: benchmark, data, weights and options."""
 
 
 class Journal:
-    """The rows of an evaluation, kept beside its results file while it runs.
+    """The rows of a running evaluation, in a journal next to its results file.
 
-    The journal is RESULTS.rows, a line of JSON for the settings and one for each row. A line counts if it is whole, so
-    the process may be killed at any moment; what has an error is tried again.
+    The journal RESULTS.rows holds a JSON line for the settings and one for each row. Incomplete lines are ignored, so
+    the process can be killed at any moment. Resuming retries rows with an error.
 
     Args:
-        path: of the results file.
-        settings: of this evaluation.
-        resume: go on from the rows of an earlier one, finished or not.
-        overwrite: begin anew although there is one.
+        path: path of the results file.
+        settings: settings of this evaluation.
+        resume: continue from the rows of an earlier evaluation, finished or not.
+        overwrite: discard an earlier evaluation and start over.
 
     Raises:
-        OutputExistsError: there is one, and neither `resume` nor `overwrite`.
-        InvalidInputError: what there is to resume has other settings, or cannot be read.
+        OutputExistsError: there is an earlier evaluation, and neither `resume` nor `overwrite` is set.
+        InvalidInputError: the earlier evaluation has other settings or can't be read.
     """
 
     def __init__(self, path: Path, settings: Settings, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -35,11 +35,11 @@ class Journal:
         self.rows: dict[str, Row] = {}
         self._place = path.with_name(f"{path.name}.rows")
         if not path.parent.is_dir():
-            raise InvalidInputError(f"{path}: its folder does not exist; create it first")
+            raise InvalidInputError(f"{path}: its folder doesn't exist; create it first")
         if not resume and not overwrite:
             if self._place.exists():
                 raise OutputExistsError(
-                    f"{self._place}: an evaluation was interrupted here; go on with --resume, or begin anew with "
+                    f"{self._place}: an evaluation was interrupted here; continue with --resume, or start over with "
                     "--overwrite"
                 )
             if path.exists():
@@ -59,17 +59,17 @@ class Journal:
             raise
 
     def add(self, row: Row) -> None:
-        """Keep one more row, at once and for good."""
+        """Append a row to the journal on disk."""
         self._lines.append(row.as_json())
         self.rows[row.name] = row
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Write the results file, and take the journal away."""
+        """Write the results file and remove the journal."""
         files.write((json.dumps(results, indent=1) + "\n").encode(), self.path, overwrite=True)
         self._lines.remove()
 
     def close(self) -> None:
-        """Let others go on from the rows; the end of this object does, too."""
+        """Release the journal to other processes, as deleting this object does."""
         self._lines.close()
 
     def _read(self, settings: Settings) -> dict[str, Row]:
@@ -82,7 +82,7 @@ class Journal:
                 head, *found = self._lines.entries
                 anew = head.get("anew", True)
                 before.append(head["settings"])
-            if not anew and self.path.exists():  # the rows on from which this evaluation was resumed
+            if not anew and self.path.exists():  # rows of the evaluation that this one resumed
                 results = json.loads(self.path.read_text(encoding="utf-8"))
                 before.append(results["settings"])
                 found = [*results["images"], *found]
@@ -90,11 +90,11 @@ class Journal:
             differing = {key for one in before for key in one.keys() | now.keys() if one.get(key) != now.get(key)}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInputError(
-                f"{self.path}: expected results of kbnet evaluate to go on from ({type(error).__name__}: {error}); "
-                "begin anew with --overwrite"
+                f"{self.path}: can't resume, not results of kbnet evaluate ({type(error).__name__}: {error}); "
+                "start over with --overwrite"
             ) from None
         if differing:
             was = {key: value for one in before for key, value in one.items()}
-            told = ", ".join(f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in sorted(differing))
-            raise InvalidInputError(f"{self.path} holds results of other settings: {told}; begin with another -o")
+            told = ", ".join(f"{key} was {was.get(key)!r}, now {now.get(key)!r}" for key in sorted(differing))
+            raise InvalidInputError(f"{self.path} holds results with other settings: {told}; choose another -o")
         return {row.name: row for row in done if row.error is None}

@@ -1,6 +1,7 @@
-"""Denoisers without training, each with its usual settings for noise of known sigma, to stand beside the networks.
+"""Classical denoisers for comparison with the networks, each with its usual settings for noise with known sigma.
 
-All are told sigma; the shipped networks are not. They need the `peers` extra. BM3D's package is for non-commercial use.
+All of them are given sigma; the shipped networks aren't. They need the `peers` extra. The bm3d package is for
+non-commercial use.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,12 +24,13 @@ class Peer:
     """A denoiser of another project.
 
     Attributes:
-        name: on the command line.
-        label: in tables and pictures.
-        package: what it is installed as, and `module`, what is imported.
-        settings: how it is told sigma, in words.
-        source: whose method and whose code it is.
-        threads: how many it uses: "all" processors, or 1.
+        name: name on the command line.
+        label: name in tables and figures.
+        package: name of the package to install.
+        module: name of the module to import.
+        settings: description of its settings, including how it gets sigma.
+        source: authors of the method and the code.
+        threads: number of threads it uses: "all" or "1".
     """
 
     name: str
@@ -39,17 +41,17 @@ class Peer:
     source: str
     threads: str
     denoise: Denoise
-    """(float [H,W] or [H,W,3] on the scale of [0,1], not clipped; sigma on the scale of 255) -> the same."""
+    """Takes a float image [H,W] or [H,W,3] on a scale of [0,1], not clipped, and sigma on a scale of 255."""
 
     def version(self) -> str:
-        """Of the installed package."""
+        """Return the version of the installed package."""
         return metadata.version(self.package)
 
     def require(self) -> None:
-        """Check that it can be run.
+        """Check that it can run.
 
         Raises:
-            MissingExtraError: its package is not installed.
+            MissingExtraError: its package isn't installed.
         """
         _import(self.module, self.package)
 
@@ -69,14 +71,14 @@ def _bm3d(image: NDArray[np.float32], sigma: float) -> Image:
 
 
 OPENCV_STRENGTH = {2: 0.9, 3: 0.7}
-"""`h` over sigma for [H,W] and [H,W,3]. OpenCV's manual names no rule; these gave the best mean PSNR among steps of
-0.1 on photographs of scikit-image at sigma 25 (`python benchmarks/peers.py --tune`)."""
+"""Ratio of `h` to sigma for [H,W] and [H,W,3]. OpenCV's manual gives no rule; these had the best mean PSNR, in steps
+of 0.1, on scikit-image's photographs at sigma 25 (`python benchmarks/peers.py --tune`)."""
 
 
 def _opencv_nl_means(image: NDArray[np.float32], sigma: float) -> Image:
     cv2 = _import("cv2", "opencv-python-headless")
     strength = OPENCV_STRENGTH[image.ndim] * sigma
-    rounded = to_uint8(image)  # it takes nothing but 8 bits
+    rounded = to_uint8(image)  # it only takes 8-bit images
     if image.ndim == 2:
         result = cv2.fastNlMeansDenoising(rounded, None, strength, 7, 21)
     else:
@@ -119,7 +121,7 @@ def _wavelet(image: NDArray[np.float32], sigma: float) -> Image:
 
 
 TOTAL_VARIATION_WEIGHT = 0.8
-"""`weight` over sigma, chosen as `OPENCV_STRENGTH` was."""
+"""Ratio of `weight` to sigma, chosen like `OPENCV_STRENGTH`."""
 
 
 def _total_variation(image: NDArray[np.float32], sigma: float) -> Image:
@@ -186,19 +188,21 @@ PEERS: dict[str, Peer] = {
         ),
     )
 }
-"""By name, the quick ones first."""
+"""All peers by name, the fast ones first."""
 
 
 def find_peers(names: Iterable[str]) -> list[Peer]:
-    """Peers by name, in the order of `PEERS`; "all" stands for every one.
+    """Return peers by name, in the order of `PEERS`; "all" selects every peer.
 
     Raises:
         InvalidInputError: there is no such peer.
-        MissingExtraError: the package of one of them is not installed.
+        MissingExtraError: the package of a peer isn't installed.
     """
     wanted = set(names)
     if unknown := wanted - {*PEERS, "all"}:
-        raise InvalidInputError(f"expected peers among all, {', '.join(PEERS)}; got {', '.join(sorted(unknown))}")
+        raise InvalidInputError(
+            f"unknown peer {', '.join(sorted(unknown))}; expected all or some of {', '.join(PEERS)}"
+        )
     found = [peer for peer in PEERS.values() if peer.name in wanted or "all" in wanted]
     for peer in found:
         peer.require()

@@ -1,4 +1,4 @@
-"""Pictures of results, drawn with matplotlib."""
+"""Plots of results, drawn with matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,38 +7,38 @@ from typing import Any
 from kbnet import files
 from kbnet.errors import MissingExtraError
 
-# Okabe and Ito's, told apart by the colour-blind; shapes tell methods apart in print.
+# The Okabe-Ito palette, which is safe for colour blindness; marker shapes distinguish methods in print.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#8C8C8C", "#000000")
 MARKERS = ("s", "^", "D", "v", "P", "X")
 OURS = "#D55E00"
 
 
 def figure_and_canvas(width: float, height: float, dpi: float) -> tuple[Any, Any]:
-    """A matplotlib figure of these inches, and its canvas.
+    """Create a matplotlib figure, with its size in inches, and its canvas.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: matplotlib isn't installed.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise MissingExtraError("matplotlib", "eval") from None
-    # no pyplot, which would keep figures and pick a window system
+    # Not pyplot, which keeps figures alive and selects a GUI backend.
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
     return figure, FigureCanvasAgg(figure)
 
 
 def quality_against_time(results: Mapping[str, Any], path: Path, note: str = "") -> None:
-    """Mean PSNR over seconds a megapixel: a row of panels for each set, a panel for each sigma.
+    """Plot mean PSNR against seconds per megapixel: a row of panels for each set, a panel for each sigma.
 
     Args:
-        results: as `kbnet.evaluation.comparison.Comparison` writes them: `methods` and `summary`.
-        path: of the picture.
-        note: a line under the title, such as the machine.
+        results: the file of `kbnet.evaluation.comparison.Comparison`; its `methods` and `summary` are used.
+        path: path of the picture to write.
+        note: a line below the title, such as the machine.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: matplotlib isn't installed.
     """
     summary: Sequence[Mapping[str, Any]] = results["summary"]
     sets = list(dict.fromkeys(row["set"] for row in summary))
@@ -64,7 +64,7 @@ def quality_against_time(results: Mapping[str, Any], path: Path, note: str = "")
             panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         panels[0].set_ylabel("PSNR, dB")
     for panel in axes[-1]:
-        panel.set_xlabel("seconds a megapixel (log scale)")
+        panel.set_xlabel("seconds per megapixel (log scale)")
     height = figure.get_figheight()
     handles: dict[str, Any] = {}
     for panel in axes.flat:
@@ -74,7 +74,7 @@ def quality_against_time(results: Mapping[str, Any], path: Path, note: str = "")
     figure.text(
         0.02,
         1 - 0.36 / height,
-        "better is up and to the left; peers are told sigma, networks (circles) are not\n"
+        "better is up and to the left; peers are given sigma, networks (circles) aren't\n"
         f"noise not clipped, results rounded to 8 bits; {note}",
         fontsize=8.5,
         color="0.35",
@@ -93,7 +93,7 @@ def quality_against_time(results: Mapping[str, Any], path: Path, note: str = "")
 
 
 def _styles(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Marker, colour and label by method; networks as large circles."""
+    """Choose marker, colour and label of each method; networks are large circles."""
     styles = {}
     others = 0
     networks = 0

@@ -1,4 +1,4 @@
-"""Tiles as the authors' scripts cut them for SenseNoise and DPDD: figures depend on them, for averages see the tile."""
+"""Tiles as in the authors' scripts for SenseNoise and DPDD. Scores depend on them: averages only cover one tile."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,14 @@ TILE, STEP, CUT = 1024, 896, 64
 
 
 def in_published_tiles(restore: Callable[[Image], Image], image: Image) -> Image:
-    """Restore an image tile by tile: 1024 pixels a side, 896 apart, with the outer 64 of every output cut off.
+    """Restore an image in tiles of 1024 x 1024 pixels with a stride of 896, cropping 64 pixels from each output side.
 
-    The image is first padded by reflection, 64 pixels on every side, and where its shorter side is under 1024 by as
-    many pixels more as that lacks, so that a tile fits. The last tile of a row or column lies flush with the border.
+    The image is first padded by reflection: by 64 pixels on every side, plus the difference if the shorter side has
+    less than 1024 pixels. The last tile of a row or column is aligned with the border.
+
+    Args:
+        restore: takes and returns an image [H,W] or [H,W,3].
+        image: [H,W] or [H,W,3].
     """
     height, width = image.shape[:2]
     border = CUT + max(0, TILE - min(height, width))

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: all rows, and the pictures that matter most beside each other."""
+"""Reports: one self-contained HTML page with all rows, and the most important pictures side by side."""
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,27 +16,27 @@ from kbnet.imaging import Photo, encode, to_depth
 from kbnet.metrics import to_uint8
 
 LOWEST = 10
-"""Pictures of the lowest score that are shown, the worst first."""
+"""Number of pictures with the lowest scores in a report."""
 
 FLAGGED = 30
-"""Pictures shown among those that got worse than their input; the table marks all of them."""
+"""Maximum number of pictures in a report that are worse than their input; the table marks all of them."""
 
 _QUALITY = 92
-_LARGE, _LARGE_QUALITY = 1_000_000, 85  # pixels; a page of larger pictures would be hundreds of megabytes
+_LARGE, _LARGE_QUALITY = 1_000_000, 85  # in pixels; keeps a page with large pictures below hundreds of megabytes
 
 Shown = dict[str, str]
-"""JPEG data addresses by what they show: "input", "output", "target"."""
+"""JPEG data URLs by content: "input", "output" and "target"."""
 
 
 class Gallery:
-    """The pictures of a report, gathered while rows come in: only those that may be shown are kept, as JPEG."""
+    """Collects the pictures of a report as rows come in. Keeps only candidates for the report, as JPEG."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self.pictures: dict[str, Shown] = {}
 
     def offer(self, row: Row, pictures: Pictures) -> None:
-        """Keep a row's pictures if it is among the worst so far, and let others go."""
+        """Keep a row's pictures if it is among the worst so far, and drop those that no longer are."""
         self._rows.append(row)
         wanted = wanted_names(self._rows)
         if row.name in wanted:
@@ -45,39 +45,39 @@ class Gallery:
             del self.pictures[name]
 
     def complete(self, rows: Sequence[Row], samples: Mapping[str, Sample], restore: Callable[[Image], Image]) -> None:
-        """Restore again what is to be shown of rows that an earlier, interrupted evaluation made."""
+        """Restore pictures again for rows that come from an earlier, interrupted evaluation."""
         for name in wanted_names(rows) - self.pictures.keys():
             image, target = samples[name].load()
             self.pictures[name] = _shown(Pictures(image, restore(image), target))
 
 
 def lowest(rows: Iterable[Row]) -> list[Row]:
-    """The rows of the lowest output, the worst first; where nothing is scored, the first rows."""
+    """Return the rows with the lowest scores, worst first; the first rows if there are no scores."""
     done = [row for row in rows if row.error is None]
     return sorted(done, key=lambda row: first(row.output) or 0.0)[:LOWEST]
 
 
 def flagged(rows: Iterable[Row]) -> list[Row]:
-    """The rows that got worse than their input, the greatest loss first."""
+    """Return the rows that are worse than their input, the largest loss first."""
     return sorted((row for row in rows if row.worse), key=lambda row: row.gain or 0.0)[:FLAGGED]
 
 
 def wanted_names(rows: Sequence[Row]) -> set[str]:
-    """Of all rows whose pictures are shown."""
+    """Return the names of all rows whose pictures the report shows."""
     return {row.name for row in [*lowest(rows), *flagged(rows)]}
 
 
 def write_report(path: Path, results: Mapping[str, Any], rows: Sequence[Row], gallery: Gallery) -> None:
-    """Write the page; an existing file is replaced in one step.
+    """Write the page. An existing file is replaced atomically.
 
     Args:
-        path: of the page.
-        results: of `Session.results`.
-        rows: all of them, in order.
-        gallery: complete.
+        path: path of the page.
+        results: the result of `Session.results`.
+        rows: all rows, in order.
+        gallery: the pictures; call `Gallery.complete` first.
 
     Raises:
-        MissingExtraError: jinja2 is not installed.
+        MissingExtraError: jinja2 isn't installed.
     """
     try:
         from jinja2 import Environment, StrictUndefined
@@ -103,7 +103,7 @@ def write_report(path: Path, results: Mapping[str, Any], rows: Sequence[Row], ga
 
 
 def _measure(value: float | str | None, name: str) -> str:
-    """As tables show it: decibels to a hundredth, others to four digits."""
+    """Format a value for tables: PSNR with two decimals, others with four."""
     if value is None or value == "":
         return "–"
     number = float(value)

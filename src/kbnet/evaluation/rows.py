@@ -1,4 +1,4 @@
-"""One row of results for each sample, what rows come to together, and the loop that makes them."""
+"""Rows of results, one per sample: the evaluation loop and the summary."""
 
 import math
 import time
@@ -17,17 +17,17 @@ Measures = dict[str, float]
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one sample.
+    """The result for one sample.
 
     Attributes:
-        name: of the sample.
-        photo: its picture.
-        groups: whose means it counts for.
-        width, height: of the picture, pixels.
-        input: measures of the degraded picture; empty where there is no clean one, or the input is it.
-        output: measures of the restored picture; empty where there is no clean one.
-        seconds: that restoring took.
-        error: why there is no output; None if there is.
+        name: name of the sample.
+        photo: name of its picture.
+        groups: groups whose means include it.
+        width, height: size of the picture in pixels.
+        input: metrics of the degraded picture; empty if there is no clean picture, or the input is the clean picture.
+        output: metrics of the restored picture; empty if there is no clean picture.
+        seconds: wall time of the restoration.
+        error: why there is no output; None on success.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Row:
 
     @property
     def gain(self) -> float | None:
-        """The first measure of the output less that of the input; None where one of them is missing."""
+        """First metric of the output minus that of the input; None if one is missing."""
         before, after = first(self.input), first(self.output)
         if before is None or after is None:
             return None
-        return 0.0 if before == after else after - before  # infinite both, they are equal
+        return 0.0 if before == after else after - before  # both can be infinite
 
     @property
     def worse(self) -> bool:
-        """Whether the output is further from the clean picture than the input was."""
+        """Whether the output is further from the clean picture than the input."""
         return self.gain is not None and self.gain < 0
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, measures rounded; what JSON has no number for is the string "inf", or null."""
+        """Return plain values with rounded metrics. Infinity is the string "inf" and NaN is null, for JSON's sake."""
         if self.error is not None:
             return {"name": self.name, "photo": self.photo, "groups": list(self.groups), "error": self.error}
         return {
@@ -71,7 +71,7 @@ class Row:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Row":
-        """The row of such values; raises KeyError, TypeError or ValueError where they are none."""
+        """Create a row from `as_json` values; raises KeyError, TypeError or ValueError if they are invalid."""
         return cls(
             str(value["name"]),
             str(value["photo"]),
@@ -87,7 +87,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The pictures of a row, for saving and showing."""
+    """The pictures of a row, for saving and display."""
 
     input: Image
     output: Image
@@ -97,13 +97,13 @@ class Pictures:
 def run(
     samples: Iterable[Sample], restore: Callable[[Image], Image], score: Score, *, scored_input: bool = True
 ) -> Iterator[tuple[Row, Pictures | None]]:
-    """Restore and measure the samples in order. One that fails gives a row with its error, and the next one follows.
+    """Restore and score samples in order, and yield their rows. A failed sample yields a row with its error.
 
     Args:
-        samples: of a benchmark.
-        restore: takes and returns a float image [H,W] or [H,W,3] on the scale of [0,1].
-        score: compares with the clean picture.
-        scored_input: whether the input is measured too.
+        samples: samples of a benchmark.
+        restore: takes and returns a float image [H,W] or [H,W,3] on a scale of [0,1].
+        score: compares a picture with the clean one.
+        scored_input: whether to score the input too.
     """
     for sample in samples:
         pictures = None
@@ -120,7 +120,7 @@ def _one(
 ) -> tuple[Row, Pictures]:
     image, target = sample.load()
     height, width = image.shape[:2]
-    # before the restorer has had it in its hands
+    # first, in case the restorer changes the image
     before = score(image, target) if scored_input and target is not None else {}
     started = time.perf_counter()
     output = restore(image)
@@ -131,9 +131,10 @@ def _one(
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """For every group, in the order of its first row and those of everything last: means, the lowest, and so on.
+    """Summarise every group: number of pictures, means, lowest score, and how many are worse than their input.
 
-    Means are plain means of the pictures' measures, as papers take them; rows with an error do not count.
+    Groups are in the order of their first row, with groups of all pictures last. As in papers, means are plain means of
+    the metrics of the pictures. Rows with an error are left out.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -154,24 +155,24 @@ def summarise(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
 
 
 def seconds_per_megapixel(rows: Iterable[Row]) -> float | None:
-    """Of all rows with an output together; None if there are none."""
+    """Return the time of all rows with an output divided by their pixels; None if there are none."""
     done = [row for row in rows if row.error is None]
     pixels = sum(row.width * row.height for row in done)
     return sum(row.seconds for row in done) / pixels * 1e6 if pixels else None
 
 
 def first(measures: Measures) -> float | None:
-    """The measure that decides; None if there are none."""
+    """Return the first metric, which decides; None if there are none."""
     return next(iter(measures.values()), None)
 
 
 def plain(measures: Measures) -> dict[str, Any]:
-    """Measures as JSON has them: PSNR to 4 digits after the point, others to 6."""
+    """Convert metrics for JSON: PSNR with 4 decimals, others with 6."""
     return {name: _number(value, 4 if name == "psnr" else 6) for name, value in measures.items()}
 
 
 def label(measure: str) -> str:
-    """A measure's name as people write it.
+    """Format the name of a metric for display.
 
     >>> label("psnr"), label("ssim range 2")
     ('PSNR', 'SSIM range 2')

@@ -1,4 +1,4 @@
-"""What a model is tried on: the samples of every benchmark, each read or made when its turn comes."""
+"""Samples of the benchmarks, each loaded or generated when it is needed."""
 
 import os
 from collections import Counter
@@ -16,23 +16,23 @@ from kbnet.imaging import compress_jpeg, read_photo, to_depth
 from kbnet.metrics import noisy, opencv_gray, to_uint8
 
 Image = NDArray[np.float32]
-"""[H,W] or [H,W,3] on the scale of [0,1], which noise may leave."""
+"""Image [H,W] or [H,W,3] on a scale of [0,1]; noise can exceed it."""
 
 Target = NDArray[np.uint8 | np.uint16]
-"""The clean picture, [H,W] or [H,W,3] over the whole range of its dtype."""
+"""Clean picture [H,W] or [H,W,3] over the full range of its dtype."""
 
 Load = Callable[[], tuple[Image, Target | None]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One degraded picture and, where it is published, the clean one.
+    """One degraded picture and, if it is published, the clean one.
 
     Attributes:
-        photo: name of the picture, without its ending.
-        groups: what it counts for in the means, the condition it was made under first ("sigma 25", "indoor", ...).
-        load: reads or makes the input, and the clean picture; raises InvalidInputError or ImageError where it cannot.
-        made: whether the input is made here and not a file of the data set.
+        photo: name of the picture, without suffix.
+        groups: groups whose means include it; the first is its condition ("sigma 25", "indoor", ...).
+        load: loads or generates the input and the clean picture; raises InvalidInputError or ImageError if it can't.
+        made: whether the input is generated instead of read from the data set.
     """
 
     photo: str
@@ -42,19 +42,19 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """Of the row of results; no two of a benchmark are the same."""
+        """Name of its row of results, unique in a benchmark."""
         return f"{self.groups[0]}/{self.photo}"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the samples of a benchmark depend on.
+    """Options for the samples of a benchmark.
 
     Attributes:
         data: folder of the data set.
-        channels: 3 or 1 for the pictures; of the model, unless the benchmark is of one kind.
-        sigmas: standard deviations of the noise on the scale of 255.
-        kernels: file or folder of blur kernels.
+        channels: channels of the pictures, 3 or 1: the benchmark's, or the model's if it accepts both.
+        sigmas: standard deviations of the noise on a scale of 255.
+        kernels: file or folder with blur kernels.
     """
 
     data: Path
@@ -64,7 +64,7 @@ class Request:
 
 
 def limited(samples: Iterable[Sample], limit: int | None) -> list[Sample]:
-    """The samples of the first `limit` pictures, under all conditions."""
+    """Return the samples of the first `limit` pictures, under all conditions; all samples if it is None."""
     samples = list(samples)
     if limit is None:
         return samples
@@ -73,7 +73,7 @@ def limited(samples: Iterable[Sample], limit: int | None) -> list[Sample]:
 
 
 def gaussian_samples(request: Request) -> list[Sample]:
-    """Every photo at every sigma, by the protocol of `kbnet.metrics.noisy`."""
+    """Create samples: every photo at every sigma, with the noise of `kbnet.metrics.noisy`."""
 
     def load(path: Path, sigma: float) -> tuple[Image, Target]:
         clean = read_bytes(path, request.channels)
@@ -88,10 +88,10 @@ def gaussian_samples(request: Request) -> list[Sample]:
 
 
 def saved_samples(quality: int | None) -> Callable[[Request], list[Sample]]:
-    """What collects photos with the noise of `gaussian_samples`, as a file of 8 bits keeps it.
+    """Return a function that creates samples with the noise of `gaussian_samples`, rounded to 8 bits.
 
     Args:
-        quality: of the JPEG that it is then saved as, with colour at full resolution; None for a file without loss.
+        quality: also compress the pictures as JPEG with this quality, without chroma subsampling; None for no JPEG.
     """
     kept = "8 bits" if quality is None else f"JPEG {quality}"
 
@@ -112,7 +112,7 @@ def saved_samples(quality: int | None) -> Callable[[Request], list[Sample]]:
 
 
 def clean_samples(request: Request) -> list[Sample]:
-    """Every photo as it is, to be left as it is."""
+    """Create samples whose input and target are the same clean photo."""
 
     def load(path: Path) -> tuple[Image, Target]:
         clean = read_bytes(path, request.channels)
@@ -122,11 +122,11 @@ def clean_samples(request: Request) -> list[Sample]:
 
 
 def pair_samples(layout: str, *, deep: bool = False) -> Callable[[Request], list[Sample]]:
-    """What collects the pairs of a layout (`kbnet.data.TEST_LAYOUTS`).
+    """Return a function that creates samples from the pairs of a layout.
 
     Args:
-        layout: its name.
-        deep: keep 16 bits a sample, where the files have them.
+        layout: name of the layout in `kbnet.data.TEST_LAYOUTS`.
+        deep: keep 16 bits per channel if the files have them.
     """
 
     def load(item: Item) -> tuple[Image, Target]:
@@ -145,7 +145,7 @@ def pair_samples(layout: str, *, deep: bool = False) -> Callable[[Request], list
 
 
 def sidd_samples(*, truth: bool) -> Callable[[Request], list[Sample]]:
-    """What collects SIDD's blocks: of the validation files with the clean ones, or of the test file without."""
+    """Return a function that creates samples from SIDD's validation blocks (`truth`) or its benchmark blocks."""
     part = "Validation" if truth else "Benchmark"
 
     def collect(request: Request) -> list[Sample]:
@@ -153,7 +153,7 @@ def sidd_samples(*, truth: bool) -> Callable[[Request], list[Sample]]:
         clean_blocks = read_blocks(request.data, f"{part}GtBlocksSrgb") if truth else None
         if clean_blocks is not None and clean_blocks.shape != noisy_blocks.shape:
             raise InvalidInputError(
-                f"expected as many clean blocks as noisy ones, got {clean_blocks.shape} and {noisy_blocks.shape}"
+                f"expected clean and noisy blocks of the same shape, got {clean_blocks.shape} and {noisy_blocks.shape}"
             )
 
         def load(scene: int, block: int) -> tuple[Image, Target | None]:
@@ -170,7 +170,7 @@ def sidd_samples(*, truth: bool) -> Callable[[Request], list[Sample]]:
 
 
 def in_folder(collect: Callable[[Request], list[Sample]], *names: str) -> Callable[[Request], list[Sample]]:
-    """The same for a folder that may hold the set's own folder, by one of these names, at its usual places."""
+    """Wrap `collect` to look for a subfolder with one of these names, in the data folder and in its test/ folder."""
 
     def collect_there(request: Request) -> list[Sample]:
         for place in (place / name for name in names for place in (request.data, request.data / "test")):
@@ -182,19 +182,19 @@ def in_folder(collect: Callable[[Request], list[Sample]], *names: str) -> Callab
 
 
 def photo_names(folder: Path) -> dict[str, Path]:
-    """Every photo below a folder by a name of its own: the path without its ending, or with it where two are alike."""
+    """Return all photos in a folder by unique name: the path without suffix, or with it if two would be equal."""
     paths = [item.clean for item in find_test_items(folder, "photos")]
     return dict(zip(_names(paths), paths, strict=True))
 
 
 def read_pixels(path: Path, *, deep: bool = False) -> Target:
-    """The pixels of a file, [H,W] or [H,W,3]; 16 bits a sample are rounded to 8 unless `deep`."""
+    """Read the pixels of a file, [H,W] or [H,W,3]; 16-bit values are rounded to 8 bits unless `deep`."""
     pixels = read_photo(path).pixels
     return pixels if deep else to_depth(pixels, 8)
 
 
 def read_bytes(path: Path, channels: int) -> NDArray[np.uint8]:
-    """A photo as 8-bit [H,W,3] or, with channels = 1, [H,W] as OpenCV reads it in gray."""
+    """Read a photo as 8-bit [H,W,3] or, with channels = 1, as [H,W] in gray as OpenCV reads it."""
     pixels: NDArray[np.uint8] = read_pixels(path).astype(np.uint8, copy=False)
     if channels == 1:
         return opencv_gray(pixels, read_from_png=path.suffix.lower() == ".png")
@@ -202,21 +202,21 @@ def read_bytes(path: Path, channels: int) -> NDArray[np.uint8]:
 
 
 def to_float(pixels: Target) -> Image:
-    """Pixels as float32 in [0,1]."""
+    """Convert pixels to float32 in [0,1]."""
     image: Image = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     return image
 
 
 def matched(degraded: Target, clean: Target, item: Item) -> tuple[Image, Target]:
-    """A pair of one shape: a gray picture beside a colour one becomes gray in three channels.
+    """Return a pair in the same shape. If only one picture is gray, it gets three equal channels.
 
     Raises:
-        InvalidInputError: their sizes differ.
+        InvalidInputError: the sizes differ.
     """
     if degraded.shape[:2] != clean.shape[:2]:
         raise InvalidInputError(
-            f"expected a pair of one size, got {degraded.shape[1]}x{degraded.shape[0]} of {item.degraded} and "
-            f"{clean.shape[1]}x{clean.shape[0]} of {item.clean}"
+            f"expected a pair of the same size, got {degraded.shape[1]}x{degraded.shape[0]} for {item.degraded} and "
+            f"{clean.shape[1]}x{clean.shape[0]} for {item.clean}"
         )
     if degraded.ndim != clean.ndim:
         degraded, clean = (np.repeat(a[..., None], 3, axis=2) if a.ndim == 2 else a for a in (degraded, clean))

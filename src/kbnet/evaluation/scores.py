@@ -1,4 +1,4 @@
-"""How an output is compared with the clean picture, one function a protocol: names of measures and their values."""
+"""Scores: one function per protocol that compares an output with the clean picture and returns metrics by name."""
 
 from collections.abc import Callable
 
@@ -18,46 +18,46 @@ from kbnet.metrics import (
 )
 
 Score = Callable[[Image, Target], dict[str, float]]
-"""Measures by name; the first is the one that decides whether a picture got worse, and higher is better there."""
+"""Returns metrics by name. The first decides whether a picture got worse; for it, higher is better."""
 
-_SHIFT, _BORDER = 10, 16  # pixels; kernels of Levin et al. reach 13 pixels from their middle
+_SHIFT, _BORDER = 10, 16  # in pixels; the kernels of Levin et al. extend 13 pixels from their centre
 
 
 def score_bytes(output: Image, target: Target) -> dict[str, float]:
-    """Both rounded to 8 bits, all channels together: PSNR, and MATLAB's SSIM."""
+    """Round both to 8 bits; PSNR in dB over all channels, and MATLAB's SSIM."""
     a, b = to_uint8(output), _to_bytes(target)
     return {"psnr": psnr(a, b), "ssim": _ssim_matlab(a, b)}
 
 
 def score_y(output: Image, target: Target) -> dict[str, float]:
-    """As deraining is measured: rounded to 8 bits, then MATLAB's Y, rounded again."""
+    """Score deraining: round to 8 bits, convert to MATLAB's Y and round again; PSNR in dB and MATLAB's SSIM."""
     a, b = matlab_y(to_uint8(output)), matlab_y(_to_bytes(target))
     return {"psnr": psnr(a, b), "ssim": _ssim_matlab(a, b)}
 
 
 def score_sidd(output: Image, target: Target) -> dict[str, float]:
-    """As SIDD's validation blocks are measured: clipped, in floating point, never rounded.
+    """Score SIDD's validation blocks: clipped, in floating point, not rounded.
 
-    SSIM is scikit-image's default at the range of 1, and at the range of 2 that old versions took for floats.
+    SSIM is scikit-image's default with a data range of 1, and also with 2, which old versions assumed for floats.
     """
     a, b = np.clip(output, 0, 1).astype(np.float64), _to_unit(target)
     return {"psnr": psnr(a, b, 1.0), "ssim": ssim_uniform(a, b, 1.0), "ssim range 2": ssim_uniform(a, b, 2.0)}
 
 
 def score_dpdd(output: Image, target: Target) -> dict[str, float]:
-    """As DPDD is measured: clipped, in floating point, 16-bit pictures at their full depth."""
+    """Score DPDD: clipped, in floating point, with 16-bit pictures at full depth."""
     a, b = np.clip(output, 0, 1).astype(np.float64), _to_unit(target)
     return {"psnr": psnr(a, b, 1.0), "ssim": ssim_uniform(a, b, 1.0), "mae": mean_absolute_error(a, b)}
 
 
 def score_shifted(output: Image, target: Target) -> dict[str, float]:
-    """PSNR of bytes within a border of 16 pixels, at the best of all shifts up to 10 pixels."""
+    """Score with the best PSNR over all shifts up to 10 pixels, rounded to 8 bits, without a border of 16 pixels."""
     best, _ = shifted_psnr(to_uint8(output), _to_bytes(target), shift=_SHIFT, border=_BORDER)
     return {"psnr": best}
 
 
 def _to_bytes(target: Target) -> NDArray[np.uint8]:
-    return target if target.dtype == np.uint8 else to_uint8(_to_unit(target))  # type: ignore[return-value]  # its dtype was looked at
+    return target if target.dtype == np.uint8 else to_uint8(_to_unit(target))  # type: ignore[return-value]  # the dtype was checked
 
 
 def _to_unit(target: Target) -> NDArray[np.float64]:
@@ -66,15 +66,15 @@ def _to_unit(target: Target) -> NDArray[np.float64]:
 
 
 def _ssim_matlab(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    # pictures smaller than its window have none, and are no reason to do without their PSNR
+    # Pictures smaller than the window have no SSIM, but still a PSNR.
     return ssim_matlab(a, b) if min(a.shape[:2]) >= 11 else float("nan")
 
 
 def with_lpips(score: Score) -> Score:
-    """The same and LPIPS, under a name that says that nobody compared it with a published figure here.
+    """Add LPIPS to a score. Its name says that it wasn't verified against published values.
 
     Raises:
-        MissingExtraError: the `lpips` package is not installed.
+        MissingExtraError: the `lpips` package isn't installed.
     """
     distance = Lpips()
 

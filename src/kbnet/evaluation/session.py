@@ -1,4 +1,4 @@
-"""One evaluation: a benchmark, its data, a model and how it is used; what is told about them in results."""
+"""Evaluation sessions: a benchmark, its data, a model and its options, and what results files record of them."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ Tile = int | Literal["auto", "protocol"]
 
 @dataclass(frozen=True)
 class Session:
-    """What stays the same from the first row to the last; made by `open_session`.
+    """What is constant during an evaluation; created by `open_session`.
 
     Attributes:
-        benchmark: from the table.
-        request: its data and settings.
-        restorer: what is measured.
-        sha256: of the weights.
-        strength: blend with the input below 1.
-        published_tiles: restore in the tiles of the authors' scripts.
+        benchmark: the benchmark.
+        request: its data and options.
+        restorer: the restorer to evaluate.
+        sha256: SHA-256 of the weights.
+        strength: blend with the input: 0 = input, 1 = fully restored.
+        published_tiles: whether to restore in the tiles of the authors' scripts.
         score: compares an output with the clean picture.
-        limit: number of pictures looked at; None for all.
+        limit: maximum number of pictures; None for all.
     """
 
     benchmark: Benchmark
@@ -45,24 +45,24 @@ class Session:
     limit: int | None
 
     def samples(self) -> list[Sample]:
-        """Every sample of the benchmark; InvalidInputError where the data is not as it must be."""
+        """Return all samples of the benchmark; raises InvalidInputError if the data doesn't fit."""
         return self.benchmark.collect(self.request)
 
     def chosen(self, samples: Sequence[Sample], known: Container[str] = ()) -> list[Sample]:
-        """Those up to the limit, and those whose rows are `known` already, which a quick look shall not lose."""
+        """Return the samples up to the limit, and those whose rows are already `known`."""
         within = {sample.name for sample in limited(samples, self.limit)}
         return [sample for sample in samples if sample.name in within or sample.name in known]
 
     def restore(self, image: Image) -> Image:
-        """Restore one image as the benchmark wants it."""
+        """Restore one image by the benchmark's protocol."""
         if self.published_tiles:
             return in_published_tiles(self._restore, image)
         return self._restore(image)
 
     def settings(self) -> dict[str, Any]:
-        """All that rows depend on, as plain values; rows of other settings do not belong to the same results."""
+        """Return everything that rows depend on, as plain values. Rows with other settings belong to other results."""
         how = identity(self.restorer)
-        del how["weights"], how["gray"]  # the file's digest says the first, and one model alone is measured
+        del how["weights"], how["gray"]  # sha256 replaces the first; there is no second model
         settings: dict[str, Any] = {
             "benchmark": self.benchmark.name,
             "set": self.request.data.resolve().name,
@@ -81,12 +81,12 @@ class Session:
         return settings
 
     def results(self, command: str, rows: Sequence[Row], *, complete: bool = True) -> dict[str, Any]:
-        """The results file: facts of machine and command, settings, means by group, and every row.
+        """Return the contents of the results file: machine and command, settings, means by group, and all rows.
 
         Args:
-            command: that made it.
-            rows: in order.
-            complete: whether they are of every sample.
+            command: the command line.
+            rows: all rows, in order.
+            complete: whether they cover all samples.
         """
         seconds = seconds_per_megapixel(rows)
         return {
@@ -126,37 +126,37 @@ def open_session(
     """Load a model for a benchmark.
 
     Args:
-        benchmark: its name.
-        data: folder of the data set, as the benchmark's `layout` says; none for pictures that are drawn by code.
-        model: shipped model, task or weights file; by default the benchmark's task.
-        sigmas: in place of the benchmark's.
-        kernels: file or folder of blur kernels, for the benchmark that blurs.
-        tile: "protocol" for what the published figures were made with, or as `Restorer` takes it.
-        device, dtype, context, ensemble, strength: as `Restorer` takes them.
-        lpips: measure LPIPS too.
-        limit: look at the first pictures only.
+        benchmark: name of the benchmark.
+        data: folder of the data set in the benchmark's `layout`; None if code draws its pictures.
+        model: a shipped model, a task or a weights file; defaults to the benchmark's task.
+        sigmas: noise levels on a scale of 255, instead of the benchmark's.
+        kernels: file or folder with blur kernels, for the benchmark "blur".
+        tile: "protocol" for the tiles of the published results, or as for `Restorer`.
+        device, dtype, context, ensemble, strength: as for `Restorer`.
+        lpips: whether to measure LPIPS too.
+        limit: evaluate only the first pictures, up to this number.
 
     Raises:
-        InvalidInputError: no such benchmark or folder, or an option that the benchmark does not take.
-        UnknownModelError, CheckpointError: no such model, or its file is no good.
-        MissingExtraError: `lpips` without its package.
+        InvalidInputError: the benchmark or folder doesn't exist, or the benchmark doesn't take an option.
+        UnknownModelError, CheckpointError: the model doesn't exist, or its file is invalid.
+        MissingExtraError: `lpips` is set, but its package isn't installed.
     """
     chosen = find_benchmark(benchmark)
     if sigmas and not chosen.sigmas:
-        raise InvalidInputError(f"the benchmark {benchmark} adds no noise, so it takes no sigma")
+        raise InvalidInputError(f"the benchmark {benchmark} adds no noise, so it takes no --sigma")
     if kernels is not None and chosen.collect is not blur_samples:
-        raise InvalidInputError(f"the benchmark {benchmark} blurs nothing, so it takes no kernels")
+        raise InvalidInputError(f"the benchmark {benchmark} doesn't blur, so it takes no --kernels")
     if not chosen.needs_data:
         if data is not None:
             raise InvalidInputError(f"the benchmark {benchmark} draws its pictures, so it takes no --data")
         data = Path(chosen.name)
     elif data is None:
-        raise InvalidInputError(f"expected --data FOLDER for the benchmark {benchmark}: {chosen.layout}")
+        raise InvalidInputError(f"the benchmark {benchmark} needs --data FOLDER: {chosen.layout}")
     elif not data.is_dir():
-        raise InvalidInputError(f"expected a folder, got {data}, which is not one; give another --data")
+        raise InvalidInputError(f"{data} is not a folder; give another --data")
     name = model or chosen.task
     if (entry := find(name)) is not None:
-        name = entry.name  # a task may have a second model for gray images, and here one model is measured
+        name = entry.name  # by name: a task can have a second model for gray images, but only one is measured here
     published = tile == "protocol" and chosen.published_tiles
     side: int | Literal["auto"] = 0 if tile == "protocol" else tile
     score = with_lpips(chosen.score) if lpips else chosen.score
@@ -167,10 +167,10 @@ def open_session(
 
 
 def measured_figures(results: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a results file by the names that the catalogue of weights gives them: PSNR in dB of every group.
+    """Return the PSNR in dB of every group in a results file, under the names used in the catalogue of weights.
 
-    "CBSD68 sigma 25", "Rain100L-dev Y", "polyu-dev", "CBSD68 defocus", "CBSD68 blur", "CBSD68 clean"; the same with
-    ", input" for the degraded pictures, and with ", lowest" for the lowest of the restored ones.
+    Examples are "CBSD68 sigma 25", "Rain100L-dev Y", "polyu-dev", "CBSD68 defocus", "CBSD68 blur" and "CBSD68 clean".
+    The suffix ", input" marks the degraded pictures, and ", lowest" the lowest of the restored ones.
     """
     settings, figures = results["settings"], {}
     for group, mean in results["means"].items():

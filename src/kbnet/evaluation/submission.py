@@ -1,4 +1,4 @@
-"""The files that SIDD's benchmark server takes: every block restored, in one file."""
+"""Submission files for SIDD's benchmark server: all restored blocks in one file."""
 
 import base64
 import csv
@@ -17,29 +17,29 @@ from kbnet.errors import InvalidInputError, MissingExtraError
 def write_submission(
     path: Path, blocks: Mapping[tuple[int, int], NDArray[np.uint8]], *, seconds_per_megapixel: float, method: str
 ) -> None:
-    """Write restored blocks as a submission, in the form that the file's ending asks for.
+    """Write restored blocks as a submission file. The suffix of `path` selects the format.
 
-    `.csv` is what the present server (a Kaggle competition) takes: columns ID, counted from 0 scene by scene, and
-    BLOCK, the bytes of [H,W,3] uint8 in base64. `.mat` is what the benchmark's own code makes, for the server before
-    it: a cell array DenoisedBlocksSrgb [scenes,blocks], TimeMPSrgb in seconds a megapixel, and OptionalData.
+    `.csv` is for the current server (a Kaggle competition): the columns ID, counted from 0 scene by scene, and BLOCK,
+    the bytes of [H,W,3] uint8 in base64. `.mat` is the format of the benchmark's own code, for the previous server: a
+    cell array DenoisedBlocksSrgb [scenes,blocks], TimeMPSrgb in seconds per megapixel, and OptionalData.
 
     Args:
         path: SubmitSrgb.csv or SubmitSrgb.mat.
-        blocks: by (scene, block), counted from 0; none may be missing.
-        seconds_per_megapixel: that restoring took.
+        blocks: restored blocks by (scene, block), counted from 0; none may be missing.
+        seconds_per_megapixel: time of the restoration.
         method: name of the model.
 
     Raises:
-        InvalidInputError: another ending, or a block that is missing or not uint8 [H,W,3].
-        MissingExtraError: a .mat file, without scipy.
+        InvalidInputError: the suffix is wrong, or a block is missing or isn't [H,W,3] uint8.
+        MissingExtraError: a .mat file needs scipy, which isn't installed.
     """
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".mat"):
-        raise InvalidInputError(f"expected a submission named .csv or .mat, got {path.name}")
+        raise InvalidInputError(f"expected a submission file ending in .csv or .mat, got {path.name}")
     scenes, count = (1 + max((key[axis] for key in blocks), default=-1) for axis in (0, 1))
     order = [(scene, block) for scene in range(scenes) for block in range(count)]
     if missing := [key for key in order if key not in blocks]:
-        raise InvalidInputError(f"expected all {len(order)} blocks, {len(missing)} are missing, first {missing[0]}")
+        raise InvalidInputError(f"{len(missing)} of {len(order)} blocks are missing, the first is {missing[0]}")
     if not order:
         raise InvalidInputError("expected restored blocks, got none")
     for key in order:

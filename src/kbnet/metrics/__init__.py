@@ -1,4 +1,4 @@
-"""Measures, and the published protocols as functions of a restorer and a set of images."""
+"""Image quality metrics, and published protocols as functions of a restorer and a set of images."""
 
 from kbnet.metrics.gaussian import gaussian_scores, noisy
 from kbnet.metrics.lpips import Lpips

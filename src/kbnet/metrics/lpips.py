@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al., CVPR 2018) through its authors' package, which is an extra: it brings its own weights."""
+"""LPIPS (Zhang et al., CVPR 2018), an adapter to its authors' package, which is an extra with its own weights."""
 
 from typing import Any
 
@@ -10,17 +10,16 @@ from kbnet.errors import InvalidInputError, MissingExtraError
 
 
 class Lpips:
-    """The perceptual distance between two images; 0 for equal ones, lower is better.
+    """Perceptual distance between two images: 0 for identical images, lower is better.
 
-    An adapter: the number is the package's. It was not compared with a published one here, so results that carry it
-    say that it is not verified.
+    The first use downloads the weights of the backbone through torchvision. The values have not been compared with
+    published ones, so results mark them as not verified.
 
     Args:
-        net: the network it looks through, "alex" (which deblurring papers report), "vgg" or "squeeze".
+        net: the backbone: "alex" (reported by papers on deblurring), "vgg" or "squeeze".
 
     Raises:
-        MissingExtraError: the packages `lpips` and `torchvision` are not installed. The first use of `lpips` downloads
-            the weights of AlexNet through torchvision.
+        MissingExtraError: the package `lpips` or `torchvision` isn't installed.
     """
 
     def __init__(self, net: str = "alex") -> None:
@@ -31,14 +30,14 @@ class Lpips:
         self._network: Any = LPIPS(net=net, verbose=False).eval()
 
     def __call__(self, image: NDArray[np.floating], reference: NDArray[np.floating]) -> float:
-        """The distance between two colour images [H,W,3] in [0,1].
+        """Return the distance between two colour images [H,W,3] with values in [0,1].
 
         Raises:
-            InvalidInputError: they are no colour images of one shape.
+            InvalidInputError: the images aren't [H,W,3] or differ in shape.
         """
         if image.shape != reference.shape or image.ndim != 3 or image.shape[2] != 3:
             raise InvalidInputError(
-                f"expected two colour images [H,W,3] of one shape, got {image.shape} and {reference.shape}"
+                f"expected two colour images [H,W,3] of the same shape, got {image.shape} and {reference.shape}"
             )
         pair = [
             torch.from_numpy(np.array(a, dtype=np.float32)).permute(2, 0, 1)[None] * 2 - 1 for a in (image, reference)

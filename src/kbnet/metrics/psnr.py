@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio, mean absolute error, and rounding to 8 bits as every protocol does it."""
+"""Peak signal-to-noise ratio, mean absolute error, and the rounding to 8 bits that all protocols use."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,13 +7,15 @@ from kbnet.errors import InvalidInputError
 
 
 def to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Clip to [0,1], scale to 255 and round half to even."""
+    """Convert a float image to uint8: clip to [0,1], scale to 255 and round half to even."""
     rounded: NDArray[np.uint8] = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return rounded
 
 
 def psnr(image: NDArray[np.generic], reference: NDArray[np.generic], peak: float = 255.0) -> float:
-    """10 log10(peak^2 / mean squared difference) in dB over all pixels and channels; infinite for equal images.
+    """Return the PSNR in dB, 10 log10(peak^2 / mean squared error) over all pixels and channels.
+
+    Identical images have infinite PSNR. `peak` is the largest possible value.
 
     Raises:
         InvalidInputError: the shapes differ.
@@ -24,7 +26,7 @@ def psnr(image: NDArray[np.generic], reference: NDArray[np.generic], peak: float
 
 
 def mean_absolute_error(image: NDArray[np.generic], reference: NDArray[np.generic]) -> float:
-    """The mean of |difference| over all pixels and channels, on the scale of the images; MAE in papers on deblurring.
+    """Return the mean absolute error over all pixels and channels, on the scale of the images (MAE in papers).
 
     Raises:
         InvalidInputError: the shapes differ.
@@ -35,25 +37,25 @@ def mean_absolute_error(image: NDArray[np.generic], reference: NDArray[np.generi
 def shifted_psnr(
     image: NDArray[np.generic], reference: NDArray[np.generic], *, shift: int, border: int, peak: float = 255.0
 ) -> tuple[float, tuple[int, int]]:
-    """The best PSNR in dB over whole-pixel shifts of the reference, and that shift (down, across).
+    """Return the best PSNR in dB over whole-pixel shifts of the reference, and that shift as (down, across).
 
-    Blind deblurring leaves a picture's place open, for a kernel may be moved as the image is moved back; Levin et al.
-    ("Understanding and evaluating blind deconvolution algorithms", CVPR 2009) compare up to a shift for this reason.
+    Blind deblurring determines a picture only up to a shift, because the kernel can shift the opposite way. Levin et
+    al. ("Understanding and evaluating blind deconvolution algorithms", CVPR 2009) therefore compare up to a shift.
 
     Args:
-        image, reference: of one shape, [H,W] or [H,W,3].
-        shift: largest shift looked at, pixels each way.
-        border: pixels of the image left out on every side, at least `shift`.
-        peak: the largest value there can be.
+        image, reference: images of the same shape, [H,W] or [H,W,3].
+        shift: largest shift in each direction, in pixels.
+        border: pixels to leave out at every side of the image; at least `shift`.
+        peak: the largest possible value.
 
     Raises:
-        InvalidInputError: the shapes differ, or nothing is left between the borders.
+        InvalidInputError: the shapes differ, `border` is less than `shift`, or no pixels are left inside the border.
     """
     height, width = image.shape[:2]
     if image.shape != reference.shape or not shift <= border or 2 * border >= min(height, width):
         raise InvalidInputError(
-            f"expected images of one shape with more than {2 * border} pixels a side and a border of at least "
-            f"{shift} pixels, got {image.shape} and {reference.shape} and a border of {border}"
+            f"expected images of the same shape with more than {2 * border} pixels per side and a border of at least "
+            f"{shift} pixels, got {image.shape}, {reference.shape} and a border of {border}"
         )
     inner = image[border : height - border, border : width - border]
     best = (-np.inf, (0, 0))
@@ -67,5 +69,5 @@ def shifted_psnr(
 
 def _difference(image: NDArray[np.generic], reference: NDArray[np.generic]) -> NDArray[np.float64]:
     if image.shape != reference.shape:
-        raise InvalidInputError(f"expected images of one shape, got {image.shape} and {reference.shape}")
+        raise InvalidInputError(f"expected images of the same shape, got {image.shape} and {reference.shape}")
     return image.astype(np.float64) - reference.astype(np.float64)

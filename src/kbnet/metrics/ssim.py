@@ -1,6 +1,6 @@
-"""Structural similarity (Wang et al., IEEE TIP 2004) in the three variants that restoration papers report.
+"""Structural similarity (SSIM; Wang et al., IEEE TIP 2004) in the three variants that restoration papers report.
 
-They differ by up to some hundredths on one pair of images, so a figure says little without its variant's name.
+They can differ by several hundredths on the same images, so always name the variant along with a value.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ Planes = NDArray[np.float64]
 
 
 def ssim_matlab(image: NDArray[np.generic], reference: NDArray[np.generic], peak: float = 255.0) -> float:
-    """SSIM as its authors' MATLAB code has it: an 11x11 Gaussian window of deviation 1.5, valid region only.
+    """Return SSIM as in its authors' MATLAB code: an 11x11 Gaussian window with sigma 1.5, valid region only.
 
-    The mean over the pixels of each channel, and then over the channels. Used for deraining and SenseNoise.
+    The result is the mean over the pixels of each channel, then over channels. Used for deraining and SenseNoise.
 
     Args:
-        image, reference: [H,W] or [H,W,3] with at least 11 pixels a side.
-        peak: the largest value there can be, 255 for bytes.
+        image, reference: [H,W] or [H,W,3] with at least 11 pixels per side.
+        peak: the largest possible value, 255 for 8-bit images.
 
     Raises:
-        InvalidInputError: the shapes differ, or are smaller than the window.
+        InvalidInputError: the shapes differ, or the images are smaller than the window.
     """
     x, y = _planes(image, reference, 2 * _RADIUS + 1)
     window = _gaussian()
@@ -35,16 +35,16 @@ def ssim_matlab(image: NDArray[np.generic], reference: NDArray[np.generic], peak
 
 
 def ssim_uniform(image: NDArray[np.generic], reference: NDArray[np.generic], peak: float = 255.0) -> float:
-    """SSIM as scikit-image has it by default: a 7x7 uniform window, sample covariance (divided by 48 and not 49).
+    """Return SSIM as scikit-image computes it by default: a 7x7 uniform window and sample covariance (N - 1 = 48).
 
-    The mean over the pixels whose window lies inside, and over the channels. Used for SIDD and DPDD.
+    The result is the mean over the pixels whose window is inside the image, and over channels. Used for SIDD and DPDD.
 
     Args:
-        image, reference: [H,W] or [H,W,3] with at least 7 pixels a side.
-        peak: scikit-image's `data_range`. Left unset, old versions took 2 for floats, which SIDD figures carry.
+        image, reference: [H,W] or [H,W,3] with at least 7 pixels per side.
+        peak: scikit-image's `data_range`. Old versions defaulted to 2 for floats, as in published SIDD results.
 
     Raises:
-        InvalidInputError: the shapes differ, or are smaller than the window.
+        InvalidInputError: the shapes differ, or the images are smaller than the window.
     """
     x, y = _planes(image, reference, _SIDE)
     window = np.full(_SIDE, 1 / _SIDE)
@@ -53,13 +53,13 @@ def ssim_uniform(image: NDArray[np.generic], reference: NDArray[np.generic], pea
 
 
 def ssim_3d(image: NDArray[np.generic], reference: NDArray[np.generic], peak: float = 255.0) -> float:
-    """SSIM with an 11x11x11 Gaussian window that also averages over the colours, border values repeated.
+    """Return SSIM with an 11x11x11 Gaussian window that also spans the colour channels, with replicated borders.
 
-    It is what BasicSR computes and several peers' papers report. Higher than the others, for it mixes the channels.
+    BasicSR computes this variant, and several papers report it. It mixes channels and is higher than the others.
 
     Args:
         image, reference: [H,W] or [H,W,3].
-        peak: the largest value there can be.
+        peak: the largest possible value.
 
     Raises:
         InvalidInputError: the shapes differ.
@@ -80,11 +80,11 @@ SSIM_VARIANTS: dict[str, Callable[..., float]] = {
     "ssim uniform": ssim_uniform,
     "ssim 3d": ssim_3d,
 }
-"""Every variant by the name that results give it."""
+"""All variants, by their names in results."""
 
 
 def _mean_ssim(x: Planes, y: Planes, mean: Callable[[Planes], Planes], peak: float, *, unbiased: float) -> float:
-    """Equation 13 of the paper, averaged over what `mean`, the window, leaves."""
+    """Average equation 13 of the paper over all positions of the window; `mean` applies the window."""
     c1, c2 = (_K1 * peak) ** 2, (_K2 * peak) ** 2
     mean_x, mean_y = mean(x), mean(y)
     variance_x = unbiased * (mean(x * x) - mean_x * mean_x)
@@ -102,7 +102,7 @@ def _gaussian() -> NDArray[np.float64]:
 
 
 def _valid(planes: Planes, window: NDArray[np.float64]) -> Planes:
-    """[C,H,W] -> [C,H-k+1,W-k+1]: the window's weighted mean, along both sides of the image."""
+    """Apply the window along height and width, [C,H,W] -> [C,H-k+1,W-k+1]."""
     return _along(_along(planes, window, 1), window, 2)
 
 
@@ -120,10 +120,10 @@ def _along(array: Planes, window: NDArray[np.float64], axis: int) -> Planes:
 
 def _planes(image: NDArray[np.generic], reference: NDArray[np.generic], side: int) -> tuple[Planes, Planes]:
     if image.shape != reference.shape:
-        raise InvalidInputError(f"expected images of one shape, got {image.shape} and {reference.shape}")
+        raise InvalidInputError(f"expected images of the same shape, got {image.shape} and {reference.shape}")
     if image.ndim not in (2, 3) or min(image.shape[:2]) < side:
         raise InvalidInputError(
-            f"expected images [H,W] or [H,W,C] of at least {side} pixels a side, got {list(image.shape)}"
+            f"expected images [H,W] or [H,W,C] with at least {side} pixels per side, got {list(image.shape)}"
         )
     x, y = (np.atleast_3d(a.astype(np.float64)).transpose(2, 0, 1) for a in (image, reference))
     return x, y

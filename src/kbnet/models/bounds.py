@@ -14,7 +14,7 @@ MAX_LEVELS = 6
 def whole(name: str, value: object, low: int, high: int) -> None:
     """Raise InvalidInputError unless a setting is an integer in [low, high]."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidInputError(f"expected {name} to be an integer from {low} to {high}, got {value!r:.40}")
+        raise InvalidInputError(f"expected {name} to be a whole number from {low} to {high}, got {value!r:.40}")
 
 
 def wholes(name: str, values: object, low: int, high: int, lengths: tuple[int, int]) -> tuple[int, ...]:
@@ -24,7 +24,7 @@ def wholes(name: str, values: object, low: int, high: int, lengths: tuple[int, i
     """
     if not isinstance(values, Sequence) or isinstance(values, str) or not lengths[0] <= len(values) <= lengths[1]:
         wanted = " to ".join(str(n) for n in sorted(set(lengths)))
-        raise InvalidInputError(f"expected {name} to be a list of {wanted} integers, got {values!r:.40}")
+        raise InvalidInputError(f"expected {name} to be a list of {wanted} whole numbers, got {values!r:.40}")
     for value in values:
         whole(name, value, low, high)
     return tuple(values)

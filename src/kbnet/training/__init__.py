@@ -1,4 +1,4 @@
-"""Training: a validated recipe, a loop that resumes, checkpoints. Needs the `train` extra."""
+"""Training: validated recipes, a resumable loop and checkpoints. Needs the `train` extra."""
 
 from kbnet.training.loop import Progress, Run, make_accelerator
 from kbnet.training.recipe import Recipe

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words of recipes and not of the library that found it."""
+"""Error messages for invalid recipes, in terms of recipes instead of pydantic's."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
@@ -8,9 +8,9 @@ from pydantic import BaseModel, ValidationError
 from kbnet.suggesting import did_you_mean
 
 _BOUNDS = {
-    "greater_than": ("gt", "a number above {}"),
+    "greater_than": ("gt", "a number greater than {}"),
     "greater_than_equal": ("ge", "a number of at least {}"),
-    "less_than": ("lt", "a number below {}"),
+    "less_than": ("lt", "a number less than {}"),
     "less_than_equal": ("le", "a number of at most {}"),
 }
 _KINDS = {
@@ -27,11 +27,11 @@ _KINDS = {
 
 
 def complaints(error: ValidationError, recipe: type[BaseModel]) -> str:
-    """All that is wrong, one after another: the dotted name of each field, what was expected, and what came.
+    """Format all errors in one line: for each, the dotted name of the field, the expected and the given value.
 
     Args:
-        error: from validating a table as `recipe`.
-        recipe: the class; its fields are what a misspelt one is compared with.
+        error: the error from validating a table as `recipe`.
+        recipe: the class; misspelt fields are compared with its fields.
     """
     return "; ".join(_complaint(dict(one), recipe) for one in error.errors())
 
@@ -44,7 +44,7 @@ def _complaint(found: dict[str, Any], recipe: type[BaseModel]) -> str:
         return f"{name} is missing"
     if kind == "extra_forbidden":
         near = did_you_mean(str(place[-1]), _fields(recipe, place[:-1]))
-        return f"{name} is not a field of a recipe{near}"
+        return f"{name} is not a recipe field{near}"
     if kind == "value_error":
         return f"{name}: {context['error']}"
     if kind == "literal_error":
@@ -58,7 +58,7 @@ def _complaint(found: dict[str, Any], recipe: type[BaseModel]) -> str:
         what = {"characters": "character", "entries": "entry"}[what] if count == 1 else what
         return f"{name}: expected at {'least' if least else 'most'} {count} {what}, got {context['actual_length']}"
     if kind == "string_too_short":
-        return f"{name}: expected some text, got none"
+        return f"{name}: expected text, got an empty string"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return f"{name}: expected {words.format(_number(context[key]))}, got {_shown(value)}"
@@ -69,10 +69,10 @@ def _complaint(found: dict[str, Any], recipe: type[BaseModel]) -> str:
 
 
 def _fields(model: type[BaseModel], place: Iterable[str | int]) -> list[str]:
-    """The fields that the table at a place of the recipe may have."""
+    """Return the valid fields of the table at a place in the recipe."""
     for part in place:
         if isinstance(part, int):
-            continue  # an entry of a list, whose table was found already
+            continue  # an entry of a list, whose table was found in the previous step
         field = model.model_fields.get(part)
         inner = None if field is None else _table(field.annotation)
         if inner is None:
@@ -82,7 +82,7 @@ def _fields(model: type[BaseModel], place: Iterable[str | int]) -> list[str]:
 
 
 def _table(annotation: Any) -> type[BaseModel] | None:
-    """The class of a section in an annotation such as `Section | None` or `tuple[Section, ...]`."""
+    """Return the section class in an annotation such as `Section | None` or `tuple[Section, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for inner in get_args(annotation) if (found := _table(inner)) is not None), None)

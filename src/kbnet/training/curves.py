@@ -1,7 +1,7 @@
-"""The run's curves as lines of JSON, one object a line: {"step": 20, "loss": ..., ...} and {"step": 1000, "psnr": ...}.
+"""A run's curves as JSON lines: {"step": 20, "loss": ..., ...} and {"step": 1000, "psnr": ...}.
 
-A run that was killed has written lines past its last checkpoint. They are cut off when it goes on, so a curve holds
-every step once, and is the curve of a run that was never interrupted.
+A killed run may have written lines past its last checkpoint. Resuming removes them, so a curve holds every step once,
+as if the run was never interrupted.
 """
 
 import json
@@ -19,16 +19,16 @@ NAME = "metrics.jsonl"
 
 
 class Curves:
-    """Appends to the curves of a run folder; what is written is on disk at once.
+    """Appends to the curves of a run. Every line is on disk as soon as it is written.
 
-    Curves are no reason to lose a training: what cannot be written is told once, and left out.
+    A failed write doesn't stop the training: it logs one warning, and the line is skipped.
 
     Args:
-        folder: of the run, made if needed.
-        step: up to which lines are kept.
+        folder: the run's folder; created if needed.
+        step: keep existing lines up to this step.
 
     Raises:
-        OutputError: the file cannot be written at all.
+        OutputError: the file can't be opened for writing.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -45,7 +45,7 @@ class Curves:
             self._lines.append(entry)
         except OutputError as error:
             if not self._told:
-                _log.warning("the curves are not complete: %s", error)
+                _log.warning("the curves are incomplete: %s", error)
             self._told = True
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class Curves:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run folder's curves, without what is cut or damaged; empty if there are none."""
+    """Read the entries of a run's curves, skipping damaged lines. Returns an empty list if there are none."""
     path = folder / NAME
     try:
         data = path.read_bytes()

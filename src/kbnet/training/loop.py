@@ -1,4 +1,4 @@
-"""The training loop: accelerate for devices and processes, everything random a function of the step."""
+"""The training loop. accelerate handles devices and processes; all randomness is a function of the step."""
 
 import os
 import time
@@ -36,15 +36,21 @@ DIVERGED = "diverged.safetensors"
 
 _Loaded = TypeVar("_Loaded")
 
-_READ_EVERY = 10  # steps between looks at a GPU's losses; each look waits for it
+_READ_EVERY = 10  # steps between reads of a GPU's losses; each read synchronises
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop tells its caller after every step.
+    """What the loop reports after every step.
 
-    `loss` and `grad_norm` (before clipping) are of this step, over all processes; `rate` is in steps a second without
-    validations and checkpoints, `loader_share` the part of that time spent waiting for data.
+    Attributes:
+        step, steps: steps done, and steps of the whole run.
+        loss: loss of this step, averaged over all processes.
+        lr: learning rate of this step.
+        grad_norm: norm of the gradient before clipping, averaged over all processes.
+        validation: result of the validation after this step, if there was one.
+        rate: steps per second, without validations and checkpoints.
+        loader_share: fraction of that time spent waiting for data.
     """
 
     step: int
@@ -58,28 +64,29 @@ class Progress:
 
 
 def make_accelerator() -> Accelerator:
-    """The devices and processes there are: those of `accelerate launch` or torchrun, or one process."""
-    # Without a GPU, accelerate takes several processes for several processes only when told that it is to use CPUs.
+    """Create an accelerator for the processes of `accelerate launch` or torchrun, or for this process alone."""
+    # Without a GPU, accelerate runs distributed only if told explicitly to use CPUs.
     several = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
-    patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # the others wait while one decodes
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # the others wait while one process decodes
     return Accelerator(cpu=several, mixed_precision="no", kwargs_handlers=[patient])
 
 
 class Run:
-    """One run of a recipe in a folder; `train()` starts it or goes on from its checkpoint.
+    """One run of a recipe in a folder. `train()` starts it, or resumes it from its checkpoint.
 
     Args:
-        recipe: what to train.
+        recipe: the recipe.
         data: folders of clean photographs or pairs, plain or as "NAME=FOLDER"; see `assign_folders`.
-        folder: where checkpoints and curves go.
-        accelerator: devices and processes; made here if not given.
-        workers: processes that make batches ahead, for each training process; None chooses.
-        memory: bytes that decoded photos may take in all processes together; None is half of what is free.
-        cache: where photos are decoded to that do not fit; beside `folder` if not given.
+        folder: folder for checkpoints and curves.
+        accelerator: devices and processes; defaults to `make_accelerator()`.
+        workers: loader processes per training process, which prepare batches ahead; None chooses a number.
+        memory: limit in bytes on decoded photos, for all processes together; None means half of the free memory.
+        cache: folder for decoded photos that don't fit in memory; defaults to "cache" next to `folder`.
 
     Raises:
-        TrainingError: the folder holds the checkpoint of another recipe, or a batch is too small for the processes.
-        RecipeError: the weights to start from are of another network.
+        TrainingError: the folder holds a checkpoint of another network or optimizer, or a batch is too small for the
+            number of processes.
+        RecipeError: the initial weights belong to another network.
         InvalidInputError: a source has no usable photo.
     """
 
@@ -100,8 +107,8 @@ class Run:
         for phase in recipe.phases:
             if phase.batch < processes * phase.accumulate:
                 raise TrainingError(
-                    f"a batch of {phase.batch} cannot be divided over {processes} processes and {phase.accumulate} "
-                    "parts in each; the batch is that of all processes together"
+                    f"a batch of {phase.batch} is too small for {processes} processes with {phase.accumulate} parts "
+                    "each; increase batch, which counts the patches of all processes together"
                 )
         self.best: tuple[int, float] | None = None
         """Step and mean PSNR in dB of the best validation so far."""
@@ -141,13 +148,18 @@ class Run:
         report: Callable[[Progress], None] = lambda progress: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Network:
-        """Run to the end of the recipe, or until `stop()`, and return the averaged weights in eval mode.
+        """Train to the end of the recipe, or until `stop()` returns true.
 
-        `stop` is asked after every step (on GPUs after every tenth). If any process says so all stop after the same
-        step, with a checkpoint; `step` is then less than `recipe.steps`.
+        Args:
+            report: called after every step.
+            stop: called after every step (on GPUs after every tenth). If it returns true in any process, all processes
+                write a checkpoint and stop after the same step; `step` is then less than `recipe.steps`.
+
+        Returns:
+            The network with averaged weights, in eval mode.
 
         Raises:
-            TrainingError: the loss or the gradient became NaN or infinite; nothing is saved but the batch it was.
+            TrainingError: the loss or the gradient became NaN or infinite. Only the batch is saved, no checkpoint.
         """
         run = self.recipe.run
         curves = Curves(self.folder, self.step) if self.accelerator.is_main_process else None
@@ -160,7 +172,7 @@ class Run:
             Loader(self.batch, self.step, self.recipe.steps, self.workers, pin) as loader,
             warnings.catch_warnings(),
         ):
-            # Of 1x1 convolutions, whose memory formats are one and the same; DDP copes.
+            # From 1x1 convolutions, whose strides are ambiguous; DDP handles them.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             pending: list[Tensor] = []
             while self.step < self.recipe.steps and not stopping:
@@ -186,15 +198,15 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Steps taken."""
+        """Number of steps done."""
         return self.stepper.step
 
     def averaged(self) -> Network:
-        """The network with averaged weights, in eval mode."""
+        """Return the network with averaged weights, in eval mode."""
         return self.stepper.averaged()
 
     def save(self, validation: Validation | None = None) -> None:
-        """Write the checkpoint, and keep it as the best one if `validation` says so; only the main process does."""
+        """Write a checkpoint, and keep it as the best one if `validation` is. Only the main process writes."""
         if not self.accelerator.is_main_process:
             return
         better = validation is not None and (self.best is None or validation.mean > self.best[1])
@@ -213,9 +225,9 @@ class Run:
             checkpoint.keep_best(self.folder)
 
     def _read(self, pending: list[Tensor], stop: bool) -> tuple[list[tuple[float, float]], bool]:
-        """Losses and norms of the last steps, and whether any process is to stop, the same in all of them.
+        """Return losses and gradient norms of the last steps, and whether to stop; the same in all processes.
 
-        Nothing is saved before its loss was read here, so that no checkpoint holds what came after an accident.
+        Every loss is read here before a checkpoint is saved, so no checkpoint holds weights from after a divergence.
         """
         values = torch.stack([*pending, pending[0].new_tensor([float(stop), 0.0])])
         if self.accelerator.num_processes > 1:
@@ -223,7 +235,7 @@ class Run:
         *losses, (stopping, _) = values.tolist()
         for index, (loss, norm) in enumerate(losses, self.step - len(losses)):
             if not np.isfinite(loss) or not np.isfinite(norm):
-                self._tell_diverged(index, *(("loss", loss) if not np.isfinite(loss) else ("gradient's norm", norm)))
+                self._tell_diverged(index, *(("loss", loss) if not np.isfinite(loss) else ("gradient norm", norm)))
         return [(loss, norm) for loss, norm in losses], stopping > 0
 
     def _tell_diverged(self, step: int, what: str, value: float) -> None:
@@ -239,7 +251,7 @@ class Run:
         )
 
     def _note(self, progress: Progress, curves: Curves | None) -> None:
-        """Write the means since the last line; those since a checkpoint's last line are in the checkpoint."""
+        """Write the means since the last line. A checkpoint stores the values that aren't written yet."""
         self._interval.append((progress.loss, progress.grad_norm))
         if progress.step % self.recipe.run.log_steps == 0 or progress.step == self.recipe.steps:
             losses, norms = zip(*self._interval, strict=True)
@@ -253,17 +265,17 @@ class Run:
             curves.write({"step": progress.step} | scores)
 
     def _together(self, load: Callable[[], _Loaded]) -> _Loaded:
-        """What `load` returns, called first in one process of each machine; if it fails in one it fails in all."""
+        """Call `load` first in one process of each machine, then in the others. If one fails, all fail."""
         loaded, problem = None, None
         with self.accelerator.local_main_process_first():
             try:
                 loaded = load()
             except (KBNetError, OSError) as error:
-                problem = error  # raised when nobody waits for this process any more
+                problem = error  # raised below, when no process waits for this one
         if self.accelerator.num_processes > 1:
             failed = torch.tensor(float(loaded is None), device=self.accelerator.device)
             if float(self.accelerator.reduce(failed, "sum")) and problem is None:
-                problem = TrainingError("another process could not read the data")
+                problem = TrainingError("another process couldn't read the data; see its error message")
         if problem is not None:
             raise problem
         assert loaded is not None
@@ -274,4 +286,4 @@ class Run:
         self.best = state.get("best")
         self._interval = list(state.get("interval", []))
         if self.best is not None and self.best[0] == self.step and self.accelerator.is_main_process:
-            checkpoint.keep_best(self.folder)  # as it was killed between the two
+            checkpoint.keep_best(self.folder)  # the run was killed before it could

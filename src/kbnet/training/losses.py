@@ -1,4 +1,4 @@
-"""What training minimises; every loss is a mean over patches, so that parts of a batch add up to the whole."""
+"""Losses. Each is a mean over patches, so that the parts of a batch add up to the whole."""
 
 import torch
 from torch import Tensor
@@ -6,11 +6,11 @@ from torch import Tensor
 from kbnet.training.recipe import LossSection
 
 _TINY = 1e-8
-"""Added to a mean squared error: the PSNR of two equal patches is 80 dB and not infinite."""
+"""Added to a mean squared error, so that the PSNR of identical patches is 80 dB instead of infinite."""
 
 
 def loss_of(section: LossSection, restored: Tensor, clean: Tensor) -> Tensor:
-    """The loss of float32 patches [B,C,H,W], a scalar.
+    """Compute the loss of float32 patches [B,C,H,W], nominally in [0,1]; returns a scalar.
 
     "psnr" is 10 log10 of each patch's mean squared error, its negative PSNR in dB (HINet, arXiv 2105.06086).
     """

@@ -1,4 +1,4 @@
-"""What takes a step: AdamW, or Muon for the matrices among the weights and AdamW for the rest."""
+"""Optimizers: AdamW, or Muon for weight matrices and AdamW for all other parameters."""
 
 import math
 from collections import defaultdict
@@ -14,11 +14,11 @@ from kbnet.training.recipe import OptimizerSection
 _MOMENTUM = 0.95
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-"""Of Muon, as its author publishes them; torch.optim.Muon has the same."""
+"""Muon's published constants, the same as in torch.optim.Muon."""
 
 
 def make_optimizer(model: nn.Module, section: OptimizerSection) -> Optimizer:
-    """The optimiser of a recipe, for a network on its device."""
+    """Create the optimizer of a recipe for a network that is already on its device."""
     if section.kind == "muon":
         return MuonAdamW(model, section)
     return _adamw(model.parameters(), section)
@@ -27,12 +27,11 @@ def make_optimizer(model: nn.Module, section: OptimizerSection) -> Optimizer:
 class MuonAdamW(Optimizer):
     """Muon for the weights of full convolutions, AdamW for everything else, under one learning rate.
 
-    A weight of shape [O,I,k,k] is the matrix [O,I*k*k] to Muon; grouped convolutions, bases, scales and biases are no
-    such matrices.
+    Muon treats a weight [O,I,k,k] as a matrix [O,I*k*k]. AdamW handles grouped convolutions, bases, scales and biases.
 
     Args:
-        model: whose parameters are optimised.
-        section: learning rate and weight decay of both, betas of AdamW.
+        model: the network to optimize.
+        section: learning rate and weight decay of both, and betas of AdamW.
     """
 
     def __init__(self, model: nn.Module, section: OptimizerSection) -> None:
@@ -48,35 +47,35 @@ class MuonAdamW(Optimizer):
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; `closure` is as in torch's optimisers."""
+        """Take one step; `closure` works as in torch's optimizers."""
         loss = None if closure is None else closure()
         self.muon.step()
         self.adamw.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of both."""
+        """Return the states of both optimizers."""
         return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the states of both."""
+        """Load the states of both optimizers."""
         self.muon.load_state_dict(state_dict["muon"])
         self.adamw.load_state_dict(state_dict["adamw"])
         self._share_groups()
 
 
 class Muon(Optimizer):
-    """Steps along the nearest orthogonal matrix of the momentum, so that all directions a layer has move equally far.
+    """Muon: steps along the orthogonal matrix nearest to the momentum.
 
-    Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), with the steps scaled to the root
-    mean square of AdamW's (arXiv 2502.16982, section 2.2), so that the same learning rate and weight decay suit both.
-    torch.optim.Muon computes the same for matrices one by one; small networks have a hundred small ones, and batches of
-    equal shapes take a quarter of its time.
+    Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). Steps are scaled to the root mean
+    square of AdamW's (arXiv 2502.16982, section 2.2), so that the same learning rate and weight decay suit both.
+    torch.optim.Muon computes the same, one matrix at a time. Small networks have a hundred small matrices; batching
+    those of equal shape takes a quarter of the time.
 
     Args:
-        parameters: of at least two dimensions; all but the first make the columns of the matrix.
+        parameters: parameters with at least two dimensions; all but the first form the columns of the matrix.
         lr: learning rate.
-        weight_decay: decoupled, times the learning rate.
+        weight_decay: decoupled weight decay, multiplied by the learning rate.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float) -> None:
@@ -84,7 +83,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; `closure` is as in torch's optimisers."""
+        """Take one step; `closure` works as in torch's optimizers."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
@@ -94,14 +93,14 @@ class Muon(Optimizer):
                     self.state[p]["momentum"] = torch.zeros_like(p)
             momenta = [self.state[p]["momentum"] for p in parameters]
             torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
-            directions = torch._foreach_lerp(gradients, momenta, _MOMENTUM)  # Nesterov's
+            directions = torch._foreach_lerp(gradients, momenta, _MOMENTUM)  # Nesterov momentum
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(parameters, _orthogonal(directions), alpha=-group["lr"])
         return loss
 
 
 def _orthogonal(directions: Iterable[Tensor]) -> list[Tensor]:
-    """Each of the directions with its singular values near 1, scaled to the root mean square 0.2 of AdamW's steps."""
+    """Bring the singular values of each direction near 1 and scale to AdamW's root mean square of 0.2."""
     directions = list(directions)
     by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, direction in enumerate(directions):
@@ -117,7 +116,7 @@ def _orthogonal(directions: Iterable[Tensor]) -> list[Tensor]:
 
 
 def newton_schulz(matrices: Tensor) -> Tensor:
-    """Matrices [M,R,C], R <= C, with the same singular vectors and singular values near 1 (0.7 to 1.2), bfloat16."""
+    """Return bfloat16 matrices [M,R,C], R <= C, with the same singular vectors and singular values of 0.7 to 1.2."""
     a, b, c = _QUINTIC
     x = matrices.bfloat16()
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]

@@ -1,14 +1,14 @@
-"""How fast a run goes: steps a second, and what part of the time it waits for data."""
+"""Measures the speed of a run: steps per second, and the fraction of time spent waiting for data."""
 
 import time
 
-_SMOOTHING = 0.98  # of the rate and the loader's share
+_SMOOTHING = 0.98  # decay per step of the running averages
 
 
 class Pace:
-    """Steps a second and the loader's share of the time, of the last steps more than of the first.
+    """Running averages of the steps per second and of the loader's share of the time, weighted towards recent steps.
 
-    The very first ones, for which everything starts up, are forgotten once there are others.
+    The first steps include start-up costs; they are dropped as soon as later ones are known.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Pace:
         self._seen = waited
 
     def resume(self) -> None:
-        """Go on timing, after a validation or checkpoint."""
+        """Resume timing after a validation or checkpoint."""
         self._since = time.perf_counter()
 
     @property

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step, so that a resumed run needs no schedule state."""
+"""The learning rate as a function of the step. Resuming a run therefore needs no schedule state."""
 
 import math
 
@@ -6,7 +6,7 @@ from kbnet.training.recipe import Recipe
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of step `step`, counted from 0: linear warm-up, constant, then down to the last step, or cycles."""
+    """Return the learning rate of a step, counted from 0: linear warm-up, then constant and decay, or cycles."""
     o = recipe.optimizer
     if step < o.warmup_steps:
         return o.lr * (step + 1) / o.warmup_steps

@@ -1,4 +1,4 @@
-"""How the processes of a run share its batches."""
+"""Splits batches between the processes of a run."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from kbnet.training.recipe import Recipe
 
 @dataclass
 class Share:
-    """The batches of one process: `share(step)` gives its part of the whole batch, on the CPU."""
+    """The batches of one process: `share(step)` returns its part of the whole batch, on the CPU."""
 
     patches: PhotoPatches
     recipe: Recipe
@@ -20,13 +20,13 @@ class Share:
     processes: int
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Clean and degraded patches, the same whenever the step comes again."""
+        """Return clean and degraded patches [B,C,H,W]. The same step always gives the same patches."""
         phase = self.recipe.phase_at(step)
         return self.patches.batch(step, phase.batch, phase.patch, part_of(phase.batch, self.index, self.processes))
 
 
 def default_workers(device: torch.device, processes: int) -> int:
-    """Loader processes for each training process: a GPU wants several."""
+    """Choose the number of loader processes per training process; a GPU needs several."""
     cores = (os.cpu_count() or 1) // processes
     if device.type == "cpu":
         return 1 if cores > 1 else 0
@@ -34,5 +34,5 @@ def default_workers(device: torch.device, processes: int) -> int:
 
 
 def part_of(count: int, index: int, parts: int) -> slice:
-    """The `index`-th of `parts` nearly equal parts of `count` things."""
+    """Return the `index`-th of `parts` nearly equal parts of `count` items."""
     return slice(count * index // parts, count * (index + 1) // parts)

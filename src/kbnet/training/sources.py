@@ -1,4 +1,4 @@
-"""From a recipe and folders on disk to the sets that patches are cut from, and the photos held out of them."""
+"""Loads the data of a recipe: the photo sets for training, and the photos held out for validation."""
 
 import dataclasses
 import logging
@@ -20,17 +20,17 @@ _DRAWN, _DRAWN_SIDE, _DRAWN_CLEAN_SHARE = 128, 256, 0.3
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Photos or pairs of one source that are validated on: clean pixels, and degraded ones of pairs."""
+    """Validation photos or pairs of one source: clean pixels, and for pairs degraded ones."""
 
     source: SourceSection
     photos: list[tuple[Pixels, Pixels | None]]
 
 
 def assign_folders(sources: Sequence[SourceSection], data: Sequence[Path | str]) -> list[list[Path]]:
-    """Folders of each source, out of those given as FOLDER or NAME=FOLDER.
+    """Assign folders, given as FOLDER or NAME=FOLDER, to sources.
 
-    NAME is the `folder` of one source. A plain folder serves every source not named: one without a `folder` as it is,
-    one with a `folder` by what it holds under that name.
+    NAME is the `folder` of a source. Plain folders serve all sources without a NAME=FOLDER: a source without `folder`
+    uses them directly, others use their subfolder of that name.
 
     Raises:
         InvalidInputError: a source has no folder.
@@ -52,10 +52,8 @@ def assign_folders(sources: Sequence[SourceSection], data: Sequence[Path | str])
             below = [folder / source.folder for folder in plain]
             folders = named.get(source.folder) or [folder for folder in below if folder.is_dir()]
         if not folders:
-            wanted = f"--data {source.folder}=FOLDER, or a --data with a folder {source.folder} in it"
-            raise InvalidInputError(
-                f"expected data for {source.label}: give {wanted if source.folder else '--data FOLDER'}"
-            )
+            wanted = f"--data {source.folder}=FOLDER, or a --data folder with a subfolder {source.folder}"
+            raise InvalidInputError(f"no data for {source.label}: give {wanted if source.folder else '--data FOLDER'}")
         assigned.append(folders)
     return assigned
 
@@ -63,13 +61,17 @@ def assign_folders(sources: Sequence[SourceSection], data: Sequence[Path | str])
 def load_sources(
     recipe: Recipe, data: Sequence[Path | str], channels: int, multiple: int, *, memory: int | None, cache: Path | None
 ) -> tuple[list[PhotoSet], list[HeldOut]]:
-    """Decode everything that a recipe trains and validates on, one entry a source.
+    """Decode all training and validation photos of a recipe.
 
     Args:
-        recipe: its sources, patch sizes and share of photos held out.
-        data: see `assign_folders`.
-        channels, multiple: of the network's input; held-out photos have at least `multiple` pixels a side.
+        recipe: its sources, patch sizes and validation settings are used.
+        data: folders; see `assign_folders`.
+        channels: channels of the network's input.
+        multiple: minimum side of validation photos, in pixels.
         memory, cache: see `decode_all`.
+
+    Returns:
+        Photo sets for training, and the held-out photos of each source.
 
     Raises:
         InvalidInputError: a source has no folder or no usable photo.
@@ -108,7 +110,7 @@ def load_sources(
 
 
 def _drawn_set(source: SourceSection, channels: int, patch: int) -> PhotoSet:
-    """Drawn pictures, degraded as the photos of a source are, but for a larger clean share."""
+    """Create synthetic pictures, degraded like the photos of a source but with a larger clean share."""
     assert source.degradation is not None
     degrade: Any = source.degradation.build()
     if hasattr(degrade, "clean_share"):

@@ -1,4 +1,4 @@
-"""Where a run starts: random weights, weights to fine-tune, or the checkpoint in its folder."""
+"""Starting points of a run: random weights, weights to fine-tune, or the checkpoint in its folder."""
 
 import logging
 from dataclasses import asdict, replace
@@ -17,14 +17,13 @@ _log = logging.getLogger(__name__)
 
 
 def initial_model(recipe: Recipe, folder: Path) -> Network:
-    """The network of a recipe in training mode, with the weights of `model.init` or random ones.
+    """Create the network of a recipe in training mode, with the weights of `model.init` or random ones.
 
-    A gray network may start from the weights of a colour one, and a KBNet-S from those of the same with fewer blocks.
-
-    The former are not asked for where a checkpoint replaces them: its run goes on where they are gone.
+    A gray network can start from the weights of a colour one, and a KBNet-S from those of one with fewer blocks. If the
+    folder has a checkpoint, `model.init` isn't loaded, so a run also resumes if those weights no longer exist.
 
     Raises:
-        RecipeError: there are no such weights, or they are of a network with other settings.
+        RecipeError: the weights don't exist, or belong to a network with other settings.
     """
     model = recipe.create_model()
     if recipe.model.init is None or (folder / checkpoint.NAME).exists():
@@ -41,17 +40,17 @@ def initial_model(recipe: Recipe, folder: Path) -> Network:
     if config != model.config:
         have, want = asdict(config), asdict(model.config)
         differing = [name for name in want if have.get(name) != want[name]]
-        known = f", {differing[0]} {have[differing[0]]} and not {want[differing[0]]}" if differing[0] in have else ""
+        known = f" ({differing[0]} is {have[differing[0]]}, not {want[differing[0]]})" if differing[0] in have else ""
         raise RecipeError(
-            f"model.init: {recipe.model.init} is a {start.family} with other settings than this recipe's "
-            f"{recipe.model.preset}{known}; weights start a run of their own network only, or of one with more blocks"
+            f"model.init: {recipe.model.init} is a {start.family} whose settings differ from this recipe's "
+            f"{recipe.model.preset}{known}; use weights of the same network, or of one with fewer blocks"
         )
     model.load_state_dict(state)
     return model
 
 
 def _as_gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a colour network for one channel: the mean of what it makes of a photo whose channels are equal."""
+    """Convert the weights of a colour network to gray: it then returns the mean of the channels for a gray photo."""
     gray = dict(state)
     gray["first.weight"] = state["first.weight"].sum(1, keepdim=True)
     for name in ("last.weight", "last.bias"):
@@ -61,7 +60,7 @@ def _as_gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_deeper(deep: KBNetSConfig, shallow: KBNetSConfig) -> bool:
-    """Whether the two differ in their numbers of blocks only, and `deep` has at least as many everywhere."""
+    """Whether the two differ only in their numbers of blocks, and `deep` has at least as many everywhere."""
     counts = [(*c.encoder_blocks, c.middle_blocks, *c.decoder_blocks) for c in (deep, shallow)]
     if len(counts[0]) != len(counts[1]):
         return False
@@ -75,10 +74,10 @@ def _is_deeper(deep: KBNetSConfig, shallow: KBNetSConfig) -> bool:
 
 
 def _deepened(state: dict[str, Tensor], model: KBNetS) -> dict[str, Tensor]:
-    """Weights of a network with fewer blocks for this one, which then computes the same.
+    """Extend the weights of a network with fewer blocks, so that this network computes the same.
 
-    The blocks that are new come last in their stage; with residual scales of zero they let everything pass, and learn
-    from the first step on, since the gradient of a scale does not vanish with it.
+    New blocks are the last of their stage. With residual scales of zero they are identities, but they learn from the
+    first step on, because the gradient of a zero scale isn't zero.
     """
     deep = {
         name: torch.zeros_like(value) if name.endswith((".fusion_scale", ".ffn_scale")) else value
@@ -88,10 +87,10 @@ def _deepened(state: dict[str, Tensor], model: KBNetS) -> dict[str, Tensor]:
 
 
 def resume(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
-    """The checkpoint of a run's folder; None if it has none.
+    """Load the checkpoint of a run's folder. Returns None if there is none.
 
     Raises:
-        TrainingError: it is damaged, or of another network or optimiser.
+        TrainingError: the checkpoint is damaged, or belongs to another network or optimizer.
     """
     state = checkpoint.load(folder)
     if state is None:
@@ -99,14 +98,14 @@ def resume(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     before = Recipe.model_validate_json(state["recipe"])
     if (before.model.preset, before.model.settings) != (recipe.model.preset, recipe.model.settings):
         raise TrainingError(
-            f"{folder} holds a run of {before.model.preset}, with other settings than this recipe's "
+            f"{folder} holds a run of {before.model.preset}, whose settings differ from this recipe's "
             f"{recipe.model.preset}; give another folder"
         )
     if before.optimizer.kind != recipe.optimizer.kind:
         raise TrainingError(
-            f"{folder} holds a run with {before.optimizer.kind}, and this recipe has {recipe.optimizer.kind}; give "
-            "another folder, and the weights of that run as model.init to go on from them"
+            f"{folder} holds a run with {before.optimizer.kind}, but this recipe uses {recipe.optimizer.kind}; give "
+            "another folder, and set model.init to that run's weights to continue from them"
         )
     if before != recipe:
-        _log.warning("the recipe changed since the checkpoint at step %d; going on with the new one", state["step"])
+        _log.warning("the recipe changed since the checkpoint at step %d; continuing with the new one", state["step"])
     return state

@@ -1,4 +1,4 @@
-"""One step of a training: the weights, their average and the optimizer, and what a batch does to them."""
+"""One training step: forward and backward pass, optimizer, and the average of the weights."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ from kbnet.training.sharing import part_of
 
 
 class Stepper:
-    """Everything that a step changes.
+    """Takes training steps, and holds everything that they change.
 
     Args:
-        recipe: what to train.
+        recipe: the recipe.
         accelerator: devices and processes.
-        model: its first weights.
+        model: the network with its initial weights.
 
     Attributes:
-        step: steps taken.
-        model, ema, optimizer: as they are after that step; `ema` averages the weights.
+        step: number of steps done.
+        model, ema, optimizer: the network, the exponential average of its weights, and the optimizer.
     """
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator, model: Network) -> None:
@@ -40,7 +40,7 @@ class Stepper:
         self._network = torch.compile(self.model) if recipe.run.compile else self.model
 
     def __call__(self, clean: Tensor, degraded: Tensor) -> Tensor:
-        """Take one step; its loss, as this process's share of the mean over processes, and the gradient's norm, [2]."""
+        """Take one step; returns the loss (this process's share of the mean over all) and the gradient norm, [2]."""
         phase, device = self.recipe.phase_at(self.step), self.accelerator.device
         clean, degraded = clean.to(device, non_blocking=True), degraded.to(device, non_blocking=True)
         degraded = degraded.contiguous(memory_format=torch.channels_last)
@@ -54,7 +54,7 @@ class Stepper:
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.run.bfloat16):
                     restored = self._network(degraded[part])
-                # Gradients are averaged over processes, whose shares may differ by a patch.
+                # Gradients are averaged over processes, whose shares of a batch can differ by a patch.
                 weight = len(clean[part]) * self.accelerator.num_processes / phase.batch
                 loss = loss_of(self.recipe.loss, restored.float(), clean[part]) * weight
                 self.accelerator.backward(loss)
@@ -67,9 +67,9 @@ class Stepper:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Follow the weights: an exponential average whose decay rises, so that the random start is soon forgotten.
+        """Update the exponential average. Its decay rises at first, so that it soon forgets the random initial weights.
 
-        Not by AveragedModel's own update, which waits for a GPU to know how often it was called: that is the step.
+        Doesn't use AveragedModel's own update, which synchronises with the GPU to read its step counter.
         """
         decay = min(self.recipe.run.ema, (1 + self.step) / (10 + self.step)) if self.step else 0.0
         current = self.accelerator.unwrap_model(self.model).parameters()
@@ -77,13 +77,13 @@ class Stepper:
         self.ema.n_averaged += 1
 
     def averaged(self) -> Network:
-        """The network with averaged weights, in eval mode."""
+        """Return the network with averaged weights, in eval mode."""
         network = self.ema.module.eval()
         assert isinstance(network, KBNetS | KBNetL)
         return network
 
     def state(self) -> dict[str, Any]:
-        """What the next step depends on."""
+        """Return everything that the next step depends on."""
         return {
             "step": self.step,
             "model": self.accelerator.unwrap_model(self.model).state_dict(),
@@ -92,19 +92,22 @@ class Stepper:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state of `state()`."""
+        """Load a state returned by `state()`."""
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             if "fused" in group:
-                group["fused"] = self.accelerator.device.type in ("cpu", "cuda")  # a checkpoint may say otherwise
+                group["fused"] = self.accelerator.device.type in (
+                    "cpu",
+                    "cuda",
+                )  # the checkpoint may come from another device
         self.step = state["step"]
 
 
 @contextlib.contextmanager
 def products(tf32: bool) -> Iterator[None]:
-    """Whether a GPU may multiply float32 matrices, those of convolutions too, in TF32."""
+    """Allow or forbid TF32 for float32 matrix products and convolutions on GPUs, inside the context manager."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = tf32

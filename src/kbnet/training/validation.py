@@ -1,4 +1,4 @@
-"""Validation on photos held out, by a protocol that never changes: fixed crops, fixed seeds."""
+"""Validation on held-out photos by a fixed protocol: fixed crops and fixed seeds."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,22 +18,28 @@ from kbnet.models import Network
 from kbnet.training.sources import HeldOut
 
 SIGMAS = (15.0, 25.0, 50.0)
-"""Of the protocol for Gaussian noise, as published; those in the range that is trained on."""
+"""Published noise levels for Gaussian noise, on a scale of 255; those in the training range are used."""
 
 CROP = 256
-"""Side of the centre crops, pixels; smaller photos are used as they are."""
+"""Side of the centre crops in pixels; smaller photos are used whole."""
 
 PICTURES = 2
-"""Photos of each protocol that are shown."""
+"""Number of photos per protocol in the pictures of a validation."""
 
-_HIGHEST = 60.0  # dB; a crop that is hardly degraded, or restored without any error, would else outweigh the others
+_HIGHEST = 60.0  # dB; limits the weight of crops that are hardly degraded or restored perfectly
 
 Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Validation:
-    """PSNR in dB after rounding to 8 bits by protocol, and pictures: degraded, restored and clean side by side."""
+    """The result of a validation.
+
+    Attributes:
+        scores: PSNR in dB of the restored crops, rounded to 8 bits, by protocol.
+        inputs: PSNR in dB of the degraded crops, by protocol.
+        pictures: some crops, with degraded, restored and clean side by side.
+    """
 
     scores: dict[str, float]
     inputs: dict[str, float]
@@ -41,7 +47,7 @@ class Validation:
 
     @property
     def mean(self) -> float:
-        """Over the protocols; the higher, the better the weights."""
+        """Mean score in dB over the protocols; higher is better."""
         return float(np.mean(list(self.scores.values())))
 
 
@@ -50,7 +56,7 @@ class Validator:
 
     Args:
         held_out: photos or pairs of every source.
-        multiple: what the network wants its input's sides to be a multiple of.
+        multiple: the network's `input_multiple`; crops have sides that are multiples of it.
     """
 
     def __init__(self, held_out: Sequence[HeldOut], multiple: int = 1) -> None:
@@ -61,7 +67,7 @@ class Validator:
 
     @torch.inference_mode()
     def __call__(self, network: Network, accelerator: Accelerator) -> Validation:
-        """Score a network in eval mode; each process restores its share, and all know the result."""
+        """Score a network in eval mode. Each process restores its share, and all return the same scores."""
         scores, pictures = {}, {}
         for name, images in self.protocols.items():
             total, mine = 0.0, range(accelerator.process_index, len(images), accelerator.num_processes)
@@ -82,13 +88,13 @@ def _protocols(held_out: HeldOut, multiple: int) -> dict[str, list[tuple[Image, 
     source = held_out.source
     degrade = None if source.degradation is None else source.degradation.build()
     if source.degradation is not None and source.degradation.kind == "gaussian":
-        low, high = getattr(degrade, "sigma")  # noqa: B009  # every degradation of this kind has one
+        low, high = getattr(degrade, "sigma")  # noqa: B009  # every degradation of this kind has a sigma
         sigmas = [sigma for sigma in SIGMAS if low <= sigma <= high] or [(low + high) / 2]
         prefix = "" if source.folder is None else f"{source.folder} "
         crops = [_centre(clean, multiple) for clean, _ in held_out.photos]
         return {f"{prefix}sigma {sigma:g}": [(noisy(clean, sigma), clean) for clean in crops] for sigma in sigmas}
     if getattr(degrade, "clean_share", 0.0):
-        degrade = dataclasses.replace(cast(Any, degrade), clean_share=0.0)  # nothing to restore there
+        degrade = dataclasses.replace(cast(Any, degrade), clean_share=0.0)  # clean patches have nothing to restore
     images = []
     for index, (clean, degraded) in enumerate(held_out.photos):
         if degraded is not None:
@@ -104,7 +110,7 @@ def _protocols(held_out: HeldOut, multiple: int) -> dict[str, list[tuple[Image, 
 
 
 def _centre(photo: Pixels, multiple: int, margin: int = 0) -> Pixels:
-    """The centre crop with its margins, copied, so that the photo around it may go."""
+    """Copy the centre crop with its margins, so that the photo can be freed."""
     sides = [min(CROP, (extent - 2 * margin) // multiple * multiple) + 2 * margin for extent in photo.shape[:2]]
     top, left = ((extent - side) // 2 for extent, side in zip(photo.shape[:2], sides, strict=True))
     return np.array(photo[top : top + sides[0], left : left + sides[1]])
