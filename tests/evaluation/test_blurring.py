@@ -81,10 +81,10 @@ def test_every_photo_takes_one_kernel_of_each_kind_in_turn(tmp_path):
 def test_kernels_without_a_kind_in_their_names_are_all_taken(tmp_path):
     savemat(tmp_path / "any.mat", {"kernel": np.ones((3, 3))})
     assert [*kernels_from(tmp_path / "any.mat")] == ["kernels"]
-    with pytest.raises(InvalidInputError, match="found none"):
+    with pytest.raises(InvalidInputError, match="no blur kernels"):
         kernels_from(save(tmp_path / "empty" / "x" / "1.png", texture()).parent.parent)
 
 
 def test_a_photo_smaller_than_a_kernels_reach_is_refused():
-    with pytest.raises(InvalidInputError, match="leaves 32 pixels a side"):
+    with pytest.raises(InvalidInputError, match="must leave at least 32 pixels per side"):
         blurred(texture(39, 80), torch.full((9, 11), 1 / 99), 0.0)

@@ -44,7 +44,7 @@ def test_charts_take_no_data_and_other_benchmarks_need_some(tmp_path):
     assert len(session.chosen(session.samples())) == 2
     with pytest.raises(InvalidInputError, match="draws its pictures, so it takes no --data"):
         open_session("charts", tmp_path)
-    with pytest.raises(InvalidInputError, match="expected --data FOLDER for the benchmark clean: a folder of clean"):
+    with pytest.raises(InvalidInputError, match="the benchmark clean needs --data FOLDER: a folder of clean"):
         open_session("clean")
 
 

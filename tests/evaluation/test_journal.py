@@ -68,14 +68,14 @@ def test_what_failed_is_tried_again(path):
 
 def test_rows_of_other_settings_are_refused_and_the_difference_named(path):
     Journal(path, SETTINGS)
-    with pytest.raises(InvalidInputError, match="other settings: sha256 was 'abc' and is 'def'"):
+    with pytest.raises(InvalidInputError, match="other settings: sha256 was 'abc', now 'def'"):
         Journal(path, SETTINGS | {"sha256": "def"}, resume=True)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": 1}', '{"settings": {}, "images": [{}]}'])
 def test_a_file_of_another_kind_is_not_gone_on_with(content, path):
     path.write_text(content)
-    with pytest.raises(InvalidInputError, match="expected results of kbnet evaluate"):
+    with pytest.raises(InvalidInputError, match="can't resume, not results of kbnet evaluate"):
         Journal(path, SETTINGS, resume=True)
     with pytest.raises(OutputExistsError, match="--overwrite"):
         Journal(path, SETTINGS)
@@ -84,7 +84,7 @@ def test_a_file_of_another_kind_is_not_gone_on_with(content, path):
 
 def test_an_interrupted_evaluation_is_not_begun_over_unasked(path):
     Journal(path, SETTINGS).add(ROWS[0])
-    with pytest.raises(OutputExistsError, match="interrupted here; go on with --resume"):
+    with pytest.raises(OutputExistsError, match="interrupted here; continue with --resume"):
         Journal(path, SETTINGS)
     assert Journal(path, SETTINGS, overwrite=True).rows == {}
     assert Journal(path, SETTINGS, resume=True).rows == {}

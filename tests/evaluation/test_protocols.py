@@ -179,7 +179,7 @@ def test_a_pair_of_two_sizes_and_a_broken_picture_are_named_and_the_others_measu
     (tmp_path / "target" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     rows = measure("pairs", tmp_path)
     assert [row.error is None for row in rows] == [True, False, False, True]
-    assert "expected a pair of one size, got 20x20" in rows[1].error
+    assert "expected a pair of the same size, got 20x20" in rows[1].error
     assert "3.png" in rows[2].error
     assert summarise(rows)["all"]["pictures"] == 2
 

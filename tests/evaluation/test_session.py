@@ -73,5 +73,5 @@ def test_options_that_a_benchmark_does_not_take_are_refused(photos):
     for options in ({"sigmas": [5.0]}, {"kernels": photos}):
         with pytest.raises(InvalidInputError, match="so it takes no"):
             open_session("clean", photos, **options)
-    with pytest.raises(InvalidInputError, match="expected a folder"):
+    with pytest.raises(InvalidInputError, match="is not a folder"):
         open_session("clean", photos / "gone")

@@ -42,9 +42,9 @@ def test_the_mat_file_holds_a_cell_for_every_block_the_time_and_the_name(blocks,
 
 
 def test_a_missing_block_another_dtype_and_another_ending_are_refused(blocks, tmp_path):
-    with pytest.raises(InvalidInputError, match=r"named .csv or .mat, got blocks.npy"):
+    with pytest.raises(InvalidInputError, match=r"ending in .csv or .mat, got blocks.npy"):
         write(tmp_path / "blocks.npy", blocks)
-    with pytest.raises(InvalidInputError, match=r"all 6 blocks, 1 are missing, first \(0, 1\)"):
+    with pytest.raises(InvalidInputError, match=r"1 of 6 blocks are missing, the first is \(0, 1\)"):
         write(tmp_path / "a.csv", {key: block for key, block in blocks.items() if key != (0, 1)})
     with pytest.raises(InvalidInputError, match="uint8 blocks"):
         write(tmp_path / "a.csv", blocks | {(1, 1): blocks[1, 1] / 255})

@@ -74,7 +74,7 @@ def error_of(image, clean):
 def test_a_loss_above_a_tenth_of_a_decibel_is_refused():
     check(Quality(20, 30, 29.91, 4))
     check(Quality(20, 30, 30.2, 4))
-    with pytest.raises(ExportError, match=r"restores 0.11 dB worse \(29.89 instead of 30.00 dB on 4 crops\)"):
+    with pytest.raises(ExportError, match=r"8 bits cost 0.11 dB \(29.89 instead of 30.00 dB on 4 crops\)"):
         check(Quality(20, 30, 29.89, 4))
     with pytest.raises(ExportError):
         check(Quality(20, 30, float("nan"), 4))
@@ -141,9 +141,9 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path, photos):
     def facts(**fields):
         return graph_facts(network, **{"task": "denoise"} | fields)
 
-    with pytest.raises(InvalidInputError, match="nothing says how clean photos are degraded for the task ''"):
+    with pytest.raises(InvalidInputError, match="the task '' has no known degradation for clean photos"):
         Photographs(photos, facts(task=""))
-    with pytest.raises(InvalidInputError, match=r"at least 8 photographs of 512 pixels .* found 0"):
+    with pytest.raises(InvalidInputError, match=r"at least 8 photographs with at least 512 pixels .* found 0"):
         Photographs(photos, facts(tile=512))
     with pytest.raises(InvalidInputError, match="drop --context"):
         export_int8(network, tmp_path / "g.xml", facts(pooled=True), photos)

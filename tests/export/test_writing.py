@@ -54,7 +54,7 @@ def test_a_graph_that_differs_is_not_written_and_leaves_an_older_file_alone(tmp_
     right = Layers.scaled
     monkeypatch.setattr(Layers, "scaled", lambda self, x, scale, name: right(self, x, scale * 1.01, name))
     with pytest.raises(
-        ExportError, match=r"differs from PyTorch by .* for 48 x 64, allowed 0.0001; nothing was written"
+        ExportError, match=r"differs from PyTorch by .* for 48 x 64 \(limit 0.0001\), so nothing was written"
     ):
         export_model(network, path, graph_facts(network), format=runtime, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -118,13 +118,13 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 64, "pooled": True}, "needs nothing from outside of a tile"),
+        ({"window": 64, "pooled": True}, "doesn't use a shared one"),
         ({"pooled": True, "tile": 64}, "without --uint8 and --tile"),
         ({"pooled": True, "uint8": True}, "without --uint8 and --tile"),
-        ({"tile": 72}, "expected a tile of a multiple of 16 pixels, at least 64, got 72"),
-        ({"tile": 48}, "expected a tile of a multiple of 16 pixels, at least 64, got 48"),
-        ({"window": 200}, "a window of 200 pixels cannot be exported"),
-        ({"window": 60}, "a window of 60 pixels cannot be exported"),
+        ({"tile": 72}, "expected a tile size that is a multiple of 16 and at least 64, got 72"),
+        ({"tile": 48}, "expected a tile size that is a multiple of 16 and at least 64, got 48"),
+        ({"window": 200}, "can't export a window of 200 pixels"),
+        ({"window": 60}, "can't export a window of 60 pixels"),
         ({"dtype": "bfloat16"}, "onnx files hold float32"),
     ],
     ids=str,
@@ -201,5 +201,5 @@ def test_a_torch_program_equals_the_network(tmp_path, dtype):
     with torch.inference_mode():
         found, expected = program.module()(x, None), network(x)
     np.testing.assert_allclose(found.float().numpy(), expected.numpy(), atol=1e-4 if dtype == "float32" else 3e-2)
-    with pytest.raises(InvalidInputError, match="averages over its whole input"):
+    with pytest.raises(InvalidInputError, match="average over the whole input"):
         export_model(network, tmp_path / "h.pt2", graph_facts(network, window=64), format="torch-export")

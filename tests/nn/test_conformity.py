@@ -336,7 +336,7 @@ def test_reasons_name_the_place():
         (a_patched_forward, "gate has an instance attribute forward"),
         (pruned, "ffn_in has a hook"),
         (kernels_of_another_size, "static_branch.1 has padding (2, 2), not (1, 1)"),
-        (a_weight_that_is_no_parameter, "fusion_out has a weight of its own"),
+        (a_weight_that_is_no_parameter, "fusion_out has an instance attribute weight"),
         (a_parameter_of_another_type, "a parameter of the module is not a plain strided tensor"),
     ]:
         block = block_s()

@@ -125,8 +125,8 @@ def blurred(clean: Target, kernel: Tensor, sigma: float) -> tuple[Image, Target]
     height, width = clean.shape[:2]
     if min(height - 2 * rows, width - 2 * columns) < _LEAST_LEFT:
         raise InvalidInputError(
-            f"expected a photo that leaves {_LEAST_LEFT} pixels a side within the reach of a kernel of "
-            f"{kernel.shape[0]} x {kernel.shape[1]}, got {width} x {height}"
+            f"a photo of {width} x {height} pixels is too small for a kernel of {kernel.shape[1]} x {kernel.shape[0]}; "
+            f"cropping by its radius must leave at least {_LEAST_LEFT} pixels per side"
         )
     channels = np.atleast_3d(clean).transpose(2, 0, 1).astype(np.float64) / 255
     soft = blur(torch.from_numpy(channels), kernel.double()).permute(1, 2, 0).numpy().reshape(clean.shape)

@@ -35,7 +35,7 @@ class Journal:
         self.rows: dict[str, Row] = {}
         self._place = path.with_name(f"{path.name}.rows")
         if not path.parent.is_dir():
-            raise InvalidInputError(f"{path}: its folder doesn't exist; create it first")
+            raise InvalidInputError(f"{path}: its folder does not exist; create it first")
         if not resume and not overwrite:
             if self._place.exists():
                 raise OutputExistsError(

@@ -1,4 +1,4 @@
-"""Networks as files for other runtimes: ONNX, OpenVINO, torch.export. `kbnet.inference` runs them."""
+"""Exports networks for other runtimes: ONNX, OpenVINO and torch.export. `kbnet.inference` runs the files."""
 
 from kbnet.export.write import ENDINGS, export_int8, export_model, graph_facts
 

@@ -1,4 +1,4 @@
-"""An ONNX graph put together node by node: names, constants, and the few helpers that every layer needs."""
+"""Builds an ONNX graph node by node: names, constants, and a few helpers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 18
-"""The lowest with the reductions and splits that are used here, known to runtimes since early 2023. Later ones add
-nothing to it: LayerNormalization is of 17, and Gelu (20) is recognised in its parts."""
+"""The lowest opset with the reductions and splits used here, supported by runtimes since early 2023. Later ones bring
+no benefit: LayerNormalization came with 17, and runtimes recognise the parts of Gelu (20)."""
 
-IR_VERSION = 8  # that of the first onnx release with this opset
+IR_VERSION = 8  # of the first onnx release with this opset
 
 
 class Builder:
-    """Collects nodes and constants; values are handled by their names."""
+    """Collects nodes and constants. Values are referred to by name."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -36,16 +36,16 @@ class Builder:
         return names
 
     def weight(self, name: str, values: NDArray[Any]) -> str:
-        """A named constant."""
+        """Add a named constant, and return its name."""
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
     def floats(self, *values: float, shape: Sequence[int] | None = None) -> str:
-        """A float32 constant, by default of one axis; equal ones are stored once."""
+        """Add a float32 constant, one-dimensional by default, and return its name. Equal constants are stored once."""
         return self._small(np.array(values, np.float32).reshape([len(values)] if shape is None else shape))
 
     def ints(self, *values: int, scalar: bool = False) -> str:
-        """An int64 constant of one axis, or a scalar; equal ones are stored once."""
+        """Add an int64 constant, one-dimensional or a scalar, and return its name. Equal constants are stored once."""
         return self._small(np.array(values[0] if scalar else values, np.int64))
 
     def _small(self, array: NDArray[Any]) -> str:
@@ -55,12 +55,12 @@ class Builder:
         return self._known[key]
 
     def lengths(self, x: str) -> tuple[str, str]:
-        """Height and width of [B,C,H,W], int64 [1] each."""
+        """Add nodes for the height and width of [B,C,H,W], int64 [1] each."""
         return self.node("Shape", x, start=2, end=3), self.node("Shape", x, start=3, end=4)
 
     def indices(self, length: str) -> str:
-        """0, 1, ..., up to a length given as int64 [1]."""
-        # not Range: ONNX Runtime takes its scalar argument for one of one axis where the length is known
+        """Add nodes for 0, 1, ..., length - 1, where `length` is int64 [1]."""
+        # Not Range: ONNX Runtime treats its scalar argument as one-dimensional if the length is known.
         ones = self.node("ConstantOfShape", length, value=helper.make_tensor("value", TensorProto.INT64, [1], [1]))
         return self.node("CumSum", ones, self.ints(0, scalar=True), exclusive=1)
 
@@ -72,7 +72,7 @@ class Builder:
         version: str,
         defaults: Mapping[str, NDArray[Any]],
     ) -> onnx.ModelProto:
-        """The whole graph, checked, with facts as its metadata; inputs with a default need not be given."""
+        """Return the checked graph, with `facts` as its metadata. Inputs with a default are optional."""
         given = [numpy_helper.from_array(values, name) for name, values in defaults.items()]
         graph = helper.make_graph(self.nodes, "kbnet", inputs, outputs, self.constants + given)
         model = helper.make_model(
@@ -88,11 +88,11 @@ class Builder:
 
 
 def float_value(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    """A float32 input or output; axes of unknown length have names."""
+    """Declare a float32 input or output; names stand for dynamic axes."""
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
 
 
 def value(name: str, kind: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    """An input or output of kind "uint8", "int64" or "bool"."""
+    """Declare an input or output with the dtype "uint8", "int64" or "bool"."""
     kinds = {"uint8": TensorProto.UINT8, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
     return helper.make_tensor_value_info(name, kinds[kind], list(shape))

@@ -1,4 +1,4 @@
-"""The layers of KBNet as plain ONNX operators; each follows the module of `kbnet.nn` of the same name."""
+"""The layers of KBNet as standard ONNX operators; each follows the module of the same name in `kbnet.nn`."""
 
 import math
 from typing import Any
@@ -21,23 +21,23 @@ from kbnet.nn import (
     TransposedAttention,
 )
 
-_SHORTEST = 1e-15  # least length of a query or key; in PyTorch 1e-12 / sqrt(pixels), and the pixels are not known here
+_SHORTEST = 1e-15  # minimum length of a query or key; PyTorch uses 1e-12 / sqrt(pixels), but pixels are unknown here
 
 
 class Layers:
-    """Writes layers into a graph; values are handled by their names, weights by those of the modules.
+    """Writes layers into a graph. Values are referred to by name, and weights have the names of the modules.
 
     Args:
-        builder: what is written to.
+        builder: builder of the graph.
         pooling: where averages over the image come from.
-        at_once: bases that one convolution applies.
+        at_once: number of bases that one convolution applies.
     """
 
     def __init__(self, builder: Builder, pooling: WholeInput, at_once: int = BASES_AT_ONCE) -> None:
         self.b, self.pooling, self.at_once = builder, pooling, at_once
 
     def convolution(self, x: str, layer: nn.Conv2d, name: str) -> str:
-        """[B,C,H,W] -> [B,D,h,w]."""
+        """Add a convolution, [B,C,H,W] -> [B,D,h,w]."""
         parameters = [self.b.weight(f"{name}.weight", array(layer.weight))]
         if layer.bias is not None:
             parameters.append(self.b.weight(f"{name}.bias", array(layer.bias)))
@@ -47,7 +47,7 @@ class Layers:
         )
 
     def sequence(self, x: str, layers: nn.Sequential, name: str) -> str:
-        """Convolutions, and resampling by two, in turn."""
+        """Add convolutions and resampling by two, one after another."""
         for number, layer in enumerate(layers):
             if isinstance(layer, nn.Conv2d):
                 x = self.convolution(x, layer, f"{name}.{number}")
@@ -61,12 +61,12 @@ class Layers:
     def _unshuffle(self, x: str, before: nn.Module) -> str:
         assert isinstance(before, nn.Conv2d)
         channels = before.out_channels
-        # SpaceToDepth puts the pixel before the channel, PyTorch the channel before the pixel
+        # SpaceToDepth orders channels by (pixel, channel), PyTorch by (channel, pixel).
         order = [pixel * channels + c for c in range(channels) for pixel in range(4)]
         return self.b.node("Gather", self.b.node("SpaceToDepth", x, blocksize=2), self.b.ints(*order), axis=1)
 
     def norm(self, x: str, layer: LayerNorm2d, name: str) -> str:
-        """Over the channels of each pixel."""
+        """Add layer norm over the channels of each pixel."""
         b = self.b
         weight, bias = (b.weight(f"{name}.{key}", array(getattr(layer, key))) for key in ("weight", "bias"))
         last = b.node("Transpose", x, perm=[0, 2, 3, 1])
@@ -74,25 +74,25 @@ class Layers:
         return b.node("Transpose", normal, perm=[0, 3, 1, 2])
 
     def gate(self, x: str) -> str:
-        """One half of the channels times the other."""
+        """Add a SimpleGate: one half of the channels times the other."""
         return self.b.node("Mul", *self.b.nodes_of("Split", 2, x, axis=1, num_outputs=2))
 
     def scaled(self, x: str, scale: Tensor, name: str) -> str:
-        """Times a learned value for each channel."""
+        """Add a multiplication by learned values, one per channel."""
         return self.b.node("Mul", x, self.b.weight(name, array(scale)))
 
     def coefficients(self, x: str, head: CoefficientHead, name: str) -> str:
-        """[B,C,H,W] -> [B,N,H,W]."""
+        """Add the coefficient head, [B,C,H,W] -> [B,N,H,W]."""
         hidden = self.gate(self.convolution(x, head.grouped, f"{name}.grouped"))
         expanded = self.scaled(self.convolution(hidden, head.expand, f"{name}.expand"), head.scale, f"{name}.scale")
         return self.b.node("Add", expanded, self.convolution(x, head.projection, f"{name}.projection"))
 
     def kernel_basis_attention(self, x: str, coefficients: str, kba: KernelBasisAttention, name: str) -> str:
-        """`y = sum_n a_n * (grouped_conv(x; W_n) + b_n)`, some bases at a time, which bounds the memory.
+        """Add `y = sum_n a_n * (grouped_conv(x; W_n) + b_n)`, a few bases at a time, which limits the memory.
 
-        One grouped convolution makes `at_once * C` channels, [B,C/G,n,G,pixels]; the coefficients weigh them, and a sum
-        over n leaves [B,C/G,G,pixels]. One basis at a time needs no reshaping. The biases are a 1x1 convolution of the
-        coefficients.
+        One grouped convolution computes `at_once * C` channels, [B,C/G,n,G,pixels]. They are multiplied by the
+        coefficients and summed over n, which gives [B,C/G,G,pixels]. A single basis at a time needs no reshaping. The
+        biases are a 1x1 convolution of the coefficients.
         """
         if self.at_once == 1:
             return self._one_by_one(x, coefficients, kba, name)
@@ -128,7 +128,7 @@ class Layers:
         return y
 
     def channel_branch(self, u: str, branch: ChannelBranch, level: int, name: str) -> str:
-        """[B,C,H,W] -> [B,D,1,1], or [B,D,H,W] from a window."""
+        """Add the channel branch, [B,C,H,W] -> [B,D,1,1], or [B,D,H,W] with a window."""
         b = self.b
         means, cell = self.pooling.grid(u, level)
         mixed = self.convolution(self.pooling.share(means, (branch.mix.in_channels, 1, 1)), branch.mix, f"{name}.mix")
@@ -138,7 +138,7 @@ class Layers:
         return b.node("Resize", mixed, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
 
     def fusion(self, u: str, block: KBBlockS | MultiAxisFusion, level: int, name: str) -> str:
-        """The product of the three branches of normalised features, before the last convolution."""
+        """Add the product of the three branches of normalised features, without the last convolution."""
         b = self.b
         v = self.sequence(u, block.adaptive_in, f"{name}.adaptive_in")
         a = self.coefficients(u, block.coefficients, f"{name}.coefficients")
@@ -151,13 +151,13 @@ class Layers:
         return b.node("Mul", b.node("Mul", adaptive, static), channel)
 
     def gelu(self, x: str) -> str:
-        """The exact one, of the error function."""
+        """Add the exact GELU, by the error function."""
         b = self.b
         inner = b.node("Add", b.node("Erf", b.node("Div", x, b.floats(math.sqrt(2), shape=()))), b.floats(1, shape=()))
         return b.node("Mul", b.node("Mul", x, inner), b.floats(0.5, shape=()))
 
     def block_s(self, x: str, block: KBBlockS, level: int, name: str) -> str:
-        """`KBBlockS`, [B,C,H,W] -> the same."""
+        """Add a `KBBlockS`, [B,C,H,W] -> [B,C,H,W]."""
         b = self.b
         merged = self.fusion(self.norm(x, block.fusion_norm, f"{name}.fusion_norm"), block, level, name)
         out = self.convolution(merged, block.fusion_out, f"{name}.fusion_out")
@@ -167,7 +167,7 @@ class Layers:
         return b.node("Add", x, self.scaled(out, block.ffn_scale, f"{name}.ffn_scale"))
 
     def block_l(self, x: str, block: KBBlockL, level: int, name: str) -> str:
-        """`KBBlockL`, [B,C,H,W] -> the same."""
+        """Add a `KBBlockL`, [B,C,H,W] -> [B,C,H,W]."""
         b = self.b
         u = self.norm(x, block.fusion_norm, f"{name}.fusion_norm")
         merged = self.fusion(u, block.fusion, level, f"{name}.fusion")
@@ -177,7 +177,7 @@ class Layers:
         return b.node("Add", x, self.transposed_attention(u, block.attention, level, f"{name}.attention"))
 
     def transposed_attention(self, x: str, layer: TransposedAttention, level: int, name: str) -> str:
-        """Attention between channels; its averages over pixels are shared as the channel branch's are."""
+        """Add attention across channels. Its averages over pixels are shared like those of the channel branch."""
         b, pooling, heads = self.b, self.pooling, layer.heads
         per_head = layer.out.in_channels // heads
         qkv = self.convolution(
@@ -202,6 +202,6 @@ class Layers:
 
 
 def array(values: Tensor) -> NDArray[Any]:
-    """A parameter as float32."""
+    """Convert a parameter to float32."""
     found: NDArray[Any] = values.detach().cpu().float().numpy()
     return np.array(found)

@@ -1,4 +1,4 @@
-"""A whole network as an ONNX graph: padding, layers, cropping, and what goes before and after them if it is wanted."""
+"""A whole network as an ONNX graph: padding, layers, cropping, and optional conversion from and to uint8."""
 
 import math
 from collections.abc import Sequence
@@ -21,30 +21,34 @@ from kbnet.models import KBNetS, Network
 from kbnet.nn import KBBlockL, KBBlockS
 
 PADDING = 8
-"""Sides are mirrored up to multiples of this, as the Restorer does, before the network's own padding with zeros."""
+"""Reflection pads sides to multiples of this, as in the Restorer, before the network's own zero padding."""
 
 
-_SMALLEST_TILE = 64  # as for the Restorer
+_SMALLEST_TILE = 64  # as in the Restorer
 
 
 def onnx_graph(
     network: Network, facts: GraphFacts, *, at_once: int = BASES_AT_ONCE, optional: bool = True
 ) -> tuple[onnx.ModelProto, GraphFacts]:
-    """The network as a graph of standard operators, and the facts with the shapes of its averages.
+    """Build the network as a graph of standard operators.
 
-    Input `image`, output `restored`: float32 [B,C,H,W] nominally in [0,1], or uint8 [H,W,C]; any height and width, or
-    those of `facts.tile`. With `facts.pooled` also the inputs `context` (float32 [K], the averages of a whole image),
-    `use_context` (bool [1]) and `halo` (int64 [1], pixels at each side that do not count), and the output `pooled`
-    (float32 [K], the averages that were used: given ones, or those of the batch, whose images are parts of one).
+    Input `image` and output `restored` are float32 [B,C,H,W] nominally in [0,1], or uint8 [H,W,C]; with any height and
+    width, or those of `facts.tile`. With `facts.pooled` there are also the inputs `context` (float32 [K], the averages
+    of a whole image), `use_context` (bool [1]) and `halo` (int64 [1], pixels at each side that averages leave out), and
+    the output `pooled` (float32 [K], the averages used: the given ones, or those of the batch, which then holds crops
+    of one image).
 
     Args:
-        network: on the CPU, and just what its settings say.
-        facts: what is wanted, from `kbnet.export.write.graph_facts`.
-        at_once: bases that one convolution applies.
-        optional: whether the three further inputs may be left out; not every runtime knows such inputs.
+        network: a network on the CPU that is exactly what its settings describe.
+        facts: options of the graph, from `kbnet.export.write.graph_facts`.
+        at_once: number of bases that one convolution applies.
+        optional: whether the three additional inputs have defaults; not every runtime supports that.
+
+    Returns:
+        The graph, and `facts` completed with the shapes of its averages.
 
     Raises:
-        InvalidInputError: facts that contradict each other.
+        InvalidInputError: options contradict each other.
     """
     b = Builder()
     levels = network.input_multiple.bit_length() - 1
@@ -72,7 +76,7 @@ def onnx_graph(
     if facts.uint8:
         result = b.node("Transpose", b.node("Squeeze", result, b.ints(0)), perm=[1, 2, 0])
         clipped = b.node("Clip", result, b.floats(0, shape=()), b.floats(1, shape=()))
-        # Round is half to even, as the Restorer rounds
+        # Round rounds half to even, as the Restorer does.
         b.nodes.append(onnx.helper.make_node("Cast", [_rounded(b, clipped)], ["restored"], to=2))
     else:
         b.nodes.append(onnx.helper.make_node("Identity", [result], ["restored"]))
@@ -101,16 +105,15 @@ def _rounded(b: Builder, clipped: str) -> str:
 def _pooling(b: Builder, facts: GraphFacts, multiple: int, levels: int) -> WholeInput:
     if facts.tile and (facts.tile % multiple or facts.tile < _SMALLEST_TILE):
         raise InvalidInputError(
-            f"expected a tile of a multiple of {multiple} pixels, at least {_SMALLEST_TILE}, got {facts.tile}"
+            f"expected a tile size that is a multiple of {multiple} and at least {_SMALLEST_TILE}, got {facts.tile}"
         )
     if facts.pooled and facts.window:
         raise InvalidInputError(
-            "a local context needs nothing from outside of a tile; give --context together with --window 0"
+            "a local context (--window) doesn't use a shared one; give --context together with --window 0"
         )
     if facts.pooled and (facts.uint8 or facts.tile):
         raise InvalidInputError(
-            "a shared context is gathered from crops, and tiles that share it are floats of any size; "
-            "give --context without --uint8 and --tile"
+            "a shared context needs float tiles of any size; give --context without --uint8 and --tile"
         )
     if facts.pooled:
         return PooledInput(b)
@@ -118,7 +121,7 @@ def _pooling(b: Builder, facts: GraphFacts, multiple: int, levels: int) -> Whole
 
 
 def _padded(b: Builder, image: str, multiple: int) -> str:
-    """Mirrored up to multiples of 8, however small the image is, then with zeros to the network's multiple."""
+    """Add reflection padding to multiples of 8, for images of any size, then zero padding to the network's multiple."""
     for axis, length in zip((2, 3), b.lengths(image), strict=True):
         index = b.indices(_up(b, length, PADDING))
         last = b.node("Sub", length, b.ints(1))
@@ -148,7 +151,7 @@ def _stage(layers: Layers, stage: nn.Module, x: str, level: int, name: str) -> s
 
 
 def _s(layers: Layers, network: KBNetS, image: str) -> str:
-    """`KBNetS.forward` on an image that needs no more padding."""
+    """Add `KBNetS.forward` for a padded image."""
     levels = len(network.encoder)
     x = layers.convolution(image, network.first, "first")
     skips = []
@@ -166,7 +169,7 @@ def _s(layers: Layers, network: KBNetS, image: str) -> str:
 
 
 def _l(layers: Layers, network: Network, image: str) -> str:
-    """`KBNetL.forward`."""
+    """Add `KBNetL.forward`."""
     assert not isinstance(network, KBNetS)
     levels = len(network.encoder)
     x = layers.convolution(image, network.first, "first")

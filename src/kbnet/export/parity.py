@@ -1,4 +1,4 @@
-"""Whether a graph computes what the network does."""
+"""Compares the outputs of an exported graph with those of the network."""
 
 from collections.abc import Iterator
 
@@ -14,33 +14,33 @@ from kbnet.nn import FullFrame, Gather, Local, Shared
 from kbnet.nn.fused import layers_alone
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
-"""Largest difference of a value nominally in [0,1]; that of bfloat16 is against the network in float32."""
+"""Largest allowed difference of values nominally in [0,1]. bfloat16 is compared with the network in float32."""
 
 SIZES = ((48, 64), (37, 53), (9, 101))
-"""Height and width of the compared images: multiples of 16, odd, and smaller than a window."""
+"""Height and width of the compared images: multiples of 16, odd sides, and a side smaller than a window."""
 
 MULTIPLES = ((48, 64), (64, 96), (112, 80))
-"""The same for a graph that takes multiples alone."""
+"""The same for graphs that only take multiples of 16."""
 
 _CROP, _HALO = 64, 8
 
 
 def compare(network: Network, facts: GraphFacts, run: Run) -> float:
-    """The largest difference between a graph and the network's own modules, over several sizes and all its contexts.
+    """Return the largest difference between a graph and the network's modules, over several sizes and all contexts.
 
-    Blocks run layer by layer: compiled kernels would be a third form, which passes over the same things as the graph.
+    The network runs layer by layer, because the compiled kernels would ignore the same changes to modules as the graph.
 
     Raises:
-        ExportError: it is above `TOLERANCE`, or the graph fails; the message names the size.
+        ExportError: the difference exceeds `TOLERANCE`; the message names the size.
     """
     largest = 0.0
     with torch.inference_mode(), layers_alone():
         for what, found, expected in _pairs(network, facts, run):
             difference = float((found.double() - expected.double()).abs().max())
-            if not difference <= TOLERANCE[facts.dtype]:  # NaN too
+            if not difference <= TOLERANCE[facts.dtype]:  # also true for NaN
                 raise ExportError(
-                    f"the exported graph differs from PyTorch by {difference:.2g} for {what}, allowed "
-                    f"{TOLERANCE[facts.dtype]:g}; nothing was written. Please report it with the model's name"
+                    f"the exported graph differs from PyTorch by {difference:.2g} for {what} (limit "
+                    f"{TOLERANCE[facts.dtype]:g}), so nothing was written; please report this with the model's name"
                 )
             largest = max(largest, difference)
     return largest
@@ -62,7 +62,7 @@ def _pairs(network: Network, facts: GraphFacts, run: Run) -> Iterator[tuple[str,
             image = (image * 255).round().to(torch.uint8)
             expected = network(reflect_pad(image / 255, 8), context)[:, :, :height, :width].clamp(0, 1) * 255
             found = torch.from_numpy(np.array(run({"image": image[0].permute(1, 2, 0).contiguous().numpy()})[0]))
-            # half a level is what rounding to whole ones may take
+            # Rounding to integers can change values by half a level.
             off = (found.permute(2, 0, 1) - expected[0]).abs() - 0.5
             yield what, off.clamp_min(0) / 255, torch.zeros_like(off)
             continue

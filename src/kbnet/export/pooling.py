@@ -1,7 +1,7 @@
-"""Where a graph's averages over the image come from: the contexts of `kbnet.nn.context` as operators.
+"""Contexts of `kbnet.nn.context` as graph operators: where averages over the image come from.
 
-WholeInput   FullFrame: each image of the batch averages over itself
-PooledInput  Gather and Shared in one graph: the batch's averages are an output, those of a whole image an input
+WholeInput   FullFrame: averages over each image of the batch separately
+PooledInput  Gather and Shared in one graph: outputs the averages of the batch, or takes those of a whole image as input
 Window       Local: averages over a window around each pixel
 """
 
@@ -14,35 +14,35 @@ from kbnet.nn import Local
 
 
 class WholeInput:
-    """Each image's own averages."""
+    """Averages over each image of the batch separately."""
 
     def __init__(self, builder: Builder) -> None:
         self.b = builder
 
     def begin(self, x: str) -> None:
-        """Told the padded image [B,C,H,W] before the first layer."""
+        """Start with the padded image [B,C,H,W], before the first layer."""
 
     def grid(self, u: str, level: int) -> tuple[str, int]:
-        """Means [B,C,h,w] of features [B,C,H,W] after `level` halvings of the resolution, and their cells' side."""
+        """Return means [B,C,h,w] of features at a level (0 = full resolution), and the side of a cell in pixels."""
         return self.b.node("ReduceMean", u, self.b.ints(2, 3)), 1
 
     def counted(self, flat: str, like: str, level: int) -> str:
-        """Features [B,heads,c,H*W] with zeros for pixels that do not count in averages."""
+        """Return features [B,heads,c,H*W] with zeros for pixels that averages leave out."""
         return flat
 
     def pixels(self, like: str, level: int) -> str:
-        """The number of pixels of [B,C,H,W] that count in averages, float32 of one value."""
+        """Return the number of pixels of [B,C,H,W] that averages include, as one float32 value."""
         b = self.b
         height, width = b.lengths(like)
         return b.node("Cast", b.node("Mul", height, width), to=1)
 
     def share(self, mean: str, shape: Sequence[int]) -> str:
-        """Turn this input's average [B,*shape] into the one to use."""
+        """Take the average [B,*shape] of this input and return the one to use."""
         return mean
 
 
 class PooledInput(WholeInput):
-    """Averages over the whole batch, or given ones, as the input `use_context` says; either way an output."""
+    """Averages over the whole batch, or given ones if the input `use_context` is true; an output in both cases."""
 
     def __init__(self, builder: Builder) -> None:
         super().__init__(builder)
@@ -84,11 +84,11 @@ class PooledInput(WholeInput):
         return used
 
     def _mask(self, u: str, level: int) -> tuple[str, str]:
-        """1 for rows [1,H] and columns [W,1] that count, 0 for those of the halo."""
+        """Return masks of rows [1,H] and columns [W,1]: 0 in the halo, 1 elsewhere."""
         b = self.b
         if level not in self._masks:
             height, width = b.lengths(u)
-            # the halo is in pixels of the input
+            # `halo` is in input pixels; scale it to this level.
             halo = b.node("Div", b.node("Mul", "halo", height), self._height)
             masks = []
             for length in (height, width):
@@ -105,15 +105,15 @@ class PooledInput(WholeInput):
 
 
 class Window(WholeInput):
-    """Sliding means over a window, as products with banded matrices: no sizes are known, and none are branched on.
+    """Sliding means over a window, as products with band matrices, so that the graph needs no fixed sizes or branches.
 
     Args:
-        window: side in pixels of the input.
-        multiple: of the padded input's sides; cells must divide it at every level, so that all of them are whole.
-        levels: how often the network halves the resolution.
+        window: side of the window in input pixels.
+        multiple: multiple of the padded input's sides; at every level, the side of a cell must divide it.
+        levels: number of times the network halves the resolution.
 
     Raises:
-        InvalidInputError: a cell would not be whole.
+        InvalidInputError: cells don't divide the input at every level.
     """
 
     def __init__(self, builder: Builder, window: int, multiple: int, levels: int) -> None:
@@ -124,12 +124,12 @@ class Window(WholeInput):
             cell, _ = self.sides(level)
             if (multiple >> level) % cell or window % (1 << level):
                 raise InvalidInputError(
-                    f"a window of {window} pixels cannot be exported with this network: expected one whose eighth "
-                    f"divides {multiple}, as 64 does, or 0 for averages over the whole input"
+                    f"can't export a window of {window} pixels with this network; use one whose eighth divides "
+                    f"{multiple}, such as 64, or 0 to average over the whole input"
                 )
 
     def sides(self, level: int) -> tuple[int, int]:
-        """Side of a cell in pixels, and of the window in cells (`kbnet.nn.Local.grid`)."""
+        """Return the side of a cell in pixels, and of the window in cells, as in `kbnet.nn.Local.grid`."""
         window = max(1, self.window >> level)
         cell = max(1, window // Local.CELLS)
         return cell, window // cell | 1
@@ -146,7 +146,9 @@ class Window(WholeInput):
         return b.node("MatMul", rows, b.node("MatMul", cells, cols)), cell
 
     def _band(self, length: str, window: int) -> str:
-        """[n,n]: row i averages `window` neighbours of i, moved inwards at the ends as `sliding_mean` does."""
+        """Return a matrix [n,n] whose row i averages `window` neighbours of i, shifted inwards at the ends as in
+        `sliding_mean`.
+        """
         b = self.b
         size = b.node("Min", b.ints(window), length)
         index = b.indices(length)

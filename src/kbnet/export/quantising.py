@@ -1,7 +1,7 @@
-"""OpenVINO graphs whose convolutions compute in 8 bits, by NNCF's post-training quantisation.
+"""OpenVINO graphs with 8-bit convolutions, by NNCF's post-training quantization.
 
-Ranges of activations are read off degraded photographs, and what the result loses is measured on others: a graph that
-restores them more than `ALLOWED_LOSS` worse than the float graph is not written.
+Activation ranges are calibrated on degraded photographs, and the loss of quality is measured on others. A graph whose
+loss against the float graph exceeds `ALLOWED_LOSS` is not written.
 """
 
 import contextlib
@@ -25,37 +25,40 @@ from kbnet.inference.exported import GraphFacts, Run
 from kbnet.metrics import psnr, to_uint8
 
 ALLOWED_LOSS = 0.1
-"""dB of mean PSNR on photographs that were not calibrated on."""
+"""Largest allowed loss of mean PSNR in dB, on photographs not used for calibration."""
 
 CROP = 128
-"""Side of the crops that ranges and losses are measured on, pixels; a graph of one size takes that size."""
+"""Side in pixels of the crops for calibration and evaluation; a graph with a fixed size uses that size."""
 
 LEAST_PHOTOS = 8
-"""Every fourth is judged by, the others are calibrated on."""
+"""Minimum number of photographs. Every fourth is for evaluation, the others for calibration."""
 
-_PHOTOS = 192  # read at most
-_CROPS = 48  # calibrated on; twice as many changed nothing
-_JUDGED = 4  # crops of each photo that is judged by
-_LEAST_INPUTS = 32  # of a convolution; with 16 the loss was just above what is allowed, for a tenth less time
+_PHOTOS = 192  # maximum number of photographs to read
+_CROPS = 48  # for calibration; twice as many made no difference
+_JUDGED = 4  # crops per evaluation photo
+_LEAST_INPUTS = (
+    32  # input channels of a quantized convolution; with 16 the loss just exceeds the limit, for 10% less time
+)
 
 DEGRADED_BY: dict[str, Degradation] = {
-    # below sigma 5 the result is so near the photo that PSNR counts rounding and not what anyone could see
+    # Below sigma 5 the result is so close to the photo that PSNR measures rounding, not visible differences.
     "denoise": PhotoNoise(),
     "denoise-gaussian": GaussianNoise(sigma=(5, 55)),
     "derain": Rain(),
     "deblur": Blur(),
 }
-"""What clean photographs are given to a network of each task with."""
+"""The degradation applied to clean photographs, by task."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Mean PSNR in dB on the photographs that were judged by.
+    """Mean PSNR in dB on the evaluation photographs.
 
     Attributes:
-        degraded: of what the graphs were given.
-        full: of the float graph's results; quantised: of the graph's of 8 bits.
-        crops: how many were compared.
+        degraded: PSNR of the inputs.
+        full: PSNR of the float graph's outputs.
+        quantised: PSNR of the 8-bit graph's outputs.
+        crops: number of crops.
     """
 
     degraded: float
@@ -65,32 +68,32 @@ class Quality:
 
     @property
     def loss(self) -> float:
-        """What 8 bits cost, dB; negative for a gain."""
+        """Loss from 8 bits in dB; negative for a gain."""
         return self.full - self.quantised
 
 
 class Photographs:
-    """Crops of a folder: of pairs in its `input` and `target`, or of clean photos, degraded as the task has it.
+    """Crops of photographs: of pairs in `input` and `target`, or of clean photos, degraded for the graph's task.
 
     Args:
-        folder: at least eight photos, or pairs.
-        facts: of the graph that they are for.
+        folder: folder with at least eight photos or pairs.
+        facts: facts of the graph.
 
     Raises:
-        InvalidInputError: too few that can be read and are large enough, or clean photos for a task that says nothing
-            of their degradation.
+        InvalidInputError: there are too few readable photos that are large enough, or the photos are clean and the task
+            has no known degradation.
     """
 
     def __init__(self, folder: Path, facts: GraphFacts) -> None:
         self._facts, self._side = facts, facts.tile or CROP
         paired = (folder / "input").is_dir() and (folder / "target").is_dir()
         items = find_items(folder, "pairs" if paired else "photos")
-        items = items[:: -(-len(items) // _PHOTOS)]  # across the whole folder, which may be sorted by source
+        items = items[:: -(-len(items) // _PHOTOS)]  # from the whole folder, which may be sorted by source
         self._degrade = None if paired else DEGRADED_BY.get(facts.task)
         if not paired and self._degrade is None:
             raise InvalidInputError(
-                f"expected pairs in {folder}/input and {folder}/target, for nothing says how clean photos are degraded "
-                f"for the task {facts.task!r}; it is known for {', '.join(DEGRADED_BY)}"
+                f"expected pairs in {folder}/input and {folder}/target, because the task {facts.task!r} has no known "
+                f"degradation for clean photos; only {', '.join(DEGRADED_BY)} have one"
             )
         channels = facts.config().channels
         decoded = decode_all([path for item in items for path in (item.clean, item.degraded) if path], channels)
@@ -104,12 +107,12 @@ class Photographs:
         ]
         if len(self._pairs) < LEAST_PHOTOS:
             raise InvalidInputError(
-                f"expected at least {LEAST_PHOTOS} photographs of {self._side} pixels a side or more in {folder}, "
+                f"expected at least {LEAST_PHOTOS} photographs with at least {self._side} pixels per side in {folder}, "
                 f"found {len(self._pairs)}{' pairs of equal size' if paired else ''}"
             )
 
     def calibration(self) -> list[NDArray[Any]]:
-        """Degraded crops, as the graph takes them."""
+        """Return degraded crops for calibration, in the graph's input format."""
         generator = Generator().manual_seed(0)
         photos = [pair for number, pair in enumerate(self._pairs) if number % 4]
         step = max(1, len(photos) // _CROPS)
@@ -118,7 +121,7 @@ class Photographs:
         ]
 
     def judge(self, full: Run, quantised: Run) -> Quality:
-        """Compare two graphs on photographs that `calibration` leaves out."""
+        """Compare two graphs on photographs that `calibration` doesn't use."""
         generator = Generator().manual_seed(1)
         scores: list[tuple[float, float, float]] = []
         for pair in self._pairs[::4]:
@@ -129,12 +132,12 @@ class Photographs:
                 scores.append(tuple(psnr(one, clean) for one in (_rounded(degraded), *restored)))  # type: ignore[arg-type]
         finite = np.array([row for row in scores if np.isfinite(row).all()])
         if not len(finite):
-            raise InvalidInputError("expected photographs that the degradation changes, found none")
+            raise InvalidInputError("the degradation changes none of these photographs; use others")
         degraded_mean, full_mean, quantised_mean = (float(mean) for mean in finite.mean(0))
         return Quality(degraded_mean, full_mean, quantised_mean, len(finite))
 
     def _crop(self, pair: tuple[Pixels, Pixels | None], generator: Generator) -> tuple[torch.Tensor, Pixels]:
-        """Degraded [C,S,S] in about [0,1], and the clean pixels [S,S,C] or [S,S]."""
+        """Return a degraded crop [C,S,S], nominally in [0,1], and its clean pixels [S,S,C] or [S,S]."""
         clean, degraded = pair
         height, width = clean.shape[:2]
         top, left = (int(torch.randint(size - self._side + 1, (1,), generator=generator)) for size in (height, width))
@@ -156,15 +159,15 @@ class Photographs:
 
 
 def quantised(model: Any, photographs: Photographs) -> Any:
-    """An OpenVINO model whose convolutions of 32 channels and more take and hold 8 bits.
+    """Quantize the convolutions of an OpenVINO model that have 32 or more input channels to 8 bits.
 
-    What stays float: depthwise convolutions, those of the first level and of the picture itself, and every sum, product
-    and average. With all of them in 8 bits the shipped denoiser lost 1.1 dB and took four fifths of the time.
+    Depthwise convolutions, those with fewer channels, and all sums, products and averages stay in float. With all of
+    them in 8 bits, the shipped denoiser lost 1.1 dB and took 80% of the time.
 
     Raises:
-        MissingExtraError: NNCF is not installed.
+        MissingExtraError: NNCF isn't installed.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # it would else send its maker a report of this call
+    os.environ.setdefault("NNCF_CI", "1")  # disables NNCF's telemetry
     try:
         import nncf
     except ModuleNotFoundError:
@@ -176,21 +179,21 @@ def quantised(model: Any, photographs: Photographs) -> Any:
         types=["Add", "Multiply", "MatMul", "ReduceSum", "Interpolate"], names=list(_left_float(model)), validate=False
     )
     data = nncf.Dataset(photographs.calibration(), lambda image: {"image": image})
-    with contextlib.redirect_stdout(sys.stderr):  # where progress bars belong
+    with contextlib.redirect_stdout(sys.stderr):  # for progress bars
         return nncf.quantize(model, data, subset_size=_CROPS, ignored_scope=scope)
 
 
 def check(quality: Quality) -> None:
-    """Refuse a graph that lost too much.
+    """Check that the loss of quality is within `ALLOWED_LOSS`.
 
     Raises:
-        ExportError: more than `ALLOWED_LOSS`, or not a number.
+        ExportError: the loss is larger, or NaN.
     """
     if not quality.loss <= ALLOWED_LOSS:
         raise ExportError(
-            f"in 8 bits the graph restores {quality.loss:.2f} dB worse ({quality.quantised:.2f} instead of "
-            f"{quality.full:.2f} dB on {quality.crops} crops), allowed {ALLOWED_LOSS:g}; nothing was written. "
-            "Calibrate on other photographs, or leave the graph in float32 and compute it in bfloat16"
+            f"8 bits cost {quality.loss:.2f} dB ({quality.quantised:.2f} instead of {quality.full:.2f} dB on "
+            f"{quality.crops} crops; the limit is {ALLOWED_LOSS:g}), so nothing was written; calibrate on other "
+            "photographs, or export float32 and run it in bfloat16"
         )
 
 

@@ -1,4 +1,4 @@
-"""Libraries that write an exported file by its path: what they say of a full disk, in words about the output."""
+"""Turns the errors of libraries that write exported files, such as a full disk, into OutputError."""
 
 import contextlib
 import os
@@ -11,10 +11,10 @@ from kbnet.errors import OutputError
 
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Around a library's call that writes `path`, a file in a workspace beside where it is to be.
+    """Wrap a library call that writes `path`, a file in a workspace in the output's folder.
 
     Raises:
-        OutputError: the call failed.
+        OutputError: the call failed; the message names the output.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Networks as programs of torch.export: the network's own modules, traced, with the operator in plain convolutions."""
+"""torch.export programs: the network's own modules, traced, with plain convolutions in place of the operator."""
 
 import copy
 import io
@@ -22,25 +22,25 @@ from kbnet.nn import KernelBasisAttention
 from kbnet.nn.conformity import departure
 
 BASES_AT_ONCE = 8
-"""Bases that one convolution of an exported graph applies; benchmarks/export.py measures the choice. OpenVINO is faster
-and smaller with one at a time (`write.py`), and reshaping costs it most.
+"""Number of bases that one convolution of an exported graph applies, chosen with benchmarks/export.py. OpenVINO is
+faster and takes less memory with one at a time (`write.py`), because reshaping is expensive there.
 """
 
 METADATA = "kbnet.json"
-"""Name of the facts inside the file; torch.export.load gives them through `extra_files`."""
+"""Name of the metadata in the file; torch.export.load returns it in `extra_files`."""
 
-_MOST = 4096  # multiples along one side
+_MOST = 4096  # largest side, as a multiple of the network's
 
 
 class PlainKernelBasisAttention(nn.Module):
-    """`y = sum_n a_n * (grouped_conv(x; W_n) + b_n)`, some bases at a time: x [B,C,H,W], a [B,N,H,W] -> [B,C,H,W]."""
+    """Computes `y = sum_n a_n * (grouped_conv(x; W_n) + b_n)`, a few bases at a time."""
 
     def __init__(self, kba: KernelBasisAttention, at_once: int = BASES_AT_ONCE) -> None:
         super().__init__()
         group, self.kernel_size, _ = kba.taps
         n, c = kba.weight.shape[:2]
         self.group, self.groups, self.at_once = group, c // group, at_once
-        # outputs ordered (group, basis, channel of the group)
+        # Outputs are ordered by (group, basis, channel in the group).
         grouped = kba.weight.detach().unflatten(2, kba.taps).unflatten(1, (self.groups, group))
         parts = (grouped[start : start + at_once] for start in range(0, n, at_once))
         self.weights = nn.ParameterList(part.transpose(0, 1).flatten(0, 2).contiguous() for part in parts)
@@ -58,32 +58,32 @@ class PlainKernelBasisAttention(nn.Module):
 
 
 def _described(kba: KernelBasisAttention) -> Layer:
-    """The layer as its constructor leaves it, for sizes that it has."""
+    """Describe the layer as its constructor creates it, with its own sizes."""
     bases, channels = kba.bias.shape
     parameters = {"weight": (bases, channels, math.prod(kba.taps)), "bias": (bases, channels)}
     return Layer("", "KernelBasisAttention", parameters=parameters, settings={"taps": kba.taps})
 
 
 def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
-    """Write the program with its facts, and return what runs it.
+    """Write the program with its metadata, and return a function that runs it.
 
-    It takes float32 [1,C,H,W] with sides that are multiples of the network's, or of `facts.tile`, averages over its
-    whole input, and computes in `facts.dtype`.
+    The program takes float32 [1,C,H,W] with sides that are multiples of the network's `input_multiple`, or equal to
+    `facts.tile`. It averages over its whole input and computes in `facts.dtype`.
 
     Raises:
-        InvalidInputError: a window, a shared context or uint8 is wanted, or the operator's layer was changed.
+        InvalidInputError: `facts` asks for a window, a shared context or uint8, or a layer of the operator was changed.
     """
     if facts.window or facts.pooled or facts.uint8:
         raise InvalidInputError(
-            "a torch.export program averages over its whole input and takes floats: give --window 0, without --context "
-            "and --uint8, or export onnx or openvino"
+            "torch.export programs average over the whole input and take floats: give --window 0 without --context and "
+            "--uint8, or export onnx or openvino"
         )
     plain = copy.deepcopy(network).requires_grad_(False)
     for name, module in list(plain.named_modules()):
         if isinstance(module, KernelBasisAttention):
             if reason := departure(module, (_described(module),)):
                 raise InvalidInputError(
-                    f"{name} is put into plain convolutions, and {reason}; leave kernel basis attention as it was built"
+                    f"can't convert {name} to plain convolutions: {reason}; export an unmodified kernel basis attention"
                 )
             parent, _, attribute = name.rpartition(".")
             setattr(plain.get_submodule(parent), attribute, PlainKernelBasisAttention(module))
@@ -96,7 +96,7 @@ def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
         shapes = ({2: height, 3: width}, None)
     example = torch.rand(1, network.config.channels, side, side + (0 if facts.tile else multiple))
     program = torch.export.export(plain, (example, None), dynamic_shapes=shapes)
-    # To memory first: where a disk is full, torch's own writer of files ends the whole process.
+    # To memory first: if the disk is full, torch's own file writer aborts the process.
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={METADATA: json.dumps(facts.to_strings())})
     with saving(path):

@@ -1,4 +1,4 @@
-"""Writing exported files: each is compared with PyTorch on several sizes first, and appears whole or not at all."""
+"""Writes exported files. Each is first compared with PyTorch on several sizes, and then appears atomically."""
 
 import contextlib
 import copy
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kbnet.export.quantising import Quality
 
 Format = Literal["onnx", "openvino", "torch-export"]
-_LONGEST = 2**16  # pixels a side, of an OpenVINO graph of uint8
+_LONGEST = 2**16  # largest side of an OpenVINO uint8 graph in pixels
 
 ENDINGS: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 
@@ -42,7 +42,7 @@ def graph_facts(
     uint8: bool = False,
     dtype: str = "float32",
 ) -> GraphFacts:
-    """Facts of a graph to be made of this network; see `GraphFacts`."""
+    """Collect the facts of a graph to export from this network; see `GraphFacts`."""
     return GraphFacts(
         family=network.family,
         settings=json.dumps(asdict(network.config)),
@@ -63,25 +63,32 @@ def graph_facts(
 def export_model(
     network: Network, path: Path, facts: GraphFacts, *, format: Format = "onnx", overwrite: bool = False
 ) -> float:
-    """Write a graph of the network, and return its largest difference from PyTorch on values in [0,1].
+    """Export a network, and return the largest difference from PyTorch for values in [0,1].
 
-    The network itself stays as it is: a copy in float32 on the CPU is exported.
+    The network itself doesn't change: this exports a float32 copy on the CPU.
+
+    Args:
+        network: the network.
+        path: path of the file to write; its suffix must match `format`.
+        facts: options of the graph, from `graph_facts`.
+        format: "onnx", "openvino" or "torch-export".
+        overwrite: whether to replace an existing file.
 
     Raises:
-        InvalidInputError: facts that contradict each other, an unknown format, or a network that is not just what its
-            settings say: wrapped, replaced or patched layers, hooks (a torch.export program has the first three, since
-            it is traced).
-        ExportError: the graph's results differ from PyTorch's by more than 1e-4; nothing is written.
-        MissingExtraError: a package of the `export` extra is not installed.
-        OutputExistsError: a file is there and `overwrite` is not set.
-        OutputError: it cannot be written.
+        InvalidInputError: options contradict each other, the format is unknown, or the network isn't exactly what its
+            settings describe: it has hooks, or wrapped, replaced or patched layers. (A torch.export program supports
+            such layers, because it is traced.)
+        ExportError: the graph's outputs differ from PyTorch's by more than 1e-4; nothing is written.
+        MissingExtraError: a package of the `export` extra isn't installed.
+        OutputExistsError: the file exists and `overwrite` is false.
+        OutputError: the file can't be written.
     """
     if format not in ENDINGS:
-        raise InvalidInputError(f"expected a format among {', '.join(ENDINGS)}, got {format!r}")
+        raise InvalidInputError(f"expected a format ({', '.join(ENDINGS)}), got {format!r}")
     if facts.dtype != "float32" and format != "torch-export":
         raise InvalidInputError(
-            f"{format} files hold float32: ONNX Runtime has no bfloat16 kernels, and OpenVINO is told at run time to "
-            "compute in it (kbnet restore --dtype bfloat16)"
+            f"{format} files hold float32: ONNX Runtime has no bfloat16 kernels, and for OpenVINO you choose it at run "
+            "time (kbnet restore --dtype bfloat16)"
         )
     if format != "torch-export":
         _refuse_unknown(network)
@@ -95,22 +102,25 @@ def export_model(
 def export_int8(
     network: Network, path: Path, facts: GraphFacts, photographs: Path, *, overwrite: bool = False
 ) -> "Quality":
-    """Write an OpenVINO graph that computes convolutions in 8 bits, and return what that costs on photographs.
+    """Export an OpenVINO graph with 8-bit convolutions, and return its quality on photographs.
 
     Args:
-        facts: of a float32 graph that offers no shared context.
-        photographs: folder of clean photos, or of pairs in `input` and `target`; at least eight.
+        network: the network.
+        path: path of the file to write, ending in .xml.
+        facts: facts of a float32 graph without a shared context.
+        photographs: folder of at least eight clean photos, or of pairs in `input` and `target`.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        InvalidInputError: facts that do not go with it, photographs that do not do (see `quantising.Photographs`), or a
-            network that is not just what its settings say.
+        InvalidInputError: the options don't fit, the photographs are unsuitable (see `quantising.Photographs`), or the
+            network isn't exactly what its settings describe.
         ExportError: the float graph differs from PyTorch, or 8 bits cost more than 0.1 dB; nothing is written.
-        MissingExtraError, OutputExistsError, OutputError: as `export_model`; the extra is `int8`.
+        MissingExtraError, OutputExistsError, OutputError: as in `export_model`; the extra is `int8`.
     """
     from kbnet.export.quantising import Photographs, check, quantised
 
     if facts.pooled or facts.dtype != "float32":
-        raise InvalidInputError("a graph of 8 bits is made of a float32 one without a shared context: drop --context")
+        raise InvalidInputError("8-bit graphs need float32 and no shared context; drop --context")
     _refuse_unknown(network)
     with _appearing(path, "openvino", overwrite=overwrite) as target:
         data = Photographs(photographs, facts)
@@ -135,31 +145,31 @@ def export_int8(
 def _refuse_unknown(network: Network) -> None:
     if reason := departure(network, describe_network(network.config)):
         raise InvalidInputError(
-            f"a graph is made of the parameters of known layers, and {reason}; merge adapters into the weights, remove "
-            "hooks and wrappers, or export a torch-export program, which is traced"
+            f"graphs support only unmodified layers, but {reason}; merge adapters into the weights, remove hooks and "
+            "wrappers, or export with --format torch-export, which traces the network"
         )
 
 
 def _copied(network: Network) -> Network:
-    """What is exported, in place of its caller's."""
+    """Copy the network to export, so that the caller's doesn't change."""
     return copy.deepcopy(network).to(torch.device("cpu"), torch.float32).eval()
 
 
 @contextlib.contextmanager
 def _appearing(path: Path, format: Format, *, overwrite: bool) -> Iterator[Path]:
-    """Where to write the file, under its own name; it is moved to `path` when all went well, and else removed."""
+    """Provide a temporary path for the file; on success it is moved to `path`, otherwise it is removed."""
     if path.suffix.lower() != ENDINGS[format]:
         raise InvalidInputError(f"expected a name ending in {ENDINGS[format]} for {format}, got {path}")
     targets = [path] if format != "openvino" else [path.with_suffix(".bin"), path]
     for target in targets:
         files.check(target, overwrite=overwrite)
     with files.workspace(path) as folder:
-        yield folder / path.name  # under its own name, which an .xml may refer to
+        yield folder / path.name  # under its final name, which an .xml file may contain
         for number, target in enumerate(targets):
             try:
                 files.place(folder / target.name, target, overwrite=overwrite)
             except BaseException:
-                if not overwrite:  # a file that appeared meanwhile: half of a pair is no use
+                if not overwrite:  # a file appeared meanwhile: don't leave half a pair
                     for placed in targets[:number]:
                         placed.unlink(missing_ok=True)
                 raise
@@ -208,7 +218,7 @@ def _write_openvino(network: Network, path: Path, facts: GraphFacts) -> tuple[Ru
     facts = _save_onnx(network, source, facts, optional=False, at_once=1, target=path)
     model = openvino.Core().read_model(str(source))
     if facts.uint8:
-        # without bounds its plugin multiplies unknown sides beyond its integers
+        # Without bounds, the plugin's size computations overflow for dynamic sides.
         side = openvino.Dimension(1, _LONGEST)
         sides = [openvino.Dimension(facts.tile)] * 2 if facts.tile else [side, side]
         model.reshape({"image": openvino.PartialShape([*sides, openvino.Dimension(network.config.channels)])})
