@@ -7,10 +7,10 @@
 namespace kbnet {
 namespace {
 
-constexpr int64_t kBand = 16;    // rows summed together for a mean over the image
-constexpr int64_t kCells = 8;    // cells along a window
+constexpr int64_t kBand = 16;    // rows per partial sum of a mean over the image
+constexpr int64_t kCells = 8;    // cells per side of a window
 
-// Means over the whole image, each image on its own.
+// Means over whole images, separately for each image.
 Grid means_of_all(const Kernels& kernels, SumsCall call, int threads) {
     const Sizes& s = call.sizes;
     call.cell_rows = kBand, call.cell_cols = s.width;
@@ -28,7 +28,7 @@ Grid means_of_all(const Kernels& kernels, SumsCall call, int threads) {
     return grid;
 }
 
-// Means over cells, smaller ones at the lower and right border.
+// Means over cells, which can be smaller at the bottom and right border.
 Grid means_of_cells(const Kernels& kernels, SumsCall call, int64_t cell, int threads) {
     const Sizes& s = call.sizes;
     call.cell_rows = call.cell_cols = cell;
@@ -44,8 +44,8 @@ Grid means_of_cells(const Kernels& kernels, SumsCall call, int64_t cell, int thr
     return grid;
 }
 
-// Every row i of `plane` becomes the mean of the `window` rows around it, or along an axis of steps 1 every number, in
-// float64, since long sums lose digits. `total` has room for length + 1 rows.
+// Replaces every row of `plane` with the mean of the `window` rows around it, or every number along an axis of stride
+// 1. In float64, because long sums lose precision. `total` has room for length + 1 rows.
 void slide(float* plane, int64_t length, int64_t each, int64_t window, double* total) {
     for (int64_t i = 0; i < each; ++i) total[i] = 0;
     for (int64_t row = 0; row < length; ++row)
@@ -99,7 +99,7 @@ Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size
         if (window < s.height || window < s.width) {
             const int64_t cell = std::max<int64_t>(1, window / kCells);
             Grid grid = means_of_cells(kernels, sums, cell, threads);
-            sliding_mean(grid, s.channels, window / cell | 1, threads);  // odd, so that a window is centred on its own cell
+            sliding_mean(grid, s.channels, window / cell | 1, threads);  // odd, so that windows are centred
             return grid;
         }
     }

@@ -1,4 +1,4 @@
-// Averages over an image for the channel branch of a block: one value a channel, or one a cell of pixels.
+// Averages over an image for the channel branch of a block: one value per channel, or one per cell of pixels.
 #pragma once
 
 #include "engine.h"
@@ -8,15 +8,16 @@ namespace kbnet {
 struct Grid {
     std::vector<float> values;  // [batch][channels][rows][cols]
     int64_t batch = 0, rows = 1, cols = 1;
-    int64_t cell = 1;  // side of a cell, pixels
+    int64_t cell = 1;  // side of a cell in pixels
 };
 
-// Averages of the normalised image that `sums` describes (its sums and cells are set here), as the context wants them;
-// `site` counts the blocks, `input_height` is that of the network's padded input.
+// Averages of the normalised image that `sums` describes (this sets its sums and cells), as the context requires.
+// `site` is the index of the block, `input_height` the height of the network's padded input.
 Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size_t site, int64_t input_height,
               int threads);
 
-// Mean over a window of cells around each cell, moved inwards at borders; all cells' mean, [1][1], if it covers them.
+// Means over a window of cells around each cell, shifted inwards at borders; the mean of all cells, [1][1], if it
+// covers them all.
 void sliding_mean(Grid& grid, int64_t channels, int64_t window, int threads);
 
 }  // namespace kbnet

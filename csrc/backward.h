@@ -1,4 +1,4 @@
-// Backward over one strip of pixels.
+// The backward pass over one strip of pixels.
 //
 // With u[t, p] the taps of a group at pixel p (the last one always 1, for the bias) and du their gradient:
 //
@@ -6,8 +6,8 @@
 //     du[t, p]  = sum_(n,c) W[n, c, t] * (a[n, p] dy[c, p])
 //     dW[n,c,t] = sum_p (a[n, p] dy[c, p]) * u[t, p]
 //
-// three products; the bracketed operands are made on the fly and used 32 times or so. Nothing of the forward pass is
-// needed. dx is du moved back to where the taps were read.
+// These are three matrix products. The operands in brackets are computed on the fly and used about 32 times. Nothing of
+// the forward pass is needed. dx is du, added back to where the taps were read.
 #pragma once
 
 #include "strips.h"
@@ -64,7 +64,7 @@ inline void multiply_rows(float* products, const float* rows, int64_t count, con
     }
 }
 
-// Covers `rows` output rows with product tiles of R rows, then of 4, then of one.
+// Covers `rows` output rows with product tiles of R rows, then of 4 rows, then of one.
 template <int V, int R>
 inline void product_rows(int64_t rows, float* out, int64_t out_pitch, const float* left, const float* weight,
                          int64_t weight_row, int64_t weight_step, int64_t inner) {
@@ -80,7 +80,7 @@ inline void product_rows(int64_t rows, float* out, int64_t out_pitch, const floa
         product_tile<V, 1>(out, out_pitch, left, weight, weight_row, weight_step, inner);
 }
 
-// Rounding errors grow with the length of a sum, and a sum of sums is shorter: long sums are cut into such pieces.
+// Rounding errors grow with the length of a sum, so long sums are split into partial sums of this length.
 constexpr int64_t kProductLength = 128, kPixelsLength = 64, kPartialChannels = 16;
 
 // out[r] += sum_i weight[r][i] left[i] over all rows of `left`
@@ -136,20 +136,20 @@ inline void for_each_block(const Sizes& s, const BackwardScratch& k, const float
     if (p < pixels) Work::template block<1>(s, k, packed, p);
 }
 
-// z[p][c][n] = a[n, p] dy[c, p], pixels outermost: here the vectors run along c and n, since p is summed over
+// z[p][c][n] = a[n, p] dy[c, p], pixels outermost: vectors run along c and n, because the sum is over p
 inline void fill_z(const Sizes& s, const BackwardScratch& k, int64_t pixels) {
     for (int64_t p = 0; p < pixels; ++p) {
         const float* a = k.coefficients_t + p * k.bases_pitch;
         float* to = k.z + p * k.z_pitch;
         for (int64_t c = 0; c < s.group; ++c, to += s.bases) {
             const float d = k.dy[c * k.pitch + p];
-            // Runs past N into the next channel's place, which is written next.
+            // Writes past N into the next channel, which is written next.
             for (int64_t n = 0; n < s.bases; n += kLanes) store(to + n, load(a + n) * d);
         }
     }
 }
 
-// V vectors of (c, n), from the m-th on, against all taps, T at a time; pixels [p, p + length).
+// V vectors of (c, n), starting at the m-th, times all taps, T at a time; pixels [p, p + length).
 template <int V, int T>
 inline void outer_columns(const Sizes& s, const BackwardScratch& k, float* out, int64_t m, int64_t p, int64_t length) {
     const int64_t taps1 = s.taps() + 1;
@@ -180,7 +180,7 @@ inline void add_dweight(const Sizes& s, const BackwardScratch& k, float* out, in
     }
 }
 
-// window += planes: what the strip adds to its own rows of dx, and to those around them
+// window += planes: adds the strip's share of dx, to its own rows and to the adjacent ones
 inline void add_to_window(const BackwardShare& share, const BackwardScratch& k, int64_t g, const Sizes& s,
                           const Strip& strip) {
     const Inside inside(s, strip);
@@ -212,7 +212,7 @@ void backward_strip(const BackwardCall& call, const BackwardShare& share, const 
 
     gather_panel(k.coefficients, k.pitch, call.coefficients, 0, s.bases, s, strip);
     fill(k.taps + s.taps() * k.pitch, k.pitch, 1.0f);
-    if (want_da && share.group0 > 0)  // earlier groups have been here
+    if (want_da && share.group0 > 0)  // earlier groups have written it
         gather_panel(k.dcoefficients, k.pitch, call.dcoefficients, 0, s.bases, s, strip);
     else if (want_da)
         fill(k.dcoefficients, s.bases * k.pitch, 0.0f);

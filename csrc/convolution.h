@@ -1,18 +1,18 @@
-// 3x3 convolutions of single channels of dense planar panels, with their gradients.
+// 3x3 convolutions of single channels in dense planar panels, with their gradients.
 //
-// A channel of a strip of whole images is copied into a plane with a border of zeros around every image; that costs a
-// store a pixel, and each is then read nine times or more.
+// A channel of a strip of whole images is copied into a plane with a border of zeros around every image. That costs one
+// store per pixel, and every pixel is then read nine times or more.
 #pragma once
 
 #include "planar.h"
 
 namespace {
 
-constexpr int64_t kConvolutionRows = 4;  // whose neighbourhoods overlap: half as many loads as one by one
+constexpr int64_t kConvolutionRows = 4;  // rows at a time: overlapping neighbourhoods halve the loads
 
 typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
 
-// The first n lanes of a, the others of b.
+// The first n lanes of a, and the others of b.
 inline Vec select(Vec a, Vec b, int64_t n) {
     if (n >= kLanes) return a;
     IntVec lane;
@@ -28,11 +28,12 @@ struct Padded {
         pitch = width + 2;
         each = (height + 2) * pitch;
         length = images * each;
-        lead = round_up(pitch + 1, 16);  // a border's neighbours are read too
+        lead = round_up(pitch + 1, 16);  // neighbours of the border are read too
     }
     int64_t floats() const { return lead + length + pitch + 1 + kLanes; }
 
-    // Visits groups of up to kConvolutionRows rows: the first pixel in the padded plane, in a dense one, and how many.
+    // Visits groups of up to kConvolutionRows rows, with their first pixel in the padded and in a dense plane, and
+    // their number.
     template <class Visit>
     void for_each_rows(Visit visit) const {
         for (int64_t i = 0; i < images; ++i)
@@ -40,7 +41,7 @@ struct Padded {
                 visit(lead + i * each + (r + 1) * pitch + 1, (i * height + r) * width,
                       smaller(kConvolutionRows, height - r));
     }
-    // The borders of `plane` are zero already.
+    // The borders of `plane` are already zero.
     void pad(float* plane, const float* channel) const {
         for (int64_t i = 0; i < images; ++i)
             for (int64_t r = 0; r < height; ++r, channel += width) {
@@ -51,7 +52,7 @@ struct Padded {
     }
 };
 
-// to[r] = or += the convolution of R rows of a padded plane at kLanes pixels from x on
+// to[r] = or += the convolution of R rows of a padded plane, at kLanes pixels starting at x
 template <bool kAdd, int R>
 inline void convolve_rows(float* to, int64_t width, const float* from, int64_t pitch, const float (&w)[9], float bias) {
     for (int64_t x = 0; x < width; x += kLanes) {
@@ -74,8 +75,8 @@ inline void convolve_rows(float* to, int64_t width, const float* from, int64_t p
     }
 }
 
-// channel = or += the convolution of the padded plane with nine weights; mirrored for the gradient. May read and write
-// back what lies up to kLanes beyond the channel.
+// channel = or += the convolution of the padded plane with nine weights; mirrored for the gradient. Can read and write
+// back up to kLanes floats beyond the channel.
 template <bool kAdd>
 inline void convolve_channel(float* channel, const Padded& shape, const float* plane, const float* weight, float bias,
                              bool mirrored) {
@@ -110,8 +111,8 @@ inline void add_row_products(Vec (&sums)[10], const float* dy, int64_t width, co
     }
 }
 
-// dweight[t] += sum over pixels of dy times x at the tap; dbias += sum of dy. x is padded; dy is dense, and up to kLanes
-// beyond it are read.
+// dweight[t] += sum over pixels of dy times x at the tap; dbias += sum of dy. x is padded; dy is dense, and up to
+// kLanes floats beyond it are read.
 inline void add_convolution_sums(float* dweight, float* dbias, const Padded& shape, const float* x, const float* dy) {
     Vec sums[10] = {}, total[10] = {};
     int64_t vectors = 0;

@@ -1,4 +1,4 @@
-// Which builds of the kernels this processor can run.
+// The builds of the kernels that this processor can run.
 #pragma once
 
 #include <vector>
@@ -7,7 +7,7 @@
 
 namespace kbnet {
 
-// The fastest first; the last one runs on every processor of this architecture.
+// Fastest first; the last one runs on every processor of this architecture.
 const std::vector<const Kernels*>& usable_kernels();
 
 }  // namespace kbnet

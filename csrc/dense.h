@@ -1,8 +1,8 @@
-// What a block of the network does to panels: products with matrices, convolutions, norms.
+// Operations of a block on panels: matrix products, convolutions and norms.
 //
-// Every product comes in register tiles of kRows outputs x kColumns vectors of pixels. Weights are packed per call and
-// tile, [outputs / kRows][inputs][kRows], with scales already in them: a tile has hundreds of pixels, so packing costs
-// under a percent. In bfloat16 two inputs share a lane, as in forward.h.
+// Every product runs in register tiles of kRows outputs x kColumns vectors of pixels. Weights are packed per call and
+// tile as [outputs / kRows][inputs][kRows], multiplied by their scales. A tile has hundreds of pixels, so packing costs
+// less than one percent. In bfloat16 two inputs share a lane, as in forward.h.
 #pragma once
 
 #include <cmath>
@@ -31,7 +31,7 @@ inline Quad pair_of(Quad low, Quad high) {
     return (Quad)((rounded(low) >> 16) | (rounded(high) & 0xffff0000u));
 }
 
-// Four rows of `inner` numbers, `row` apart, as columns: to[i] = scale * (row 0, 1, 2, 3)[i], or in pairs.
+// Transposes four rows of `inner` numbers, `row` apart: to[i] = scale * (row 0, 1, 2, 3)[i], or in pairs.
 template <class T>
 inline void pack_four(float* to, const T* from, int64_t row, int64_t inner, Quad scale, bool paired) {
     int64_t i = 0;
@@ -54,8 +54,8 @@ inline void pack_four(float* to, const T* from, int64_t row, int64_t inner, Quad
         narrow4(paired ? pair_of(column(at), at + 1 < rest ? column(at + 1) : Quad{}) : column(at), to);
 }
 
-// Rows [row0, row0 + rows) of a matrix of `inner` columns, each row times scale[row], as product_block reads them.
-// Rows are padded with zeros to a multiple of kRows.
+// Packs rows [row0, row0 + rows) of a matrix of `inner` columns, each times scale[row], for product_block. Rows are
+// padded with zeros to a multiple of kRows.
 inline void pack_rows(float* to, const Matrix& m, int64_t row0, int64_t rows, int64_t inner, const Matrix& scale,
                       bool paired) {
     static_assert(kRows == 4, "packs four rows at a time");
@@ -87,7 +87,7 @@ inline float bias_of(const Matrix& bias, const Matrix& scale, int64_t row) {
     return element(bias, row) * (scale.data ? element(scale, row) : 1.0f);
 }
 
-// S x kColumns sums: out[s][v] = (what is there, if `add`) + bias[s] + sum_i weight[i][s] * left[i][v]
+// S x kColumns sums: out[s][v] = (out[s][v] if `add`) + bias[s] + sum_i weight[i][s] * left[i][v]
 template <class Dot, int S>
 inline void product_block(float* const (&out)[kColumns], int64_t out_pitch, const float* const (&left)[kColumns],
                           int64_t left_pitch, const float* weight, int64_t steps, const float* bias, bool add) {
@@ -102,8 +102,8 @@ inline void product_block(float* const (&out)[kColumns], int64_t out_pitch, cons
             for (int v = 0; v < kColumns; ++v) acc[s][v] = Dot::add(acc[s][v], x[v], w);
         }
     }
-    // Last, since every step of a sum that starts at a large number rounds like that number; and all before the first is
-    // stored, since the last vectors of a field may be one and the same.
+    // Last, because a sum that starts at a large number rounds like that number at every step; and all loads before the
+    // first store, because the last vectors of a field can be the same one.
     if (add)
         for (int s = 0; s < S; ++s)
             for (int v = 0; v < kColumns; ++v) acc[s][v] += load(out[v] + s * out_pitch);
@@ -111,10 +111,10 @@ inline void product_block(float* const (&out)[kColumns], int64_t out_pitch, cons
         for (int v = 0; v < kColumns; ++v) store(out[v] + s * out_pitch, acc[s][v]);
 }
 
-// A long sum is cut, so that the block of `left` that many output rows read stays in the first-level cache.
+// Long sums are split, so that the block of `left` that many output rows read stays in the L1 cache.
 constexpr int64_t kInnerSteps = 96;
 
-// out = W left + bias for `rows` outputs (padded to kRows) at the given vectors. A null `out_at` means dense.
+// out = W left + bias for `rows` outputs (padded to kRows) at the given vectors. `out_at` is null for dense output.
 template <class Dot>
 inline void product(float* out, int64_t out_pitch, const int32_t* out_at, const float* left, int64_t left_pitch,
                     const int32_t* left_at, int64_t vectors, const float* weight, const float* bias, int64_t rows,
@@ -136,7 +136,7 @@ inline void product(float* out, int64_t out_pitch, const int32_t* out_at, const 
         }
 }
 
-// Distances in a panel from a pixel to the taps of its neighbourhood, (channel, row, column).
+// Offsets in a panel from a pixel to the taps of its neighbourhood, in order (channel, row, column).
 inline void tap_offsets(int32_t* taps, int64_t channels, int64_t channel_pitch, int64_t kernel, int64_t pitch) {
     for (int64_t j = 0; j < channels; ++j)
         for (int64_t u = 0; u < kernel; ++u)
@@ -168,8 +168,8 @@ inline void convolve(float* out, int64_t out_pitch, const int32_t* out_at, const
     }
 }
 
-// Four bases of one output channel as mix_bases reads them: [taps][4], two planes of the kernel in a lane if `paired`.
-// `from` is the first base's, `row` the distance to the next.
+// Packs four bases of one output channel for mix_bases: [taps][4], with two planes of the kernel per lane if `paired`.
+// `from` points to the first basis, and `row` is the distance to the next one.
 template <class T>
 inline void pack_four_bases(float* to, const T* from, int64_t row, const Sizes& s, Quad scale, bool paired) {
     if (!paired) return pack_four(to, from, row, s.taps(), scale, false);
@@ -185,8 +185,8 @@ inline void pack_four_bases(float* to, const T* from, int64_t row, const Sizes& 
         }
 }
 
-// All bases of output channel c out of `channels`, times a scale, and their biases. Bases are padded with zeros to a
-// multiple of kRows.
+// Packs all bases of output channel c out of `channels`, times a scale, and their biases. Bases are padded with zeros
+// to a multiple of kRows.
 inline void pack_bases(float* to, float* bias, const Matrix& bases, const Matrix& bases_bias, int64_t c,
                        int64_t channels, const Sizes& s, float scale, bool paired) {
     const int64_t area = s.kernel * s.kernel, planes = paired ? (s.group + 1) / 2 : s.group, taps = planes * area;
@@ -216,7 +216,7 @@ inline void pack_bases(float* to, float* bias, const Matrix& bases, const Matrix
         bias[b] = b < s.bases ? element(bases_bias, b * channels + c) * scale : 0.0f;
 }
 
-// The bases of one output channel, four at a time, mixed by the coefficients: weight [N / 4][taps][4], bias [N]
+// Mixes the bases of one output channel by the coefficients, four at a time: weight [N / 4][taps][4], bias [N]
 template <class Dot>
 inline void mix_bases(float* out, const float* from, const Vectors& at, const int32_t* taps, int64_t count,
                       const float* weight, const float* bias, const float* coefficients, int64_t pitch,
@@ -245,7 +245,7 @@ inline void mix_bases(float* out, const float* from, const Vectors& at, const in
     }
 }
 
-// Layer norm over the channels of every pixel of a panel, in place; n a multiple of kLanes
+// Layer norm over the channels of every pixel of a panel, in place; n is a multiple of kLanes
 inline void normalize(float* panel, int64_t pitch, int64_t channels, int64_t n, const float* weight, const float* bias,
                       float eps) {
     const float share = 1.0f / static_cast<float>(channels);

@@ -1,4 +1,4 @@
-// Splits a call over threads and strips of pixels.
+// Splits a call into threads and strips of pixels.
 #pragma once
 
 #include <vector>
@@ -9,24 +9,25 @@ namespace kbnet {
 
 void forward(const Kernels& kernels, ForwardCall call, int threads);
 
-// dweight [N, C, G, k, k] and dbias [N, C] are written if call.want_weight.
+// Writes dweight [N, C, G, k, k] and dbias [N, C] if call.want_weight.
 void backward(const Kernels& kernels, BackwardCall call, float* dweight, float* dbias, int threads);
 
-// The threads' sums for one group, [taps + 1][G * N and padding] each, added up and written as [N, C, taps], [N, C].
+// Adds up the threads' sums of one group, [taps + 1][G * N, padded] each, and writes them as [N, C, taps] and [N, C].
 void write_dweight(const Sizes& s, int64_t group, const std::vector<float*>& sums, int64_t pitch, float* dweight,
                    float* dbias);
 
-// The halves of a block in inference, and the sums its channel branch needs; see problem.h.
+// The halves of a block in inference, and the sums for its channel branch; see problem.h.
 void fusion(const Kernels& kernels, FusionCall call, int threads);
 void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads);
 void cell_sums(const Kernels& kernels, const SumsCall& call, int threads);
 
-// The feed-forward half in training: call.y; call.dx, and those of the parameters in the order of the call's pointers.
+// The feed-forward half in training: writes call.y; call.dx and the gradients of the parameters, in their order in the
+// call.
 void feed_forward_training(const Kernels& kernels, const FeedForwardTrainingCall& call, int threads);
 void feed_forward_backward(const Kernels& kernels, const FeedForwardTrainingCall& call, float* const* gradients,
                            int threads);
 
-// The fusion half in training: call.y and call.filtered; call.dx and the parameters' gradients in their order.
+// The fusion half in training: writes call.y and call.filtered; call.dx and the gradients of the parameters, in order.
 void fusion_training(const Kernels& kernels, FusionTrainingCall call, int threads);
 void fusion_training_backward(const Kernels& kernels, FusionTrainingCall call, float* const* gradients, int threads);
 

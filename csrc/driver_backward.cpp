@@ -7,14 +7,14 @@
 namespace kbnet {
 namespace {
 
-constexpr int64_t kBackwardPixels = 192;         // of a strip; see kForwardPixels
-constexpr int64_t kThreadFloats = 2 * (1 << 20);  // what a thread keeps for the groups at hand: at most 8 MB
+constexpr int64_t kBackwardPixels = 192;         // per strip; see kForwardPixels
+constexpr int64_t kThreadFloats = 2 * (1 << 20);  // per thread, for the groups it works on: at most 8 MB
 
-// A thread's share of one call, and of its memory.
+// One thread's share of a call and of its memory.
 //
-// dx is summed up in a window of float32 rows that slides down the band: every strip adds to its own rows and to the
-// k/2 rows above and below; rows that no later strip can reach are written out, once. The 2 (k/2) rows around the
-// border of two bands are completed by both threads: they stay in `top` and `bottom` until everyone has finished.
+// dx accumulates in a window of float32 rows that slides down the band. Every strip adds to its own rows and to the k/2
+// rows above and below; rows that no later strip can reach are written out, once. Both threads add to the 2 (k/2) rows
+// around the border between two bands: these stay in `top` and `bottom` until all threads have finished.
 struct Band {
     const BackwardCall& call;
     const Kernels& kernels;
@@ -41,7 +41,7 @@ struct Band {
             const Strip strip = cut.strip(i);
             kernels.backward_strip(call, share, strip, scratch);
             if (!want_dx || strip.col0 + strip.cols < s.width) continue;
-            // The block of rows is complete: its last 2 (k/2) rows stay, those before are finished.
+            // The block of rows is complete: its last 2 (k/2) rows stay, the earlier ones are final.
             for (int64_t r = 0; r < strip.rows; ++r) finish(share.window_row0 + r, row(window, r));
             std::memmove(window, row(window, strip.rows), static_cast<std::size_t>(2 * half * row_floats) * sizeof(float));
             set_zero(row(window, 2 * half), cut.rows * row_floats);
@@ -51,7 +51,7 @@ struct Band {
             for (int64_t r = 0; r < 2 * half; ++r) finish(share.window_row0 + r, row(window, r));
     }
 
-    // Row `index` of the stacked images has all this thread adds to it.
+    // Row `index` of the stacked images has received everything that this thread adds to it.
     void finish(int64_t index, const float* from) const {
         const Sizes& s = sizes();
         const int64_t half = s.half(), last = s.batch * s.height;
@@ -67,7 +67,7 @@ struct Band {
     }
 };
 
-// The rows around the border between two bands, which both have added to.
+// Combines the rows around the border between two bands.
 void join(const Band& above, const Band& below) {
     const Sizes& s = above.sizes();
     for (int64_t r = 0; r < 2 * s.half(); ++r) {
@@ -110,8 +110,8 @@ void backward(const Kernels& kernels, BackwardCall call, float* dweight, float* 
                     [&](int64_t g, float* to) { kernels.backward_pack(call, g, to); });
     call.packed = packed.get();
 
-    // Each thread owns a band of rows, and keeps its sums to itself until the end, so that the result never depends on
-    // who ran first. The rows two bands share must not be shared by three.
+    // Each thread owns a band of rows and keeps its sums separate until the end, so that results never depend on
+    // timing. Bands must be large enough that no row is shared by three.
     threads = static_cast<int>(std::clamp<int64_t>(rows / std::max<int64_t>(1, 2 * s.half()), 1, threads));
     std::vector<Cut> cuts;
     int64_t strip_rows = 0, scratch_floats = 0;
@@ -121,7 +121,7 @@ void backward(const Kernels& kernels, BackwardCall call, float* dweight, float* 
         scratch_floats = std::max(scratch_floats, kernels.backward_scratch(call, cuts.back().largest()));
     }
 
-    // Memory of a thread grows with the groups it works on at once: with large images or many channels, not all.
+    // A thread's memory grows with the number of groups at once, so large images or many channels need several passes.
     const int64_t pitch = kernels.dweight_pitch(s);
     const int64_t group_dweight = call.want_weight ? (s.taps() + 1) * pitch : 0;
     const int64_t group_row = call.dx.data ? s.group * s.width : 0;

@@ -7,7 +7,7 @@
 namespace kbnet {
 namespace {
 
-// work(i, scratch) for all i below count, on up to `threads` threads with `floats` of scratch each.
+// Calls work(i, scratch) for all i < count, on up to `threads` threads with `floats` floats of scratch each.
 template <class Work>
 void share_out(int64_t count, int64_t floats, int threads, Work work) {
     threads = static_cast<int>(std::min<int64_t>(threads, count));

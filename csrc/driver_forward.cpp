@@ -6,22 +6,22 @@
 
 namespace kbnet {
 
-// Of a strip: enough to hide what is done once a strip, while all panels of one group still fit a second-level cache.
+// Pixels per strip: enough to amortise the work per strip, while all panels of one group fit in the L2 cache.
 constexpr int64_t kForwardPixels = 384;
 constexpr int64_t kFewStrips = 2;
 
 namespace {
 
-// Whether vectors of pixels fill rows of this width well; else a good part of the last one would hang over the end. On
-// narrower images strips are faster still.
+// Whether vectors of pixels fill rows of this width well. Otherwise much of the last vector would be unused; on
+// narrower images, strips are faster.
 bool fills_vectors(int64_t width) {
     return width >= 2 * kTileAlign && 4 * width >= 3 * round_up(width, kTileAlign);
 }
 
-// Calls work(i, group0, group1, scratch) for all i below `count` and all groups, on up to `threads` threads.
+// Calls work(i, group0, group1, scratch) for all i < count and all groups, on up to `threads` threads.
 template <class Work>
 void share_out(int64_t count, int64_t groups, int threads, int64_t scratch_floats, Work work) {
-    // Few pieces of an image: share their groups out too, so that every thread finds work.
+    // With few strips or tiles, split their groups too, so that every thread has work.
     const int64_t shares = threads == 1 ? 1 : std::clamp<int64_t>(divide_up(8 * threads, count), 1, groups);
     const int64_t tasks = count * shares;
     threads = static_cast<int>(std::min<int64_t>(threads, tasks));
@@ -51,7 +51,8 @@ void forward(const Kernels& kernels, ForwardCall call, int threads) {
         return;
     }
     const Cut cut(0, rows, s.width, kForwardPixels);
-    // Packed weights that few strips read are best packed where they are used: with many channels they fit no cache.
+    // If few strips read the weights, packing them where they are used is faster: with many channels they exceed the
+    // cache.
     Floats packed;
     if (cut.count() > kFewStrips)
         packed = pack_groups(groups, kernels.forward_packed(call), threads,

@@ -7,10 +7,10 @@
 namespace kbnet {
 namespace {
 
-// Of a strip: fewer pixels where they have many channels, so that its panels stay in a second-level cache.
+// Pixels per strip: fewer with many channels, so that its panels stay in the L2 cache.
 int64_t strip_pixels(int64_t channels) { return std::clamp<int64_t>(16384 / channels, 128, 512); }
 
-// Each thread owns a band of rows and its own sums, so that results depend on the number of threads but never on timing.
+// Each thread has its own band of rows and its own sums, so results depend on the number of threads but not on timing.
 struct Shares {
     std::vector<Cut> cuts;
     Floats memory;
@@ -20,7 +20,7 @@ struct Shares {
     float* scratch_of(int t) const { return memory.get() + t * (scratch + sums); }
     float* sums_of(int t) const { return scratch_of(t) + scratch; }
 
-    // The sums of all threads, in the memory of the first.
+    // Adds up the sums of all threads, in the memory of the first one.
     const float* total() const {
         float* const to = sums_of(0);
         for (int t = 1; t < threads(); ++t)
@@ -46,7 +46,7 @@ const float* copy_out(float* to, const float* from, int64_t n) {
     return from + n;
 }
 
-// From the sums of an output that was scaled, D [rows, inner] and d [rows], the gradients of matrix, bias and scale.
+// Computes the gradients of matrix, bias and scale from the sums D [rows, inner] and d [rows] of a scaled output.
 const float* unscale(const float* sums, int64_t rows, int64_t inner, const float* matrix, const float* bias,
                      const float* scale, float* dmatrix, float* dbias, float* dscale) {
     const float* const sums_bias = sums + rows * inner;
@@ -105,14 +105,14 @@ void feed_forward_backward(const Kernels& kernels, const FeedForwardTrainingCall
 
 namespace {
 
-// Whole images that a thread works on together: so many that small images fill the vectors, and weights are read rarely.
+// Whole images per strip: enough that small images fill the vectors and weights are read rarely.
 constexpr int64_t kGroupPixels = 1024;
 
 int64_t images_together(const Sizes& s, int threads) {
     return std::clamp<int64_t>(kGroupPixels / (s.height * s.width), 1, divide_up(s.batch, threads));
 }
 
-// work(thread, strip) for all images, each thread its own in strips of some whole ones
+// Calls work(thread, strip) for all images; each thread works on its own ones, in strips of whole images.
 template <class Work>
 void share_images(const Sizes& s, int threads, Work work) {
     const int64_t together = images_together(s, threads);

@@ -1,12 +1,12 @@
-// The convolutions around the blocks of a network, each over one tile.
+// The convolutions outside the blocks of a network, each over one tile.
 //
-//     same    3x3, zeros around the image; the first and the last layer
-//     down    2x2 with a stride of 2, no overlap: half the resolution
+//     same    3x3 with zero padding: the first and the last layer
+//     down    2x2 with a stride of 2: half the resolution
 //     up      1x1, then pixels shuffled into 2x2: twice the resolution
-//     mix     1x1, of the averages that a block's channel branch takes
+//     mix     1x1, on the averages of a block's channel branch
 //
-// All add another image to their result where there is one: the input of the network, or the skip connection. Weights are
-// packed for a call (`edge_pack`), as rows of outputs that register tiles read.
+// All can add another image to their result: the input of the network, or a skip connection. `edge_pack` packs the
+// weights for a call, as the rows of outputs that register tiles read.
 #pragma once
 
 #include "dense.h"
@@ -16,7 +16,7 @@ namespace {
 using kbnet::Edge;
 using kbnet::EdgeCall;
 
-// Inputs of one output, in the order of the packed weights.
+// Number of inputs of one output, in the order of the packed weights.
 inline int64_t edge_inner(const EdgeCall& call) {
     return call.channels * (call.kind == Edge::kSame ? 9 : call.kind == Edge::kDown ? 4 : 1);  // 1: kUp, kMix
 }
@@ -82,7 +82,7 @@ inline void convolve_same(const EdgeCall& call, const Tile& tile, const EdgeScra
     }
 }
 
-// Panels of the four pixels that become one, [channels][2][2][dense].
+// Panels of the four pixels that are combined into one, [channels][2][2][dense].
 inline void gather_halves(const EdgeCall& call, const Tile& tile, const EdgeScratch& k) {
     const float* x = static_cast<const float*>(call.x.data);
     for (int64_t c = 0; c < call.channels; ++c)
@@ -116,7 +116,7 @@ inline void mix(const EdgeCall& call, const Tile& tile, const EdgeScratch& k) {
     multiply(call, tile, k);
 }
 
-// The tile is one of x; its pixels become 2x2 of y.
+// The tile is one of x; each of its pixels becomes 2x2 pixels of y.
 inline void twice(const EdgeCall& call, const Tile& tile, const EdgeScratch& k) {
     const int64_t inner = edge_inner(call);
     gather_dense(k.panel, k.dense, k.row, call.x, 0, call.channels, tile);

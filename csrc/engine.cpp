@@ -19,15 +19,15 @@ struct Block {
 
 using Stage = std::vector<Block>;
 
-// The largest even divisor of the channels that is not over the limit, as kbnet/nn/layers.py has it.
+// The largest even divisor of the channels up to the limit, like coefficient_width in kbnet/description.py.
 int64_t head_width(int64_t channels, int64_t limit) {
     for (int64_t width = std::min(channels, limit); width > 1; --width)
         if (channels % width == 0 && width % 2 == 0) return width;
     return 0;
 }
 
-// How an image of one level lies in memory: channel by channel, with gaps so that neither the channels of a pixel nor
-// the pixels above it fall into the same few sets of a cache, as they would at sides of powers of two.
+// Memory layout of an image at one level: planar, with gaps so that neither the channels of a pixel nor the pixels
+// above it map to the same few cache sets, as they would with sides that are powers of two.
 struct Layout {
     int64_t channels, rows, cols, pitch, plane;
 
@@ -35,7 +35,7 @@ struct Layout {
         pitch = cols % kPage == 0 || kPage % cols == 0 ? cols + kLine : cols;
         plane = round_up(rows * pitch, kPage) + kPlaneGap;
     }
-    int64_t floats() const { return channels * plane; }  // of one image
+    int64_t floats() const { return channels * plane; }  // per image
     Tensor4 view(float* data) const { return {data, floats(), plane, pitch, 1, false}; }
 
 private:
@@ -59,7 +59,7 @@ struct Network::Parts {
     EdgeCall layer(Source& source, const std::string& name, Edge kind, int64_t channels, int64_t outputs) const {
         EdgeCall call{};
         call.kind = kind, call.channels = channels, call.out_channels = outputs;
-        const int64_t area = kind == Edge::kSame ? 9 : 4;  // kUp: the four pixels that one becomes
+        const int64_t area = kind == Edge::kSame ? 9 : 4;  // kUp: four output pixels per input pixel
         call.weight = source.find(name + ".weight", outputs * channels * area);
         if (kind != Edge::kUp) call.bias = source.find(name + ".bias", outputs);
         return call;
@@ -113,8 +113,8 @@ struct Network::Parts {
 
 namespace {
 
-// Runs tiles of a layer on all threads. Weights are packed anew each time, which costs little, so that a change of them
-// in place is seen.
+// Runs the tiles of a layer on all threads. Packs the weights every time, which is cheap, so that changes in place take
+// effect.
 void run_layer(const Kernels& kernels, EdgeCall call, int threads) {
     const Floats packed = allocate(kernels.edge_packed(call));
     kernels.edge_pack(call, packed.get());
@@ -131,7 +131,7 @@ void run_layer(const Kernels& kernels, EdgeCall call, int threads) {
     });
 }
 
-// [batch][C][rows][cols] mixed by a block's channel branch
+// Mixes averages [batch][C][rows][cols] by a block's channel branch.
 std::vector<float> mixed(const Kernels& kernels, const EdgeCall& mix, Grid& grid, int threads) {
     std::vector<float> out(grid.values.size());
     EdgeCall call = mix;
@@ -143,13 +143,13 @@ std::vector<float> mixed(const Kernels& kernels, const EdgeCall& mix, Grid& grid
     return out;
 }
 
-// One run: the image at hand, and the memory that is free.
+// State of a run: the current image, and free memory.
 class Run {
 public:
     Run(const Kernels& kernels, Context& context, int64_t batch, int64_t height, int threads)
         : kernels_(kernels), context_(context), batch_(batch), input_height_(height), threads_(threads) {}
 
-    // The image is in `here`; `spare` has as many floats.
+    // The image is in `here`; `spare` has the same size.
     void stage(const Stage& blocks, float*& here, float*& spare, const Layout& layout) {
         for (const Block& block : blocks) {
             const Tensor4 x = layout.view(here), y = layout.view(spare);
@@ -212,16 +212,16 @@ const Kernels& Network::kernels() const { return parts_->kernels; }
 
 int64_t Network::multiple() const { return int64_t{1} << parts_->levels(); }
 
-// Where the images of all levels lie: of each level two slots, and everything deeper in the one that is spare.
+// Places of the images of all levels: two slots per level, with all deeper levels in the unused one.
 struct Network::Memory {
     struct Level {
         Layout layout;
-        int64_t here, spare;  // floats from the start
+        int64_t here, spare;  // offsets in floats
     };
     std::vector<Level> levels;
     int64_t floats;
 
-    // `least`: floats that the first level's slots have at least; the result is put together in one of them.
+    // `least`: minimum size in floats of the first level's slots; one of them receives the result.
     Memory(int64_t count, int64_t width, int64_t batch, int64_t rows, int64_t cols, int64_t least) {
         for (int64_t i = 0; i <= count; ++i) levels.push_back({Layout(width << i, rows >> i, cols >> i), 0, 0});
         std::vector<int64_t> slots(levels.size());
@@ -235,7 +235,7 @@ struct Network::Memory {
             levels[i].here = at;
             at = levels[i].spare = at + slots[i];
         }
-        floats = deeper + 16;  // vectors are read to their end
+        floats = deeper + 16;  // the last vectors are read in full
     }
 };
 
@@ -248,7 +248,7 @@ int64_t Network::bytes(int64_t batch, int64_t height, int64_t width) const {
 
 namespace {
 
-// One image into another of the same size, or a part of it.
+// Copies an image, or a part of it, into another one.
 void copy(const Tensor4& from, const Tensor4& to, int64_t batch, int64_t channels, int64_t rows, int64_t cols) {
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t c = 0; c < channels; ++c)
@@ -268,7 +268,7 @@ void Network::run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t hei
     const int64_t channels = p.settings.channels;
     if (context.kind == Context::kGather) context.means.clear();
 
-    // The input with its padding of zeros: the last layer adds it too.
+    // The zero-padded input, which the last layer adds to its output.
     const Layout outer(channels, rows, cols);
     const Floats input = allocate(batch * outer.floats());
     set_zero(input.get(), batch * outer.floats());
@@ -290,7 +290,7 @@ void Network::run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t hei
     for (std::size_t i = 0; i < p.encoder.size(); ++i) {
         const float* const before = images[i].spare;
         run.stage(p.encoder[i], images[i].here, images[i].spare, layout(i));
-        // What is deeper lies in the slot that is spare, whichever of the two that is now.
+        // Deeper levels are in the unused slot, whichever of the two that is.
         const int64_t moved = images[i].spare - before;
         for (std::size_t deeper = i + 1; deeper < images.size(); ++deeper)
             images[deeper].here += moved, images[deeper].spare += moved;

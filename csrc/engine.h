@@ -1,11 +1,11 @@
-// A whole KBNet-S in one call: from an image to the restored one, without anything else between its layers.
+// A whole KBNet-S in one call, from an image to the restored one.
 //
-//     Network  settings, and where the weights lie; used by any number of calls, also at the same time
+//     Network  settings and pointers to the weights; can serve any number of calls at the same time
 //     Context  where averages over the image come from, as in kbnet/nn/context.py
-//     run      plans the memory, then goes through the layers, each shared out over the threads
+//     run      plans the memory, then runs the layers, each split over the threads
 //
-// Images lie channel by channel, [B, C, H, W] float32, from the first convolution to the last. A level needs two
-// images; everything deeper fits into the one that is not in use, so a whole run needs two images of the first level.
+// Images are planar, [B, C, H, W] float32, from the first convolution to the last. A level needs two images. All deeper
+// levels fit in the unused one, so a whole run takes the memory of two images of the first level.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct Settings {
     float eps;
 };
 
-// Finds a parameter by its name in the state of the PyTorch module; `values` is how many numbers it must have.
+// Finds a parameter by its `state_dict` name; `values` is the number of values that it must have.
 class Source {
 public:
     virtual ~Source() = default;
@@ -35,24 +35,25 @@ public:
 
 struct Context {
     enum Kind { kFullFrame, kLocal, kGather, kShared } kind = kFullFrame;
-    int64_t window = 0;                     // of kLocal, pixels of the input
-    int64_t halo = 0;                       // of kGather: pixels at each side that are not averaged over
-    std::vector<std::vector<float>> means;  // kGather: filled, one entry a block; kShared: used
+    int64_t window = 0;                     // of kLocal, in input pixels
+    int64_t halo = 0;                       // of kGather: input pixels at each side that averages leave out
+    std::vector<std::vector<float>> means;  // output of kGather, input of kShared; one entry per block
 };
 
 class Network {
 public:
-    // Finds parameters in `source`, which must outlive the network: they are used where they lie.
+    // Finds parameters in `source`. They aren't copied and must outlive the network.
     Network(const Settings& settings, Source& source, const Kernels& kernels);
     ~Network();
 
-    // y = the restored x, both [batch, channels, height, width] float32 with contiguous rows of pixels. Any size from
-    // 1x1; sides are padded with zeros to `multiple`, which take part in norms and averages as in the modules.
+    // y = the restored x, both [batch, channels, height, width] float32 with contiguous rows of pixels, of any size
+    // from 1x1. Sides are padded with zeros to `multiple`; as in the modules, these zeros take part in norms and
+    // averages.
     void run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t height, int64_t width, Context& context,
              int threads) const;
 
     int64_t multiple() const;
-    // Bytes that a run takes at its peak besides x and y.
+    // Peak memory of a run in bytes, not counting x and y.
     int64_t bytes(int64_t batch, int64_t height, int64_t width) const;
     const Kernels& kernels() const;
 

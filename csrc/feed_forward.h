@@ -2,7 +2,7 @@
 //
 //     y = x + scale * out(gate(in(norm(x))))
 //
-// Both look at single pixels only, so a tile needs no border, and y may lie where x lies.
+// Both only read single pixels, so a tile needs no border, and y can be the same memory as x.
 #pragma once
 
 #include "fusion.h"
@@ -73,7 +73,7 @@ void feed_forward_tile(const FeedForwardCall& call, const Tile& tile, float* scr
         feed<FloatDot>(call, tile, scratch);
 }
 
-constexpr int64_t kSumsPixels = 128;  // of a row, normalised at a time
+constexpr int64_t kSumsPixels = 128;  // pixels of a row to normalise at a time
 
 inline int64_t sums_scratch(const SumsCall& call) {
     return 2 * call.sizes.channels * (kSumsPixels + 2 * 16) + 64;
@@ -91,7 +91,7 @@ inline float sum_of(const float* from, int64_t n) {
     return sum;
 }
 
-// The sums of one row of cells: first down the columns of pixels, then along the rows of cells, which are fewer.
+// Sums of one row of cells: first over the rows of pixels, then over the columns in each cell, which is less work.
 void sums_row(const SumsCall& call, int64_t image, int64_t grid_row, float* scratch) {
     const Sizes& s = call.sizes;
     Arena arena{scratch};

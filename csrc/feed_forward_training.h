@@ -1,8 +1,8 @@
-// The feed-forward half of KBNet-S's block in training over a strip of pixels; its gradient, from its input alone.
+// The feed-forward half of KBNet-S's block in training over a strip of pixels. The gradient only needs its input.
 //
 //     y = x + scale * (W2 q + b2),  q = f1 * f2,  (f1, f2) = W1 u + b1,  u = norm(x)
 //
-// The sums over pixels for the scaled matrix, D = sum dy q^T, give both dW2 = scale * D and dscale = <D, W2> + ...
+// The sum over pixels D = sum dy q^T gives both dW2 = scale * D and dscale = <D, W2> + ...
 #pragma once
 
 #include "planar.h"
@@ -21,7 +21,7 @@ struct FeedForwardTrainingScratch {
         : pitch(planar_pitch(strip.pixels())) {
         const int64_t c = call.sizes.channels, d = call.hidden, c4 = round_up(c, kRows), d4 = round_up(d, kRows);
         Arena arena{base};
-        // The parts that do not depend on the strip come first: they stay from strip to strip.
+        // Buffers that don't depend on the strip come first: they stay the same from strip to strip.
         in = arena.take(packed_floats(2 * d, c));
         out = arena.take(packed_floats(c, d));
         out_transposed = arena.take(packed_floats(d, c));

@@ -1,8 +1,8 @@
-// A rectangle of pixels with the border that the convolutions after it need, as planar panels.
+// A rectangle of pixels, with the border that the following convolutions need, as planar panels.
 //
-// A panel of a field is [channels][floats], one row of `pitch` floats after the other, so that a neighbour of a pixel is
-// a constant distance away and every convolution is a sum of shifted panels. Panels of results have no border and are
-// dense: the j-th vector of pixels lies at j * kLanes.
+// A panel of a field is [channels][floats], with consecutive rows of `pitch` floats. A neighbour of a pixel is
+// therefore at a constant offset, and every convolution is a sum of shifted panels. Panels of results have no border
+// and are dense: the j-th vector of pixels is at j * kLanes.
 #pragma once
 
 #include "problem.h"
@@ -12,11 +12,11 @@ namespace {
 
 using kbnet::Tile;
 
-// Vectors of pixels worked on together; see product_block in dense.h.
+// Number of vectors of pixels processed together; see product_block in dense.h.
 constexpr int kColumns = kRegisters == 32 ? 4 : 2;
 constexpr int kRows = 4;  // rows of a register tile
 
-// Where some vectors of pixels begin in a panel. Padded to a multiple of kColumns by repeating the last.
+// Offsets of vectors of pixels in a panel. Padded to a multiple of kColumns by repeating the last one.
 struct Vectors {
     int32_t* at;
     int64_t count;
@@ -28,13 +28,13 @@ struct Field {
     int64_t rows, cols;  // pixels of the tile
     int64_t border;
     int64_t pitch, floats;
-    // The part inside the image, in rows and columns of the panel.
+    // The part inside the image, as rows and columns of the panel.
     int64_t first_row, last_row, first_col, last_col;
 
     Field(const Tile& tile, int64_t border_, int64_t height, int64_t width)
         : rows(tile.rows), cols(tile.cols), border(border_) {
         pitch = cols + 2 * border;
-        // A vector may begin at the last pixel, and reach kernels from there.
+        // A vector can start at the last pixel, and kernels reach further from there.
         floats = round_up((rows + 2 * border) * pitch + kLanes + border * (pitch + 1), 16);
         first_row = larger(0, border - tile.row0);
         last_row = smaller(rows + 2 * border, height - tile.row0 + border);
@@ -43,9 +43,9 @@ struct Field {
     }
 
     int64_t vectors_across() const { return (cols + kLanes - 1) / kLanes; }
-    int64_t dense() const { return round_up(rows * vectors_across(), kColumns) * kLanes; }  // floats a channel
+    int64_t dense() const { return round_up(rows * vectors_across(), kColumns) * kLanes; }  // floats per channel
 
-    // The pixels of the tile, row by row: the j-th vector of a dense panel lies here in a panel of the field.
+    // The pixels of the tile, row by row: offsets in a panel of the field of the j-th vector of a dense panel.
     Vectors tile_vectors(int32_t* at) const {
         Vectors v{at, 0};
         for (int64_t r = 0; r < rows; ++r)
@@ -54,7 +54,7 @@ struct Field {
         return padded(v);
     }
 
-    // All pixels inside the image that are at most `reach` from the tile.
+    // All pixels inside the image at a distance of at most `reach` from the tile.
     Vectors inside_vectors(int32_t* at, int64_t reach) const {
         const int64_t r0 = larger(first_row, border - reach), r1 = smaller(last_row, border + rows + reach);
         const int64_t c0 = larger(first_col, border - reach), c1 = smaller(last_col, border + cols + reach);
@@ -74,7 +74,7 @@ struct Field {
         return v;
     }
 
-    // Zeros where the image ends: that is what the convolutions pad with.
+    // Zeros outside the image, which are the padding of the convolutions.
     void zero_outside(float* panel, int64_t channels) const {
         const int64_t all = rows + 2 * border;
         for (int64_t c = 0; c < channels; ++c, panel += floats) {
@@ -99,7 +99,7 @@ inline void gather_field(float* panel, const Field& f, const Tensor4& t, int64_t
     f.zero_outside(panel, channels);
 }
 
-// Dense panels of the tile's own pixels, `row` floats a row of pixels, `pitch` floats a channel.
+// Dense panels of the tile's own pixels, with `row` floats per row of pixels and `pitch` floats per channel.
 inline void gather_dense(float* panel, int64_t pitch, int64_t row, const Tensor4& t, int64_t channel0,
                          int64_t channels, const Tile& tile) {
     for (int64_t r = 0; r < tile.rows; ++r)

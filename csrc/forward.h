@@ -1,11 +1,11 @@
-// Forward over one strip of pixels.
+// The forward pass over one strip of pixels.
 //
-// With u[t, p] the taps of a group at pixel p, and one more tap that is always 1 and carries the bias:
+// With u[t, p] the taps of a group at pixel p, and one more tap that is always 1, for the bias:
 //
 //     y[c, p] = sum_n a[n, p] * sum_t W[n, c, t] u[t, p]
 //
-// In bfloat16, where the processor has dot products of bfloat16 pairs, channels 2j and 2j + 1 share a lane: the planes,
-// the taps and the weights then hold pairs in the place of floats, and everything else stays the same.
+// In bfloat16, if the processor has dot products of bfloat16 pairs, channels 2j and 2j + 1 share a lane. Planes, taps
+// and weights then hold pairs instead of floats, and everything else is the same.
 #pragma once
 
 #include "strips.h"
@@ -54,8 +54,8 @@ inline int64_t forward_scratch(const ForwardCall& call, const Strip& largest) {
     return ForwardScratch(call, largest, nullptr).floats;
 }
 
-// to[i] = low[i] and high[i] as bfloat16 numbers in one lane. Both came from bfloat16, so their upper halves are all
-// there is; without `high` its place is zero.
+// to[i] = low[i] and high[i] as bfloat16 numbers in one lane. Both were converted from bfloat16, so their lower halves
+// are zero. Without `high`, its half is zero.
 inline void pair_up(float* to, const float* low, const float* high, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
         uint32_t a, b = 0;

@@ -1,7 +1,7 @@
-// Forward over one tile of an image that is wide enough to fill vectors with the pixels of a row.
+// The forward pass over one tile of an image that is wide enough to fill vectors with the pixels of a row.
 //
-// The group's channels are read where they lie, with a border: nothing is laid out per tap, so the group's planes and the
-// bases of one output channel stay in the first-level cache. forward.h serves narrow images, several to a strip.
+// Reads the group's channels in place, in planes with a border. There are no copies per tap, so the group's planes and
+// the bases of one output channel stay in the L1 cache. forward.h handles narrow images, several per strip.
 #pragma once
 
 #include "dense.h"

@@ -1,11 +1,11 @@
-// Multi-axis feature fusion over one tile: everything of a block up to its first residual addition.
+// Multi-axis feature fusion over one tile: all of a block up to its first residual addition.
 //
 //     u = norm(x);  v = depthwise(W u);  a = the coefficient head of u
 //     y = x + scale * out((kba(v, a) * kba_scale + v) * static(u) * means)
 //
-// Nothing between x and y is ever stored for more than a tile. A tile reads a border around it, of which the branches'
-// first products are computed anew in neighbouring tiles; that costs a few percent. The D hidden channels go through
-// some at a time.
+// Nothing between x and y is stored for more than one tile. A tile reads a border around it, for which neighbouring
+// tiles recompute the first products of the branches; that costs a few percent. The D hidden channels are processed in
+// chunks.
 #pragma once
 
 #include "dense.h"
@@ -61,7 +61,7 @@ struct FusionScratch {
         first = arena.take(chunk4 * field.floats);
         second = arena.take(chunk4 * field.floats);
         pairs = arena.take((larger(s.group, call.static_group) + 1) / 2 * field.floats);
-        fixed = arena.take((chunk4 + kRows - 1) * dense);  // a group of 5 channels, say, is convolved as 8
+        fixed = arena.take((chunk4 + kRows - 1) * dense);  // for example, a group of 5 channels is convolved as 8
         mixed = arena.take(chunk4 * dense);
         fused = arena.take(steps_hidden * dense);
         out = arena.take(chunk4 * dense);
@@ -143,7 +143,7 @@ inline void static_branch(const FusionCall& call, const FusionScratch& k, int64_
         for (int64_t i = 0; i < n * k.dense; ++i) k.fixed[i] = gelu(k.fixed[i]);
 }
 
-// a = scale * expand(gate(grouped conv of u)) + projection(u), dense, rows beyond N zero
+// a = scale * expand(gate(grouped conv of u)) + projection(u), dense; rows beyond N are zero
 template <class Dot>
 inline void predict_coefficients(const FusionCall& call, const FusionScratch& k, const Vectors& tile) {
     const Sizes& s = call.sizes;
@@ -160,7 +160,7 @@ inline void predict_coefficients(const FusionCall& call, const FusionScratch& k,
         k.bias[n] = n < s.bases ? bias_of(call.expand_bias, call.coefficient_scale, n) +
                                       bias_of(call.projection_bias, Matrix{}, n)
                                 : 0.0f;
-    // The head is small and its inputs are not paired: float32 throughout.
+    // In float32: the head is small and its inputs aren't paired.
     pack_rows(k.weight, call.expand, 0, s.bases, half, call.coefficient_scale, false);
     product<FloatDot>(k.a, k.dense, nullptr, k.head, k.dense, nullptr, tile.count, k.weight, k.bias, s.bases, half);
     pack_rows(k.weight, call.projection, 0, s.bases, s.channels, Matrix{}, call.paired);
@@ -191,10 +191,10 @@ inline void adaptive_branch(const FusionCall& call, const FusionScratch& k, int6
     }
 }
 
-// Where a pixel falls between the centres of cells, as torch's bilinear interpolation without aligned corners has it.
+// Position of a pixel between the centres of cells, as in torch's bilinear interpolation with align_corners=False.
 struct Between {
     int64_t low, high;
-    float share;  // of `high`
+    float share;  // weight of `high`
 
     Between(int64_t pixel, int64_t cell, int64_t cells) {
         float at = (static_cast<float>(pixel) + 0.5f) / static_cast<float>(cell) - 0.5f;
@@ -242,7 +242,7 @@ inline void prepare_columns(const FusionCall& call, const FusionScratch& k, cons
     k.grid_row[call.grid_cols] = 0.0f;
 }
 
-// y = x + bias + W from, some output channels at a time; `from` is dense
+// y = x + bias + W from, in chunks of output channels; `from` is dense
 template <class Dot, class Call>
 inline void finish(const Call& call, const Tile& tile, float* out, float* weight, float* bias, const float* from,
                    int64_t dense, int64_t vectors, int64_t inner, int64_t steps) {

@@ -1,15 +1,15 @@
 // The gradient of the fusion half over a strip of whole images; see fusion_training.h.
 //
-// Everything but the operator's value is computed anew from x. Where an output is scaled by parameters, the sums over
-// pixels are taken without the scale: both its gradient and the matrix's follow from them.
+// Recomputes everything from x, except for the operator's value. For outputs that parameters scale, the sums over
+// pixels leave out the scale: its gradient and that of the matrix both follow from them.
 #pragma once
 
 #include "fusion_training.h"
 
 namespace {
 
-// Through (kba * kba_scale + v) * st * ch, given the gradient of that product in k.dm. Leaves m itself, and in the
-// place of each factor its gradient: kba's in k.k, st's in k.st, v's in k.dm.
+// Backward through m = (kba * kba_scale + v) * st * ch, given its gradient in k.dm. Computes m, and overwrites each
+// factor with its gradient: kba's is in k.k, st's in k.st and v's in k.dm.
 inline void multiply_backward(const FusionTrainingCall& call, const FusionTrainingScratch& k, float* dkba_scale) {
     for (int64_t c = 0; c < call.sizes.channels; ++c) {
         spread_channel(k, c);
@@ -38,7 +38,7 @@ inline void multiply_backward(const FusionTrainingCall& call, const FusionTraini
     }
 }
 
-// Gradients of the operator's inputs: of a in k.da, of v added to k.dm
+// Gradients of the operator's inputs: a's in k.da, v's added to k.dm
 inline void kba_backward(const FusionTrainingCall& call, const FusionTrainingScratch& k, const Strip& strip,
                          float* bases_sums) {
     const Sizes& s = call.sizes;
@@ -46,7 +46,7 @@ inline void kba_backward(const FusionTrainingCall& call, const FusionTrainingScr
     BackwardCall back{};
     back.sizes = forward.sizes, back.x = forward.x, back.coefficients = forward.coefficients, back.dy = forward.y;
     back.weight = forward.weight, back.bias = forward.bias, back.packed = call.packed;
-    back.dx = forward.x;  // only that it is wanted: the sums stay in the window
+    back.dx = forward.x;  // only marks that dx is needed; the sums stay in the window
     back.dcoefficients = k.view(k.da, s.width), back.want_weight = true;
     const BackwardShare share{0, s.groups(), k.window, 0, bases_sums};
     fill(k.window, k.images * k.area * s.channels, 0.0f);
@@ -59,7 +59,7 @@ inline void kba_backward(const FusionTrainingCall& call, const FusionTrainingScr
             add_row(k.dm + c * k.pitch + r * s.width, k.window + (r * s.channels + c) * s.width, s.width);
 }
 
-// Through a branch's depthwise convolution and its product, into k.du. `dy` is overwritten.
+// Backward through a branch's depthwise convolution and its product, into k.du. Overwrites `dy`.
 inline void branch_backward(const FusionTrainingScratch& k, float* dy, const float* inner, int64_t channels,
                             const float* conv, const float* transposed, float* dconv, float* dconv_bias, float* din,
                             float* din_bias) {
@@ -74,7 +74,7 @@ inline void branch_backward(const FusionTrainingScratch& k, float* dy, const flo
     multiply_add(k.du, transposed, k.zeros, dy, k.pitch, channels, channels);
 }
 
-// From k.da through the coefficient head; k.du is written, not added to
+// Backward from k.da through the coefficient head; overwrites k.du
 inline void head_backward(const FusionTrainingCall& call, const FusionTrainingScratch& k, float* sums) {
     const int64_t c = call.sizes.channels, n = call.sizes.bases, half = call.head / 2, each = c / call.head;
     const auto to = [&](int parameter) { return sums + call.sums_at(parameter); };
@@ -102,7 +102,7 @@ inline void head_backward(const FusionTrainingCall& call, const FusionTrainingSc
     }
 }
 
-// From k.dchannel through the channel branch, into k.du
+// Backward from k.dchannel through the channel branch, into k.du
 inline void mean_backward(const FusionTrainingCall& call, const FusionTrainingScratch& k, float* dmix,
                           float* dmix_bias) {
     const int64_t c = call.sizes.channels, images = k.images;

@@ -1,9 +1,9 @@
-// The fusion half of KBNet-S's block in training, over a strip of whole images: what both passes compute, and forward.
+// The fusion half of KBNet-S's block in training, over a strip of whole images: the forward pass, and what both share.
 //
 //     u = norm(x);  st = depthwise(Ws u);  v = depthwise(Wa u);  a = scale * expand(gate(grouped(u))) + projection(u)
 //     ch = Wc mean(u);  m = (kba(v, a) * kba_scale + v) * st * ch;  y = x + out_scale * out(m)
 //
-// Panels are dense and planar. With whole images there are no borders to compute twice, and the mean is at hand.
+// Panels are dense and planar. With whole images, no borders are recomputed, and the mean is available.
 #pragma once
 
 #include "backward.h"
@@ -52,7 +52,7 @@ struct FusionTrainingScratch {
         means = arena.take(c * images), channel = arena.take(c * images);
         dchannel = arena.take(c * images), dmeans = arena.take(c * images);
         row = arena.take(pitch), product_row = arena.take(pitch), scale = arena.take(pitch);
-        // The convolutions read and write back up to a vector beyond a panel.
+        // Convolutions read and write back up to one vector beyond a panel.
         const auto panel = [&](int64_t rows) { return arena.take(rows * pitch + kLanes); };
         x = panel(c), u = panel(c), st = panel(c), v = panel(c);
         s1 = panel(channels4), v1 = panel(channels4);
@@ -106,7 +106,7 @@ void fusion_training_prepare(const FusionTrainingCall& call, float* scratch) {
     fill(k.zeros, larger(k.channels4, larger(k.bases4, k.head4)), 0.0f);
 }
 
-// A depthwise convolution of all channels, one by one
+// A depthwise convolution, channel by channel
 inline void depthwise_channels(const FusionTrainingScratch& k, float* to, const float* from, int64_t channels,
                                const float* weight, const float* bias) {
     for (int64_t c = 0; c < channels; ++c) {
@@ -115,7 +115,7 @@ inline void depthwise_channels(const FusionTrainingScratch& k, float* to, const 
     }
 }
 
-// Everything up to the operator's inputs and the other factors, from x, of which k.dy keeps a copy if asked to
+// Computes the operator's inputs and the other factors from x; copies x to k.dy on request
 inline void compute_branches(const FusionTrainingCall& call, const FusionTrainingScratch& k, const Strip& strip,
                              bool keep_x) {
     const Sizes& s = call.sizes;

@@ -28,7 +28,7 @@ void backward_pack(const kbnet::BackwardCall& call, int64_t group, float* packed
 
 namespace kbnet {
 
-// The only symbol that leaves this file.
+// The only exported symbol of this file.
 extern const Kernels KBNET_JOIN(kernels_, KBNET_ISA);
 const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
     KBNET_TEXT(KBNET_ISA), kHavePairs,           forward_packed,    forward_pack,    forward_scratch, forward_strip,

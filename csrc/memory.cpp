@@ -12,24 +12,24 @@ struct Piece {
 };
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr std::size_t kKept = 0;  // the guards between a call's panels must not outlive it
+constexpr std::size_t kKept = 0;  // the poisoned guards between panels must not outlive the call
 #else
-constexpr std::size_t kKept = std::size_t{64} << 20;  // at most, in all
+constexpr std::size_t kKept = std::size_t{64} << 20;  // maximum in total
 #endif
 
-constexpr std::size_t kMost = 64;  // pieces: all are looked through at every call
+constexpr std::size_t kMost = 64;  // maximum number of blocks; every call searches all of them
 
-// Never destroyed: threads may still give back while the process ends.
+// Never destroyed: threads can still return memory while the process exits.
 struct Store {
     std::mutex mutex;
-    std::vector<Piece> pieces;  // never grows beyond what is reserved: giving back must not throw
+    std::vector<Piece> pieces;  // never exceeds its reserved capacity: returning memory must not throw
     std::size_t bytes = 0;
 
     Store() { pieces.reserve(kMost); }
 };
 Store& store = *new Store;
 
-// Whoever finds the store busy does without it: a mutex that was held when the process forked would never be free.
+// A caller that finds the store busy allocates directly: a mutex that was locked during a fork is never released.
 using Turn = std::unique_lock<std::mutex>;
 
 }  // namespace
@@ -57,7 +57,7 @@ Floats allocate(int64_t floats) {
 
 void GiveBack::operator()(float* p) const {
     if (const Turn turn{store.mutex, std::try_to_lock}; turn && bytes <= kKept) {
-        while (store.pieces.size() == kMost || store.bytes + bytes > kKept) {  // the longest unused make room
+        while (store.pieces.size() == kMost || store.bytes + bytes > kKept) {  // evict the least recently used
             std::free(store.pieces.front().data);
             store.bytes -= store.pieces.front().bytes;
             store.pieces.erase(store.pieces.begin());

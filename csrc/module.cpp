@@ -1,4 +1,4 @@
-// Python's view of the kernels: kbnet.engine._native. Tensors come in through DLPack; outputs are allocated by the caller.
+// Python bindings of the kernels: kbnet.engine._native. Takes tensors through DLPack; the caller allocates outputs.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -94,7 +94,7 @@ std::vector<std::string> instruction_sets() {
 NB_MODULE(_native, m) {
     using namespace nb::literals;
     m.doc() = "Kernel basis attention on the CPU; see csrc/.";
-    // What is written to is never converted: nanobind would write to a copy.
+    // Never convert outputs: nanobind would write to a copy.
     m.def("forward", &forward, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "y"_a.noconvert(), "threads"_a,
           "instruction_set"_a = "", "Write the operator's value into y.");
     m.def("backward", &backward, "dy"_a, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "dx"_a.none().noconvert(),

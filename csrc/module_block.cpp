@@ -1,4 +1,4 @@
-// The part of kbnet.engine._native that computes halves of a block in inference.
+// Bindings in kbnet.engine._native for halves of a block in inference.
 #include "module_block.h"
 
 #include <nanobind/stl/optional.h>
@@ -20,7 +20,7 @@ using Parameter = std::optional<nb::ndarray<nb::c_contig, nb::device::cpu>>;
 using Parameters = std::vector<Parameter>;
 using Grid = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
-// Takes parameters in order, each of a known number of values.
+// Reads parameters in order and checks the number of values of each.
 class Reader {
 public:
     explicit Reader(const Parameters& parameters) : parameters_(parameters) {}

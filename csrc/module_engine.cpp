@@ -1,4 +1,4 @@
-// The part of kbnet.engine._native that runs whole networks: settings and arrays in, a restored image out. No torch.
+// Bindings in kbnet.engine._native for whole networks: settings and arrays in, restored image out, without torch.
 #include "module_engine.h"
 
 #include <nanobind/ndarray.h>
@@ -37,7 +37,7 @@ public:
 
 private:
     nb::dict arrays_;
-    std::vector<AnyArray> held_;  // matrices are used where they lie
+    std::vector<AnyArray> held_;  // keeps the arrays alive, because matrices aren't copied
 };
 
 class Engine {

@@ -1,4 +1,4 @@
-// The part of kbnet.engine._native that trains halves of a block. Float32 only.
+// Bindings in kbnet.engine._native for training halves of a block. Float32 only.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -17,8 +17,8 @@ namespace nb = nanobind;
 namespace kbnet {
 namespace {
 
-// Address and number of values of contiguous float32 tensors on the CPU, as kbnet.ops.training makes sure. DLPack would
-// cost several microseconds for each of a block's 32 parameters and gradients, which is much for small images.
+// Address and number of values of contiguous float32 CPU tensors; kbnet.ops.training ensures that they are. DLPack
+// would cost several microseconds for each of a block's 32 parameters and gradients, which is a lot for small images.
 using Arrays = std::vector<std::pair<std::uintptr_t, int64_t>>;
 
 Sizes sizes_of(const AnyTensor4& x) {
@@ -31,7 +31,7 @@ Tensor4 float_view(const AnyTensor4& x) {
     return view(x);
 }
 
-// The arrays' numbers, each array of the size expected of it.
+// Pointers to the arrays, after checking the size of each.
 std::vector<float*> pointers(const Arrays& arrays, const std::vector<int64_t>& sizes) {
     expect(arrays.size() == sizes.size(), "expected " + std::to_string(sizes.size()) + " arrays");
     std::vector<float*> data;
@@ -79,7 +79,7 @@ void feed_forward_backward_(const AnyTensor4& dy, const AnyTensor4& x, const Arr
     feed_forward_backward(kernels, call, g.data(), threads);
 }
 
-// x, y and so on for a call, with all sizes checked.
+// The tensors of a call, with all sizes checked.
 FusionTrainingCall fusion_call(const AnyTensor4& x, const AnyTensor4& filtered, const Arrays& parameters,
                                int64_t bases, int64_t group, int64_t kernel, int64_t head, double eps) {
     expect_same_shape(x, filtered, "filtered must have the shape of x");

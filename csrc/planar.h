@@ -1,8 +1,8 @@
-// What the training passes of a block do to dense planar panels, [channels][pitch] floats: products, sums over pixels
+// Operations of the training passes on dense planar panels, [channels][pitch] floats: matrix products, sums over pixels
 // and norms, each with its gradient.
 //
-// The pitch is a multiple of kStep floats. What lies between the last pixel and the pitch is zero
-// wherever pixels are summed over (clear_tail).
+// The pitch is a multiple of kStep floats. For sums over pixels, the floats between the last pixel and the pitch must
+// be zero (clear_tail).
 #pragma once
 
 #include "dense.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kStep = kColumns * kLanes;  // floats that `product` writes at a time
 
-// Channels a multiple of 2 KB apart would share a few sets of the first-level cache.
+// Channels at multiples of 2 KB would share a few sets of the L1 cache.
 inline int64_t planar_pitch(int64_t pixels) {
     const int64_t pitch = round_up(pixels, kStep);
     return pitch % 512 ? pitch : pitch + kStep;
@@ -34,15 +34,15 @@ inline float sum_of(Vec v) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-// Sums longer than this many vectors are cut: rounding grows with the length of a sum.
+// Sums of more than this many vectors are split: rounding errors grow with the length of a sum.
 constexpr int64_t kSumVectors = 64;
 
-// A matrix [rows][inner], each row times scale[row], packed as `product` reads it.
+// Packs a matrix [rows][inner], each row times scale[row], for `product`.
 inline void pack_matrix(float* to, const float* m, int64_t rows, int64_t inner, const float* scale) {
     pack_rows(to, Matrix{m, false}, 0, rows, inner, Matrix{scale, false}, false);
 }
 
-// The same of the transpose: m is [inner][rows], scaled along `inner`.
+// The same for the transpose: m is [inner][rows], scaled along `inner`.
 inline void pack_transpose(float* to, const float* m, int64_t rows, int64_t inner, const float* scale) {
     for (int64_t r = 0; r < rows; r += kRows, to += inner * kRows)
         for (int64_t i = 0; i < inner; ++i)
@@ -103,7 +103,7 @@ inline void add_outer(float* out, const float* a, int64_t rows, const float* b, 
     }
 }
 
-// The sum of n products of two rows, or of one row's n values.
+// The sum of n products of two rows, or of the n values of one row.
 inline float row_dot(const float* a, const float* b, int64_t n) {
     float total = 0.0f;
     const int64_t whole = n / kLanes * kLanes;
@@ -158,7 +158,7 @@ inline void norm(float* panel, float* scale, float* u, int64_t pitch, int64_t ch
         }
 }
 
-// dx += the gradient through the norm of du, which is overwritten; x and scale as `norm` left them, zero tails in du
+// dx += the gradient of `norm` for du, which is overwritten; x and scale are its outputs, and the tails of du are zero
 inline void norm_backward(float* dx, float* du, const float* x, const float* scale, int64_t pitch, int64_t channels,
                           const float* weight, float* dweight, float* dbias) {
     for (int64_t c = 0; c < channels; ++c) {

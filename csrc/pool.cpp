@@ -15,7 +15,7 @@
 namespace kbnet {
 namespace {
 
-// One call's tasks. Whoever comes takes the next; it works with any number of helpers, even none.
+// The tasks of one call. Every thread takes the next one; works with any number of helpers, even none.
 struct Job {
     const std::function<void(int)>& task;
     const int count;
@@ -42,7 +42,7 @@ public:
         }
         wake_.notify_all();
         job.help();
-        // Whoever has not come by now need not: on a busy machine that could take long.
+        // Don't wait for helpers that haven't started: on a busy machine that could take long.
         std::unique_lock<std::mutex> lock(mutex_);
         job_ = nullptr;
         done_.wait(lock, [this] { return helping_ == 0; });
@@ -70,21 +70,21 @@ private:
     std::vector<std::thread> workers_;
     Job* job_ = nullptr;
     int threads_ = 0;
-    int helping_ = 0;  // workers in the present job
+    int helping_ = 0;  // workers in the current job
     std::uint64_t number_ = 0;
 };
 
 std::atomic<Pool*> own_pool{nullptr};
 std::atomic<bool> forked{false};
 
-// The child of a fork has none of its parent's threads, and perhaps a mutex one of them held: it starts afresh. The
-// parent's pool is never destroyed either, since its workers may still be asleep in it when the process ends.
+// A forked child has none of its parent's threads, and a mutex may be locked by one of them, so it creates a new pool.
+// The parent's pool is never destroyed either, because its workers can still sleep in it when the process exits.
 void after_fork_in_child() {
     own_pool.store(nullptr);
     forked.store(true);
 }
 
-// At the import, not at the first use: the runtime's threads may have run for others, or only in a parent's parent.
+// At import instead of first use: others may have run the runtime's threads, possibly only in a grandparent process.
 const int registered = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
 Pool& pool() {
@@ -97,7 +97,7 @@ Pool& pool() {
     return *current;
 }
 
-// libgomp's entry point for `#pragma omp parallel`; LLVM's runtime offers the same one.
+// libgomp's entry point for `#pragma omp parallel`; LLVM's runtime provides it too.
 using ParallelRegion = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
 
 ParallelRegion openmp() {

@@ -1,21 +1,20 @@
-// Threads to run a job on, without fighting torch for the cores.
+// Threads for parallel jobs that don't compete with torch's for the cores.
 //
-// torch's OpenMP workers spin for milliseconds after each of its operators, so a second set of threads would share the
-// cores with them. Where the process already has a GNU-compatible OpenMP runtime (torch brings one), jobs run on that
-// runtime's workers. Nothing is linked against it and nothing is loaded: its one entry point is looked up by name.
-// Where there is none, and in a forked child (where the runtime's workers no longer exist), a small pool of our own
-// does the work; its threads sleep between jobs.
+// torch's OpenMP workers spin for milliseconds after every operator, so a second set of threads would share the cores
+// with them. If the process already has a GNU-compatible OpenMP runtime (torch brings one), jobs run on its workers.
+// This needs no linking or loading: the single entry point is looked up by name. Without such a runtime, and in a
+// forked child (where its workers no longer exist), jobs run on a small pool whose threads sleep between jobs.
 #pragma once
 
 #include <functional>
 
 namespace kbnet {
 
-// Runs task(0) ... task(count - 1), each once, on up to `count` threads of which the caller is one, and returns when
-// all have ended. Tasks must not throw.
+// Runs task(0) ... task(count - 1), each once, on up to `count` threads including the caller's, and returns when all
+// have finished. Tasks must not throw.
 void run_on_threads(int count, const std::function<void(int)>& task);
 
-// "openmp" or "own": which threads the next call would use.
+// The threads that the next call would use: "openmp" or "own".
 const char* thread_source();
 
 }  // namespace kbnet

@@ -1,7 +1,7 @@
-// The plain data that the Python module, the drivers and the kernels hand to one another.
+// The plain data that the Python module, the drivers and the kernels exchange.
 //
-// This header is seen both by ordinary code and by code compiled for one instruction set. An ordinary inline function
-// could be emitted by both and merged by the linker into the wrong one, so those here are always inlined.
+// Ordinary code and code compiled for one instruction set both include this header. Both could emit an ordinary inline
+// function, and the linker could keep the wrong copy, so the functions here are always inlined.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace kbnet {
 
-// A tensor [batch, channels, height, width] owned by someone else, in any memory format (strides in elements).
+// A non-owning view of a tensor [batch, channels, height, width] in any memory format (strides in elements).
 struct Tensor4 {
     void* data;
     int64_t stride_b, stride_c, stride_y, stride_x;
@@ -30,18 +30,18 @@ struct Sizes {
 
     KBNET_INLINE int64_t groups() const { return channels / group; }
     KBNET_INLINE int64_t half() const { return kernel / 2; }
-    // Weights of one output channel and one basis.
+    // Number of weights of one output channel and one basis.
     KBNET_INLINE int64_t taps() const { return group * kernel * kernel; }
 };
 
-// A block of pixels: rows [row0, row0 + rows) of all images stacked on one another, columns [col0, col0 + cols).
+// A block of pixels: rows [row0, row0 + rows) of all images stacked vertically, columns [col0, col0 + cols).
 struct Strip {
     int64_t row0, rows, col0, cols;
 
     KBNET_INLINE int64_t pixels() const { return rows * cols; }
 };
 
-// Numbers of the caller, contiguous; data == nullptr: not there (no bias, no scale).
+// A contiguous array of the caller; data == nullptr if absent (no bias, no scale).
 struct Matrix {
     const void* data;
     bool bfloat16;  // else float32
@@ -52,7 +52,7 @@ struct ForwardCall {
     Tensor4 x, coefficients, y;
     Matrix weight;  // [N, C, G, k, k]
     Matrix bias;    // [N, C]
-    float* packed;  // the weights of all groups as Kernels::forward_pack leaves them; null: each strip packs its own
+    float* packed;  // the weights of all groups, packed by Kernels::forward_pack; null: each strip packs its own
 };
 
 struct BackwardCall {
@@ -60,15 +60,15 @@ struct BackwardCall {
     Tensor4 x, coefficients, dy;
     Matrix weight, bias;
     float* packed;
-    Tensor4 dx, dcoefficients;  // data == nullptr: not wanted
-    bool want_weight;           // the gradients of weight and bias
+    Tensor4 dx, dcoefficients;  // data == nullptr: not needed
+    bool want_weight;           // whether the gradients of weight and bias are needed
 };
 
-// What one thread of a backward call works on.
+// One thread's share of a backward call.
 struct BackwardShare {
     int64_t group0, group1;
-    float* window;        // sums of dx, [rows][channels of these groups][W], the first row being
-    int64_t window_row0;  // this one of the stacked images
+    float* window;        // sums of dx, [rows][channels of these groups][W]; its first row is
+    int64_t window_row0;  // this row of the stacked images
     float* dweight;       // sums over this thread's pixels, [groups][taps + 1][dweight_pitch]; the last tap is the bias
 };
 
@@ -77,7 +77,7 @@ struct Tile {
     int64_t image, row0, rows, col0, cols;
 };
 
-// The first half of a block in inference (fusion.h), x [B, C, H, W] -> y, with D hidden channels.
+// The fusion half of a block in inference (fusion.h), x [B, C, H, W] -> y, with D hidden channels.
 struct FusionCall {
     Sizes sizes;  // of x; bases, group and kernel are the operator's
     int64_t hidden, head, static_group, static_kernel;
@@ -94,12 +94,12 @@ struct FusionCall {
     Matrix coefficient_scale;                             // [N]
     Matrix bases, bases_bias, kba_scale;                  // [N, D, G, k, k], [N, D], [D]
     Matrix out, out_bias, out_scale;                      // [C, D], [C], [C]
-    // The channel branch: one value per `cell` x `cell` pixels, to be interpolated, or one per image if the grid is 1x1.
+    // The channel branch: one value per `cell` x `cell` pixels, to interpolate, or one per image if the grid is 1x1.
     const float* means;  // [B or 1, D, grid_rows, grid_cols]
     int64_t means_batch, grid_rows, grid_cols, cell;
 };
 
-// The second half of KBNet-S's block, x + out(gate(in(norm(x)))), with 2 D hidden channels; y may be x.
+// The feed-forward half of KBNet-S's block, x + out(gate(in(norm(x)))), with 2 D hidden channels; y can be x.
 struct FeedForwardCall {
     Sizes sizes;
     int64_t hidden;  // D
@@ -109,8 +109,9 @@ struct FeedForwardCall {
     Matrix norm_weight, norm_bias, in, in_bias, out, out_bias, out_scale;
 };
 
-// The same in training, float32: y, or dx for a given dy. The sums of the parameters' gradients are one block of numbers in
-// the order norm_weight, norm_bias, in, in_bias, out, out_bias; those of `out` and its bias lack the scale.
+// The same in training, float32: computes y, or dx for a given dy. The sums for the parameters' gradients are
+// contiguous, in the order norm_weight, norm_bias, in, in_bias, out, out_bias; those of `out` and its bias leave out
+// the scale.
 struct FeedForwardTrainingCall {
     Sizes sizes;
     int64_t hidden;  // D
@@ -123,14 +124,14 @@ struct FeedForwardTrainingCall {
     }
 };
 
-// The parameters of the fusion half in training, in the order in which they come and their gradients go.
+// The parameters of the fusion half in training, in the order of inputs and gradients.
 enum FusionParameter {
     kNormWeight, kNormBias, kMix, kMixBias, kStaticIn, kStaticInBias, kStaticConv, kStaticConvBias, kAdaptiveIn,
     kAdaptiveInBias, kAdaptiveConv, kAdaptiveConvBias, kHeadConv, kHeadConvBias, kExpand, kExpandBias, kProjection,
     kProjectionBias, kCoefficientScale, kBases, kBasesBias, kKbaScale, kOut, kOutBias, kOutScale, kFusionParameters
 };
 
-// The first half of KBNet-S's block with 3x3 depthwise convolutions in both branches, in training. Float32.
+// The fusion half of KBNet-S's block with 3x3 depthwise convolutions in both branches, in training. Float32.
 struct FusionTrainingCall {
     Sizes sizes;  // of x; bases, group and kernel are the operator's
     int64_t head;
@@ -139,7 +140,7 @@ struct FusionTrainingCall {
     Tensor4 filtered;  // the operator's value [B, C, H, W]: written by the forward pass, read by the backward pass
     Tensor4 dy, dx;    // of the backward pass
     const float* parameters[kFusionParameters];
-    float* packed;  // the bases as Kernels::forward_pack leaves them, or backward_pack for the backward pass
+    float* packed;  // the bases, packed by Kernels::forward_pack, or backward_pack for the backward pass
 
     KBNET_INLINE int64_t size(int parameter) const {
         const int64_t c = sizes.channels, n = sizes.bases;
@@ -155,7 +156,7 @@ struct FusionTrainingCall {
             default: return c;
         }
     }
-    // Where a parameter's sums lie in a thread's. Those of the bases, as BackwardShare::dweight, come after all others.
+    // Offset of a parameter's sums in those of a thread. The bases' sums, like BackwardShare::dweight, come last.
     KBNET_INLINE int64_t sums_at(int parameter) const {
         int64_t at = 0;
         for (int i = 0; i < parameter; ++i)
@@ -177,25 +178,25 @@ struct SumsCall {
     KBNET_INLINE int64_t grid_cols() const { return (sizes.width + cell_cols - 1) / cell_cols; }
 };
 
-// A convolution around the blocks of a network (edges.h). Float32, rows of pixels contiguous.
+// A convolution outside the blocks of a network (edges.h). Float32, with contiguous rows of pixels.
 enum class Edge { kSame, kDown, kUp, kMix };
 
 struct EdgeCall {
     Edge kind;
     int64_t batch, channels, out_channels;
-    int64_t height, width;  // of the image that tiles lie in: y, but x for kUp
-    Tensor4 x, y, added;    // added: as y, or no data; it may be y itself
-    Matrix weight, bias;    // as PyTorch has them; kUp without a bias
-    const float* packed;    // what edge_pack made of the weights
+    int64_t height, width;  // of the image that is split into tiles: y, but x for kUp
+    Tensor4 x, y, added;    // added: same shape as y, or no data; can be y itself
+    Matrix weight, bias;    // in PyTorch's layout; kUp has no bias
+    const float* packed;    // the weights, packed by edge_pack
 };
 
 // One build of the kernels.
 struct Kernels {
     const char* name;
     bool has_pairs;  // dot products of bfloat16 pairs
-    int64_t (*forward_packed)(const ForwardCall&);  // floats of packed weights of one group
+    int64_t (*forward_packed)(const ForwardCall&);  // number of floats of one group's packed weights
     void (*forward_pack)(const ForwardCall&, int64_t group, float* packed);
-    int64_t (*forward_scratch)(const ForwardCall&, const Strip& largest);  // floats of scratch of one thread
+    int64_t (*forward_scratch)(const ForwardCall&, const Strip& largest);  // number of floats of scratch per thread
     void (*forward_strip)(const ForwardCall&, const Strip&, int64_t group0, int64_t group1, float* scratch);
     int64_t (*forward_tile_scratch)(const ForwardCall&, const Tile& largest);
     void (*forward_tile)(const ForwardCall&, const Tile&, int64_t group0, int64_t group1, float* scratch);
@@ -203,26 +204,26 @@ struct Kernels {
     void (*backward_pack)(const BackwardCall&, int64_t group, float* packed);
     int64_t (*backward_scratch)(const BackwardCall&, const Strip& largest);
     void (*backward_strip)(const BackwardCall&, const BackwardShare&, const Strip&, float* scratch);
-    // Writes a row of dx, [channels][W], the row counted in the stacked images.
+    // Writes a row of dx, [channels][W]; rows are counted in the stacked images.
     void (*write_dx_row)(const BackwardCall&, int64_t channel0, int64_t channels, int64_t row, const float* from);
     int64_t (*dweight_pitch)(const Sizes&);  // floats between the taps of BackwardShare::dweight
     int64_t (*fusion_scratch)(const FusionCall&, const Tile& largest);
     void (*fusion_tile)(const FusionCall&, const Tile&, float* scratch);
     int64_t (*feed_forward_scratch)(const FeedForwardCall&, const Tile& largest);
     void (*feed_forward_tile)(const FeedForwardCall&, const Tile&, float* scratch);
-    // `prepare` once per thread, on the scratch of its strips
+    // Call `prepare` once per thread, with the scratch of its strips.
     int64_t (*feed_forward_training_scratch)(const FeedForwardTrainingCall&, const Strip& largest);
     void (*feed_forward_training_prepare)(const FeedForwardTrainingCall&, float* scratch);
     void (*feed_forward_strip)(const FeedForwardTrainingCall&, const Strip&, float* scratch);
     void (*feed_forward_backward_strip)(const FeedForwardTrainingCall&, const Strip&, float* scratch, float* sums);
-    // A strip of whole images; `prepare` as above
+    // On strips of whole images; call `prepare` as above.
     int64_t (*fusion_training_scratch)(const FusionTrainingCall&, int64_t images);
     void (*fusion_training_prepare)(const FusionTrainingCall&, float* scratch);
     void (*fusion_forward_strip)(const FusionTrainingCall&, const Strip&, float* scratch);
     void (*fusion_backward_strip)(const FusionTrainingCall&, const Strip&, float* scratch, float* sums, float* bases_sums);
     int64_t (*sums_scratch)(const SumsCall&);
     void (*sums_row)(const SumsCall&, int64_t image, int64_t grid_row, float* scratch);
-    int64_t (*edge_packed)(const EdgeCall&);  // floats of packed weights
+    int64_t (*edge_packed)(const EdgeCall&);  // number of floats of packed weights
     void (*edge_pack)(const EdgeCall&, float* packed);
     int64_t (*edge_scratch)(const EdgeCall&, const Tile& largest);
     void (*edge_tile)(const EdgeCall&, const Tile&, float* scratch);

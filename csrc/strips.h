@@ -1,9 +1,9 @@
-// From a strip of pixels to the dense panels the register tiles work on, and back.
+// Converts a strip of pixels to the dense panels that register tiles work on, and back.
 //
-// A panel is [rows][pitch] floats, one column a pixel of the strip, pixels in row-major order. The neighbourhood of
-// every pixel is laid out as such a panel too (one row a tap), so the tiles never see borders, images or strides. That
-// copy costs one store a tap, while each tap is then used N*G times.
-// Panels may be written up to kLanes - 1 floats past a row's end: pitches leave room for it.
+// A panel is [rows][pitch] floats, with one column per pixel of the strip, in row-major order. The neighbourhoods of
+// all pixels form such a panel too (one row per tap), so the tiles never see borders, images or strides. That copy
+// costs one store per tap, and each tap is then used N*G times. Writes can go up to kLanes - 1 floats past the end of a
+// row; pitches leave room for that.
 #pragma once
 
 #include "problem.h"
@@ -24,11 +24,11 @@ using kbnet::Strip;
 
 inline int64_t panel_pitch(int64_t pixels) { return round_up(pixels, 16) + 16; }
 
-// The rows of a strip that lie in one image.
+// The rows of a strip in one image.
 struct Segment {
     int64_t image, y, rows;
-    int64_t first;  // index in the strip of its first row
-    int64_t plane;  // row in the padded planes of its row y - k/2
+    int64_t first;  // index of its first row in the strip
+    int64_t plane;  // row of the padded planes that holds its row y - k/2
 };
 
 template <class Visit>
@@ -45,7 +45,7 @@ inline void for_each_segment(const Sizes& s, const Strip& strip, Visit visit) {
     }
 }
 
-// Padded planes: for every channel of a group, every segment's rows with k/2 rows and columns around them.
+// Padded planes: for every channel of a group, the rows of all segments with k/2 rows and columns around them.
 struct Planes {
     int64_t pitch;    // floats between rows
     int64_t channel;  // floats between channels
@@ -58,7 +58,7 @@ struct Planes {
     int64_t floats(int64_t channels) const { return channels * channel + 16; }
 };
 
-// The columns of the strip's neighbourhood that exist, counted from k/2 left of the strip.
+// The columns of the strip's neighbourhood inside the image, counted from k/2 left of the strip.
 struct Inside {
     int64_t first, last;
 
@@ -143,8 +143,8 @@ inline void fill(float* to, int64_t n, float value) {
     for (int64_t i = 0; i < n; ++i) to[i] = value;
 }
 
-// Hands out pieces of one allocation, each aligned to a cache line. With a null base it only adds up sizes. Under the
-// address sanitizer a forbidden cache line follows every piece.
+// Splits one allocation into blocks, each aligned to a cache line. With a null base it only adds up sizes. With the
+// address sanitizer, a poisoned cache line follows every block.
 struct Arena {
     float* base;
     int64_t used = 0;

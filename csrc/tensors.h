@@ -1,7 +1,7 @@
-// Reading and writing short runs of pixels of a tensor: float32 or bfloat16, any memory format.
+// Reads and writes short runs of pixels of a tensor: float32 or bfloat16, in any memory format.
 //
-// Everything inside the kernels is float32 and planar, [channels][pixels]; this file is the only one that knows what
-// the caller's tensors look like.
+// Inside the kernels everything is float32 and planar, [channels][pixels]; only this file deals with the layout of the
+// caller's tensors.
 #pragma once
 
 #include <cstring>
@@ -129,7 +129,7 @@ inline void write_pixels(const Tensor4& t, int64_t at, const float* from, int64_
         write_pixels(static_cast<float*>(t.data) + at, t.stride_c, t.stride_x, from, pitch, channels, n);
 }
 
-// Two numbers, rounded to bfloat16, in the place of one float: what a dot product of pairs reads.
+// Two numbers, rounded to bfloat16, in the space of one float, for dot products of pairs.
 inline uint32_t rounded_bits(float f) {
     uint32_t bits;
     std::memcpy(&bits, &f, 4);

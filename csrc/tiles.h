@@ -1,7 +1,7 @@
-// The register tiles that do all the arithmetic.
+// The register tiles that do all arithmetic.
 //
-// Each keeps a block of accumulators in registers; one operand comes as whole vectors, the other is broadcast, one
-// number at a time. Template parameters are the tile's sides, so every inner loop is unrolled.
+// Each tile keeps a block of accumulators in registers. One operand is read as whole vectors, and the other is
+// broadcast, one number at a time. Template parameters are the sides of the tile, so every inner loop is unrolled.
 #pragma once
 
 #include "vec.h"
@@ -12,16 +12,16 @@
 
 namespace {
 
-constexpr int kWide = kRegisters == 32 ? 8 : 4;  // rows of a register tile; 3 vectors of pixels are its columns
+constexpr int kWide = kRegisters == 32 ? 8 : 4;  // rows of a register tile; its columns are 3 vectors of pixels
 constexpr int64_t kBlock = 3 * kLanes;           // pixels of a register tile
 
-// How a product enters an accumulator. `Step` is what one lane multiplies at a time, four bytes either way.
+// How to add a product to an accumulator. `Step` is what one lane multiplies at a time, always four bytes.
 struct FloatDot {
     static inline Vec add(Vec sum, Vec x, float w) { return sum + x * w; }
 };
 
 #if defined(__AVX512BF16__)
-struct Bfloat16PairDot {  // a lane holds two bfloat16 numbers; both products are added in float32
+struct Bfloat16PairDot {  // a lane holds two bfloat16 numbers; both products accumulate in float32
     static inline Vec add(Vec sum, Vec x, float w) {
         return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)_mm512_set1_ps(w));
     }
@@ -108,7 +108,7 @@ inline void outer_tile(float* out, const float* z, int64_t pitch, const float* t
     for (int t = 0; t < T; ++t)
         for (int v = 0; v < V; ++v) {
             float* o = out + t * pitch + v * kLanes;
-            store(o, load(o) + acc[t][v]);  // a sum of sums: rounding grows with the number of strips, not of pixels
+            store(o, load(o) + acc[t][v]);  // a sum of sums: rounding errors grow with the number of strips, not pixels
         }
 }
 

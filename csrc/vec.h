@@ -1,7 +1,7 @@
 // A vector of floats in the widest register of the instruction set this file is compiled for.
 //
-// Compiler vector types, not intrinsics: one source serves AVX-512, AVX2, SSE and NEON. Everything sits in an unnamed
-// namespace, so that no two instruction sets ever share a symbol.
+// Uses the compiler's vector types instead of intrinsics, so one source serves AVX-512, AVX2, SSE and NEON. Everything
+// is in an unnamed namespace, so that instruction sets never share a symbol.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), m
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 
-// Four floats, for turning [pixels][channels] into [channels][pixels].
+// Four floats, for transposing [pixels][channels] into [channels][pixels].
 typedef float Quad __attribute__((vector_size(16)));
 typedef float UnalignedQuad __attribute__((vector_size(16), aligned(4), may_alias));
 

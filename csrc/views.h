@@ -1,4 +1,4 @@
-// Python's tensors (through DLPack) as the plain data of problem.h.
+// Converts Python's tensors (through DLPack) to the plain data of problem.h.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -1,4 +1,4 @@
-// What both drivers need: memory, the cutting of images into strips, packed weights.
+// Shared by the drivers: memory, splitting images into strips and tiles, and packing weights.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +13,8 @@
 
 namespace kbnet {
 
-// Memory of one call. It comes from and goes back to a small store of pieces (memory.cpp): fresh pages from the system
-// cost more than what many a call does with them.
+// Memory of one call, from a small store of reusable blocks (memory.cpp): getting new pages from the system can take
+// longer than the call itself.
 struct GiveBack {
     std::size_t bytes;
     void operator()(float* p) const;
@@ -28,7 +28,7 @@ inline void set_zero(float* p, int64_t floats) { std::memset(p, 0, static_cast<s
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
-// How rows [begin, end) are cut into nearly equal strips of about `pixels` pixels each.
+// Splits rows [begin, end) into nearly equal strips of about `pixels` pixels each.
 struct Cut {
     int64_t begin, end, width;
     int64_t rows, cols, across, down;
@@ -49,10 +49,10 @@ struct Cut {
     }
 };
 
-// Of a tile: enough that its border and the packing of weights cost little, while its panels stay in the cache.
+// Pixels per tile: enough that its border and packing the weights cost little, while its panels stay in the cache.
 constexpr int64_t kTilePixels = 512, kTileCols = 64, kTileAlign = 16;
 
-// Images cut into tiles of about equal size.
+// Splits images into tiles of about equal size.
 struct Tiles {
     int64_t height, width, rows, cols, down, across, count;
 
@@ -62,7 +62,7 @@ struct Tiles {
             cols = round_up(divide_up(width, divide_up(width, kTileCols)), kTileAlign);
         across = divide_up(width, cols);
         rows = std::clamp<int64_t>(kTilePixels / round_up(cols, kTileAlign), 1, height);
-        // Few tiles: smaller ones, so that every thread finds work.
+        // If there are few tiles, make them smaller, so that every thread has work.
         while (s.batch * across * divide_up(height, rows) < threads && rows > 4) rows = divide_up(rows, 2);
         down = divide_up(height, rows);
         rows = divide_up(height, down);
@@ -76,7 +76,7 @@ struct Tiles {
     }
 };
 
-// Calls pack(group, where) for all groups, shared out over the threads.
+// Calls pack(group, where) for all groups, split over the threads.
 template <class Pack>
 Floats pack_groups(int64_t groups, int64_t floats_each, int threads, Pack pack) {
     Floats packed = allocate(groups * floats_each);

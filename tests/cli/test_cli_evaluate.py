@@ -113,7 +113,7 @@ def test_more_pictures_are_added_to_a_quick_look(evaluate, pairs, tmp_path):
     assert evaluate(*arguments, "--resume", "--limit", 2, "--report", tmp_path / "r.html").code == 0
     assert json.loads((tmp_path / "r.json").read_text())["images"] == whole["images"]  # a quick look loses nothing
     done = evaluate(*arguments, "--resume", "--strength", 0.5)
-    assert (done.code, "strength was 1.0 and is 0.5" in done.err) == (2, True)
+    assert (done.code, "strength was 1.0, now 0.5" in done.err) == (2, True)
 
 
 def test_a_broken_picture_is_named_the_others_are_measured_and_the_exit_code_tells(evaluate, pairs, tmp_path):

@@ -29,7 +29,7 @@ def test_the_table_has_every_protocol_of_the_paper():
     assert {"sidd", "sidd-benchmark", "sensenoise", "dpdd", *RAIN_SETS} <= {*BENCHMARKS}
     for benchmark in BENCHMARKS.values():
         assert min(len(benchmark.layout), len(benchmark.source), len(benchmark.protocol)) > 10
-    with pytest.raises(InvalidInputError, match=r"one of gaussian, cbsd68, .*; got 'sid'"):
+    with pytest.raises(InvalidInputError, match=r"gaussian, cbsd68, .*\), got 'sid'"):
         find_benchmark("sid")
 
 

@@ -82,7 +82,7 @@ def test_the_best_preset_falls_back_to_the_only_weights_and_a_wrong_one_is_refus
     only = [task for task in TASKS if not any(entry.variant == "hq" for entry in list_models(task))]
     assert all(find(task, "best") is find(task) is not None for task in only)
     assert find("kbnet-nano-denoise", "best") is find("kbnet-nano-denoise")
-    with pytest.raises(InvalidInputError, match="expected the preset fast or best, got 'good'"):
+    with pytest.raises(InvalidInputError, match="expected a preset, fast or best; got 'good'"):
         find("denoise", "good")
 
 

@@ -107,7 +107,7 @@ def inspect_block(
     block = default_block(network) if block is None else block
     names = block_names(network)
     if block not in names:
-        raise InvalidInputError(f"expected a block ({', '.join(names)}), got {block!r}")
+        raise InvalidInputError(f"expected a block, one of {', '.join(names)}; got {block!r}")
     module = network.get_submodule(block)
     fusion: Any = module.fusion if isinstance(module, KBBlockL) else module
     seen: dict[str, Tensor] = {}

@@ -127,7 +127,7 @@ def find(name: str, preset: str = "fast") -> CatalogueEntry | None:
         InvalidInputError: `preset` is neither "fast" nor "best".
     """
     if preset not in PRESET_CHOICES:
-        raise InvalidInputError(f"expected the preset fast or best, got {preset!r}")
+        raise InvalidInputError(f"expected a preset, fast or best; got {preset!r}")
     name = _current(name)
     if preset == "best" and name in TASKS:
         larger = [entry for entry in list_models(name) if entry.variant == "hq"]
