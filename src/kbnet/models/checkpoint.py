@@ -190,7 +190,7 @@ def _read_own(path: Path) -> tuple[Config, dict[str, Tensor]]:
             config = config_from(header["family"], json.loads(header.get("settings", "")))
             return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get it again") from error
+        raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get a new copy") from error
     except (ValueError, RecursionError, TypeError) as error:  # InvalidInputError and JSON errors too
         raise CheckpointError(f"{path}: invalid network settings in the header: {_first_line(error)}") from error
 
@@ -236,7 +236,7 @@ def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
     except CheckpointError:
         raise
     except Exception as error:  # torch and zipfile raise many types for damaged files, such as struct.error
-        raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get it again") from error
+        raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get a new copy") from error
     tensors = _tensors_in(content, path)
     family = next((name for name, key in FIRST_KEY.items() if key in tensors), None)
     if family is None:

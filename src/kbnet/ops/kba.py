@@ -23,7 +23,7 @@ def kernel_basis_attention(
 
     The stride is 1, with zero padding of k//2. Coefficients are unbounded: there is no softmax. The operator is
     differentiable in all four tensors, in reverse and forward mode and to any order, also under the transforms of
-    torch.func. Tensors may have any memory format. Half precisions accumulate in float32.
+    torch.func. All tensors share one dtype and device, in any memory format. Half precisions accumulate in float32.
 
     Args:
         x: features [B, C, H, W]; float32, float64, bfloat16 or float16.
@@ -31,8 +31,6 @@ def kernel_basis_attention(
         weight: kernel bases [N, C, G, k, k], with odd k, and C divisible by G.
         bias: biases of the bases, [N, C].
         backend: "auto", or a name from `kbnet.ops.available_backends()`.
-
-    All tensors have the same dtype and device.
 
     Returns:
         [B, C, H, W] in the dtype of `x`.

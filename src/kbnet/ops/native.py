@@ -49,7 +49,7 @@ def describe() -> str:
     if reason is not None:
         return f"not available: {reason}"
     chosen = os.environ.get("KBNET_INSTRUCTION_SET") or instruction_sets()[0]
-    owner = {"openmp": "torch's OpenMP threads", "own": "own threads"}[extension().thread_source()]
+    owner = {"openmp": "torch's OpenMP threads", "own": "its own threads"}[extension().thread_source()]
     return f"{chosen}, {torch.get_num_threads()} of {owner}"
 
 
