@@ -1,6 +1,6 @@
 """Runs whole networks in one native call on a CPU: numpy arrays in and out, without PyTorch.
 
-settings and weights --Engine--> packed once --engine(image, context)--> the restored image
+settings and weights --Engine--> engine --(image, context)--> restored image
 
 `reference.py` implements the same in a few lines of numpy: the specification, and the fallback without a compiler.
 """

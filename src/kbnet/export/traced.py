@@ -29,7 +29,7 @@ faster and takes less memory with one at a time (`write.py`), because reshaping 
 METADATA = "kbnet.json"
 """Name of the metadata in the file; torch.export.load returns it in `extra_files`."""
 
-_MOST = 4096  # largest side, as a multiple of the network's
+_MOST = 4096  # largest side, in multiples of the network's
 
 
 class PlainKernelBasisAttention(nn.Module):

@@ -33,7 +33,7 @@ def wholes(name: str, values: object, low: int, high: int, lengths: tuple[int, i
 def positive(name: str, value: object, high: float) -> None:
     """Raise InvalidInputError unless a setting is a number in (0, high]; NaN is rejected."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= high:
-        raise InvalidInputError(f"expected {name} to be greater than 0 and at most {high}, got {value!r:.40}")
+        raise InvalidInputError(f"expected {name} to be a number greater than 0 and at most {high}, got {value!r:.40}")
 
 
 def divisible(name: str, value: int, by: int, why: str) -> None:
