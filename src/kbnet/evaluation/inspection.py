@@ -69,9 +69,7 @@ class BlockView:
         Computed from the covariance of the coefficients, without mixing kernels.
         """
         bases = len(self.coefficients)
-        spread = torch.cov(self.coefficients.flatten(1).double()).reshape(
-            bases, bases
-        )  # with one basis, cov returns a scalar
+        spread = torch.cov(self.coefficients.flatten(1).double()).reshape(bases, bases)  # one basis: a scalar
         group_channels = self.bases.shape[2]
         per_channel = self.bases.double().flatten(2)  # [N,C,G*k*k]
         variance = torch.einsum("nm,nct,mct->c", spread, per_channel, per_channel)

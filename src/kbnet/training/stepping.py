@@ -98,10 +98,7 @@ class Stepper:
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             if "fused" in group:
-                group["fused"] = self.accelerator.device.type in (
-                    "cpu",
-                    "cuda",
-                )  # the checkpoint may come from another device
+                group["fused"] = self.accelerator.device.type in ("cpu", "cuda")  # a checkpoint may say otherwise
         self.step = state["step"]
 
 
