@@ -146,8 +146,8 @@ def summarise(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
         lowest = min(members, key=lambda row: first(row.output) or 0.0)
         summary[group] = {
             "pictures": len(members),
-            "input": plain(_mean([row.input for row in members])),
-            "output": plain(_mean([row.output for row in members])),
+            "input": plain(_mean([_rounded(row.input) for row in members])),
+            "output": plain(_mean([_rounded(row.output) for row in members])),
             "lowest": {"photo": lowest.photo, **plain(lowest.output)},
             "worse": sum(row.worse for row in members),
         }
@@ -168,7 +168,16 @@ def first(measures: Measures) -> float | None:
 
 def plain(measures: Measures) -> dict[str, Any]:
     """Convert metrics for JSON: PSNR with 4 decimals, others with 6."""
-    return {name: _number(value, 4 if name == "psnr" else 6) for name, value in measures.items()}
+    return {name: _number(value, _decimals(name)) for name, value in measures.items()}
+
+
+def _rounded(measures: Measures) -> Measures:
+    """Round metrics as `plain` does, so that means are the same whether rows were measured now or read from a file."""
+    return {name: round(value, _decimals(name)) for name, value in measures.items()}
+
+
+def _decimals(name: str) -> int:
+    return 4 if name == "psnr" else 6
 
 
 def label(measure: str) -> str:
