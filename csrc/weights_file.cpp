@@ -1,0 +1,206 @@
+#include "weights_file.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "json.h"
+
+namespace kbnet {
+namespace {
+
+constexpr std::size_t kLargestFile = std::size_t{2} << 30, kLargestHeader = std::size_t{16} << 20;
+
+float half_to_float(uint16_t half) {
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = half >> 10 & 31, mantissa = half & 1023;
+    if (exponent == 0) return std::copysign(std::ldexp(static_cast<float>(mantissa), -24), sign ? -1.0f : 1.0f);
+    const uint32_t bits = sign | (exponent == 31 ? 255 : exponent + 112) << 23 | mantissa << 13;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+float bfloat16_to_float(uint16_t stored) {
+    const uint32_t bits = static_cast<uint32_t>(stored) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+template <class Stored, class Convert>
+std::vector<float> convert(std::string_view bytes, Convert to_float) {
+    std::vector<float> values(bytes.size() / sizeof(Stored));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        Stored stored;
+        std::memcpy(&stored, bytes.data() + i * sizeof stored, sizeof stored);
+        values[i] = static_cast<float>(to_float(stored));
+    }
+    return values;
+}
+
+std::vector<float> decode(const std::string& name, const std::string& dtype, std::string_view bytes) {
+    std::vector<float> values;
+    if (dtype == "F32")
+        values = convert<float>(bytes, [](float v) { return v; });
+    else if (dtype == "F16")
+        values = convert<uint16_t>(bytes, half_to_float);
+    else if (dtype == "BF16")
+        values = convert<uint16_t>(bytes, bfloat16_to_float);
+    else if (dtype == "F64")
+        values = convert<double>(bytes, [](double v) { return v; });
+    else
+        throw BadWeights("expected parameters of floating-point numbers, but " + name + " is " + dtype.substr(0, 20));
+    for (const float value : values)
+        if (!std::isfinite(value)) throw BadWeights("the weights are damaged: " + name + " holds NaN or infinity");
+    return values;
+}
+
+std::size_t size_of(const std::string& dtype) { return dtype == "F64" ? 8 : dtype == "F32" ? 4 : 2; }
+
+class SettingsReader {
+public:
+    explicit SettingsReader(const Json& table) : table_(table) {}
+
+    int64_t whole(const char* name, int64_t low, int64_t high) const { return whole(member(name), name, low, high); }
+
+    std::vector<int64_t> wholes(const char* name) const {
+        const Json& found = member(name);
+        if (found.kind != Json::kArray || found.items.empty() || found.items.size() > 6) fail(name);
+        std::vector<int64_t> values;
+        for (const Json& item : found.items) values.push_back(whole(item, name, 0, 64));
+        return values;
+    }
+
+    double positive(const char* name, double high) const {
+        const Json& found = member(name);
+        if (found.kind != Json::kNumber || !(found.number > 0 && found.number <= high)) fail(name);
+        return found.number;
+    }
+
+    bool boolean(const char* name) const {
+        const Json& found = member(name);
+        if (found.kind != Json::kBool) fail(name);
+        return found.boolean;
+    }
+
+    [[noreturn]] static void fail(const std::string& name) {
+        throw BadWeights("the weights are damaged: the setting " + name + " is missing or out of range");
+    }
+
+private:
+    const Json& member(const char* name) const {
+        const Json* found = table_.find(name);
+        if (!found) fail(name);
+        return *found;
+    }
+
+    static int64_t whole(const Json& found, const char* name, int64_t low, int64_t high) {
+        const double value = found.number;
+        if (found.kind != Json::kNumber || !(value >= low && value <= high) || value != std::floor(value)) fail(name);
+        return static_cast<int64_t>(value);
+    }
+
+    const Json& table_;
+};
+
+// Within the bounds of models/bounds.py and models/kbnet_s.py.
+Settings read_settings(const Json& table) {
+    const SettingsReader read(table);
+    Settings s;
+    s.channels = read.whole("channels", 1, 3);
+    if (s.channels == 2) SettingsReader::fail("channels");
+    s.width = read.whole("width", 2, 1024);
+    s.middle_blocks = read.whole("middle_blocks", 0, 64);
+    s.bases = read.whole("bases", 1, 512), s.group = read.whole("group_channels", 1, 64);
+    s.kernel = read.whole("kernel_size", 1, 15), s.head_limit = read.whole("coefficient_limit", 2, 1024);
+    s.encoder_blocks = read.wholes("encoder_blocks"), s.decoder_blocks = read.wholes("decoder_blocks");
+    s.ffn_scale = read.positive("ffn_scale", 16), s.lightweight = read.boolean("lightweight");
+    s.eps = 1e-6f;
+    if (s.kernel % 2 == 0) SettingsReader::fail("kernel_size");
+    if (s.encoder_blocks.size() != s.decoder_blocks.size()) SettingsReader::fail("decoder_blocks");
+    if (s.width % s.group || s.width % (s.lightweight ? 2 : 4)) SettingsReader::fail("width");
+    for (std::size_t level = 0; level <= s.encoder_blocks.size(); ++level) {
+        const auto hidden = static_cast<int64_t>(s.ffn_scale * static_cast<double>(s.width << level));
+        if (hidden < 2 || hidden % 2) SettingsReader::fail("ffn_scale");
+    }
+    return s;
+}
+
+}  // namespace
+
+WeightsFile::WeightsFile(std::string_view bytes) {
+    uint64_t length = 0;
+    if (bytes.size() < 10) throw BadWeights("expected a .safetensors file, got " + std::to_string(bytes.size()) + " bytes");
+    for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<unsigned char>(bytes[static_cast<std::size_t>(i)]);
+    if (bytes[8] != '{') throw BadWeights("expected a .safetensors file; this is something else");
+    if (length > kLargestHeader || length > bytes.size() - 8)
+        throw BadWeights("the weights are damaged or cut short: their header is longer than the file");
+    Json header;
+    try {
+        header = parse_json(bytes.substr(8, length));
+    } catch (const std::runtime_error& error) {
+        throw BadWeights(std::string("the weights are damaged: their header is ") + error.what());
+    }
+    const std::string_view data = bytes.substr(8 + length);
+    const Json* about = header.find("__metadata__");
+    const auto text = [&](const char* name) {
+        const Json* found = about ? about->find(name) : nullptr;
+        return found && found->kind == Json::kString ? found->text : std::string();
+    };
+    if (text("kbnet") != "1") throw BadWeights("expected weights saved by kbnet; convert others with `kbnet convert`");
+    if (text("family") != "kbnet-s")
+        throw BadWeights("expected weights of a KBNet-S, got " + text("family").substr(0, 20) + ", which this library does not run");
+    try {
+        settings_ = read_settings(parse_json(text("settings")));
+    } catch (const BadWeights&) {
+        throw;
+    } catch (const std::runtime_error& error) {
+        throw BadWeights(std::string("the weights are damaged: their settings are ") + error.what());
+    }
+    for (const auto& [name, tensor] : header.members) {
+        if (name == "__metadata__") continue;
+        const Json *dtype = tensor.find("dtype"), *offsets = tensor.find("data_offsets"), *shape = tensor.find("shape");
+        const auto damaged = [&, &name = name] { return BadWeights("the weights are damaged: " + name.substr(0, 80) + " lies outside of the file"); };
+        if (!dtype || !offsets || !shape || offsets->items.size() != 2) throw damaged();
+        const double begin = offsets->items[0].number, end = offsets->items[1].number;
+        if (!(begin >= 0 && begin <= end && end <= static_cast<double>(data.size()))) throw damaged();
+        double values = 1;
+        for (const Json& side : shape->items) values *= side.number;
+        const auto size = static_cast<std::size_t>(end - begin);
+        if (values * static_cast<double>(size_of(dtype->text)) != static_cast<double>(size)) throw damaged();
+        parameters_[name] = decode(name.substr(0, 80), dtype->text, data.substr(static_cast<std::size_t>(begin), size));
+    }
+}
+
+Matrix WeightsFile::find(const std::string& name, int64_t values) {
+    const auto found = parameters_.find(name);
+    if (found == parameters_.end()) throw BadWeights("the weights do not fit their settings: there is no " + name);
+    if (static_cast<int64_t>(found->second.size()) != values)
+        throw BadWeights("the weights do not fit their settings: " + name + " has " + std::to_string(found->second.size()) +
+                         " values, expected " + std::to_string(values));
+    used_[name] = true;
+    return {found->second.data(), false};
+}
+
+void WeightsFile::expect_all_used() const {
+    for (const auto& [name, values] : parameters_)
+        if (!used_.count(name)) throw BadWeights("the weights do not fit their settings: unexpected parameter " + name.substr(0, 80));
+}
+
+std::string read_file(const char* path) {
+    const std::string name = path;
+    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "rb"), std::fclose);
+    if (!file) throw BadWeights("cannot open " + name + ": " + std::strerror(errno));
+    std::string bytes;
+    std::vector<char> block(1 << 20);
+    while (const std::size_t got = std::fread(block.data(), 1, block.size(), file.get())) {
+        if (bytes.size() + got > kLargestFile) throw BadWeights(name + " is larger than 2 GiB; is it a weights file?");
+        bytes.append(block.data(), got);
+    }
+    if (std::ferror(file.get())) throw BadWeights("cannot read " + name + ": " + std::strerror(errno));
+    return bytes;
+}
+
+}  // namespace kbnet

@@ -1,0 +1,369 @@
+"""The C interface, through the symbols that the Python extension carries too: values, formats, limits, bad input."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kbnet
+from kbnet.engine.native import extension
+from kbnet.models import create_model, save_file
+
+OK, ARGUMENT, FILE, MEMORY, VALUES, CANCELLED = range(6)
+FORMATS = {"uint8": 0, "uint16": 1, "float32": 2}
+WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+SMALL = {"width": 8, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1), "bases": 4}
+
+Progress = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+class Image(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("format", ctypes.c_int),
+        ("width", ctypes.c_int32),
+        ("height", ctypes.c_int32),
+        ("channels", ctypes.c_int32),
+        ("channel_stride", ctypes.c_ssize_t),
+        ("pixel_stride", ctypes.c_ssize_t),
+        ("row_stride", ctypes.c_ssize_t),
+    ]
+
+
+class Options(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("threads", ctypes.c_int32),
+        ("tile", ctypes.c_int32),
+        ("window", ctypes.c_int32),
+        ("strength", ctypes.c_float),
+        ("memory_limit", ctypes.c_size_t),
+        ("progress", Progress),
+        ("user", ctypes.c_void_p),
+    ]
+
+
+@pytest.fixture(scope="module")
+def library():
+    library = ctypes.CDLL(extension().__file__)
+    library.kbnet_open.restype = library.kbnet_open_memory.restype = ctypes.c_void_p
+    library.kbnet_open.argtypes = [ctypes.c_char_p]
+    library.kbnet_open_memory.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    library.kbnet_free.argtypes = library.kbnet_channels.argtypes = library.kbnet_instruction_set.argtypes = [
+        ctypes.c_void_p
+    ]
+    library.kbnet_error.restype = library.kbnet_version.restype = library.kbnet_instruction_set.restype = (
+        ctypes.c_char_p
+    )
+    library.kbnet_restore.argtypes = [ctypes.c_void_p, ctypes.POINTER(Image), ctypes.POINTER(Image), ctypes.c_void_p]
+    return library
+
+
+@pytest.fixture(scope="module", params=[3, 1], ids=["colour", "gray"])
+def weights(request, tmp_path_factory):
+    import torch
+
+    torch.manual_seed(request.param)
+    network = create_model("kbnet-nano", **SMALL, channels=request.param).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("_scale"):
+                parameter.uniform_(-0.5, 0.5)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file(network, path)
+    return path
+
+
+@pytest.fixture
+def model(library, weights):
+    model = library.kbnet_open(str(weights).encode())
+    assert model, library.kbnet_error()
+    yield model
+    library.kbnet_free(model)
+
+
+def view(array):
+    height, width, channels = array.shape
+    strides = array.strides[2], array.strides[1], array.strides[0]
+    return Image(array.ctypes.data, FORMATS[array.dtype.name], width, height, channels, *strides)
+
+
+def options(library, **changes):
+    made = Options()
+    library.kbnet_options_init(ctypes.byref(made))
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def restore(library, model, array, result=None, **changes):
+    result = np.empty_like(array) if result is None else result
+    given = options(library, **changes)
+    status = library.kbnet_restore(
+        model, ctypes.byref(view(array)), ctypes.byref(view(result)), ctypes.addressof(given)
+    )
+    return status, result
+
+
+def picture(height=70, width=90, channels=3, dtype="uint8"):
+    y, x = np.mgrid[:height, :width]
+    planes = [0.5 + 0.4 * np.sin(0.2 * x + 0.1 * c * y) for c in range(1, channels + 1)]
+    values = np.clip(np.stack(planes, -1) + np.random.default_rng(1).normal(0, 0.1, (height, width, channels)), 0, 1)
+    return (values * WHITE[dtype]).round(0 if dtype != "float32" else 7).astype(dtype)
+
+
+def by_restorer(weights, array, *, tile=0, window=0, strength=1.0):
+    context = "local" if window else "global"
+    restorer = kbnet.Restorer.from_pretrained(weights, device="cpu", tile=tile, context=context)
+    restorer.window = window or restorer.window
+    colours = array[..., :3] if array.shape[2] >= 3 else array[..., 0]
+    result = restorer(np.ascontiguousarray(colours), strength=strength)
+    return result.reshape(*array.shape[:2], -1)
+
+
+def close(result, expected):
+    if result.dtype == np.float32:
+        np.testing.assert_allclose(result, expected, atol=2e-5)
+    else:  # a rounding may fall to the other side
+        assert int(np.abs(result.astype(int) - expected.astype(int)).max()) <= 1
+        assert np.mean(result != expected) < 0.01
+
+
+@pytest.mark.parametrize("window", [0, 16])
+@pytest.mark.parametrize("tile", [-1, 64])
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_results_are_those_of_the_restorer(library, weights, model, dtype, tile, window):
+    array = picture(150, 203, dtype=dtype)
+    status, result = restore(library, model, array, tile=tile, window=window)
+    assert status == OK, library.kbnet_error()
+    close(result, by_restorer(weights, array, tile=max(tile, 0), window=window))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (130, 2), (17, 33), (9, 64)])
+@pytest.mark.parametrize("window", [0, 16])
+def test_odd_sizes(library, weights, model, size, window):
+    array = picture(*size, dtype="float32")
+    status, result = restore(library, model, array, tile=64, window=window)
+    assert status == OK, library.kbnet_error()
+    close(result, by_restorer(weights, array, tile=64, window=window))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_gray_and_alpha(library, weights, model, channels):
+    array = picture(channels=channels)
+    status, result = restore(library, model, array)
+    assert status == OK
+    colours = channels - (channels + 1) % 2
+    close(result[..., :colours], by_restorer(weights, array)[..., :colours])
+    if channels % 2 == 0:
+        np.testing.assert_array_equal(result[..., -1], array[..., -1])
+
+
+def test_strides_in_place_and_other_formats(library, weights, model):
+    array = picture(150, 100)
+    expected = restore(library, model, array, tile=64)[1]
+    planar = np.ascontiguousarray(array.transpose(2, 0, 1)).transpose(1, 2, 0)
+    np.testing.assert_array_equal(restore(library, model, planar, tile=64)[1], expected)
+    flipped = np.ascontiguousarray(array[::-1])[::-1]  # rows from the bottom to the top
+    np.testing.assert_array_equal(restore(library, model, flipped, tile=64)[1], expected)
+    wider = np.full((150, 120, 4), 7, np.uint8)
+    wider[:, 10:110, :3] = array
+    part = wider[:, 10:110, :3]
+    np.testing.assert_array_equal(restore(library, model, part, part, tile=64)[1], expected)
+    assert (wider[:, :10] == 7).all()
+    assert (wider[:, 110:] == 7).all()
+    assert (wider[..., 3] == 7).all()
+    floats = np.empty(array.shape, np.float32)
+    assert restore(library, model, array, floats, tile=64)[0] == OK
+    np.testing.assert_array_equal(np.rint(np.clip(floats, 0, 1) * np.float32(255)), expected)
+
+
+def test_strength(library, weights, model):
+    array = picture()
+    np.testing.assert_array_equal(restore(library, model, array, strength=0)[1], array)
+    close(restore(library, model, array, strength=0.3)[1], by_restorer(weights, array, strength=0.3))
+
+
+def test_threads_change_nothing(library, model):
+    array = picture(150, 203, dtype="float32")
+    one = restore(library, model, array, tile=64, threads=1)[1]
+    for threads in (2, 3, 7):
+        np.testing.assert_array_equal(restore(library, model, array, tile=64, threads=threads)[1], one)
+
+
+def test_a_memory_limit_makes_tiles(library, model):
+    array = picture(400, 300, dtype="float32")
+    totals = []
+    notice = Progress(lambda user, done, total: totals.append((done, total)) or 0)
+    assert restore(library, model, array, memory_limit=4 << 20, progress=notice)[0] == OK
+    assert [done for done, _ in totals] == list(range(1, len(totals) + 1))
+    assert {total for _, total in totals} == {len(totals)}
+    assert len(totals) > 1
+    assert restore(library, model, array, memory_limit=1 << 16)[0] == MEMORY
+    needed = int(library.kbnet_error().split()[-2])
+    assert restore(library, model, array, memory_limit=needed)[0] == OK
+    assert restore(library, model, array, memory_limit=needed - 1)[0] == MEMORY
+
+
+def test_a_callback_cancels(library, model):
+    calls = []
+    stop = Progress(lambda user, done, total: calls.append(done) or int(done == 2))
+    assert restore(library, model, picture(300, 300), tile=64, progress=stop)[0] == CANCELLED
+    assert calls == [1, 2]
+    assert b"cancelled" in library.kbnet_error()
+
+
+def test_values_that_are_not_finite_are_refused(library, model):
+    array = picture(dtype="float32")
+    array[5, 6, 1] = np.nan
+    assert restore(library, model, array)[0] == VALUES
+    assert b"NaN or infinity" in library.kbnet_error()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"strength": 1.5}, b"strength"),
+        ({"strength": float("nan")}, b"strength"),
+        ({"tile": -2}, b"tile"),
+        ({"tile": 3}, b"tiles of at least"),
+        ({"window": -1}, b"window"),
+        ({"threads": -1}, b"threads"),
+        ({"size": 3}, b"kbnet_options_init"),
+    ],
+)
+def test_options_out_of_range(library, model, changes, says):
+    array = picture()
+    status, result = restore(library, model, array, np.full_like(array, 9), **changes)
+    assert (status, (result == 9).all()) == (ARGUMENT, True)
+    assert says in library.kbnet_error()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("data", None), ("width", 0), ("height", -1), ("channels", 5), ("channels", 0), ("format", 3)]
+)
+def test_images_out_of_range(library, model, field, value):
+    array = picture()
+    good, bad = view(array), view(array)
+    setattr(bad, field, value)
+    for images in ((bad, good), (good, bad)):
+        assert library.kbnet_restore(model, *map(ctypes.byref, images), None) == ARGUMENT
+    assert library.kbnet_restore(None, ctypes.byref(good), ctypes.byref(good), None) == ARGUMENT
+    assert library.kbnet_restore(model, None, ctypes.byref(good), None) == ARGUMENT
+
+
+def test_what_a_model_says_of_itself(library, weights, model):
+    from kbnet.models import load_file
+
+    assert library.kbnet_channels(model) == load_file(weights).config.channels
+    assert library.kbnet_instruction_set(model).decode() in ("avx512bf16", "avx512", "avx2", "portable")
+    assert library.kbnet_version().decode() == kbnet.__version__
+    assert library.kbnet_abi_version() == 1
+    assert library.kbnet_channels(None) == 0
+    library.kbnet_free(None)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_weights_of_other_dtypes(library, weights, dtype, tmp_path):
+    import torch
+
+    from kbnet.models import load_file
+
+    network = load_file(weights)
+    path = tmp_path / "other.safetensors"
+    save_file(network, path, dtype=getattr(torch, dtype))
+    data = path.read_bytes()
+    model = library.kbnet_open_memory(data, len(data))
+    assert model, library.kbnet_error()
+    array = picture(dtype="float32")
+    result = restore(library, model, array)[1]
+    library.kbnet_free(model)
+    stored = tmp_path / "stored.safetensors"
+    save_file(load_file(path).float(), stored)
+    close(result, by_restorer(stored, array))
+
+
+def test_damaged_weights_are_refused(library, weights):
+    data = weights.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+
+    def refused(changed, says=b""):
+        assert not library.kbnet_open_memory(changed, len(changed))
+        assert says in library.kbnet_error()
+
+    refused(b"", b"expected a .safetensors file")
+    refused(b"\x89PNG" * 10, b"something else")
+    refused(data[: 8 + length // 2], b"longer than the file")
+    refused(data[:-4], b"outside of the file")
+    refused((2**40).to_bytes(8, "little") + data[8:], b"longer than the file")
+    refused(data[:8] + b"{" + data[8 : 7 + length] + data[8 + length :], b"JSON")
+    refused(data.replace(b'"kbnet":"1"', b'"kbnet":"2"'), b"saved by kbnet")
+    refused(data.replace(b"kbnet-s", b"kbnet-l"), b"does not run")
+    for old, new in ((b'\\"width\\": 8', b'\\"width\\": 6'), (b'\\"bases\\": 4', b'\\"bases\\": 5')):
+        assert old in data
+        refused(data.replace(old, new), b"fit their settings" if b"bases" in old else b"width")
+    refused(data.replace(b'\\"middle_blocks\\": 1', b'\\"middle_blocks\\": 0'), b"unexpected parameter")
+    refused(data[:-4] + b"\x00\x00\xc0\x7f", b"NaN")
+    assert not library.kbnet_open(b"/nowhere/weights.safetensors")
+    assert b"No such file" in library.kbnet_error()
+
+
+def test_changed_bytes_of_the_header_never_crash(library, weights):
+    data = bytearray(weights.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    rng = np.random.default_rng(5)
+    for _ in range(400):
+        changed = bytearray(data)
+        for at in rng.integers(0, 8 + length, int(rng.integers(1, 4))):
+            changed[at] = int(rng.choice([0, 34, 44, 48, 57, 91, 92, 93, 123, 125, 255]))
+        model = library.kbnet_open_memory(bytes(changed), len(changed))
+        library.kbnet_free(model)
+
+
+def test_several_threads_use_one_model(library, model):
+    from concurrent.futures import ThreadPoolExecutor
+
+    arrays = [picture(60 + i, 70, dtype="float32") for i in range(6)]
+    alone = [restore(library, model, array, threads=1)[1] for array in arrays]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda array: restore(library, model, array, threads=2)[1], arrays))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("compiler", "standard"), [("cc", "c99"), ("c++", "c++11")])
+def test_the_header_and_the_example_are_plain_c(compiler, standard, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler}")
+    root = Path(__file__).parents[2]
+    source = root / "examples" / "restore.c"
+    if compiler == "c++":
+        source = tmp_path / "header.cpp"
+        source.write_text("#include <kbnet.h>\nint main() { return kbnet_abi_version() != KBNET_ABI_VERSION; }\n")
+    strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-std={standard}", "-fsyntax-only"]
+    child = subprocess.run(
+        [compiler, *strict, "-I", root / "csrc" / "include", source], capture_output=True, text=True, check=False
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_structs_are_laid_out_as_a_compiler_lays_them_out(tmp_path):
+    if shutil.which("cc") is None:
+        pytest.skip("there is no cc")
+    structs = {"kbnet_image": Image, "kbnet_options": Options}
+    lines = [
+        f'printf("%zu\\n", offsetof({name}, {field[0]}));' for name, kind in structs.items() for field in kind._fields_
+    ]
+    lines += [f'printf("%zu\\n", sizeof({name}));' for name in structs]
+    source = tmp_path / "layout.c"
+    source.write_text(
+        "#include <kbnet.h>\n#include <stdio.h>\nint main(void) {\n" + "\n".join(lines) + "\nreturn 0; }\n"
+    )
+    include = Path(__file__).parents[2] / "csrc" / "include"
+    subprocess.run(["cc", "-I", include, source, "-o", tmp_path / "layout"], check=True)
+    printed = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True).stdout
+    expected = [getattr(kind, field[0]).offset for kind in structs.values() for field in kind._fields_]
+    assert [int(line) for line in printed.split()] == expected + [ctypes.sizeof(kind) for kind in structs.values()]
