@@ -96,7 +96,7 @@ def test_a_file_that_appeared_after_planning_is_kept(one, row, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_bytes(b"precious")
     outcome = one.restore(row)
-    assert outcome["error"] == f"{row['output']}: the file exists; choose another name or ask for overwriting"
+    assert outcome["error"] == f"{row['output']}: the file exists; choose another name or allow overwriting"
     assert (tmp_path / "out" / "a.png").read_bytes() == b"precious"
 
 

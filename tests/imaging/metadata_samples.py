@@ -413,7 +413,7 @@ def other_samples() -> list[Sample]:
         )
         for name, where in (("JPEG", "JFIF"), ("PNG", "pHYs"), ("TIFF", "tags 282, 283"), ("BMP", "header"))
     ]
-    channel = "the channel beside the colours is not kept"
+    channel = "the extra channel is not kept"
     found.append(Sample("channel", "tiff", "ExtraSamples 0", tiff(pixels=infrared), b"", keeps_channel, channel))
     for where, data, note in (
         ("a motion photo", motion_photo(), "the video of a motion photo"),

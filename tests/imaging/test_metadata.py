@@ -276,7 +276,7 @@ def test_a_comment_gives_way_to_a_description():
 
 def test_geographic_tags_of_a_turned_picture_are_noted():
     photo = read_photo(made.tiff(*made.geo(), (274, 3, 1, b"\6\0")))
-    assert "GeoTIFF tags are not kept: they do not fit the turned picture" in photo.notes
+    assert "GeoTIFF tags are not kept: they do not match the rotated image" in photo.notes
     assert photo.metadata.blocks == ()
 
 
@@ -320,7 +320,7 @@ def test_a_picture_restored_by_rows_keeps_as_much(tmp_path, target):
     lost = write_rows(tmp_path / "rows.raw", facts, tmp_path / target)
     assert lost == ()
     photo = read_photo(tmp_path / target)
-    assert photo.notes == ("turned upright (orientation 6)",)  # the rows were not turned, and the result still says so
+    assert photo.notes == ("rotated upright (orientation 6)",)  # the rows were not turned, and the result still says so
     assert photo.metadata.first("xmp") == made.XMP
     image = Image.open(tmp_path / target)
     assert image.getexif()[0x0112] == 6
@@ -348,7 +348,7 @@ def test_rows_of_a_channel_without_a_meaning_keep_it_in_tiff_alone(tmp_path):
         assert written.tags[33550].value == (0.5, 0.25, 0)
         np.testing.assert_array_equal(written.asarray(), infrared)
     lost = write_rows(tmp_path / "rows.raw", facts, tmp_path / "out.png")
-    assert lost[0] == "the channel beside the colours is not kept in PNG; TIFF keeps it"
+    assert lost[0] == "the extra channel is not kept in PNG; TIFF keeps it"
     assert read_photo(tmp_path / "out.png").alpha is None
 
 

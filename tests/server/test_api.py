@@ -76,7 +76,7 @@ def test_arguments_are_obeyed(client, inverting):
     pixels, data = picture(dtype=np.uint16)
     reply = client.post("/v1/restore", content=data, params={"strength": 0.25, "task": "denoise", "format": "jpg"})
     assert restored(reply).format == "jpeg"
-    assert json.loads(reply.headers["kbnet-notes"]) == ["JPEG holds 8-bit samples: 16-bit rounded to 8"]
+    assert json.loads(reply.headers["kbnet-notes"]) == ["JPEG is limited to 8 bits per sample: rounded from 16"]
     assert inverting.strengths[-1] == 0.25
     assert inverting.asked[-1] == "denoise"
     reply = client.post("/v1/restore", content=data, params={"task": "kbnet-nano-denoise"})
@@ -102,8 +102,12 @@ def bomb(width, height):
     ("request_", "status", "words"),
     [
         ({"content": b"", "headers": PNG_TYPE}, 400, "got an empty body"),
-        ({"content": b"no picture"}, 400, "expected a PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP image, got text"),
-        ({"content": picture()[1][:-30]}, 400, "cut short or damaged"),
+        (
+            {"content": b"no picture"},
+            400,
+            "not an image (it contains text); expected PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP",
+        ),
+        ({"content": picture()[1][:-30]}, 400, "truncated or damaged"),
         ({"content": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"}, 415, "HEI"),
         ({"content": bytes(50_001)}, 413, "expected at most 50000 bytes, got 50001 or more"),
         ({"content": (bytes(9_000) for _ in range(9))}, 413, "expected at most 50000 bytes, got [0-9]+ or more"),

@@ -76,7 +76,7 @@ def test_small_pictures_of_one_size_that_wait_are_restored_together():
         assert held.groups == [3]  # not the first, which was at work; not the one of another size, not the damaged one
         for (pixels, _), (reply,) in zip(pictures, replies[:-1], strict=True):
             assert np.array_equal(restored(reply).pixels, 255 - pixels)
-        assert "cut short or damaged" in refused(replies[-1][0], 400)
+        assert "truncated or damaged" in refused(replies[-1][0], 400)
 
 
 def test_a_sender_who_leaves_frees_the_place():

@@ -103,18 +103,18 @@ def test_several_pictures_wait_in_line_and_an_error_stands_beside_its_picture(op
     bad = page.locator("li[data-state=failed]")
     bad.wait_for()
     assert "<b>bad</b>.png" in bad.inner_text()  # as text, not as markup
-    assert "got text" in bad.inner_text()
+    assert "it contains text" in bad.inner_text()
     red, green, blue = page.evaluate(
         "getComputedStyle(document.querySelector('li[data-state=failed] .state')).color.match(/\\d+/g).map(Number)"
     )
     assert red > 2 * max(green, blue)
     bad.locator(".open").click()
-    assert "got text" in page.text("#facts")
+    assert "it contains text" in page.text("#facts")
     assert page.is_visible("#blank")
     assert page.text("#act") == "Try again"
     page.click("li .open >> text=two.png")
     page.until(lambda: "30 × 24" in page.text("#facts"))
-    assert "got text" not in page.text("#facts")  # nothing stale
+    assert "it contains text" not in page.text("#facts")  # nothing stale
     assert page.download()[0] == "two-denoised.png"
 
 

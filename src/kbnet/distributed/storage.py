@@ -80,7 +80,7 @@ def write(place: str, data: bytes, *, overwrite: bool = False) -> None:
     filesystem, path = _open(place)
     try:
         if not overwrite and _is_there(filesystem, path):
-            raise OutputExistsError(f"{printable(place)}: the file exists; choose another name or ask for overwriting")
+            raise OutputExistsError(f"{printable(place)}: the file exists; choose another name or allow overwriting")
         if filesystem.type_name in _WHOLE_UPLOADS:
             _upload(filesystem, path, data)
             return
