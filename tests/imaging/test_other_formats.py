@@ -78,8 +78,8 @@ def test_an_old_bmp_and_one_with_a_profile():
 def test_bmps_that_are_not_read_say_why():
     for data, kind, words in (
         (bmp(b"\0" * 8, 4, 2, 8, compression=1), UnsupportedImageError, "a BMP with run-length compression"),
-        (bmp(b"\0" * 8, 4, 2, 0, compression=5), UnsupportedImageError, "a BMP that holds a JPEG or PNG"),
-        (bmp(b"\0" * 8, 4, 2, 7), UnsupportedImageError, "7 bits a pixel"),
+        (bmp(b"\0" * 8, 4, 2, 0, compression=5), UnsupportedImageError, "a BMP that contains a JPEG or PNG"),
+        (bmp(b"\0" * 8, 4, 2, 7), UnsupportedImageError, "7 bits per pixel"),
         (bmp(b"\0" * 8, 400, 200, 24), UnreadableImageError, "the BMP file is truncated or damaged"),
         (bmp(b"\0" * 8, 2, 2, 8, palette=b"")[:58], UnreadableImageError, "the BMP file is truncated or damaged"),
         (bmp(b"", 0, 5, 24), UnreadableImageError, "unknown format"),
@@ -133,9 +133,9 @@ PLAIN = files.tiff(8, 8, bytes(1536))
         (with_tag(PLAIN, 259, 34925), "a TIFF with LZMA compression"),
         (with_tag(PLAIN, 259, 50000), "a TIFF with Zstandard compression"),
         (with_tag(PLAIN, 259, 65000), "a TIFF with compression 65000"),
-        (files.tiff(8, 8, bytes(96), bits=(12,), photometric=1), "a TIFF of 12-bit samples"),
-        (files.tiff(8, 8, bytes(96), bits=(4,) * 3), "a TIFF of 4-bit samples"),
-        (files.tiff(8, 8, bytes(128), bits=(5, 6, 5)), "a TIFF of channels of unequal depth"),
+        (files.tiff(8, 8, bytes(96), bits=(12,), photometric=1), "a TIFF with 12-bit samples"),
+        (files.tiff(8, 8, bytes(96), bits=(4,) * 3), "a TIFF with 4-bit samples"),
+        (files.tiff(8, 8, bytes(128), bits=(5, 6, 5)), "a TIFF with channels of different bit depths"),
     ],
 )
 def test_a_whole_tiff_that_is_not_decoded_is_not_called_damaged(data, what):

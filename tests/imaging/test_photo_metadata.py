@@ -98,7 +98,7 @@ def test_exif_too_long_for_jpeg_is_noted():
     block = files.exif(1) + bytes(70000)
     planned, notes = plan_output(Photo(files.pattern(), metadata=Metadata((Block("exif", block),))), "jpeg")
     assert planned.metadata.first("exif") is None
-    assert notes == ("EXIF is not kept: JPEG holds 64 kB of it",)
+    assert notes == ("EXIF is not kept: JPEG is limited to 64 kB of it",)
 
 
 def test_xmp_orientation_is_reset_in_both_spellings():
