@@ -222,7 +222,7 @@ def test_too_large_a_picture_says_what_to_do(open_page):
     page.add(("large.png", write_photo(Photo(np.zeros((2000, 1600), np.uint8)), None)))
     page.click("#act")
     page.wait_for_selector("li[data-state=failed]")
-    assert "expected at most 3 megapixels, got 1600 x 2000; send a smaller picture" in page.text("#queue")
+    assert "expected at most 3 megapixels, got 1600 x 2000; send a smaller image" in page.text("#queue")
 
 
 def test_a_reload_says_what_was_lost(open_page, held):

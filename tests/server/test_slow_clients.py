@@ -158,7 +158,7 @@ def test_a_form_of_many_parts_is_refused_at_the_first_few(quick):
     with raw(quick) as connection:
         connection.sendall(head(100_000_000, "multipart/form-data; boundary=b") + 20 * part)
         said = json_reply(connection)
-        assert b"the one field 'image', got 'a', 'a', 'a'" in said
+        assert b"only the field 'image', got 'a', 'a', 'a'" in said
 
 
 @pytest.mark.slow

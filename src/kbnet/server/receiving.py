@@ -107,9 +107,7 @@ class _Part:
     def refusal(self) -> Refused:
         """Return the error for a form that doesn't consist of exactly the one field."""
         got = ", ".join(repr(name) for name in [FIELD] * self.found + self.others) or "none"
-        return Refused(
-            400, f"expected a form with only the field 'image', got {got}; put options into the query string"
-        )
+        return Refused(400, f"expected a form with only the field 'image', got {got}; put options into the query")
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted and self.found == 1:
