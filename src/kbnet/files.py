@@ -3,7 +3,7 @@
     bytes, a file object, or files of a workspace --> .kbnet-….part, private and locked --> flushed to disk --> target
 
 If the process is killed at any moment, `target` is either missing, the old file, or the complete new file. Temporary
-files that a killed process leaves behind have a recognizable name and no lock; the next process that writes into the
+files that a killed process leaves behind have a recognisable name and no lock; the next process that writes into the
 folder removes them. All other code writes files through this module.
 """
 

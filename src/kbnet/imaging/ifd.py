@@ -183,7 +183,7 @@ def swapped(data: bytes, kind: int) -> bytes:
 
 
 def dump(directory: Directory, at: int, form: Form, *, following: int = 0) -> bytes:
-    """Serialize the directory with its values and children, to be written at the even offset `at` of a file."""
+    """Serialise the directory with its values and children, to be written at the even offset `at` of a file."""
     entries = [entry for tag, entry in directory.entries.items() if tag not in _POINTERS] + directory.repeated
     rows: list[tuple[int, Entry | Directory]] = [(entry.tag, entry) for entry in entries]
     rows = sorted(rows + list(directory.children.items()), key=lambda row: row[0])
