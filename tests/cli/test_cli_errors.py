@@ -36,7 +36,7 @@ def complaint(done):
         (["restore", "-", "--suffix", "+"], "a pipe has no file name"),
         (["restore", "-", "--json"], "stdout carries the picture; add -o FILE"),
         (["restore", "..", "-o", "-"], "got the folder .."),
-        (["restore", "x.png", "--format", "gif"], "expected one of the output formats"),
+        (["restore", "x.png", "--format", "gif"], "expected an output format among"),
         (["convert", "x.pth", "y.bin"], "ending in .safetensors or .pth"),
         (["convert", "x.pth", "y.safetensors", "--layout", "net"], "only a .pth has a layout"),
         (["info", "nothing"], "got 'nothing'"),

@@ -58,7 +58,7 @@ def test_a_folder_of_odd_pictures(restore, hostile, tmp_path):
     facts = {Path(fact["input"]).name: fact for fact in map(json.loads, done.out.splitlines())}
     failures = {
         "empty.png": "the file is empty",
-        "cut.png": "expected a whole PNG file",
+        "cut.png": "the PNG file is truncated",
         "cut.jpg": "expected a whole JPEG file",
         "letter.png": "not an image (it contains text); expected PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP",
         "vast.png": "30000 x 30000 is 900.0 megapixels, more than the limit of 250",

@@ -195,7 +195,7 @@ def test_a_photo_smaller_than_the_largest_patch_serves_smaller_ones(write, caplo
     assert caplog.messages == ["1 of 2 photos are smaller than the largest patch (16)"]
     assert set(patches.batch(0, 200, 4)[0].unique().tolist()) == {0.0, 1.0}
     assert patches.batch(0, 200, 8)[0].unique().tolist() == [1.0]
-    with pytest.raises(InvalidInputError, match="expected photos of at least 28 pixels a side"):
+    with pytest.raises(InvalidInputError, match="expected photos of at least 28 pixels per side"):
         make_set(items, side=4, largest=20, margin=4, degrade=Brighter())
 
 

@@ -137,7 +137,7 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, source):
         restore_streamed(restorer, source, target, strength=2)
     with pytest.raises(UnsupportedImageError, match=r"ending in \.tif, \.tiff or \.png"):
         restore_streamed(restorer, source, tmp_path / "out.jpg")
-    with pytest.raises(ImageTooLargeError, match="203 is more than the 100 pixels"):
+    with pytest.raises(ImageTooLargeError, match="203 exceeds the --max-pixels limit of 100"):
         restore_streamed(restorer, source, target, max_pixels=100)
     target.write_bytes(b"old")
     with pytest.raises(OutputExistsError):

@@ -153,7 +153,7 @@ def read_directory(
 def _read_children(file: BinaryIO, form: Form, directory: Directory) -> None:
     for tag in _POINTERS:
         if tag in directory.entries:
-            # interoperability alone lies a level deeper, and nothing below it
+            # only the interoperability directory is nested deeper, and it has no children
             child = read_directory(file, form, directory.number(tag), children=False)
             if child is not None and tag != INTEROP_IFD:
                 _read_children_once(file, form, child)
