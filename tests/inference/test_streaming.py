@@ -148,7 +148,7 @@ def test_what_cannot_be_streamed_is_refused(tmp_path, source):
     with pytest.raises(UnsupportedImageError, match="interlaced"):
         restore_streamed(restorer, interlaced, tmp_path / "new.tif")
     write_photo(Photo(pixels(20, 20)), animation)
-    with pytest.raises(UnsupportedImageError, match="expected TIFF, PNG or JPEG, got webp"):
+    with pytest.raises(UnsupportedImageError, match="--stream expects TIFF, PNG or JPEG, got webp"):
         restore_streamed(restorer, animation, tmp_path / "new.tif")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.webp", "i.png", "in.tif", "out.tif"]
 
