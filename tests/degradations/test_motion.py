@@ -247,7 +247,11 @@ def test_files_that_hold_no_kernel_are_refused_and_nothing_in_them_is_run(tmp_pa
     refused("g.mat", matlab(kernel=-np.eye(3)), "g.mat: expected a kernel")
     refused("h.mat", matlab(kernel=np.zeros((3, 3))), "h.mat: expected a kernel")
     refused("i.mat", bytes(2 << 20), "at most 1048576 bytes")
-    refused("j.mat", b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400), "7.3 file, which is not supported; save it with -v7")
+    refused(
+        "j.mat",
+        b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400),
+        "7.3 file, which is not supported; save it with -v7",
+    )
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInputError, match="found none"):
         load_kernels(tmp_path / "empty")

@@ -5,12 +5,14 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
-from kbnet.imaging import probe
+from kbnet.imaging import Pixels, probe
 from kbnet.inference.change import unchanged_note
+from kbnet.inference.guard import outbreak_note
 from kbnet.models import CatalogueEntry
 from kbnet.models.catalogue import FORMER_NAMES
 from kbnet.server.admission import Admission, ending
@@ -100,6 +102,8 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
     """
     limits = desk.worker.limits
     deadline = time.monotonic() + limits.seconds
+    model = desk.model(wish.task)
+    assert model is not None  # checked when the parameters were read
     if wish.token is not None and wish.token in desk.moves:
         raise Refused(400, "another request with this progress token is in progress; choose another token")
     with desk.admission.body() as body:
@@ -112,7 +116,8 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
                 await asyncio.to_thread(_check_size, data, limits.pixels)
                 with desk.admission.place():
                     name = str(request.state.id)
-                    what = Restoration(data, wish.task, wish.strength, wish.format, wish.keep, name)
+                    examine = partial(_outbreak_note, task=model.task)
+                    what = Restoration(data, wish.task, wish.strength, wish.format, wish.keep, name, examine)
                     pending = desk.worker.submit(what, deadline)
                     if wish.token is not None:
                         desk.moves[wish.token] = pending
@@ -122,8 +127,6 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
         finally:
             if wish.token is not None:
                 desk.moves.pop(wish.token, None)
-    model = desk.model(wish.task)
-    assert model is not None  # checked when the parameters were read
     desk.metrics.restored(model.task, model.name, restored.seconds, restored.width * restored.height)
     unchanged = unchanged_note(restored.change, model.task) if wish.strength else None
     notes = (*([unchanged] if unchanged else []), *restored.notes)
@@ -160,6 +163,12 @@ async def answer_kept(desk: Desk, token: str, strength: float, format: str | Non
         desk.encoders -= 1
     headers = {"Cache-Control": "no-store", "Kbnet-Notes": json.dumps(notes)}
     return Response(data, media_type=f"image/{chosen}", headers=headers)
+
+
+def _outbreak_note(before: Pixels, after: Pixels, task: str) -> str | None:
+    """Return a note if the weights don't suit the image, without the command line's remedy: `serve` has no --guard."""
+    note = outbreak_note(before, after, task)
+    return None if note is None else note.partition("; --guard")[0]
 
 
 def _check_size(data: bytes, most: int) -> None:

@@ -37,6 +37,7 @@ class Restoration:
         format: format of the result; None for the input's.
         keep: whether to also return the restored pixels.
         request: id of the request in the log.
+        examine: compares the pixels before and after, and returns a note or None.
     """
 
     data: bytes = field(repr=False)
@@ -45,6 +46,7 @@ class Restoration:
     format: str | None = None
     keep: bool = False
     request: str = "-"
+    examine: Callable[[Pixels, Pixels], str | None] = lambda before, after: None
 
 
 @dataclass(frozen=True)

@@ -221,12 +221,13 @@ class Opened:
         """Encode the restored pixels."""
         data = write_photo(replace(self.photo, pixels=pixels), None, format=self.format)
         assert data is not None
+        note = self.pending.what.examine(self.photo.pixels, pixels)
         return Restored(
             data,
             self.format,
             self.photo.width,
             self.photo.height,
-            (*self.photo.notes, *self.lost),
+            (*([note] if note else []), *self.photo.notes, *self.lost),
             seconds,
             mean_change(self.photo.pixels, pixels),
             pixels if self.pending.what.keep else None,
