@@ -77,7 +77,7 @@ def test_a_folder_of_odd_pictures(restore, hostile, tmp_path):
         assert words in line
     assert all(facts[name]["ok"] for name in fine)
     assert any("CMYK converted to sRGB" in note for note in facts["print.jpg"]["notes"])
-    assert facts["palette.png"]["notes"] == ["palette expanded to RGB"]
+    assert "palette expanded to RGB" in facts["palette.png"]["notes"]
     assert (read_photo(output / "line.png").width, read_photo(output / "line.png").height) == (5000, 1)
     deep = read_photo(output / "deep.png")
     assert deep.bit_depth == 16
@@ -93,7 +93,9 @@ def test_names_no_terminal_can_print(restore, tmp_path):
     assert done.code == 1
     assert [json.loads(line)["ok"] for line in done.out.splitlines()] == [True, False]
     assert all(line.isprintable() for line in done.err.splitlines())
-    assert restore(bytes_name, "-o", tmp_path / "out2/").err.count("\n") == 1
+    lines = restore(bytes_name, "-o", tmp_path / "out2/").err.splitlines()
+    assert lines[0].startswith(str(tmp_path / "latin-\\udce9.png"))
+    assert all(line.isprintable() for line in lines)
 
 
 @pytest.mark.slow
