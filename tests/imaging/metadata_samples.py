@@ -423,12 +423,12 @@ def other_samples() -> list[Sample]:
         ("", gain_map(b"http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version='1.0'/>"), "the HDR gain map"),
         ("sound", jpeg() + wave, "a sound recording"),
         ("a depth map", jpeg(xmp_segment(depth)) + shown, "a depth map"),
-        ("data that is not known", jpeg() + b"what is this?" * 500, "6500 bytes of unknown data"),
+        ("unknown data", jpeg() + b"what is this?" * 500, "6500 bytes of unknown data"),
     ):
         found.append(Sample("extra", "jpeg", where, data, note=note))
     found += [
-        Sample("extra", "png", "data behind the end", png() + motion_photo()[-3000:] + b"x" * 5000, note="8000 bytes"),
-        Sample("extra", "webp", "data behind the end", webp() + b"?" * 5000, note="5000 bytes"),
+        Sample("extra", "png", "data after the end", png() + motion_photo()[-3000:] + b"x" * 5000, note="8000 bytes"),
+        Sample("extra", "webp", "data after the end", webp() + b"?" * 5000, note="5000 bytes"),
         Sample("extra", "tiff", "layers", tiff((37724, 7, len(layers), layers)), note="Photoshop's layers"),
         Sample("extra", "tiff", "a mask on a separate page", tiff_of_pages(0, 4), note="a mask on a separate page"),
         Sample("extra", "avif", "mpvd", avif() + struct.pack(">I4s", 5008, b"mpvd") + bytes(5000), note="the video"),

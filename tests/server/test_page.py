@@ -90,7 +90,7 @@ def test_another_format_is_made_from_the_same_result(open_page, held):
     assert name == "cat-denoised.jpg"
     assert read_photo(data).format == "jpeg"
     page.wait_for_selector("#notes li")
-    assert "16-bit rounded to 8" in page.text("#notes")
+    assert "rounded from 16" in page.text("#notes")
     assert len(held.strengths) == asked
 
 
