@@ -114,7 +114,7 @@ def test_sensenoise_is_matched_by_the_word_in_its_names_without_its_test_picture
     root = "final_datasetv4_png"
     assert names(find_items(tmp_path, "sensenoise"), tmp_path) == [(f"{root}/gt/1_gt.png", f"{root}/noisy/1_noisy.png")]
     (tmp_path / root / "test.txt").write_text("1_noisy.png\n2_gt.png\n")
-    with pytest.raises(InvalidInputError, match="all are listed in its test.txt"):
+    with pytest.raises(InvalidInputError, match=r"all are listed in its test\.txt"):
         find_items(tmp_path, "sensenoise")
 
 
