@@ -36,5 +36,5 @@ def test_pipes_and_other_formats_are_refused(restore, tmp_path):
     assert "it needs files, not a pipe" in done.err
     done = restore(source, "-o", tmp_path / "b.jpg", "--stream")
     assert done.code == 1
-    assert "expected a name ending in .tif, .tiff or .png" in done.err
+    assert "expected an output name ending in .tif, .tiff or .png" in done.err
     assert names(tmp_path) == ["a.png"]
