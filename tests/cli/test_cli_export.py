@@ -60,7 +60,7 @@ def test_a_shipped_models_window_and_licence_are_exported(kbnet_, tmp_path):
         (["-o", "g.bin"], "expected a name ending in .onnx, .xml, .pt2"),
         (["-o", "g.onnx", "--format", "openvino"], "expected a name ending in .xml for openvino"),
         (["-o", "g.onnx", "--dynamic", "--tile", "64"], "any size or one"),
-        (["-o", "g.onnx", "--tile", "66"], "expected a tile of a multiple of 8"),
+        (["-o", "g.onnx", "--tile", "66"], "expected a tile size that is a multiple of 8"),
     ],
     ids=str,
 )
