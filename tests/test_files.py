@@ -158,7 +158,7 @@ def test_a_link_planted_at_the_temporary_name_is_not_followed(tmp_path, monkeypa
 def test_a_folder_or_device_is_not_replaced(tmp_path, special):
     target = tmp_path / "a.bin"
     target.mkdir() if special == "folder" else os.mkfifo(target)
-    with pytest.raises(OutputError, match=r"a.bin: expected the name of a file to write"):
+    with pytest.raises(OutputError, match=r"a.bin: expected a file name for the output"):
         files.write(NEW, target, overwrite=True)
     assert not target.is_file()
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kbnet.inference import Restorer, restore
     from kbnet.models import create_model, list_models, load_model
 
-# Names are imported at their first use (PEP 562): importing torch takes seconds, and `kbnet --help` needs none of it.
+# Names are imported on first use (PEP 562): importing torch takes seconds, and `kbnet --help` doesn't need it.
 _HOMES = {
     "KBNetError": "kbnet.errors",
     "Restorer": "kbnet.inference.restorer",

@@ -1,4 +1,4 @@
-"""`python -m kbnet` is the command `kbnet`."""
+"""Runs the `kbnet` command as `python -m kbnet`."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""What a block of KBNet is made of, as plain data: every layer's path, type, settings and parameters.
+"""The structure of KBNet's blocks as plain data: each layer's path, type, settings and parameters.
 
-Whatever needs to know a block's insides reads them here: whether a live block may run as one call of the compiled
-kernels or be exported (`kbnet.nn.conformity`), in which order kernels take its parameters, what it costs. Types are
-named and not imported, so that nothing here needs torch.
+This is the single source for a block's internals: whether a live block can run as one call of the compiled kernels or
+be exported (`kbnet.nn.conformity`), in which order the kernels take its parameters, and what it costs. Types are given
+by name, so that this module doesn't import torch.
 
 Example:
     >>> from kbnet.description import BlockS, describe
@@ -31,25 +31,25 @@ FUSION = (
     *("head_conv", "head_conv_bias", "expand", "expand_bias", "projection", "projection_bias", "coefficient_scale"),
     *("bases", "bases_bias", "kba_scale", "out", "out_bias", "out_scale"),
 )
-"""Roles of the parameters of a block's fusion half, in the order of csrc/problem.h, FusionParameter."""
+"""Roles of the parameters in the fusion half of a block, in the order of FusionParameter in csrc/problem.h."""
 
 MIXED = FUSION[:2] + FUSION[4:]
-"""The same where the channel branch (`mix`) has been computed already, in the order of FusionCall."""
+"""The roles of `FUSION` without the channel branch (`mix`), which is computed before; in the order of FusionCall."""
 
 FEED_FORWARD = ("norm_weight", "norm_bias", "in", "in_bias", "out", "out_bias", "out_scale")
-"""Roles of the parameters of the feed-forward half of KBNet-S's block, in the order of FeedForwardCall."""
+"""Roles of the parameters in the feed-forward half of KBNet-S's block, in the order of FeedForwardCall."""
 
 PRODUCTS = (
     *("static_in", "static_conv", "adaptive_in", "adaptive_conv", "head_conv", "expand", "projection"),
     *("in", "out"),
 )
-"""Roles whose every value is multiplied once a pixel: convolutions of stride 1. (`mix` is, once an image.)"""
+"""Roles of weights that are multiplied once per pixel: convolutions of stride 1. (`mix` runs once per image.)"""
 
 
 def coefficient_width(channels: int, limit: int) -> int:
-    """Hidden width of the coefficient head: the largest even divisor of `channels` that is not over `limit`.
+    """Return the hidden width of the coefficient head: the largest even divisor of `channels` up to `limit`.
 
-    At the authors' widths this is their rule, min(channels, limit), with 32 in KBNet-S and 24 in KBNet-L.
+    At the authors' widths this equals their rule, min(channels, limit), where limit is 32 in KBNet-S and 24 in KBNet-L.
 
     Raises:
         InvalidInputError: `channels` is odd.
@@ -61,14 +61,14 @@ def coefficient_width(channels: int, limit: int) -> int:
 
 
 def kba_multiply_adds(channels: int, bases: int, group_channels: int, kernel_size: int) -> int:
-    """Multiply-adds a pixel of kernel basis attention: mixing (or N convolutions), applying, and bias."""
+    """Return the multiply-adds per pixel of kernel basis attention: mixing (or N convolutions), applying, and bias."""
     taps = channels * group_channels * kernel_size**2
     return bases * taps + taps + bases * channels
 
 
 @dataclass(frozen=True)
 class BlockS:
-    """Settings of KBNet-S's block, as `kbnet.nn.KBBlockS` takes them."""
+    """Settings of KBNet-S's block: the arguments of `kbnet.nn.KBBlockS`."""
 
     channels: int
     coefficient_width: int
@@ -81,7 +81,7 @@ class BlockS:
 
 @dataclass(frozen=True)
 class BlockL:
-    """Settings of KBNet-L's block, as `kbnet.nn.KBBlockL` takes them."""
+    """Settings of KBNet-L's block: the arguments of `kbnet.nn.KBBlockL`."""
 
     channels: int
     heads: int
@@ -95,15 +95,15 @@ class BlockL:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One module, as its constructor leaves it.
+    """One module in the state that its constructor creates.
 
     Attributes:
-        path: dotted, from the block or network; empty for itself.
-        kind: name of its exact type, in `torch.nn` or `kbnet.nn`.
-        half: "fusion", "feed_forward" or "attention", the part of a block that it belongs to; empty for what is above.
-        parameters: shape of each of its own, None for one that is absent (a bias), in order of registration.
-        children: names of its modules, in order of registration.
-        settings: attributes, by name.
+        path: dotted path from the block or network; empty for the block or network itself.
+        kind: name of its exact type in `torch.nn` or `kbnet.nn`.
+        half: part of the block that it belongs to: "fusion", "feed_forward" or "attention"; empty for the block itself.
+        parameters: shapes of its own parameters in registration order; None for an absent one, such as a bias.
+        children: names of its submodules in registration order.
+        settings: attribute values by name.
     """
 
     path: str
@@ -114,19 +114,19 @@ class Layer:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def shape(self, name: str) -> Shape:
-        """Shape of a parameter that is there."""
+        """Return the shape of a parameter; raises KeyError if it is absent."""
         shape = self.parameters[name]
         if shape is None:
             raise KeyError(name)
         return shape
 
     def below(self, path: str) -> "Layer":
-        """The same layer in a module that is at `path` itself."""
+        """Return the same layer with `path` as a prefix of its own path."""
         joined = f"{path}.{self.path}".strip(".")
         return Layer(joined, self.kind, self.half, self.parameters, self.children, self.settings)
 
     def multiply_adds(self) -> int:
-        """Multiply-adds with its weights for one output pixel; those of `kba_multiply_adds` for the operator."""
+        """Return the multiply-adds with its weights for one output pixel (`kba_multiply_adds` for the operator)."""
         if self.kind == "Conv2d":
             return math.prod(self.shape("weight"))
         if self.kind == "KernelBasisAttention":
@@ -138,13 +138,13 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Description:
-    """A block: its layers in order of registration, itself first, and where the kernels' parameters are.
+    """The structure of a block.
 
     Attributes:
-        layers: all of them.
-        fusion: path of the parameter in each role of `FUSION`, None where there is none.
-        feed_forward: the same for `FEED_FORWARD`; empty for KBNet-L.
-        gelu: whether the static branch ends in a GELU, which has no module (KBNet-L).
+        layers: all layers in registration order, starting with the block itself.
+        fusion: path of the parameter for each role in `FUSION`; None if the block has no such parameter.
+        feed_forward: the same for the roles in `FEED_FORWARD`; empty for KBNet-L.
+        gelu: whether the static branch ends with a GELU that isn't a module of its own (KBNet-L).
     """
 
     layers: tuple[Layer, ...]
@@ -159,11 +159,11 @@ class Description:
         return iter(self.layers)
 
     def layer_of(self, role: str) -> Layer:
-        """The module whose parameter has a role in the fusion half."""
+        """Return the layer that owns the parameter with this role in the fusion half."""
         return self[(self.fusion[role] or "").rpartition(".")[0]]
 
     def names(self) -> list[str]:
-        """Paths of all parameters, in order of registration."""
+        """Return the paths of all parameters in registration order."""
         return [
             f"{layer.path}.{name}".strip(".")
             for layer in self.layers
@@ -174,14 +174,14 @@ class Description:
 
 @cache
 def describe(settings: BlockS | BlockL) -> Description:
-    """The block with these settings."""
+    """Return the description of the block with these settings."""
     return _block_s(settings) if isinstance(settings, BlockS) else _block_l(settings)
 
 
 def convolution(
     path: str, inputs: int, outputs: int, kernel: int = 1, *, groups: int = 1, bias: bool = True, stride: int = 1
 ) -> Layer:
-    """`torch.nn.Conv2d` of a square kernel, padded with zeros to the size of its input unless it strides."""
+    """Describe a `torch.nn.Conv2d` with a square kernel, zero-padded to keep the input's size unless it strides."""
     padding = kernel // 2 if stride == 1 else 0
     return Layer(
         path,
@@ -206,7 +206,7 @@ def convolution(
 
 
 def multiply_adds(roles: Sequence[str], shapes: Sequence[Shape | None]) -> int:
-    """Multiply-adds a pixel of the convolutions among a half's parameters; shapes in the order of roles."""
+    """Return the multiply-adds per pixel of the convolutions among `roles`. `shapes` are in the order of `roles`."""
     return sum(math.prod(shape) for role, shape in zip(roles, shapes, strict=True) if role in PRODUCTS and shape)
 
 
@@ -221,7 +221,7 @@ def _sequence(path: str, *layers: Layer) -> list[Layer]:
 
 
 def _branches(settings: BlockS | BlockL, hidden: int, static: Sequence[Layer], bias: bool) -> list[Layer]:
-    """The three branches of the fusion: channel, static, and adaptive with its coefficients and bases."""
+    """Return the three fusion branches: channel, static, and adaptive with its coefficients and bases."""
     c, n, head = settings.channels, settings.bases, settings.coefficient_width
     taps = (settings.group_channels, settings.kernel_size, settings.kernel_size)
     return [
@@ -313,7 +313,7 @@ def _halves(**halves: Iterable[Layer]) -> list[Layer]:
 
 
 def _children(layers: Iterable[Layer]) -> tuple[str, ...]:
-    """Names of those that lie directly below the module whose layers these are."""
+    """Return the names of the direct children among these layers."""
     return tuple(layer.path for layer in layers if "." not in layer.path)
 
 
@@ -341,7 +341,7 @@ def _described(
     }
 
     def paths(roles: Sequence[str], places: dict[str, str]) -> Mapping[str, str | None]:
-        """A place is a module, whose weight and bias have a role each, or a parameter itself."""
+        """Resolve roles to paths. A place is a module, whose weight and bias each have a role, or a parameter."""
         found: dict[str, str | None] = {}
         for role in roles:
             place = places.get(role.removesuffix("_weight").removesuffix("_bias"), "")

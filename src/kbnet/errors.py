@@ -1,42 +1,43 @@
-"""Every error kbnet raises on purpose.
+"""The exceptions that kbnet raises.
 
     KBNetError
-    ├── InvalidInputError        (ValueError)       an argument or array is not what was asked for
-    │   └── NonFiniteInputError                     NaN or infinity in an image
-    ├── ImageError                                  a picture file could not be read or written
-    │   ├── UnreadableImageError                    not an image, empty, truncated or damaged
-    │   ├── UnsupportedImageError                   an image of a kind that is not handled (an animation, say)
-    │   ├── ImageTooLargeError                      more pixels than the limit, refused before decoding
-    │   └── OutputError          (OSError)          the result could not be written; nothing partial is left
-    │       └── OutputExistsError                   the result would overwrite a file
+    ├── InvalidInputError        (ValueError)       an argument or array has the wrong type, shape or value
+    │   └── NonFiniteInputError                     an image contains NaN or infinity
+    ├── ImageError                                  an image file can't be read or written
+    │   ├── UnreadableImageError                    not an image, or empty, truncated or damaged
+    │   ├── UnsupportedImageError                   an unsupported kind of image, such as an animation
+    │   ├── ImageTooLargeError                      more pixels than the limit; refused before decoding
+    │   └── OutputError          (OSError)          the result can't be written; no partial file is left behind
+    │       └── OutputExistsError                   the result would overwrite an existing file
     ├── ModelError
-    │   ├── UnknownModelError    (LookupError)      no model, task or preset of that name
-    │   ├── CheckpointError                         a weights file is damaged, hostile or of another network
-    │   └── DownloadError        (OSError)          weights could not be fetched, or put onto a hub
-    ├── BackendError             (RuntimeError)     the named operator backend cannot run this call here
-    ├── RecipeError              (ValueError)       a training recipe contradicts itself
-    ├── ExportError              (RuntimeError)     an exported graph does not compute what the network does
-    ├── TrainingError            (RuntimeError)     a run cannot go on: diverged, or its checkpoint does not fit
+    │   ├── UnknownModelError    (LookupError)      no model, task or preset has that name
+    │   ├── CheckpointError                         a weights file is damaged, malicious or for another network
+    │   └── DownloadError        (OSError)          weights can't be downloaded or uploaded
+    ├── BackendError             (RuntimeError)     the requested operator backend can't run this call
+    ├── RecipeError              (ValueError)       a training recipe is malformed or contradicts itself
+    ├── ExportError              (RuntimeError)     an exported graph doesn't compute what the network computes
+    ├── TrainingError            (RuntimeError)     training can't continue: it diverged, or the checkpoint doesn't fit
     └── MissingExtraError        (ImportError)      an optional dependency is not installed
 
-A message says what was expected, what came, and what to do. The command line prints it as one line and exits non-zero.
+Each message says what was expected, what was found, and what to do. The command line prints it as one line and exits
+with a non-zero status.
 """
 
 
 class KBNetError(Exception):
-    """Base of every error raised on purpose by kbnet."""
+    """Base class of all exceptions that kbnet raises."""
 
 
 class InvalidInputError(KBNetError, ValueError):
-    """An argument or array is not what was asked for."""
+    """An argument or array has the wrong type, shape or value."""
 
 
 class NonFiniteInputError(InvalidInputError):
-    """An image holds NaN or infinity."""
+    """An image contains NaN or infinity."""
 
 
 class ImageError(KBNetError):
-    """A picture file could not be read or written."""
+    """An image file can't be read or written."""
 
 
 class UnreadableImageError(ImageError):
@@ -44,39 +45,39 @@ class UnreadableImageError(ImageError):
 
 
 class UnsupportedImageError(ImageError):
-    """The file is an image of a kind that is not handled."""
+    """The file is an image of an unsupported kind, such as an animation."""
 
 
 class ImageTooLargeError(ImageError):
-    """The image has more pixels than the limit; it was refused before decoding."""
+    """The image has more pixels than the limit. It was refused before decoding."""
 
 
 class OutputError(ImageError, OSError):
-    """The result could not be written; nothing partial is left behind."""
+    """The result can't be written. No partial file is left behind."""
 
 
 class OutputExistsError(OutputError):
-    """The result would overwrite a file and overwriting was not asked for."""
+    """The result would overwrite an existing file, and overwriting wasn't requested."""
 
 
 class ModelError(KBNetError):
-    """A model could not be found, built or loaded."""
+    """A model can't be found, built or loaded."""
 
 
 class UnknownModelError(ModelError, LookupError):
-    """There is no model, task or preset of that name."""
+    """No model, task or preset has that name."""
 
 
 class CheckpointError(ModelError):
-    """A weights file is damaged, hostile, or belongs to another network."""
+    """A weights file is damaged, malicious, or for another network."""
 
 
 class DownloadError(ModelError, OSError):
-    """Weights could not be fetched from a mirror or a hub, or not be put there."""
+    """Weights can't be downloaded from a mirror or hub, or uploaded to one."""
 
 
 class BackendError(KBNetError, RuntimeError):
-    """The operator backend asked for cannot run this call on this machine."""
+    """The requested operator backend can't run this call on this machine."""
 
 
 class RecipeError(KBNetError, ValueError):
@@ -84,11 +85,11 @@ class RecipeError(KBNetError, ValueError):
 
 
 class ExportError(KBNetError, RuntimeError):
-    """An exported graph does not compute what the network does, and was not written."""
+    """An exported graph doesn't compute what the network computes. It was not written."""
 
 
 class TrainingError(KBNetError, RuntimeError):
-    """A training run cannot go on: it diverged, or its checkpoint does not fit the recipe."""
+    """Training can't continue: it diverged, or its checkpoint doesn't fit the recipe."""
 
 
 class MissingExtraError(KBNetError, ImportError):

@@ -1,9 +1,10 @@
-"""The one way to put a file in place, and the one way to hold a file or folder for a single writer.
+"""Atomic file writes, and locks that give one process exclusive use of a file or folder.
 
     bytes, a file object, or files of a workspace --> .kbnet-….part, private and locked --> flushed to disk --> target
 
-Whatever is killed at whatever moment, `target` is missing, the old file, or the new one whole. What a killed process
-leaves has a name of its own kind and no lock; the next process that writes into that folder removes it.
+If the process is killed at any moment, `target` is either missing, the old file, or the complete new file. Temporary
+files that a killed process leaves behind have a recognisable name and no lock; the next process that writes into the
+folder removes them. All other code writes files through this module.
 """
 
 import contextlib
@@ -55,47 +56,48 @@ __all__ = [
     "writing",
 ]
 
-# What os.link answers on file systems without hard links (FAT, some network and phone storage).
+# Errors of os.link on file systems without hard links (FAT, some network and phone storage).
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 Times = tuple[int, int]
-"""Of the last access and of the last change, in nanoseconds, as `os.utime` takes them."""
+"""Times of last access and last modification, in nanoseconds, as `os.utime` takes them."""
 
 
 def write(
     data: bytes | bytearray | memoryview, target: Path, *, overwrite: bool = False, times: Times | None = None
 ) -> None:
-    """Put the bytes of a file at `target`, whole or not at all; see `writing` for modes, times and errors."""
+    """Write `data` to `target` atomically. See `writing` for permissions, times and errors."""
     with writing(target, overwrite=overwrite, times=times) as file:
         file.write(data)
 
 
 @contextmanager
 def writing(target: Path, *, overwrite: bool = False, times: Times | None = None) -> Iterator[BinaryIO]:
-    """A file object to fill; the file appears at `target` at the end of the block, and only if no exception leaves it.
+    """Open a file for writing that appears at `target` when the block ends without an exception.
 
-    The file has the permissions of the file that it replaces, and where possible its owner; else those of any new file
-    in that folder. Until it is in place only its owner can read it. Its bytes and its name are on disk before this
-    returns. A symbolic link at `target` is replaced, not followed.
+    The file gets the permissions and, where possible, the owner of the file that it replaces; otherwise those of any
+    new file in that folder. Until it is in place, only its owner can read it. Its content and its name are flushed to
+    disk before the context manager returns. A symbolic link at `target` is replaced, not followed.
 
-    The file object can seek and is write-only. An exception of the block that has another cause than this file passes
-    through unchanged, an OSError included. A failure to write this file is raised as OutputError whatever a library
-    in between makes of it.
+    The file object is write-only and seekable. Exceptions from the block that have nothing to do with this file pass
+    through unchanged, including OSError. A failed write to this file is always raised as OutputError, even if a library
+    in between swallows or rewraps the error.
 
     Args:
-        target: the file; its folder must exist.
-        overwrite: whether it may replace a file. False holds for files that appear while the block runs, too.
-        times: of access and change that the file is to have; None leaves the present.
+        target: path of the file. Its folder must exist.
+        overwrite: whether to replace an existing file. If False, files that appear while the block runs are kept, too.
+        times: access and modification times to set. None means the current time.
 
     Raises:
-        OutputExistsError: there is a file, and `overwrite` is False.
-        OutputError: no such folder, not allowed, disk full, or `target` is a folder or device.
+        OutputExistsError: `target` exists and `overwrite` is False.
+        OutputError: the folder doesn't exist, permission is denied, the disk is full, or `target` is a folder or
+            device.
     """
     check(target, overwrite=overwrite)
     with ExitStack() as stack:
         with blamed_on(target):
             temporary, descriptor = create(target.parent)
-        stack.callback(remove, temporary)  # on success it has another name by now
+        stack.callback(remove, temporary)  # on success, the file has its final name by then
         opened = stack.enter_context(io.FileIO(descriptor, "r+"))
         raw = _Raw(opened, target)
         file = io.BufferedWriter(raw)
@@ -108,21 +110,21 @@ def writing(target: Path, *, overwrite: bool = False, times: Times | None = None
                 raise raw.failure from None
             raise
         finally:
-            raw.ended = True  # what is left in the buffer goes nowhere
+            raw.ended = True  # discard what is left in the buffer
             file.close()
         if raw.failure is not None:
-            raise raw.failure  # something in between kept it to itself
+            raise raw.failure  # a library in between swallowed it
         _place(temporary, opened, target, overwrite, times)
 
 
 @contextmanager
 def workspace(target: Path) -> Iterator[Path]:
-    """A private folder beside `target`, for libraries that write to a path; it disappears with all that is in it.
+    """Create a private temporary folder next to `target`, for libraries that write to a path. It is removed at the end.
 
-    Use `place` to put its files where they belong. Exceptions of the block pass through unchanged.
+    Use `place` to move finished files to their final path. Exceptions from the block pass through unchanged.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: the folder can't be created.
     """
     with ExitStack() as stack:
         with blamed_on(target):
@@ -134,10 +136,10 @@ def workspace(target: Path) -> Iterator[Path]:
 
 
 def place(source: Path, target: Path, *, overwrite: bool = False, times: Times | None = None) -> None:
-    """Give a finished file of the same file system its place, as `writing` does; `source` has gone then.
+    """Move a finished file to `target` with the same guarantees as `writing`. Both must be on the same file system.
 
     Raises:
-        OutputExistsError, OutputError: as `writing`; `source` is still there.
+        OutputExistsError, OutputError: as for `writing`. `source` is kept in that case.
     """
     check(target, overwrite=overwrite)
     with blamed_on(target):
@@ -147,16 +149,18 @@ def place(source: Path, target: Path, *, overwrite: bool = False, times: Times |
 
 
 def also_as(path: Path, other: Path) -> None:
-    """Let `other` be the file that `path` is now, in place of whatever it was: a second name, or a copy where needed.
+    """Make `other` a second name (hard link) of the file at `path`, or a copy where hard links aren't supported.
+
+    An existing file at `other` is replaced atomically.
 
     Raises:
-        OutputError: `other` cannot be written.
-        OSError: `path` cannot be read.
+        OutputError: `other` can't be written.
+        OSError: `path` can't be read.
     """
     sweep(other.parent)
     temporary = other.parent / temporary_name()
     with path.open("rb") as whole:
-        share(whole.fileno())  # so that no other process takes the second name for a leftover
+        share(whole.fileno())  # so that no other process removes the second name as a leftover
         try:
             try:
                 os.link(path, temporary)
@@ -168,13 +172,14 @@ def also_as(path: Path, other: Path) -> None:
                 temporary.replace(other)
                 _sync_folder(other.parent)
         finally:
-            remove(temporary)  # still there where both were names of one file already
+            remove(temporary)  # still exists if both were already names of one file
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder of the program's own state; a kill on the way leaves what the next process removes.
+    """Remove a file or folder that holds the program's own state.
 
-    What cannot be removed is left. A symbolic link is removed, not followed.
+    If the process is killed midway, the next process removes the rest. Errors are ignored. A symbolic link is removed,
+    not followed.
     """
     with contextlib.suppress(OSError):
         aside = path.with_name(temporary_name())
@@ -184,10 +189,10 @@ def discard(path: Path) -> None:
 
 
 def check(target: Path, *, overwrite: bool = False) -> None:
-    """Refuse early what can be seen early, before minutes go into the work; writing checks again without a race.
+    """Check early, before long work starts, whether `target` can be written. `writing` checks again without a race.
 
     Raises:
-        OutputExistsError, OutputError: as `writing`.
+        OutputExistsError, OutputError: as for `writing`.
     """
     sweep(target.parent)
     with blamed_on(target):
@@ -201,29 +206,29 @@ def check(target: Path, *, overwrite: bool = False) -> None:
             return
     if not stat.S_ISREG(mode):
         raise OutputError(
-            f"{printable(target)}: expected the name of a file to write, got a folder or device; choose another"
+            f"{printable(target)}: expected a file name for the output, got a folder or device; choose another name"
         )
     if not overwrite:
         raise exists(target)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, unless it is there.
+    """Create a folder and its parents unless they exist.
 
     Raises:
-        OutputError: not allowed, or something else is in its place.
+        OutputError: permission is denied, or the path exists and isn't a folder.
     """
     with blamed_on(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def exists(target: Path) -> OutputExistsError:
-    """The error for a file that is in the way."""
-    return OutputExistsError(f"{printable(target)}: the file exists; choose another name or ask for overwriting")
+    """Return the error for an output that already exists."""
+    return OutputExistsError(f"{printable(target)}: the file exists; choose another name or allow overwriting")
 
 
 class _Raw(io.RawIOBase):
-    """Writes to a file that stays open; remembers what went wrong, in words about the file that it is to be."""
+    """Writes to a file that stays open, and remembers the first failure as an error about the final path."""
 
     def __init__(self, opened: io.FileIO, target: Path) -> None:
         self._opened, self._target = opened, target
@@ -272,7 +277,7 @@ def _place(temporary: Path, opened: io.FileIO, target: Path, overwrite: bool, ti
 
 
 def _dress(descriptor: int, temporary: Path, replaced: Path | None) -> None:
-    """The permissions and the owner that the file is to have."""
+    """Set the permissions and the owner that the final file should have."""
     try:
         before = None if replaced is None else replaced.stat()
     except FileNotFoundError:
@@ -288,13 +293,13 @@ def _dress(descriptor: int, temporary: Path, replaced: Path | None) -> None:
             except OSError:
                 with contextlib.suppress(OSError):
                     os.fchown(descriptor, -1, before.st_gid)
-            if os.fstat(descriptor).st_gid != before.st_gid:  # no more for this group than for everyone
+            if os.fstat(descriptor).st_gid != before.st_gid:  # give this group no more than everyone has
                 mode = (mode & ~0o070) | (mode & 0o007) << 3 & mode
     temporary.chmod(mode)
 
 
 def _mode_of_new(folder: Path) -> int:
-    """What the system gives a new file there; asked each time, as umasks change and folders have rules of their own."""
+    """Return the mode that the system gives a new file; probed each time, as umasks change and folders have ACLs."""
     probe = folder / temporary_name()
     descriptor = os.open(probe, EXCLUSIVE, 0o666)
     try:
@@ -305,9 +310,9 @@ def _mode_of_new(folder: Path) -> int:
 
 
 def _place_new(temporary: Path, target: Path) -> None:
-    """Give the file its name unless that is taken, in one step that two programs cannot both win."""
+    """Give the file its name unless it is taken, in one atomic step that two processes can't both win."""
     if sys.platform == "win32":
-        temporary.rename(target)  # never over another, there
+        temporary.rename(target)  # never replaces a file on Windows
         return
     try:
         os.link(temporary, target)
@@ -316,7 +321,7 @@ def _place_new(temporary: Path, target: Path) -> None:
             raise
         if _rename_new(temporary, target):
             return
-        # claim the name with an empty file, then replace that
+        # claim the name with an empty file, then replace the empty file
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             temporary.replace(target)
@@ -328,7 +333,7 @@ def _place_new(temporary: Path, target: Path) -> None:
 
 
 def _rename_new(temporary: Path, target: Path) -> bool:
-    """Linux's renameat2 with RENAME_NOREPLACE, which memory cards' file systems know; False where there is none."""
+    """Rename with Linux's renameat2 and RENAME_NOREPLACE, which FAT supports. Return False where it is unavailable."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -344,7 +349,7 @@ def _rename_new(temporary: Path, target: Path) -> bool:
 def _sync_folder(folder: Path) -> None:
     if sys.platform == "win32":
         return
-    with contextlib.suppress(OSError):  # not all file systems know this
+    with contextlib.suppress(OSError):  # not all file systems support this
         descriptor = os.open(folder, FOLDER)
         try:
             os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Who may write where: folders and files held by one process, and temporary names that tell whether their maker lives.
+"""Locks on files and folders, and temporary names that show whether their process still runs.
 
-A temporary file is private, has a name that nobody can guess, and is locked for as long as its process works on it. So
-what killed processes leave is known by its name and by the lock that it no longer has.
+A temporary file is private, has an unguessable name, and is locked while its process works on it. Leftovers of killed
+processes can therefore be recognised: they have such a name and no lock.
 """
 
 import contextlib
@@ -41,15 +41,15 @@ _sweeping = threading.Lock()
 
 
 def printable(text: object) -> str:
-    """A name as one line that any terminal can print: control characters and undecodable bytes become escapes."""
+    """Return a name as one line that any terminal can print. Control characters and undecodable bytes are escaped."""
     shown = str(text).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 def failed(target: Path, error: Exception, cure: str = "check the folder and its permissions") -> OutputError:
-    """The error for an output that the system refuses, with the reason and what to do; it keeps the `errno`.
+    """Return the OutputError for an output that the system refused, with the reason, the remedy and the `errno`.
 
-    `cure` is what to do where the reason does not say more.
+    `cure` is the remedy for reasons that have no specific one.
     """
     if isinstance(error, OutputError):
         return error
@@ -66,7 +66,7 @@ def failed(target: Path, error: Exception, cure: str = "check the folder and its
 
 @contextmanager
 def blamed_on(target: Path) -> Iterator[None]:
-    """Turn what the system says into an OutputError; around calls of the system alone, never around a caller's code."""
+    """Convert system errors into OutputError. Wrap only system calls with this, never a caller's code."""
     try:
         yield
     except KBNetError:
@@ -84,21 +84,21 @@ def hold(
     error: type[KBNetError] = OutputError,
     follow: bool = True,
 ) -> Iterator[None]:
-    """Keep a folder to this process for as long as the block runs; it is made if it is missing, with its parents.
+    """Lock a folder for this process while the block runs. Creates the folder and its parents if needed.
 
-    The system drops the lock when the process ends, however it ends. Where the system or the file system has no locks,
-    nothing is held.
+    The system releases the lock when the process ends, however it ends. Where the system or the file system doesn't
+    support locks, nothing is locked.
 
     Args:
-        folder: the folder itself is locked, so no lock file is left in it.
-        doing, otherwise: words for the message: "another process is {doing} in FOLDER; wait ..., or {otherwise}".
-        error: what to raise for a folder that another process holds.
-        follow: whether `folder` may be a symbolic link. False is for folders of state with a name that others can
-            guess: it also refuses one that belongs to another user, and makes it private (0700).
+        folder: the folder to lock. The lock is on the folder itself; no lock file is left in it.
+        doing, otherwise: parts of the message: "another process is {doing} in FOLDER; wait ..., or {otherwise}".
+        error: exception type to raise if another process holds the lock.
+        follow: whether `folder` may be a symbolic link. Pass False for state folders with a guessable name: a folder
+            that belongs to another user is then refused, and the folder is made private (0700).
 
     Raises:
-        `error`: another process holds it.
-        OutputError: it cannot be made or opened.
+        `error`: another process holds the lock.
+        OutputError: the folder can't be created or opened.
     """
     with contextlib.ExitStack() as stack:
         while True:
@@ -115,7 +115,7 @@ def hold(
                 if not follow:
                     os.fchmod(held, 0o700)
                 break
-            stack.close()  # the one who held it has removed it meanwhile
+            stack.close()  # the previous holder removed it in the meantime
         yield
 
 
@@ -127,10 +127,10 @@ def lock(
     otherwise: str = "choose another name",
     error: type[KBNetError] = OutputError,
 ) -> None:
-    """Keep an open file or folder to this process until its descriptor is closed; `hold` says more.
+    """Lock an open file or folder until its descriptor is closed. See `hold` for the arguments.
 
     Raises:
-        `error`: another process, or another descriptor of this one, holds it.
+        `error`: another process, or another descriptor of this process, holds the lock.
     """
     if sys.platform == "win32":
         return
@@ -145,13 +145,13 @@ def lock(
 
 
 def temporary_name() -> str:
-    """Unguessable, so nothing can lie in wait; marked, so that other machines do not judge it by their locks alone."""
+    """Return an unguessable name, so that nobody can plant a file there. It contains the machine's `_mark`."""
     return f".kbnet-{_mark()}-{secrets.token_hex(8)}.part"
 
 
 @cache
 def _mark() -> str:
-    """The same for all processes that see each other's locks: those of one running system."""
+    """Identify the running system: equal for all processes that see each other's locks."""
     try:
         running = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:
@@ -160,7 +160,7 @@ def _mark() -> str:
 
 
 def create(folder: Path) -> tuple[Path, int]:
-    """A new empty file, open and locked, readable to its owner alone."""
+    """Create an empty temporary file, open and locked, that only its owner can read."""
     sweep(folder)
     while True:
         path = folder / temporary_name()
@@ -170,7 +170,7 @@ def create(folder: Path) -> tuple[Path, int]:
 
 
 def create_folder(parent: Path) -> tuple[Path, int | None]:
-    """A new empty folder, locked, open to its owner alone."""
+    """Create an empty temporary folder, locked, that only its owner can access."""
     sweep(parent)
     while True:
         path = parent / temporary_name()
@@ -179,21 +179,21 @@ def create_folder(parent: Path) -> tuple[Path, int | None]:
             return path, None
         try:
             descriptor = os.open(path, FOLDER | os.O_NOFOLLOW)
-        except FileNotFoundError:  # another process took it for a leftover
+        except FileNotFoundError:  # another process removed it as a leftover
             continue
         if _claim(descriptor, path):
             return path, descriptor
 
 
 def _claim(descriptor: int, path: Path) -> bool:
-    """Lock what was just made, unless another process took it for a leftover in the moment before."""
+    """Lock a file or folder just created. Return False if another process already claimed it as a leftover."""
     try:
         ours = True
         if sys.platform != "win32":
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                ours = False  # that process is about to remove it
+                ours = False  # another process is about to remove it
             except OSError:  # a file system without locks
                 pass
         if ours and _still_there(descriptor, path):
@@ -214,14 +214,14 @@ def _still_there(descriptor: int, path: Path) -> bool:
 
 
 def share(descriptor: int) -> None:
-    """Keep others from taking a second name of this file for a leftover."""
+    """Keep other processes from removing a second name of this file as a leftover."""
     if sys.platform != "win32":
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in a folder; once in the life of a process, since it reads the whole folder."""
+    """Remove what killed processes left in a folder; once per process and folder, since it lists the whole folder."""
     with contextlib.suppress(OSError, ValueError), _sweeping:
         known = str(folder.absolute())
         if known in _swept or sys.platform == "win32":
@@ -239,20 +239,20 @@ def _sweep_one(entry: "os.DirEntry[str]") -> None:
         return
     facts = entry.stat(follow_symlinks=False)
     match = _LEFTOVER.fullmatch(entry.name)
-    # The locks of other machines may not be seen here. None writes for a day.
+    # Locks of other machines may be invisible here, so wait a day: no write takes that long.
     elsewhere = match is None or match[1] != _mark()
     if facts.st_uid != os.geteuid() or (elsewhere and time.time() - facts.st_mtime < _DAY):
         return
     held = os.open(entry.path, (FOLDER | os.O_NOFOLLOW) if entry.is_dir() else EXISTING)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever is alive has it
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if its process is alive
         remove(Path(entry.path))
     finally:
         os.close(held)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with all in it; quietly, as it is called where something else went wrong."""
+    """Remove a file, a link, or a folder with its content. Ignores errors, as it cleans up after other failures."""
     with contextlib.suppress(OSError, ValueError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -261,7 +261,7 @@ def remove(path: Path) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """ " (pid 123)", the process that holds the lock of an open file; empty where the system does not say."""
+    """Return " (pid 123)" for the process that holds the lock of an open file; empty if the system doesn't say."""
     with contextlib.suppress(OSError, ValueError):
         facts = os.fstat(descriptor)
         inode = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"

@@ -1,7 +1,7 @@
-"""Files that grow line by line: one JSON object a line, whole and on disk before the work goes on, by one writer.
+"""JSON Lines files with a single writer: each line is on disk before work continues.
 
-Whatever moment the process is killed at, all lines but the last are whole. A last line that was cut short is passed by,
-and so are lines that are no objects: what a file of state says is doubted, never trusted.
+If the process is killed at any moment, all lines but the last are complete. Readers skip a truncated last line and
+lines that aren't JSON objects: files of state are never trusted.
 """
 
 import json
@@ -21,7 +21,7 @@ _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | g
 
 
 def read_lines(data: bytes) -> list[Entry]:
-    """The objects in lines of JSON; what is cut, damaged or something else is left out."""
+    """Return the objects in lines of JSON. Truncated or damaged lines and other values are skipped."""
     entries = []
     for line in data.split(b"\n"):
         try:
@@ -34,18 +34,18 @@ def read_lines(data: bytes) -> list[Entry]:
 
 
 class Lines:
-    """An open file of lines, held by this process until `close`.
+    """An open JSON Lines file, locked by this process until `close`.
 
     Args:
-        path: the file; it is made if it is missing, with its folders.
-        doing, otherwise, error: of `kbnet.files.lock`, for a file that another process holds.
+        path: the file. It is created if missing, along with its folders.
+        doing, otherwise, error: as for `kbnet.files.lock`, in case another process holds the file.
 
     Attributes:
-        entries: the objects that were there when it was opened.
+        entries: the objects that the file held when it was opened.
 
     Raises:
-        `error`: another process holds it.
-        OutputError: it cannot be read or written, or it is something else than lines of JSON.
+        `error`: another process holds the file.
+        OutputError: the file can't be read or written, or doesn't contain JSON lines.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Lines:
             raise files.failed(path, problem, otherwise) from None
         self._descriptor = descriptor
         self.close = weakref.finalize(self, os.close, descriptor)
-        """Call it to close the file, which others may then open; the end of this object does, too."""
+        """Close the file and release its lock. Happens automatically when this object is garbage-collected."""
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OutputError(f"{files.printable(path)}: expected the name of a file, got a pipe or device")
             files.lock(descriptor, path, doing=doing, otherwise=otherwise, error=error)
             data = self._read()
             self.entries = read_lines(data)
-            torn = b"\n" not in data and data.startswith(b"{")  # killed at the very first line
+            torn = b"\n" not in data and data.startswith(b"{")  # killed while writing the first line
             if data.strip(b"\0\n ") and not self.entries and not torn:
                 raise OutputError(
                     f"{files.printable(path)}: expected a file of JSON lines or a new name, got something else; "
@@ -90,10 +90,10 @@ class Lines:
         self.close()
 
     def append(self, entry: Entry) -> None:
-        """Add one line; it is on disk when this returns.
+        """Add one line. It is on disk when this returns.
 
         Raises:
-            OutputError: the disk is full, or the like; then the file ends as it did before.
+            OutputError: the line can't be written, for example because the disk is full. The file is unchanged.
         """
         line = json.dumps(entry).encode() + b"\n"
         with self._lock:
@@ -109,7 +109,7 @@ class Lines:
             self._torn = False
 
     def clear(self) -> None:
-        """Begin anew: drop all lines."""
+        """Remove all lines."""
         try:
             os.ftruncate(self._descriptor, 0)
         except OSError as problem:
@@ -117,7 +117,7 @@ class Lines:
         self.entries, self._torn = [], False
 
     def remove(self) -> None:
-        """Remove the file, and close it."""
+        """Delete the file and close it."""
         self.path.unlink(missing_ok=True)
         self.close()
 
@@ -133,4 +133,4 @@ class Lines:
         try:
             os.ftruncate(self._descriptor, end)
         except OSError:
-            self._torn = True  # the next line begins on a new one
+            self._torn = True  # start the next entry on a new line

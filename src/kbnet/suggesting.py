@@ -1,11 +1,11 @@
-"""What a misspelt name was probably meant to be."""
+"""Suggestions for misspelt names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or "" if none is near.
+    """Return the end of an error message that suggests the closest known name, or "" if none is close.
 
     >>> did_you_mean("denose", ["denoise", "derain"])
     "; did you mean 'denoise'?"

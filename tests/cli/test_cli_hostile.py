@@ -58,11 +58,11 @@ def test_a_folder_of_odd_pictures(restore, hostile, tmp_path):
     facts = {Path(fact["input"]).name: fact for fact in map(json.loads, done.out.splitlines())}
     failures = {
         "empty.png": "the file is empty",
-        "cut.png": "expected a whole PNG file",
-        "cut.jpg": "expected a whole JPEG file",
-        "letter.png": "expected a PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP image, got text",
+        "cut.png": "the PNG file is truncated",
+        "cut.jpg": "the JPEG file is truncated",
+        "letter.png": "not an image (it contains text); expected PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP",
         "vast.png": "30000 x 30000 is 900.0 megapixels, more than the limit of 250",
-        "film.gif": "animations are not handled",
+        "film.gif": "animations are not supported",
     }
     fine = ["deep.png", "dot.png", "line.png", "palette.png", "print.jpg", "whole.jpg", "whole.png"]
     assert sorted(facts) == sorted([*failures, *fine])
@@ -77,7 +77,7 @@ def test_a_folder_of_odd_pictures(restore, hostile, tmp_path):
         assert words in line
     assert all(facts[name]["ok"] for name in fine)
     assert any("CMYK converted to sRGB" in note for note in facts["print.jpg"]["notes"])
-    assert facts["palette.png"]["notes"] == ["palette expanded to RGB"]
+    assert "palette expanded to RGB" in facts["palette.png"]["notes"]
     assert (read_photo(output / "line.png").width, read_photo(output / "line.png").height) == (5000, 1)
     deep = read_photo(output / "deep.png")
     assert deep.bit_depth == 16
@@ -93,7 +93,9 @@ def test_names_no_terminal_can_print(restore, tmp_path):
     assert done.code == 1
     assert [json.loads(line)["ok"] for line in done.out.splitlines()] == [True, False]
     assert all(line.isprintable() for line in done.err.splitlines())
-    assert restore(bytes_name, "-o", tmp_path / "out2/").err.count("\n") == 1
+    lines = restore(bytes_name, "-o", tmp_path / "out2/").err.splitlines()
+    assert lines[0].startswith(str(tmp_path / "latin-\\udce9.png"))
+    assert all(line.isprintable() for line in lines)
 
 
 @pytest.mark.slow

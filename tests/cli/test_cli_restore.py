@@ -84,7 +84,7 @@ def test_a_folder_becomes_a_tree_with_one_json_object_a_file(restore, tmp_path):
         (False, 0, 0),
         (True, 32, 24),
     ]
-    assert "expected a PNG" in facts[1]["error"]
+    assert "expected PNG" in facts[1]["error"]
     note, first, second = done.err.splitlines()
     assert note == f"kbnet: note: passed over: {tmp_path / 'in' / 'notes.txt'} (not a picture)"
     assert first == f"kbnet: error: {facts[1]['error']}"

@@ -54,7 +54,7 @@ def test_limits_and_key_are_those_of_the_command(serve, tmp_path):
 
     assert post({"Content-Type": "image/png"})[0] == 401
     status, line = post({"Content-Type": "image/png", "Authorization": "Bearer s3cret"})
-    assert (status, line) == (413, "expected at most 0.0001 megapixels, got 32 x 24; send a smaller picture")
+    assert (status, line) == (413, "expected at most 0.0001 megapixels, got 32 x 24; send a smaller image")
     child.send_signal(signal.SIGINT)
     assert child.wait(60) == 130
 
@@ -65,9 +65,7 @@ def test_an_address_that_is_taken_or_not_ours_is_one_line(kbnet_):
         port = other.getsockname()[1]
         done = kbnet_("serve", "--port", port)
         assert (done.code, done.out) == (2, b"")
-        assert done.err.startswith(
-            f"kbnet: error: expected an address to listen on, got 127.0.0.1 port {port}: address"
-        )
+        assert done.err.startswith(f"kbnet: error: cannot listen on 127.0.0.1 port {port}: address")
     done = kbnet_("serve", "--host", "192.0.2.1", "--port", 0)
     assert (done.code, done.err.count("\n")) == (2, 1)
 

@@ -22,7 +22,7 @@ def test_pictures_over_the_limit_are_told_of_streaming_which_has_none(restore, t
     source = picture(tmp_path / "a.png", 40, 50)
     done = restore(source, "-o", tmp_path / "b.png", "--max-pixels", 100)
     assert done.code == 1
-    assert "give --stream, which has no limit" in done.err
+    assert "use --stream, which has no limit" in done.err
     monkeypatch.setattr("kbnet.imaging.DEFAULT_MAX_PIXELS", 100)
     assert restore(source, "-o", tmp_path / "b.png").code == 1
     assert restore(source, "-o", tmp_path / "b.png", "--stream").code == 0
@@ -36,5 +36,5 @@ def test_pipes_and_other_formats_are_refused(restore, tmp_path):
     assert "it needs files, not a pipe" in done.err
     done = restore(source, "-o", tmp_path / "b.jpg", "--stream")
     assert done.code == 1
-    assert "expected a name ending in .tif, .tiff or .png" in done.err
+    assert "expected an output name ending in .tif, .tiff or .png" in done.err
     assert names(tmp_path) == ["a.png"]

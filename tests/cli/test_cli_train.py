@@ -44,7 +44,7 @@ def test_a_run_ends_with_weights_and_is_not_started_over(train, kbnet_, tmp_path
     done = train("--set", "optimizer.lr=2e-3")
     assert (done.code, done.out) == (0, b"")
     lines = done.err.splitlines()
-    assert any(line.startswith("kbnet: warning: left out:") and "0small.png" in line for line in lines)
+    assert any(line.startswith("kbnet: warning: skipped:") and "0small.png" in line for line in lines)
     assert "step 4/4, loss " in lines[-2]
     assert "sigma 25 " in lines[-2]
     assert "steps/s, loader " in lines[-2]

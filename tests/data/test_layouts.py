@@ -53,7 +53,7 @@ def test_pictures_without_a_partner_are_counted_and_the_first_ones_named(tmp_pat
     with caplog.at_level(logging.WARNING, "kbnet"):
         assert len(find_items(tmp_path, "pairs")) == 1
     inputs, targets = caplog.messages
-    assert inputs.startswith(f"left out: 8 without a partner in {tmp_path}: input/only0.png, input/only1.png")
+    assert inputs.startswith(f"skipped: 8 without a partner in {tmp_path}: input/only0.png, input/only1.png")
     assert inputs.endswith("input/only4.png and 3 more")
     assert targets.endswith(": target/alone.png")
 
@@ -61,7 +61,7 @@ def test_pictures_without_a_partner_are_counted_and_the_first_ones_named(tmp_pat
 def test_pairs_of_which_none_match_are_refused(tmp_path, write):
     write("input/rain-1.png")
     write("target/norain-1.png")
-    with pytest.raises(InvalidInputError, match=r"found no name in both; 1 like rain-1.png and 1 like norain-1.png"):
+    with pytest.raises(InvalidInputError, match=r"found none in common; 1 like rain-1.png and 1 like norain-1.png"):
         find_items(tmp_path, "pairs")
 
 
@@ -96,7 +96,7 @@ def test_sidd_is_matched_within_its_folders_and_grouped_by_scene(tmp_path, write
         write(name)
     with caplog.at_level(logging.WARNING, "kbnet"):
         items = find_items(tmp_path, "sidd")
-    assert caplog.messages == [f"left out: 1 without a partner in {tmp_path}: {third}/0003_NOISY_SRGB_011.PNG"]
+    assert caplog.messages == [f"skipped: 1 without a partner in {tmp_path}: {third}/0003_NOISY_SRGB_011.PNG"]
     assert names(items, tmp_path)[0] == (f"{first}/0001_GT_SRGB_010.PNG", f"{first}/0001_NOISY_SRGB_010.PNG")
     assert [item.clean.parent.name for item in items] == [
         f.removeprefix("Data/") for f in (first, first, second, third)
@@ -114,7 +114,7 @@ def test_sensenoise_is_matched_by_the_word_in_its_names_without_its_test_picture
     root = "final_datasetv4_png"
     assert names(find_items(tmp_path, "sensenoise"), tmp_path) == [(f"{root}/gt/1_gt.png", f"{root}/noisy/1_noisy.png")]
     (tmp_path / root / "test.txt").write_text("1_noisy.png\n2_gt.png\n")
-    with pytest.raises(InvalidInputError, match="not trained on"):
+    with pytest.raises(InvalidInputError, match=r"all are listed in its test\.txt"):
         find_items(tmp_path, "sensenoise")
 
 
@@ -129,7 +129,7 @@ def test_dpdd_is_matched_by_order(degraded, clean, tmp_path, write):
     expected = [(f"{clean}/1P0A{n + 1:04}.png", f"{degraded}/1P0A{n:04}.png") for n in (1, 3)]
     assert names(find_items(tmp_path, "dpdd"), tmp_path) == expected
     write(f"{degraded}/1P0A0005.png")
-    with pytest.raises(InvalidInputError, match="got 3 and 2; they are matched by their order"):
+    with pytest.raises(InvalidInputError, match="got 3 and 2; pairs are matched by their order"):
         find_items(tmp_path, "dpdd")
 
 

@@ -182,8 +182,8 @@ def test_a_photo_smaller_than_a_patch_is_named_and_left_out(write, caplog):
     with caplog.at_level(logging.WARNING, "kbnet"):
         assert make_set(items, side=8, degrade=Brighter()).names == ["good.png"]
     (message,) = caplog.messages
-    assert "narrow.png is 7x16, under a patch's 8" in message
-    with pytest.raises(InvalidInputError, match="expected photos of at least 18 pixels a side, found none"):
+    assert "narrow.png is 7x16, smaller than a patch (8)" in message
+    with pytest.raises(InvalidInputError, match="expected photos of at least 18 pixels per side, found none"):
         make_set(items, side=8, degrade=Brighter(), margin=5)
 
 
@@ -192,10 +192,10 @@ def test_a_photo_smaller_than_the_largest_patch_serves_smaller_ones(write, caplo
     items = [Item(write("small.png", dark)), Item(write("large.png", light))]
     with caplog.at_level(logging.INFO, "kbnet"):
         patches = PhotoPatches([make_set(items, side=4, largest=8, margin=4, degrade=Brighter())])
-    assert caplog.messages == ["1 of 2 photos are under the largest patch's 16"]
+    assert caplog.messages == ["1 of 2 photos are smaller than the largest patch (16)"]
     assert set(patches.batch(0, 200, 4)[0].unique().tolist()) == {0.0, 1.0}
     assert patches.batch(0, 200, 8)[0].unique().tolist() == [1.0]
-    with pytest.raises(InvalidInputError, match="expected photos of at least 28 pixels a side"):
+    with pytest.raises(InvalidInputError, match="expected photos of at least 28 pixels per side"):
         make_set(items, side=4, largest=20, margin=4, degrade=Brighter())
 
 
@@ -205,10 +205,10 @@ def test_pairs_of_two_sizes_are_named_and_left_out(write, caplog):
     with caplog.at_level(logging.WARNING, "kbnet"):
         assert make_set([good, odd]).names == ["a.png"]
     (message,) = caplog.messages
-    assert "d.png is 15x16 and" in message
+    assert "d.png is 15x16, but" in message
 
 
 def test_no_usable_photo_at_all_is_an_error(tmp_path):
     (tmp_path / "text.jpg").write_text("not a photo")
-    with pytest.raises(InvalidInputError, match="expected photos of at least 8 pixels a side, found none"):
+    with pytest.raises(InvalidInputError, match="expected photos of at least 8 pixels per side, found none"):
         make_set([Item(tmp_path / "text.jpg")], side=8, degrade=Brighter())

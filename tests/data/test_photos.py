@@ -57,7 +57,7 @@ def test_a_damaged_photo_is_named_and_left_out(memory, tmp_path, write, caplog):
     assert len(caplog.messages) == 3
     for name in ("cut.png", "text.jpg", "gone.png"):
         (message,) = [message for message in caplog.messages if name in message]
-        assert message.startswith("left out: ")
+        assert message.startswith("skipped: ")
 
 
 @pytest.fixture

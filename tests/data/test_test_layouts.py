@@ -31,7 +31,7 @@ def test_sensenoise_without_its_list_is_refused_and_names_that_are_not_there_are
     (tmp_path / "test.txt").write_text("1_gt.png\n7_gt.png\n")
     with caplog.at_level(logging.WARNING, "kbnet"):
         assert len(find_test_items(tmp_path, "sensenoise")) == 1
-    assert caplog.messages == ["left out: 1 listed in test.txt but not there: 7_gt"]
+    assert caplog.messages == ["skipped: 1 listed in test.txt but missing: 7_gt"]
 
 
 def test_levins_blurred_pictures_share_their_sharp_one(tmp_path, write):
@@ -43,7 +43,7 @@ def test_levins_blurred_pictures_share_their_sharp_one(tmp_path, write):
         ("im1.png", "im1_kernel2_img.png", "kernel2"),
     ]
     write("im2_kernel1_img.png")
-    with pytest.raises(InvalidInputError, match=r"expected im2.png in .*gt, the sharp picture of im2_kernel1_img.png"):
+    with pytest.raises(InvalidInputError, match=r"expected im2.png in .*gt, the sharp image of im2_kernel1_img.png"):
         find_test_items(tmp_path, "levin")
 
 

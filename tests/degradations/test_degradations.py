@@ -145,8 +145,8 @@ def test_one_number_or_a_list_stands_for_a_range():
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("snow", {}, "among gaussian, camera-noise, photo-noise"),
-        ("gaussian", {"sigm": 3}, "no field 'sigm'; it has clean_share, sigma"),
+        ("snow", {}, "one of gaussian, camera-noise, photo-noise"),
+        ("gaussian", {"sigm": 3}, "no field 'sigm'; its fields are clean_share, sigma"),
         ("gaussian", {"sigma": (30, 10)}, "sigma with 0 <= low <= high <= 255"),
         ("gaussian", {"sigma": (-1, 10)}, "sigma"),
         ("gaussian", {"sigma": "25"}, "a range of two numbers, got '25'"),
@@ -158,7 +158,7 @@ def test_one_number_or_a_list_stands_for_a_range():
         ("camera-noise", {"shot": (0, 1e-3)}, "shot"),
         ("camera-noise", {"jpeg_quality": (80, 101)}, "jpeg_quality"),
         ("jpeg", {"quality": (50.5, 60)}, "whole numbers in quality"),
-        ("rain", {"light_share": 0, "heavy_share": 0, "short_share": 0}, "one look of rain"),
+        ("rain", {"light_share": 0, "heavy_share": 0, "short_share": 0}, "heavy_share or short_share above 0"),
         ("defocus", {"blades": (2, 5)}, "blades"),
         ("motion", {"kernels_share": 0.5}, "both kernels and a kernels_share"),
         ("motion", {"kernels": "nowhere"}, "both kernels and a kernels_share"),
@@ -187,7 +187,7 @@ def test_contradictions_are_refused_when_made(kind, settings, message):
     ],
 )
 def test_other_images_are_refused(image):
-    with pytest.raises(InvalidInputError, match=r"float32 image \[C,H,W\] of 1 or 3 channels"):
+    with pytest.raises(InvalidInputError, match=r"float32 image \[C,H,W\] with 1 or 3 channels"):
         GaussianNoise()(image, generator())
 
 

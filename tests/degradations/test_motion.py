@@ -238,16 +238,20 @@ def test_files_that_hold_no_kernel_are_refused_and_nothing_in_them_is_run(tmp_pa
         scipy_io.savemat(stream, variables)
         return stream.getvalue()
 
-    refused("a.mat", pickle.dumps(Hostile()), "not a MATLAB file that can be read")
-    refused("b.mat", b"", "not a MATLAB file")
-    refused("c.mat", matlab(kernel=np.ones((9, 9)))[:150], "not a MATLAB file")
+    refused("a.mat", pickle.dumps(Hostile()), "not a readable MATLAB file")
+    refused("b.mat", b"", "not a readable MATLAB file")
+    refused("c.mat", matlab(kernel=np.ones((9, 9)))[:150], "not a readable MATLAB file")
     refused("d.mat", matlab(kernel=np.ones((300, 3))), "at most 255")
     refused("e.mat", matlab(kernel=np.ones((300, 300))), "at most 255")
     refused("f.mat", matlab(kernel="text"), "expected matrices of real numbers")
     refused("g.mat", matlab(kernel=-np.eye(3)), "g.mat: expected a kernel")
     refused("h.mat", matlab(kernel=np.zeros((3, 3))), "h.mat: expected a kernel")
-    refused("i.mat", bytes(2 << 20), "under 1048576 bytes")
-    refused("j.mat", b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400), "7.3 file; save it with -v7")
+    refused("i.mat", bytes(2 << 20), "at most 1048576 bytes")
+    refused(
+        "j.mat",
+        b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400),
+        "7.3 file, which is not supported; save it with -v7",
+    )
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInputError, match="found none"):
         load_kernels(tmp_path / "empty")

@@ -73,7 +73,7 @@ def test_the_clean_image_is_left_alone_and_its_dtype_kept(dtype):
 
 
 def test_a_list_of_deviations_that_does_not_fit_the_batch_is_refused():
-    with pytest.raises(InvalidInputError, match=r"one for each of 1 images, got \[3\]"):
+    with pytest.raises(InvalidInputError, match=r"one for each of 1 images, .*got shape \[3\]"):
         gaussian_noise(torch.zeros(1, 3, 8, 8), torch.tensor([1.0, 2.0, 3.0]), generator())
 
 
@@ -83,7 +83,7 @@ def test_one_sigma_a_pixel():
     noisy = gaussian_noise(torch.zeros(2, 3, 64, 64), sigma, generator()) * 255
     assert torch.count_nonzero(noisy[0]) == torch.count_nonzero(noisy[1, :, :, :32]) == 0
     assert noisy[1, :, :, 32:].std() == pytest.approx(30, rel=0.05)
-    with pytest.raises(InvalidInputError, match=r"one per pixel is \[2,1,64,64\]"):
+    with pytest.raises(InvalidInputError, match=r"one per pixel \[2,1,64,64\]"):
         gaussian_noise(torch.zeros(2, 3, 64, 64), sigma[0], generator())
 
 

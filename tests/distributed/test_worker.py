@@ -79,7 +79,7 @@ def test_what_will_not_change_is_not_tried_again(one, row, tmp_path, monkeypatch
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
     outcome = one.restore(row)
     assert outcome["attempts"] == 1
-    assert outcome["error"].startswith(f"{row['input']}: expected a whole PNG")
+    assert outcome["error"].startswith(f"{row['input']}: the PNG file is truncated")
     missing = one.restore(row | {"input": str(tmp_path / "missing.png")})
     assert (missing["attempts"], "missing.png: cannot be read" in missing["error"]) == (1, True)
     monkeypatch.setattr(worker, "run_jobs", lambda *_, **__: 1 / 0)
@@ -96,7 +96,7 @@ def test_a_file_that_appeared_after_planning_is_kept(one, row, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_bytes(b"precious")
     outcome = one.restore(row)
-    assert outcome["error"] == f"{row['output']}: the file exists; choose another name or ask for overwriting"
+    assert outcome["error"] == f"{row['output']}: the file exists; choose another name or allow overwriting"
     assert (tmp_path / "out" / "a.png").read_bytes() == b"precious"
 
 
@@ -174,7 +174,7 @@ def test_workers_that_compute_in_another_form_take_no_part_in_a_run_with_a_log(t
     assert known.join({"weights": "abc", "instruction_set": "avx512"}) == ""
     refused = known.join({"weights": "abc", "instruction_set": "avx2"})
     assert refused == (
-        "workers of one run differ (instruction_set avx2 and avx512); use machines of one kind, or leave out --log"
+        "the workers of this run differ (instruction_set avx2 and avx512); use machines of the same kind, or omit --log"
     )
     assert "another process" in Attempts(3, str(tmp_path / "log.jsonl")).join({})
 
@@ -200,7 +200,7 @@ def test_what_is_known_lets_a_row_be_tried_so_often_and_remembers_what_became_of
     assert known.begin(1) is None
     assert known.begin(1) is None  # its worker died
     given_up = known.begin(1)
-    assert (given_up["error"], given_up["attempts"]) == ("its worker died at each of 2 attempts", 2)
+    assert (given_up["error"], given_up["attempts"]) == ("its worker died in each of 2 attempts", 2)
     assert known.begin(2) is None
     known.end(2, {"index": 2, "error": ""})
     assert known.begin(2) == {"index": 2, "error": ""}
@@ -223,7 +223,7 @@ def test_a_worker_asks_first_and_tells_it_what_became_of_a_row(one, row, monkeyp
     assert restored == [row]
     known.forget(7)
     assert known.begin(7) is None  # and the worker dies
-    assert one(row)["error"] == "its worker died at each of 1 attempts"
+    assert one(row)["error"] == "its worker died in each of 1 attempts"
     assert restored == [row]
 
 

@@ -42,22 +42,22 @@ def _body(sample: Sample) -> list[bytes]:
 OTHER_TITLES = {
     "profile": "the colour profile (ICC)",
     "resolution": "the resolution",
-    "channel": "a channel that is no transparency: infrared, a mask",
-    "extra": "a second picture, a video, a sound, a gain map, a depth map, layers",
-    "thumbnail": "thumbnails, previews and reduced copies of the picture",
+    "channel": "an extra channel that is not transparency: infrared, a mask",
+    "extra": "a second image, a video, a sound, a gain map, a depth map, layers",
+    "thumbnail": "thumbnails, previews and reduced copies of the image",
 }
 
 
 TEXT = """\
 # What happens to metadata
 
-A result keeps what its input says about the picture. Each kind of metadata has one rule per output format:
+A result keeps the metadata of its input. Each kind of metadata has one rule per output format:
 
 - **kept**: the same bytes. In EXIF and XMP only the orientation changes, because results are upright.
-- **converted**: the same content in the form that the output format has for it.
-- **noted**: the output format has no place for it, or it is true only of the picture before restoration.
+- **converted**: the same content in the output format's own form.
+- **noted**: the output format can't store it, or it describes only the unrestored image.
   `kbnet restore` prints a note; in Python, see the notes of `read_photo(...)` and `plan_output(...)`.
-- **removed**: thumbnails and previews show the picture before restoration. Programs create new ones.
+- **removed**: thumbnails and previews show the unrestored image. Programs create new ones.
 
 Nothing is lost without a note, and nothing is invented: a file without EXIF or a resolution does not get one.
 
@@ -76,16 +76,16 @@ Details:
   private tags keep their bytes.
 - Maker notes move when EXIF goes into or comes out of a TIFF. Some programs can't read them afterwards, and a note says
   so.
-- Tags and chunks that only say how the pixels are stored (strips, compression, bit depth) are written anew.
-- GeoTIFF tags describe the stored rows and columns. If the picture had to be turned upright, a note replaces them.
-- Content credentials sign the bytes of the original picture, so they can't be true of a result.
-- GIF and BMP pictures are read, and their results are PNG unless you choose another format.
+- Tags and chunks that only describe how the pixels are stored (strips, compression, bit depth) are rewritten.
+- GeoTIFF tags describe the stored rows and columns. If the image is rotated upright, they are dropped with a note.
+- Content credentials sign the bytes of the original file, so they are invalid for a result.
+- GIF and BMP can only be read. Their results are PNG unless you choose another format.
 
-## Files with more than one picture
+## Files with more than one image
 
-Phones store a video, a second picture, a sound, or an HDR gain map behind the picture; Photoshop stores layers in TIFF
-files. No result can hold these. If the result is another file, a note names what it lacks. If the result would replace
-its own input, kbnet refuses the file, so that nothing is gone:
+Phones append a video, a second image, a sound, or an HDR gain map to the image; Photoshop stores layers in TIFF files.
+Results can't contain these. If the result is another file, a note names what it lacks. If the result would replace its
+own input, kbnet refuses the file, so that nothing is lost:
 
 ```text
 $ kbnet restore motion.jpg -o motion.jpg --overwrite

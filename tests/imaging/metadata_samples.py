@@ -413,24 +413,24 @@ def other_samples() -> list[Sample]:
         )
         for name, where in (("JPEG", "JFIF"), ("PNG", "pHYs"), ("TIFF", "tags 282, 283"), ("BMP", "header"))
     ]
-    channel = "the channel beside the colours is not kept"
+    channel = "the extra channel is not kept"
     found.append(Sample("channel", "tiff", "ExtraSamples 0", tiff(pixels=infrared), b"", keeps_channel, channel))
     for where, data, note in (
         ("a motion photo", motion_photo(), "the video of a motion photo"),
-        ("MPF", two_pictures(0x020002), "a second picture"),
-        ("", two_pictures(0x020001, 0x020001), "2 more pictures"),
+        ("MPF", two_pictures(0x020002), "a second image"),
+        ("", two_pictures(0x020001, 0x020001), "2 more images"),
         ("an HDR gain map", gain_map(), "the HDR gain map"),
         ("", gain_map(b"http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version='1.0'/>"), "the HDR gain map"),
         ("sound", jpeg() + wave, "a sound recording"),
         ("a depth map", jpeg(xmp_segment(depth)) + shown, "a depth map"),
-        ("data that is not known", jpeg() + b"what is this?" * 500, "6500 bytes of unknown data"),
+        ("unknown data", jpeg() + b"what is this?" * 500, "6500 bytes of unknown data"),
     ):
         found.append(Sample("extra", "jpeg", where, data, note=note))
     found += [
-        Sample("extra", "png", "data behind the end", png() + motion_photo()[-3000:] + b"x" * 5000, note="8000 bytes"),
-        Sample("extra", "webp", "data behind the end", webp() + b"?" * 5000, note="5000 bytes"),
+        Sample("extra", "png", "data after the end", png() + motion_photo()[-3000:] + b"x" * 5000, note="8000 bytes"),
+        Sample("extra", "webp", "data after the end", webp() + b"?" * 5000, note="5000 bytes"),
         Sample("extra", "tiff", "layers", tiff((37724, 7, len(layers), layers)), note="Photoshop's layers"),
-        Sample("extra", "tiff", "a mask on a page", tiff_of_pages(0, 4), note="a mask on a page"),
+        Sample("extra", "tiff", "a mask on a separate page", tiff_of_pages(0, 4), note="a mask on a separate page"),
         Sample("extra", "avif", "mpvd", avif() + struct.pack(">I4s", 5008, b"mpvd") + bytes(5000), note="the video"),
         Sample("thumbnail", "jpeg", "EXIF", jpeg(segment(0xE1, b"Exif\0\0" + with_thumbnail)), shown[20:]),
         Sample("thumbnail", "jpeg", "JFXX", jpeg(segment(0xE0, b"JFXX\0\x10" + thumbnail)), thumbnail[20:]),

@@ -187,10 +187,10 @@ def test_a_tag_that_stands_twice_stays_twice():
 def test_a_reduced_copy_or_a_mask_makes_no_second_page():
     photo = read_photo(made.tiff_of_pages(0, 1))
     np.testing.assert_array_equal(photo.pixels, files.pattern())
-    assert photo.notes == ("the reduced copy of the picture on a page of its own is not kept",)
+    assert photo.notes == ("the reduced copy of the image on a separate page is not kept",)
     assert photo.extras == ()
     np.testing.assert_array_equal(read_photo(made.tiff_of_pages(1, 0)).pixels, files.pattern())
-    assert read_photo(made.tiff_of_pages(0, 1, 4)).extras == ("a mask on a page of its own",)
+    assert read_photo(made.tiff_of_pages(0, 1, 4)).extras == ("a mask on a separate page",)
 
 
 def test_a_channel_without_a_meaning_is_no_transparency():
@@ -211,7 +211,7 @@ def test_a_channel_without_a_meaning_is_no_transparency():
 
 def test_previews_that_cameras_store_as_pictures_are_not_missed():
     assert read_photo(made.two_pictures(0x010002)).extras == ()
-    assert read_photo(made.two_pictures(0x010002, 0x020003)).extras == ("a second picture",)
+    assert read_photo(made.two_pictures(0x010002, 0x020003)).extras == ("a second image",)
 
 
 @pytest.mark.parametrize("padding", [b"\0" * 9999, b"\xff" * 9999, b"SEFH" + b"\0" * 2000 + b"SEFT", b"few"])
@@ -248,13 +248,15 @@ def test_a_packet_too_long_for_a_segment_is_split_and_joined_again():
     assert made.LONG in joined
     assert b"HasExtendedXMP" not in joined
     hopeless = Photo(files.pattern(), metadata=Metadata((Block("xmp", b"no XML" * 20000),)))
-    assert plan_output(hopeless, "jpeg")[1] == ("XMP is not kept: JPEG holds 64 kB of it, and it cannot be split",)
+    assert plan_output(hopeless, "jpeg")[1] == (
+        "XMP is not kept: JPEG is limited to 64 kB of it, and it cannot be split",
+    )
 
 
 def test_incomplete_extended_xmp_is_noted():
     header = b"http://ns.adobe.com/xmp/extension/\0" + made.GUID + struct.pack(">II", 99999, 0)
     main = made.segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + made.MAIN_XMP)
-    note = "the extended XMP is incomplete or of another file, and is not kept"
+    note = "the extended XMP is incomplete or belongs to another file, and is not kept"
     assert note in read_photo(made.jpeg(main, made.segment(0xE1, header + b"part"))).notes
     assert note in read_photo(made.jpeg(main)).notes
 
@@ -276,7 +278,7 @@ def test_a_comment_gives_way_to_a_description():
 
 def test_geographic_tags_of_a_turned_picture_are_noted():
     photo = read_photo(made.tiff(*made.geo(), (274, 3, 1, b"\6\0")))
-    assert "GeoTIFF tags are not kept: they do not fit the turned picture" in photo.notes
+    assert "GeoTIFF tags are not kept: they do not match the rotated image" in photo.notes
     assert photo.metadata.blocks == ()
 
 
@@ -300,7 +302,7 @@ def test_chunks_that_fit_other_samples_are_noted():
     background = files.chunk(b"bKGD", struct.pack(">3H", 60000, 1, 2))
     photo = read_photo(sixteen[:33] + background + sixteen[33:])
     assert background in write_photo(photo, None)
-    note = "PNG's background colour (bKGD) is not kept: it does not fit the restored picture's samples"
+    note = "PNG's background colour (bKGD) is not kept: it does not match the samples of the restored image"
     assert plan_output(photo, "png", bit_depth=8)[1][-1] == note
     palette = files.pillow(Image.fromarray(files.pattern()).quantize(16), "PNG")
     at = palette.index(b"IDAT") - 4
@@ -320,7 +322,7 @@ def test_a_picture_restored_by_rows_keeps_as_much(tmp_path, target):
     lost = write_rows(tmp_path / "rows.raw", facts, tmp_path / target)
     assert lost == ()
     photo = read_photo(tmp_path / target)
-    assert photo.notes == ("turned upright (orientation 6)",)  # the rows were not turned, and the result still says so
+    assert photo.notes == ("rotated upright (orientation 6)",)  # the rows were not turned, and the result still says so
     assert photo.metadata.first("xmp") == made.XMP
     image = Image.open(tmp_path / target)
     assert image.getexif()[0x0112] == 6
@@ -348,7 +350,7 @@ def test_rows_of_a_channel_without_a_meaning_keep_it_in_tiff_alone(tmp_path):
         assert written.tags[33550].value == (0.5, 0.25, 0)
         np.testing.assert_array_equal(written.asarray(), infrared)
     lost = write_rows(tmp_path / "rows.raw", facts, tmp_path / "out.png")
-    assert lost[0] == "the channel beside the colours is not kept in PNG; TIFF keeps it"
+    assert lost[0] == "the extra channel is not kept in PNG; TIFF keeps it"
     assert read_photo(tmp_path / "out.png").alpha is None
 
 

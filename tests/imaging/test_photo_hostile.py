@@ -45,20 +45,20 @@ def refused(data, kind, *words):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", ("empty", "expected a PNG")),
-        (b"Dear Sir,\nthis is a letter.\n", ("expected a PNG", "got text")),
-        (b"\0\1\2\3" * 40, ("data of no known image format",)),
-        (files.PNG_MAGIC, ("whole PNG", "cut short")),
-        (b"\xff\xd8\xff", ("whole JPEG", "cut short")),
-        (b"II*\0", ("whole TIFF", "cut short")),
-        (b"RIFF\0\0\0\0WEBP", ("whole WebP", "cut short")),
-        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", ("whole AVIF", "cut short")),
-        (files.PNG_MAGIC + files.chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)), ("whole PNG",)),
-        (files.png(2**31 - 1, 2**31 - 1, b""), ("whole PNG",)),
-        (files.png(0, 10, b""), ("whole PNG",)),
-        (WIDE_AVIF, ("whole AVIF", "senseless size")),
-        (files.tiff(4, 2**31 - 1, bytes(48)), ("whole TIFF", "senseless size")),
-        (files.png(100, 100, b"\0" * 50), ("whole PNG",)),
+        (b"", ("the file is empty",)),
+        (b"Dear Sir,\nthis is a letter.\n", ("not an image (it contains text)", "expected PNG")),
+        (b"\0\1\2\3" * 40, ("unknown format",)),
+        (files.PNG_MAGIC, ("the PNG file is truncated",)),
+        (b"\xff\xd8\xff", ("the JPEG file is truncated",)),
+        (b"II*\0", ("the TIFF file is truncated",)),
+        (b"RIFF\0\0\0\0WEBP", ("the WebP file is truncated",)),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", ("the AVIF file is truncated",)),
+        (files.PNG_MAGIC + files.chunk(b"IHDR", struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)), ("PNG file",)),
+        (files.png(2**31 - 1, 2**31 - 1, b""), ("PNG file",)),
+        (files.png(0, 10, b""), ("PNG file",)),
+        (WIDE_AVIF, ("the AVIF file", "invalid size")),
+        (files.tiff(4, 2**31 - 1, bytes(48)), ("the TIFF file", "invalid size")),
+        (files.png(100, 100, b"\0" * 50), ("PNG file",)),
     ],
 )
 def test_what_is_no_whole_image_is_unreadable(data, words):
@@ -75,7 +75,7 @@ def test_a_file_cut_anywhere_fails_and_is_never_gray(format, kept):
     else:
         # Pillow puts the TIFF directory first, so that a cut takes pixels only: the case libvips lets pass by default
         data = files.pillow(PHOTO, format)
-    refused(data[: int(len(data) * kept)], UnreadableImageError, "the image data: ", "get the file again")
+    refused(data[: int(len(data) * kept)], UnreadableImageError, "the image data: ", "get it again from its source")
 
 
 @pytest.mark.parametrize("format", ["PNG", "AVIF"])
@@ -100,7 +100,7 @@ def test_animations_are_refused(format):
 
 
 def test_several_pages_are_refused():
-    refused(animation("TIFF"), UnsupportedImageError, "this has 3", "each page")
+    refused(animation("TIFF"), UnsupportedImageError, "3 pages", "each page")
 
 
 @pytest.mark.parametrize(

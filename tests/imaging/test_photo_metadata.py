@@ -26,7 +26,7 @@ def test_every_orientation_comes_out_upright_with_the_tag_reset(orientation, for
     assert got.pixels.shape == expected.shape
     assert np.abs(got.pixels.astype(int) - expected).max() <= tolerance
     assert exif_blocks.orientation_of(got.metadata.first("exif")) == 1
-    assert (f"turned upright (orientation {orientation})" in got.notes) == (orientation != 1)
+    assert (f"rotated upright (orientation {orientation})" in got.notes) == (orientation != 1)
     info = probe(data)
     assert (info.orientation, info.height, info.width) == (orientation, *expected.shape[:2])
     for target in FORMATS:
@@ -82,7 +82,7 @@ def test_profile_xmp_and_resolution_are_kept(format, dtype):
 
 def test_a_profile_of_other_channels_is_dropped_with_a_note():
     _, notes = plan_output(Photo(files.pattern(), icc_profile=files.GRAY), "png")
-    assert notes == ("the colour profile does not fit the picture's channels and is not kept",)
+    assert notes == ("the colour profile does not match the image's channels and is not kept",)
     assert write_photo(Photo(files.pattern(), icc_profile=b"garbage"), None)
 
 
@@ -98,7 +98,7 @@ def test_exif_too_long_for_jpeg_is_noted():
     block = files.exif(1) + bytes(70000)
     planned, notes = plan_output(Photo(files.pattern(), metadata=Metadata((Block("exif", block),))), "jpeg")
     assert planned.metadata.first("exif") is None
-    assert notes == ("EXIF is not kept: JPEG holds 64 kB of it",)
+    assert notes == ("EXIF is not kept: JPEG is limited to 64 kB of it",)
 
 
 def test_xmp_orientation_is_reset_in_both_spellings():

@@ -44,7 +44,7 @@ def test_every_format_depth_and_layout_comes_back(format, dtype, layout):
             assert got.dtype == expected.dtype
             assert np.abs(got.astype(int) - expected.astype(int)).max() <= step
     if before.bit_depth != after.bit_depth:
-        assert any("rounded to 8" in note for note in notes)
+        assert any("rounded from 16" in note for note in notes)
     assert plan_output(planned, format)[1] == ()
 
 
@@ -115,7 +115,7 @@ def test_transparency_is_laid_over_white_for_jpeg(dtype):
     np.testing.assert_array_equal(flat, np.rint(exact))
     planned, notes = plan_output(Photo(pixels, alpha), "jpeg", bit_depth=8)
     assert planned.alpha is None
-    assert notes[0] == "JPEG has no transparency: laid over white"
+    assert notes[0] == "JPEG has no transparency: composited over white"
     opaque = Photo(pixels, np.full_like(alpha, top))
     assert plan_output(opaque, "jpeg", bit_depth=8)[1] == ()
 
@@ -123,7 +123,7 @@ def test_transparency_is_laid_over_white_for_jpeg(dtype):
 def test_losses_are_logged_when_writing(caplog):
     with caplog.at_level(logging.INFO, logger="kbnet.imaging"):
         write_photo(make("rgb", np.uint16), None, format="webp")
-    assert caplog.messages == ["output: WebP holds 8-bit samples: 16-bit rounded to 8"]
+    assert caplog.messages == ["output: WebP is limited to 8 bits per sample: rounded from 16"]
 
 
 def test_palette_pictures_become_rgb():
@@ -151,11 +151,11 @@ def test_cmyk_becomes_srgb(format):
     got = read_photo(files.pillow(image, format))
     red, green, blue = got.pixels.reshape(-1, 3).mean(axis=0)
     assert red > 120 > max(green, blue)
-    assert any("CMYK converted to sRGB through a generic profile" in note for note in got.notes)
+    assert any("CMYK converted to sRGB with a generic profile" in note for note in got.notes)
     profile = pyvips.Operation.call("profile_load", "cmyk")
     assert probe(files.pillow(image, format)).colour == "CMYK"
     own = read_photo(files.pillow(image, format, icc_profile=profile))
-    assert any("through its profile" in note for note in own.notes)
+    assert any("with its profile" in note for note in own.notes)
     assert own.icc_profile[16:20] == b"RGB "
     broken = read_photo(files.pillow(image, format, icc_profile=b"no profile at all" * 20))
     assert broken.pixels.shape == (16, 16, 3)
@@ -179,7 +179,7 @@ def test_probe_reads_headers_only():
 def test_a_misleading_name_is_noted(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(files.pillow(files.pattern(), "JPEG"))
-    assert read_photo(path).notes == ("the file is named as png but holds jpeg, and was read as that",)
+    assert read_photo(path).notes == ("the file name says png, but the content is jpeg; read as jpeg",)
 
 
 def test_paths_and_bytes_read_alike(tmp_path):

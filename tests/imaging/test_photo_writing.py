@@ -58,9 +58,9 @@ def test_the_format_is_the_one_the_name_says(tmp_path):
     backup = tmp_path / "out.bak"
     write_photo(PHOTO, backup, format="jpg")
     assert read_photo(backup).format == "jpeg"
-    with pytest.raises(UnsupportedImageError, match=r"expected an output format among png.*'\.bmp'"):
+    with pytest.raises(UnsupportedImageError, match=r"expected one of the output formats png.*'\.bmp'"):
         write_photo(PHOTO, tmp_path / "out.bmp")
-    with pytest.raises(InvalidInputError, match="the name says jpeg but the format asked for is png"):
+    with pytest.raises(InvalidInputError, match="the file name says jpeg, but the format is png"):
         write_photo(PHOTO, tmp_path / "out.jpg", format="png", overwrite=True)
     assert len(list(tmp_path.iterdir())) == 7
 

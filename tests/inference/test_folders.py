@@ -215,7 +215,7 @@ def test_failures_are_in_the_log_with_their_reason(folder):
     assert logged() == (0, 1)
     (failed,) = [line for line in lines() if line["event"] == "failed"]
     assert failed["input"] == "in/4.png"
-    assert "got text" in failed["error"]
+    assert "it contains text" in failed["error"]
 
 
 def test_a_log_that_cannot_be_written_is_one_line(folder):

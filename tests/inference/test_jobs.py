@@ -135,7 +135,7 @@ def test_a_result_tells_what_happened(here):
     (job,) = plan_jobs(["a.png"], "new/deep/a.jpg")
     result = outcome([job], lambda image, /, progress: image, progress=lambda *step: steps.append(step))
     assert (result.job, result.ok, result.error, result.width, result.height) == (job, True, None, 8, 6)
-    assert result.notes == ("JPEG holds 8-bit samples: 16-bit rounded to 8",)
+    assert result.notes == ("JPEG is limited to 8 bits per sample: rounded from 16",)
     assert 0 < result.seconds < 60
     assert steps == [(job, 0, 0)]
     assert read_photo("new/deep/a.jpg").bit_depth == 8
@@ -193,7 +193,7 @@ def test_what_would_fail_after_the_work_fails_before_it(here):
     ):
         assert words in outcome([Job(Path("a.png"), Path(output))], never).error
     wide = write_photo(Photo(np.zeros((1, 16400), np.uint8)), None)
-    assert "WebP holds at most 16383 pixels a side" in outcome([Job(wide, Path("a.webp"))], never).error
+    assert "WebP supports at most 16383 pixels per side" in outcome([Job(wide, Path("a.webp"))], never).error
 
 
 def test_a_folder_that_cannot_be_listed_is_a_failure_of_its_own(here, monkeypatch):

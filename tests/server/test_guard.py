@@ -16,8 +16,8 @@ from kbnet.server.logs import show_messages
         ("stength=0", "unknown query parameter 'stength'; did you mean strength?"),
         ("quality=10", "unknown query parameter 'quality'; did you mean format?"),
         ("model=denoise", "unknown query parameter 'model'; did you mean task?"),
-        ("zzz=1", "unknown query parameter 'zzz'; known here: task, preset, strength, format, progress, keep"),
-        ("strength=1&strength=0", "the query parameter 'strength' is given twice; give it once"),
+        ("zzz=1", "unknown query parameter 'zzz'; this route has: task, preset, strength, format, progress, keep"),
+        ("strength=1&strength=0", "the query parameter 'strength' is repeated; pass it once"),
     ],
 )
 def test_unknown_parameters_are_refused(client, query, words):
@@ -69,7 +69,7 @@ def test_pages_of_other_origins_are_turned_away(client, headers, served):
     if served:
         restored(reply)
     else:
-        assert "a page of another site" in refused(reply, 403)
+        assert "another site's page" in refused(reply, 403)
     assert client.get("/healthz", headers=headers).status_code == 200
 
 

@@ -40,7 +40,7 @@ def test_more_than_may_wait_are_asked_to_come_back_and_none_is_lost():
                 with background(post, 2) as third:
                     until(lambda: progress(client, "token-002").get("state") == "waiting")
                     reply = client.post("/v1/restore", content=picture()[1])
-                    assert "too many pictures are waiting" in refused(reply, 429)
+                    assert "too many images are waiting" in refused(reply, 429)
                     assert 1 <= int(reply.headers["retry-after"]) <= 60
                     first_move, last_move = progress(client, "token-000"), progress(client, "token-002")
                     assert first_move.pop("seconds") > 0
@@ -55,7 +55,7 @@ def test_more_than_may_wait_are_asked_to_come_back_and_none_is_lost():
             assert np.array_equal(restored(reply).pixels, 255 - pixels)
         restored(client.post("/v1/restore", content=picture()[1]))
         assert progress(client, "token-001") == {
-            "error": "no request with this token is in progress; it may be finished"
+            "error": "no request with this token is in progress; it may have finished"
         }
 
 
@@ -76,7 +76,7 @@ def test_small_pictures_of_one_size_that_wait_are_restored_together():
         assert held.groups == [3]  # not the first, which was at work; not the one of another size, not the damaged one
         for (pixels, _), (reply,) in zip(pictures, replies[:-1], strict=True):
             assert np.array_equal(restored(reply).pixels, 255 - pixels)
-        assert "cut short or damaged" in refused(replies[-1][0], 400)
+        assert "truncated or damaged" in refused(replies[-1][0], 400)
 
 
 def test_a_sender_who_leaves_frees_the_place():
@@ -119,7 +119,7 @@ def test_time_runs_out_for_the_slow_and_the_stuck():
         data = picture()[1]
         with background(client.post, "/v1/restore", content=data) as stuck:
             until(held.begun.is_set)
-        assert "time limit of this server ran out" in refused(stuck[0], 503)
+        assert "time limit was exceeded" in refused(stuck[0], 503)
         held.gate.set()
 
         def slow():

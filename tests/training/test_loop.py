@@ -309,7 +309,7 @@ def test_a_folder_without_photos_is_refused(tmp_path):
 
 def test_photos_too_small_for_the_recipe_are_refused(data, tmp_path):
     larger = recipe(phases=[{"steps": 3, "patch": 64, "batch": 1}])
-    with pytest.raises(InvalidInputError, match="expected photos of at least 64 pixels a side"):
+    with pytest.raises(InvalidInputError, match="expected photos of at least 64 pixels per side"):
         Run(larger, data, tmp_path / "run")
 
 

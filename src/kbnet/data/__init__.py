@@ -1,4 +1,4 @@
-"""Photographs and pairs on disk, training batches made of them, and the loader that makes batches ahead.
+"""Training data: photos and pairs on disk, batches of random patches, and a loader that prefetches batches.
 
 folder --find_items--> Items --photo_set--> PhotoSet --PhotoPatches.batch(step, ...)--> (clean, degraded)
 """

@@ -1,4 +1,4 @@
-"""Blocks of SIDD (Abdelhamed et al., CVPR 2018) in the MATLAB files that its authors publish for testing."""
+"""Reads blocks of SIDD (Abdelhamed et al., CVPR 2018) from the MATLAB files that its authors publish for testing."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ _MAX_BYTES = 4 << 30  # the published files unpack to 250 MB
 
 
 def read_blocks(folder: Path, variable: str) -> NDArray[np.uint8]:
-    """The blocks of one file, [scenes,blocks,H,W,3] uint8; as published 40 x 32 of 256 x 256 pixels.
+    """Read the blocks of one file as uint8 [scenes,blocks,H,W,3]; the published files have 40 x 32 of 256 x 256 pixels.
 
     Args:
-        folder: where VARIABLE.mat lies, at any depth.
-        variable: its name and that of the array in it, such as "ValidationNoisyBlocksSrgb".
+        folder: folder that contains VARIABLE.mat, at any depth.
+        variable: name of the file and of the array in it, such as "ValidationNoisyBlocksSrgb".
 
     Raises:
-        InvalidInputError: no such file, or none with such an array.
+        InvalidInputError: the file is missing, damaged, or has no such array.
         MissingExtraError: scipy is not installed.
     """
     try:
@@ -40,7 +40,7 @@ def read_blocks(folder: Path, variable: str) -> NDArray[np.uint8]:
     except InvalidInputError:
         raise
     except NotImplementedError:
-        raise InvalidInputError(f"{files[0]} is a MATLAB 7.3 file; save it with -v7 to have it read") from None
-    except Exception as error:  # scipy's reader raises whatever the damage leads to
-        raise InvalidInputError(f"{files[0]} is not a MATLAB file that can be read: {error}") from None
+        raise InvalidInputError(f"{files[0]} is a MATLAB 7.3 file, which is not supported; save it with -v7") from None
+    except Exception as error:  # scipy's reader raises all kinds of exceptions for damaged files
+        raise InvalidInputError(f"{files[0]} is not a readable MATLAB file: {error}") from None
     return blocks

@@ -1,7 +1,7 @@
-"""Pictures drawn by code: flat and graded areas, stripes, checkerboards, text, lines and points in random colours.
+"""Synthetic images: flat areas, gradients, stripes, checkerboards, text, lines and points in random colours.
 
-Photographs hold little of this, and networks trained on them alone may blow up on screenshots, scans of print, clipped
-skies and night shots.
+Photographs contain little of this, and networks trained on photographs alone can produce artefacts on screenshots,
+scanned print, clipped skies and night shots.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 from kbnet.data.photos import Pixels
 
 Mask = NDArray[np.floating[Any]]
-"""[H,W] in [0,1]: how much of the second of two colours a pixel has."""
+"""[H,W] in [0,1]: the share of the second of two colours in each pixel."""
 
 
 def draw_pictures(count: int, side: int, channels: int, seed: int = 0) -> list[Pixels]:
-    """Draw square pictures, each of four fields; the same for the same arguments.
+    """Draw square images of four fields each. Deterministic for the same arguments.
 
     Args:
-        count: how many.
-        side: of a picture, pixels.
+        count: number of images.
+        side: side of an image in pixels.
         channels: 3 for [H,W,3], 1 for [H,W].
-        seed: of everything random in them.
+        seed: seed of all random choices.
+
+    Returns:
+        `count` uint8 arrays.
     """
     rng = np.random.default_rng(seed)
     return [_picture(side, channels, rng) for _ in range(count)]
@@ -43,7 +46,7 @@ def _picture(side: int, channels: int, rng: Generator) -> Pixels:
 
 
 def _colour(channels: int, rng: Generator) -> NDArray[np.float64]:
-    """Often black, white or a primary, where values are clipped; else any colour."""
+    """Return black, white or a primary colour often, as values are clipped there; else any colour."""
     kind = rng.random()
     if kind < 0.35:
         return np.full(channels, float(rng.integers(2)))
@@ -77,7 +80,7 @@ def _checkerboard(height: int, width: int, rng: Generator) -> Mask:
 
 
 def _text(height: int, width: int, rng: Generator) -> Mask:
-    """Rows of random characters of 3x5 to 5x7 dots, each dot of one to four pixels."""
+    """Rows of random characters of 3x5 to 5x7 dots; a dot is one to four pixels wide."""
     dot, tall, wide = int(rng.integers(1, 5)), int(rng.integers(5, 8)), int(rng.integers(3, 6))
     alphabet = rng.random((24, tall, wide)) < 0.45
     down, across = height // (dot * (tall + 2)) + 1, width // (dot * (wide + 1)) + 1
@@ -89,7 +92,7 @@ def _text(height: int, width: int, rng: Generator) -> Mask:
 
 
 def _lines(height: int, width: int, rng: Generator) -> Mask:
-    """Thin straight lines in all directions, and circles, with smooth edges."""
+    """Thin straight lines in all directions, and circles, with antialiased edges."""
     mask = np.zeros((height, width))
     y, x = np.mgrid[:height, :width].astype(np.float64)
     for _ in range(rng.integers(3, 14)):
@@ -109,7 +112,7 @@ def _points(height: int, width: int, rng: Generator) -> Mask:
 
 
 def _shapes(height: int, width: int, rng: Generator) -> Mask:
-    """Overlapping half planes: polygons of all sizes."""
+    """Overlapping half-planes, which form polygons of all sizes."""
     mask = np.zeros((height, width))
     for _ in range(rng.integers(1, 6)):
         along = _along(height, width, rng)
@@ -118,7 +121,7 @@ def _shapes(height: int, width: int, rng: Generator) -> Mask:
 
 
 def _along(height: int, width: int, rng: Generator) -> Mask:
-    """The position of each pixel along a direction, pixels; half of the directions are upright or level."""
+    """Return the position of each pixel along a direction, in pixels. Half of the directions are axis-aligned."""
     angle = rng.integers(4) * np.pi / 2 if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:height, :width]
     along: Mask = x * np.cos(angle) + y * np.sin(angle) + rng.uniform()
@@ -126,7 +129,7 @@ def _along(height: int, width: int, rng: Generator) -> Mask:
 
 
 def _edge(distance: Mask) -> Mask:
-    """1 inside (negative distances), 0 outside, over one pixel."""
+    """Return 1 inside (negative distances) and 0 outside, with an edge one pixel wide."""
     mask: Mask = np.clip(0.5 - distance, 0, 1)
     return mask
 

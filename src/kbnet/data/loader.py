@@ -1,4 +1,4 @@
-"""Batches made ahead of the step that needs them, in processes of their own, always in the order of the steps."""
+"""Prefetches batches in worker processes, in the order of the steps."""
 
 import multiprocessing
 import os
@@ -18,13 +18,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Loader:
-    """An iterator over the batches of steps `first` to `last` - 1, and the time that was waited for them.
+    """Iterates over the batches of steps `first` to `last` - 1, and measures the time spent waiting for them.
 
     Args:
-        batch: makes the batch of a step; a pure function, or a run could not be repeated. Workers get a pickled copy.
-        first, last: steps.
-        workers: processes that make batches ahead; with 0 each is made when it is asked for.
-        pin: keep batches in page-locked memory, from which a GPU copies while it computes.
+        batch: makes the batch of a step. Must be a pure function, so that runs are reproducible. Workers get a pickled
+            copy.
+        first, last: first step, and last step + 1.
+        workers: number of worker processes; 0 makes each batch on request in this process.
+        pin: whether to put batches in page-locked memory, from which a GPU can copy while it computes.
     """
 
     def __init__(
@@ -36,28 +37,28 @@ class Loader:
         if workers:
             options = {"prefetch_factor": 4, "multiprocessing_context": _context(), "worker_init_fn": _settle}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as asked for
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores, as requested
             loader: DataLoader[Batch] = DataLoader(
                 _Steps(batch, last),
                 batch_size=None,
                 sampler=range(first, last),
                 num_workers=workers,
                 pin_memory=pin,
-                generator=torch.Generator(),  # its seed goes nowhere, but torch's own generator is left alone
+                generator=torch.Generator(),  # unused, but keeps DataLoader from drawing from torch's global generator
                 **options,
             )
             self._batches = iter(loader)
 
     def next(self) -> Batch:
-        """The next step's batch."""
+        """Return the batch of the next step."""
         started = time.perf_counter()
         clean, degraded = next(self._batches)
         self.waited += time.perf_counter() - started
         return clean, degraded
 
     def close(self) -> None:
-        """End the workers."""
-        shut_down = getattr(self._batches, "_shutdown_workers", None)  # else only when garbage is collected
+        """Stop the workers."""
+        shut_down = getattr(self._batches, "_shutdown_workers", None)  # otherwise done only at garbage collection
         if shut_down is not None:
             shut_down()
 
@@ -80,21 +81,21 @@ class _Steps(Dataset[Batch]):
 
 
 def _context() -> Any:
-    """Workers are not forked from this process: what they decode with starts threads, and a fork has none of them."""
+    """Return a context that doesn't fork this process: decoders start threads, which don't survive a fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kbnet.data"])  # imported once, and not by each worker
+    context.set_forkserver_preload(["kbnet.data"])  # import it once rather than in each worker
     return context
 
 
 def _settle(worker: int) -> None:
-    # Signals to end reach every process of a group. The parent finishes its step with the batches made here, and ends
-    # the workers itself.
+    # Termination signals reach all processes of a group. Ignore them: the parent finishes its step with the batches
+    # made here, and then stops the workers itself.
     for name in ("SIGINT", "SIGHUP", "SIGTERM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # A parent that is killed ends nobody: a worker and the server it was forked from would keep each other alive.
+    # If the parent is killed, nobody stops the workers: a worker and its fork server would keep each other alive.
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Training batches: patches of one or several sources, degraded; a pure function of (seed, step)."""
+"""Training batches of degraded patches from one or several sources, as a pure function of (seed, step)."""
 
 import hashlib
 import logging
@@ -21,27 +21,27 @@ from kbnet.errors import InvalidInputError
 _log = logging.getLogger(__name__)
 
 Degradation = Callable[[Tensor, Generator], Tensor]
-"""Clean [C,H,W] in [0,1] and a source of randomness in, the degraded picture of the same shape out."""
+"""Function from a clean image [C,H,W] in [0,1] and a generator to the degraded image of the same shape."""
 
 
 @dataclass(frozen=True)
 class BatchNoise:
-    """White Gaussian noise, not clipped, of a standard deviation drawn evenly from a range for each patch.
+    """White Gaussian noise, not clipped, with a standard deviation drawn uniformly from a range for each patch.
 
-    Drawn for a whole batch at once, which costs a fraction of what drawing it patch by patch does.
+    The noise is drawn for a whole batch at once, which is much faster than patch by patch.
 
     Attributes:
-        sigma: lowest and highest, on the scale of 255.
+        sigma: lowest and highest standard deviation, on the scale of 255.
     """
 
     sigma: tuple[float, float]
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
-        """One patch [C,H,W], degraded."""
+        """Degrade one patch [C,H,W]."""
         return self.batch(clean[None], generator)[0]
 
     def batch(self, clean: Tensor, generator: Generator) -> Tensor:
-        """Patches [B,C,H,W], degraded, each with a sigma of its own."""
+        """Degrade patches [B,C,H,W], each with its own sigma."""
         low, high = self.sigma
         sigma = low + (high - low) * torch.rand(len(clean), generator=generator)
         return gaussian_noise(clean, sigma, generator)
@@ -49,9 +49,10 @@ class BatchNoise:
 
 @dataclass(frozen=True)
 class Mixup:
-    """With this probability, average each patch of a batch with another one: lambda ~ Beta(alpha, alpha).
+    """Mixup (arXiv 1710.09412): with a probability, blend each patch of a batch with another one.
 
-    Lambda is drawn once a batch, as the authors do; clean and degraded patches are mixed alike (arXiv 1710.09412).
+    The blending weight lambda ~ Beta(alpha, alpha) is drawn once per batch, as in the authors' code. Clean and degraded
+    patches are blended in the same way.
     """
 
     alpha: float
@@ -60,14 +61,14 @@ class Mixup:
 
 @dataclass
 class PhotoSet:
-    """What patches are cut from: decoded photos or pairs, and how a clean patch is degraded.
+    """A source of patches: decoded photos or pairs, and how to degrade a clean patch.
 
     Attributes:
-        photos: clean pixels, and those of the degraded picture in sets of pairs.
-        names: of their files, for people.
-        degrade: what degrades a clean patch; None for pairs.
-        weight: share of the patches that this set gives, over the sum of all sets' weights.
-        margin: pixels around a patch that are degraded with it and then cut off, so that blur meets real surroundings.
+        photos: clean pixels and, in sets of pairs, the degraded pixels.
+        names: names of the clean files, for messages.
+        degrade: degrades a clean patch; None for pairs.
+        weight: relative share of the patches that come from this set.
+        margin: pixels around a patch that are degraded with it and then cropped, so that blur sees real surroundings.
     """
 
     photos: list[tuple[Pixels, Pixels | None]]
@@ -78,7 +79,7 @@ class PhotoSet:
     _memory: SharedMemory | None = field(default=None, init=False, repr=False, compare=False)
 
     def share(self) -> None:
-        """Move the photos to where other processes find them; sent there, the set then takes no memory of theirs."""
+        """Move the photos to shared memory. Sent to another process, the set then takes no memory there."""
         arrays = [pixels for pair in self.photos for pixels in pair if pixels is not None]
         self._memory, shared = share(arrays)
         taken = iter(shared)
@@ -103,14 +104,14 @@ def photo_set(
     weight: float = 1.0,
     margin: int = 0,
 ) -> PhotoSet:
-    """The photos or pairs of one source, out of those decoded.
+    """Build the set of one source from decoded photos or pairs.
 
-    One that is smaller than the `smallest` patch and its margins, or whose two pictures differ in size, is named in a
-    warning and left out; so are those that could not be decoded, which were named then. Those smaller than the
-    `largest` patch serve smaller ones.
+    A photo is skipped with a warning if it is smaller than the `smallest` patch plus margins, or if the two images of a
+    pair differ in size. Photos that couldn't be decoded are skipped, too. Photos smaller than the `largest` patch are
+    used only for smaller patches.
 
     Raises:
-        InvalidInputError: none is left for the largest patch.
+        InvalidInputError: no photo is large enough for the largest patch.
     """
     loaded = PhotoSet([], [], degrade, weight, margin)
     wanted, largest = smallest + 2 * margin, (largest or smallest) + 2 * margin
@@ -121,32 +122,32 @@ def photo_set(
             continue
         if degraded is not None and degraded.shape != clean.shape:
             _log.warning(
-                "left out: %s is %dx%d and %s %dx%d",
+                "skipped: %s is %dx%d, but %s is %dx%d",
                 item.degraded,
                 *degraded.shape[1::-1],
                 item.clean,
                 *clean.shape[1::-1],
             )
         elif min(clean.shape[:2]) < wanted:
-            _log.warning("left out: %s is %dx%d, under a patch's %d", item.clean, *clean.shape[1::-1], wanted)
+            _log.warning("skipped: %s is %dx%d, smaller than a patch (%d)", item.clean, *clean.shape[1::-1], wanted)
         else:
             loaded.photos.append((clean, degraded))
             loaded.names.append(item.clean.name)
     small = sum(min(clean.shape[:2]) < largest for clean, _ in loaded.photos)
     if small == len(loaded.photos):
-        raise InvalidInputError(f"expected photos of at least {largest} pixels a side, found none that can be read")
+        raise InvalidInputError(f"expected photos of at least {largest} pixels per side, found none that can be read")
     if small:
-        _log.info("%d of %d photos are under the largest patch's %d", small, len(loaded.photos), largest)
+        _log.info("%d of %d photos are smaller than the largest patch (%d)", small, len(loaded.photos), largest)
     return loaded
 
 
 @dataclass
 class PhotoPatches:
-    """Random patches of one or several sets; within a set, larger photos are drawn from more often, and
-    those smaller than the patch of a step never.
+    """Random patches from one or several sets. Within a set, photos are drawn in proportion to their area; photos
+    smaller than the patch of a step are not drawn.
 
-    A batch is a pure function of (seed, step), and any part of it can be made alone: a run that knows its step needs
-    no other position in the data, and processes need not talk about who makes what.
+    A batch is a pure function of (seed, step), and any part of it can be made independently. So a resumed run needs
+    only its step, and processes needn't coordinate.
     """
 
     sets: Sequence[PhotoSet]
@@ -160,7 +161,7 @@ class PhotoPatches:
         self._weights = {}
 
     def _weights_for(self, patch: int) -> Tensor:
-        """How often each photo is drawn from: by its area, and never if it is smaller than a patch and its margins."""
+        """Return the probability weight of each photo: its area, or 0 if smaller than a patch plus margins."""
         if patch not in self._weights:
             weights = []
             for chosen in self.sets:
@@ -172,13 +173,13 @@ class PhotoPatches:
         return self._weights[patch]
 
     def batch(self, step: int, count: int, patch: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Clean and degraded patches of a step, each [B,C,patch,patch] float32; the clean ones lie in [0,1].
+        """Return the clean and degraded patches of a step, each float32 [B,C,patch,patch]. Clean values are in [0,1].
 
         Args:
-            step: of the run, from 0.
-            count: patches of the whole batch.
-            patch: their side, pixels.
-            part: which of them are wanted; the result is what the whole batch holds there.
+            step: step of the run, starting at 0.
+            count: number of patches in the whole batch.
+            patch: side of a patch in pixels.
+            part: which patches to return. They equal those of the whole batch.
         """
         wanted = list(range(count))[part]
         with _one_thread():
@@ -219,7 +220,7 @@ class PhotoPatches:
 
         only = self.sets[0].degrade if len(self.sets) == 1 else None
         if isinstance(only, BatchNoise):
-            # As runs have been made from the start: noise for the whole batch from the generator of the step.
+            # Noise for the whole batch comes from the generator of the step, to stay compatible with earlier runs.
             clean = torch.stack([cut(i)[1] for i in range(count)])
             degraded = only.batch(clean, generator)
             return clean[wanted], degraded[wanted]
@@ -240,13 +241,13 @@ def _turned(pixels: Pixels, turn: int) -> Tensor:
 
 
 def _hash(*parts: object) -> int:
-    """A seed for a generator of its own, unrelated to those of the steps and patches beside it."""
+    """Return a seed for a separate generator, unrelated to those of other steps and patches."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums in one order whatever the machine and the worker, and no threads started for such small tensors."""
+    """Use one thread: sums then have the same order on all machines, and such small tensors don't need more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

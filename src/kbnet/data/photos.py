@@ -1,4 +1,4 @@
-"""Photographs as 8-bit arrays: decoded once, then in memory or, where they do not fit, mapped from a cache on disk."""
+"""Photos as 8-bit arrays: decoded once, then kept in memory or, if they don't fit, mapped from a cache on disk."""
 
 import hashlib
 import json
@@ -25,15 +25,15 @@ _log = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
 
 MANIFEST = "manifest.jsonl"
-_VERSION = 2  # of the cache: raise it when `decode` gives other bytes
-_SAMPLES, _SAMPLE = 16, 4096  # pieces of a file that its digest is of, and their bytes
+_VERSION = 2  # of the cache; increment it when the output of `decode` changes
+_SAMPLES, _SAMPLE = 16, 4096  # number and bytes of the pieces of a file that its digest covers
 
 
 def decode(path: Path, channels: int) -> Pixels:
-    """One photo as 8-bit [H,W,3] or, with channels = 1, [H,W] luma (ITU-R BT.601, rounded).
+    """Decode a photo to uint8 [H,W,3] or, with channels = 1, to [H,W] luma (ITU-R BT.601, rounded).
 
     Raises:
-        ImageError: the file cannot be read.
+        ImageError: the file can't be read.
     """
     pixels: Pixels = to_depth(read_photo(path).pixels, 8).astype(np.uint8, copy=False)
     if channels == 1 and pixels.ndim == 3:
@@ -44,7 +44,7 @@ def decode(path: Path, channels: int) -> Pixels:
 
 
 def to_tensor(pixels: Pixels) -> Tensor:
-    """8-bit [H,W] or [H,W,3] -> float32 [C,H,W] in [0,1]."""
+    """Convert uint8 [H,W] or [H,W,3] to float32 [C,H,W] in [0,1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(pixels))
     return (tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)).float() / 255
 
@@ -52,18 +52,19 @@ def to_tensor(pixels: Pixels) -> Tensor:
 def decode_all(
     paths: Sequence[Path], channels: int, *, memory: int | None = None, cache: Path | None = None
 ) -> dict[Path, Pixels | None]:
-    """Decode many photos; one that cannot be read is named in a warning and None in the result.
+    """Decode many photos. A photo that can't be read is logged as a warning and is None in the result.
 
     Args:
-        paths: the files; several times the same is read once.
-        channels: 3 or 1, see `decode`.
-        memory: bytes that they may take; None is as many as they want.
-        cache: folder for what does not fit into `memory`: one .npy a photo, mapped and not loaded. What lies there
-            from before, of the same size and time of change, is taken as it is; a build that was cut off goes on.
+        paths: the files. Duplicates are read once.
+        channels: 3 or 1, as for `decode`.
+        memory: maximum bytes for the decoded photos; None for no limit.
+        cache: folder to use if the photos don't fit into `memory`. It gets one .npy file per photo, which is mapped,
+            not loaded. Existing entries for files with the same size and modification time are reused, so an
+            interrupted build continues.
 
     Raises:
-        InvalidInputError: they do not fit into `memory`, and there is no `cache`.
-        OutputError: the cache cannot be written.
+        InvalidInputError: the photos don't fit into `memory`, and `cache` is None.
+        OutputError: the cache can't be written.
     """
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -83,7 +84,7 @@ def _try_decode(path: Path, channels: int) -> Pixels | None:
     try:
         return decode(path, channels)
     except (ImageError, OSError) as error:
-        _log.warning("left out: %s", error)
+        _log.warning("skipped: %s", error)
         return None
 
 
@@ -91,12 +92,12 @@ def _decoded_bytes(path: Path, channels: int) -> int:
     try:
         info = probe(path)
     except (ImageError, OSError):
-        return 0  # named when it is decoded
+        return 0  # reported when it is decoded
     return info.width * info.height * channels
 
 
 def _sampled_digest(path: Path) -> str:
-    """SHA-256 of a file's length and of pieces spread over it: it tells a cut or exchanged file without reading all."""
+    """Return the SHA-256 of a file's length and of samples of its content, without reading the whole file."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -110,8 +111,8 @@ def _sampled_digest(path: Path) -> str:
 class _Cache:
     """Decoded photos as .npy files, and a manifest with a line of JSON for each.
 
-    A photo's file is in place before its line is written, and a line counts only if it is whole. So a build may be
-    killed, and several processes may share one folder: at worst a photo is decoded twice, to the same bytes.
+    A photo's file is complete before its line is written, and incomplete lines are ignored. So a build can be killed,
+    and several processes can share a folder: at worst, a photo is decoded twice, with the same result.
     """
 
     def __init__(self, folder: Path, channels: int) -> None:
@@ -122,7 +123,7 @@ class _Cache:
         if manifest.exists():
             try:
                 text = manifest.read_bytes()
-                if text and not text.endswith(b"\n"):  # the line at which a build was killed
+                if text and not text.endswith(b"\n"):  # a build was killed while writing this line
                     with manifest.open("ab") as file:
                         file.write(b"\n")
             except OSError as error:
@@ -136,7 +137,7 @@ class _Cache:
         try:
             status = path.stat()
         except OSError as error:
-            _log.warning("left out: %s: %s", path, error.strerror)
+            _log.warning("skipped: %s: %s", path, error.strerror)
             return None
         name = hashlib.sha256(f"{path.resolve()} {self._channels}".encode("utf-8", "backslashreplace")).hexdigest()[:24]
         target = self._folder / f"{name}.npy"
@@ -153,7 +154,7 @@ class _Cache:
                 if _sampled_digest(target) == known["digest"]:
                     return self._open(target, tuple(known["shape"]))
             except (OSError, ValueError, KeyError, TypeError, EOFError):
-                pass  # gone or damaged: made again
+                pass  # missing or damaged: decode again
         pixels = _try_decode(path, self._channels)
         if pixels is None:
             return None
@@ -163,7 +164,7 @@ class _Cache:
         return self._open(target, pixels.shape)
 
     def _note(self, entry: dict[str, Any]) -> None:
-        """Add a line to the manifest, in one call, for other processes may do so too."""
+        """Add a line to the manifest in a single write, since other processes may do so at the same time."""
         manifest = self._folder / MANIFEST
         try:
             with manifest.open("ab", buffering=0) as file:
@@ -174,5 +175,5 @@ class _Cache:
     def _open(self, target: Path, shape: tuple[int, ...]) -> Pixels:
         pixels: Pixels = np.load(target, mmap_mode="r")
         if pixels.shape != shape or pixels.dtype != np.uint8:
-            raise ValueError("not what the manifest says")
+            raise ValueError("does not match the manifest")
         return pixels

@@ -1,4 +1,4 @@
-"""Photos in memory that processes share without a copy: mapped from a file that exists in memory only."""
+"""Photos in memory that processes share without copies, mapped from an in-memory file."""
 
 import os
 import tempfile
@@ -11,13 +11,13 @@ import numpy as np
 from kbnet.data.photos import Pixels
 
 Place = tuple[str, int, tuple[int, ...]]
-"""File, offset in it and shape of an array of bytes."""
+"""Path, offset and shape of a mapped uint8 array."""
 
 
 class SharedMemory:
-    """Bytes that other processes may map by the name of their file, as long as this object lives.
+    """Memory that other processes can map by file name as long as this object exists.
 
-    Neither /dev/shm, which containers keep small, nor the disk is used where the system can do without.
+    Where possible (memfd), uses neither /dev/shm, which is small in containers, nor the disk.
     """
 
     def __init__(self, size: int) -> None:
@@ -32,7 +32,7 @@ class SharedMemory:
         weakref.finalize(self, self._file.close)  # what is mapped stays mapped
 
     def put(self, pixels: Pixels) -> Pixels:
-        """A copy of an array in the shared memory."""
+        """Copy an array into the shared memory, and return the copy."""
         place = self._name, self._used, pixels.shape
         self._used += pixels.size
         copy: Pixels = np.memmap(self._name, np.uint8, "r+", place[1], place[2])
@@ -41,7 +41,11 @@ class SharedMemory:
 
 
 def share(arrays: Iterable[Pixels]) -> tuple[SharedMemory, list[Pixels]]:
-    """Copies of arrays in shared memory, and the memory; those mapped from a file already are left as they are."""
+    """Copy arrays into shared memory. Arrays already mapped from a file are returned unchanged.
+
+    Returns:
+        The shared memory, and the arrays in it.
+    """
     given = list(arrays)
     memory = SharedMemory(sum(a.size for a in given if not isinstance(a, np.memmap)))
     for index, pixels in enumerate(given):
@@ -51,12 +55,12 @@ def share(arrays: Iterable[Pixels]) -> tuple[SharedMemory, list[Pixels]]:
 
 
 def place_of(pixels: Pixels) -> Place | Pixels:
-    """Where a mapped array lies; an array in private memory as it is."""
+    """Return the place of a mapped array; an array in private memory is returned unchanged."""
     return (str(pixels.filename), pixels.offset, pixels.shape) if isinstance(pixels, np.memmap) else pixels
 
 
 def at(place: Place | Pixels) -> Pixels:
-    """The array of a place, mapped, for reading."""
+    """Map the array at a place, read-only; an array is returned unchanged."""
     if isinstance(place, np.ndarray):
         return place
     mapped: Pixels = np.memmap(place[0], np.uint8, "r", place[1], place[2])

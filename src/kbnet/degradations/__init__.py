@@ -1,4 +1,4 @@
-"""How photographs get worse: pure, seeded functions of (image, generator), each with its source.
+"""Image degradations as pure, seeded functions of (image, generator), with references to their sources.
 
 >>> import torch
 >>> degrade = create_degradation("camera-noise", clean_share=0.05, shot=[1e-4, 1e-2])
@@ -46,15 +46,19 @@ DEGRADATIONS: dict[str, type[Degradation]] = {
     "jpeg": Jpeg,
     "blur": Blur,
 }
-"""Every kind of degradation by its name in recipes."""
+"""All kinds of degradations by their name in recipes."""
 
 
 def create_degradation(kind: str, **settings: Any) -> Degradation:
-    """A degradation by the name of its kind; `settings` are its fields, ranges as lists or tuples of two numbers.
+    """Create a degradation by the name of its kind.
+
+    Args:
+        kind: a key of `DEGRADATIONS`.
+        settings: values of its fields. Ranges are lists or tuples of two numbers, or single numbers.
 
     Raises:
-        InvalidInputError: no such kind or field, or a value that contradicts itself.
+        InvalidInputError: unknown kind or field, or an invalid value.
     """
     if kind not in DEGRADATIONS:
-        raise InvalidInputError(f"expected a degradation among {', '.join(DEGRADATIONS)}, got {kind!r}")
+        raise InvalidInputError(f"expected a degradation, one of {', '.join(DEGRADATIONS)}; got {kind!r}")
     return make(DEGRADATIONS[kind], settings)

@@ -1,4 +1,4 @@
-"""What every degradation shares: fields checked when it is made, and one generator that decides everything random."""
+"""The base class of all degradations: validates fields, and takes all randomness from one generator."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -11,48 +11,49 @@ from kbnet.degradations.randomness import chance
 from kbnet.errors import InvalidInputError
 
 Range = tuple[float, float]
-"""Lowest and highest value that a parameter is drawn from; in a recipe a list of two numbers, or one for both."""
+"""Lowest and highest value of a random parameter. In a recipe: a list of two numbers, or one number for both."""
 
 
 def ranged(low: float, high: float, *, within: Range, whole: bool = False) -> Any:
-    """A dataclass field of type Range: its default, and the limits that any other value is held to."""
+    """Return a dataclass field of type Range with a default and the limits for its values."""
     return field(default=(low, high), metadata={"within": within, "whole": whole})
 
 
 def share(default: float) -> Any:
-    """A dataclass field for the share of calls, 0 to 1, in which something happens."""
+    """Return a dataclass field for the share of calls, 0 to 1, in which something happens."""
     return field(default=default, metadata={"share": True})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Degradation:
-    """A random way in which photographs get worse; calling it makes one image worse.
+    """A random degradation. Calling it degrades one image.
 
-    Fields are ranges (uniform unless they say otherwise), shares of calls, or switches, and are documented by each
-    kind. A single number stands for a range of that number alone.
+    Fields are ranges (uniform unless documented otherwise), shares of calls, or switches; each kind documents its own.
+    A single number stands for a range with equal ends.
 
-    Raises InvalidInputError when made, if a range is reversed or leaves its limits, or a share is not in [0,1].
+    Raises:
+        InvalidInputError: on construction, if a range is reversed or exceeds its limits, or a share isn't in [0,1].
     """
 
     clean_share: float = share(0.0)
-    """Share of calls that return the image as it is, so that a network learns to leave clean photographs alone."""
+    """Share of calls that return the image unchanged, so that a network learns to leave clean photos alone."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
-        """Make one image worse.
+        """Degrade one image.
 
         Args:
-            clean: [C,H,W] float32 in [0,1], with one channel (gray) or three (sRGB), of any size; left as it is.
-            generator: where all random numbers come from: in the same state, it gives the same output.
+            clean: float32 [C,H,W] in [0,1], with one channel (gray) or three (sRGB), of any size. It isn't modified.
+            generator: source of all random numbers: the same state gives the same output.
 
         Returns:
-            A new tensor like `clean`: on the 256 levels of an 8-bit file, but for Gaussian noise, which papers leave
-            unclipped.
+            A new tensor of the same shape and dtype, quantised to the 256 levels of an 8-bit file, except for Gaussian
+            noise, which is unclipped and unquantised as in papers.
 
         Raises:
-            InvalidInputError: `clean` is of another shape or dtype, or on another device than the generator.
+            InvalidInputError: `clean` has the wrong shape or dtype, or is on another device than the generator.
         """
         check_image(clean)
         if clean.device != generator.device:
@@ -63,8 +64,8 @@ class Degradation:
 
     @property
     def margin(self) -> int:
-        """Pixels beyond a patch that reach into it. Borders are mirrored, which a photo's are not: for true borders cut
-        patches this much larger on every side, and crop the result.
+        """Pixels around a patch that influence it. Borders are mirrored. For realistic borders, cut patches larger by
+        this many pixels on each side, and crop the result.
         """
         return 0
 
@@ -73,22 +74,22 @@ class Degradation:
 
 
 def make(kind: type[Degradation], settings: dict[str, Any]) -> Degradation:
-    """A degradation with some of its fields set.
+    """Create a degradation with some of its fields set.
 
     Raises:
-        InvalidInputError: a field of another name, or a value that the field does not take.
+        InvalidInputError: unknown field, or a value that is invalid for the field.
     """
     known = [name for name, one in kind.__dataclass_fields__.items() if one.init]
     if unknown := sorted(set(settings) - set(known)):
-        raise InvalidInputError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(known)}")
+        raise InvalidInputError(f"{kind.__name__} has no field {unknown[0]!r}; its fields are {', '.join(known)}")
     return kind(**settings)
 
 
 def check_fields(settings: Any) -> None:
-    """Bring the `ranged` and `share` fields of a frozen dataclass into their form.
+    """Validate and normalise the `ranged` and `share` fields of a frozen dataclass.
 
     Raises:
-        InvalidInputError: a range is reversed or leaves its limits, or a share is not in [0,1].
+        InvalidInputError: a range is reversed or exceeds its limits, or a share isn't in [0,1].
     """
     for one in fields(settings):
         value = getattr(settings, one.name)
@@ -105,12 +106,12 @@ def check_image(image: Tensor) -> None:
     """Raise InvalidInputError unless `image` is float32 [C,H,W] with C = 1 or 3 and at least one pixel."""
     if image.dtype != torch.float32 or image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
         raise InvalidInputError(
-            f"expected one float32 image [C,H,W] of 1 or 3 channels, got {image.dtype} of shape {list(image.shape)}"
+            f"expected a float32 image [C,H,W] with 1 or 3 channels, got {image.dtype} of shape {list(image.shape)}"
         )
 
 
 def quantise(image: Tensor) -> Tensor:
-    """The values that an 8-bit file would keep: clipped to [0,1] and rounded to the nearest of 256 levels."""
+    """Quantise to the values of an 8-bit file: clip to [0,1] and round to the nearest of 256 levels."""
     return image.clamp(0, 1).mul_(255).round_().div_(255)
 
 

@@ -1,4 +1,4 @@
-"""Blur by given kernels: in linear light, varying over the image, and in layers that do not bleed into each other."""
+"""Blur with given kernels: in linear light, spatially varying, and in layers that don't bleed into each other."""
 
 import torch
 from torch import Tensor
@@ -7,41 +7,41 @@ from kbnet.errors import InvalidInputError
 
 
 def to_linear(image: Tensor) -> Tensor:
-    """sRGB values in [0,1] as linear light (IEC 61966-2-1)."""
+    """Convert sRGB values in [0,1] to linear light (IEC 61966-2-1)."""
     return torch.where(image <= 0.04045, image / 12.92, ((image.clamp_min(0) + 0.055) / 1.055).pow(2.4))
 
 
 def to_srgb(linear: Tensor) -> Tensor:
-    """Linear light in [0,1] as sRGB values (IEC 61966-2-1)."""
+    """Convert linear light in [0,1] to sRGB values (IEC 61966-2-1)."""
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.0031308).pow(1 / 2.4) - 0.055)
 
 
 def mirrored(image: Tensor, rows: int, columns: int) -> Tensor:
-    """[...,H,W] with a border of mirrored pixels (the edge pixel is repeated), which may be wider than the image."""
+    """Pad [...,H,W] with mirrored pixels (the edge pixel is repeated). The border can be wider than the image."""
     height, width = image.shape[-2:]
     return image.index_select(-2, _mirror(height, rows)).index_select(-1, _mirror(width, columns))
 
 
 def convolve(image: Tensor, kernels: Tensor) -> Tensor:
-    """Convolve an image with each of K kernels, over mirrored borders, by FFT.
+    """Convolve an image with each of K kernels by FFT, with mirrored borders.
 
     Args:
         image: [C,H,W] float, of any size.
-        kernels: [K,k,l] with odd k and l; the middle is the origin.
+        kernels: [K,k,l] with odd k and l; the origin is in the middle.
 
     Returns:
-        [K,C,H,W]. Where kernels sum to 1, constant images come back exactly.
+        [K,C,H,W]. Kernels that sum to 1 leave constant images exactly unchanged.
 
     Raises:
-        InvalidInputError: `kernels` have another rank or an even side.
+        InvalidInputError: `kernels` has another rank or an even side.
     """
     if kernels.ndim != 3 or kernels.shape[1] % 2 == 0 or kernels.shape[2] % 2 == 0 or len(kernels) == 0:
         raise InvalidInputError(f"expected kernels [K,k,l] with odd sides, got {list(kernels.shape)}")
     rows, columns = kernels.shape[1] // 2, kernels.shape[2] // 2
     height, width = image.shape[-2:]
-    # relative to one pixel, so that rounding in the transform cannot tint a flat area
+    # relative to one pixel, so that rounding in the transform can't tint a flat area
     reference = image[:, :1, :1]
-    # what the transform wraps around ends up outside the part that is kept
+    # wrapped-around parts of the transform are outside the part that is kept
     size = (fast_length(height + 2 * rows), fast_length(width + 2 * columns))
     spectrum = torch.fft.rfft2(mirrored(image - reference, rows, columns), s=size)
     product = spectrum[None] * torch.fft.rfft2(kernels.to(image.dtype), s=size)[:, None]
@@ -51,9 +51,9 @@ def convolve(image: Tensor, kernels: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, kernel: Tensor, *, linear: bool = True) -> Tensor:
-    """Blur [C,H,W] in [0,1] with one kernel [k,l] of odd sides and sum 1.
+    """Blur an image [C,H,W] in [0,1] with one kernel [k,l] with odd sides and sum 1.
 
-    Light adds up before the camera's tone curve, so real blur is a convolution in linear light (`linear`); most
+    Light adds up before the camera's tone curve, so real blur is a convolution in linear light (`linear`). Most
     benchmarks with given kernels convolve sRGB values instead.
     """
     if not linear:
@@ -62,13 +62,13 @@ def blur(image: Tensor, kernel: Tensor, *, linear: bool = True) -> Tensor:
 
 
 def varying_blur(image: Tensor, kernels: Tensor, weights: Tensor) -> Tensor:
-    """Blur by a mixture of kernels at every pixel: sum of weight times convolution (efficient filter flow, Hirsch et
-    al., CVPR 2010, with smooth weights in place of its overlapping patches).
+    """Blur with a mixture of kernels at each pixel: the weighted sum of convolutions (efficient filter flow, Hirsch et
+    al., CVPR 2010, with smooth weights instead of overlapping patches).
 
     Args:
         image: [C,H,W].
-        kernels: [K,k,l] of odd sides, each of sum 1.
-        weights: [K,H,W] of sum 1 at every pixel.
+        kernels: [K,k,l] with odd sides; each sums to 1.
+        weights: [K,H,W]; sum to 1 at each pixel.
     """
     return torch.einsum("kchw,khw->chw", convolve(image, kernels), weights)
 
@@ -76,16 +76,16 @@ def varying_blur(image: Tensor, kernels: Tensor, weights: Tensor) -> Tensor:
 def layered_blur(
     image: Tensor, foreground: Tensor, back: tuple[Tensor, Tensor], front: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Blur a near and a far layer each in its own way, then put the near one over the far one.
+    """Blur a near and a far layer separately, then composite the near layer over the far one.
 
-    What the near layer hides of the far one is filled in from the far one's surroundings before it is blurred, so a
-    sharp object does not bleed into the blur behind it, and the edge of a blurred object becomes transparent (Ikoma et
-    al., "Depth from Defocus with Learned Optics", ICCP 2021, section 3.1, with two layers).
+    The part of the far layer hidden by the near one is filled in from its surroundings before blurring. So a sharp
+    object doesn't bleed into the blur behind it, and the edge of a blurred object becomes transparent (Ikoma et al.,
+    "Depth from Defocus with Learned Optics", ICCP 2021, section 3.1, with two layers).
 
     Args:
-        image: [C,H,W], in linear light for true colours.
+        image: [C,H,W], in linear light for correct colours.
         foreground: opacity of the near layer, [H,W] in [0,1].
-        back, front: kernels [K,k,l] and weights [K,H,W] of each layer, as for `varying_blur`.
+        back, front: kernels [K,k,l] and weights [K,H,W] of the far and the near layer, as for `varying_blur`.
     """
     behind = 1 - foreground
     far = varying_blur(_filled(image, behind), *back)
@@ -94,7 +94,7 @@ def layered_blur(
 
 
 def region_weights(height: int, width: int, rows: int, columns: int) -> Tensor:
-    """Weights [rows*columns,H,W] of bilinear interpolation between the middles of a grid of regions; sum 1."""
+    """Return weights [rows*columns,H,W] for bilinear interpolation between the centres of a grid of regions; sum 1."""
     down, across = _tents(height, rows), _tents(width, columns)
     return (down[:, None, :, None] * across[None, :, None, :]).reshape(-1, height, width)
 
@@ -105,7 +105,7 @@ def _tents(length: int, count: int) -> Tensor:
 
 
 def _filled(image: Tensor, known: Tensor) -> Tensor:
-    """The image where it is known, elsewhere the mean of known pixels near by, from a pyramid of halved sizes."""
+    """Fill unknown pixels with the mean of known pixels nearby, from a pyramid of halved images."""
     whole = torch.cat([image * known, known[None]])
     levels = [whole]
     while max(levels[-1].shape[-2:]) > 1:
@@ -124,7 +124,7 @@ def _mirror(length: int, border: int) -> Tensor:
 
 
 def fast_length(length: int) -> int:
-    """The next length whose transform is fast: no prime factor above 5."""
+    """Return the smallest length from `length` on whose transform is fast: no prime factor above 5."""
     while True:
         rest = length
         for factor in (2, 3, 5):

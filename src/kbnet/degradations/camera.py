@@ -1,4 +1,4 @@
-"""Camera noise: photons and electronics, before everything a camera does to them on the way to a file."""
+"""Camera noise: shot and read noise of the sensor, followed by the camera's processing."""
 
 import math
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from kbnet.degradations.jpeg import random_jpeg
 from kbnet.degradations.randomness import chance, log_uniform, normal, uniform
 from kbnet.inference.arrays import LUMA
 
-_BORDER = 4  # pixels around the image that demosaicing and smoothing take from; even, so that phases stay
+_BORDER = 4  # pixels around the image used by demosaicing and smoothing; even, to keep the Bayer phase
 
 
 def read_variance(shot: float, deviation: float = 0.0) -> float:
-    """Variance of read noise that goes with a shot noise gain: log-linear over ISO settings (Brooks et al., section
-    3.1: log read = 2.18 log shot + 1.2, with a standard deviation of 0.26 about that line).
+    """Return the variance of read noise for a shot noise gain. They are log-linear over ISO settings (Brooks et al.,
+    section 3.1: log read = 2.18 log shot + 1.2, with a standard deviation of 0.26; `deviation` is in units of that).
     """
     return math.exp(2.18 * math.log(shot) + 1.2 + 0.26 * deviation)
 
 
 def sensor_noise(values: Tensor, shot: float, read: float, generator: Generator) -> Tensor:
-    """Noise of a sensor, to be added: normal, of variance shot * value + read, in linear values of white = 1."""
+    """Return sensor noise to add to linear values (white = 1): normal with variance shot * value + read."""
     deviation = (values.clamp_min(0) * shot + read).sqrt_()
     return torch.randn(values.shape, generator=generator, dtype=values.dtype).mul_(deviation)
 
@@ -39,20 +39,21 @@ def camera_noise(
     phase: tuple[int, int] | None = (0, 0),
     malvar: bool = False,
 ) -> Tensor:
-    """Add the noise that a camera's sensor would have added to a photo, neither quantised nor compressed.
+    """Add the noise that a camera's sensor would add to a photo, without quantisation or compression.
 
-    The photo is taken back to linear camera colours, noise is added to the mosaic of them, demosaiced, and goes forward
-    through the same processing. The photo itself is not mosaiced: what is returned differs from it by noise alone, for
-    the clean photographs of real pairs, too, are means of many that all went through the camera.
+    The image is converted back to linear camera colours, noise is added to their mosaic and demosaiced, and the result
+    goes through the camera's processing. The image itself isn't mosaiced, so the result differs from it only by noise:
+    the clean photos of real pairs, too, are means of many exposures that all went through the camera.
 
     Args:
         image: sRGB [3,H,W] in [0,1].
-        camera: its processing.
-        shot: variance per unit of the signal; read: variance without any.
+        camera: the camera's processing.
+        shot: variance of the noise per unit of signal.
+        read: variance of the noise without signal.
         generator: source of the noise.
-        phase: of the Bayer mosaic; None for one that is finer than the pixels (a photo that was made smaller), whose
-            noise is white.
-        malvar: demosaic by gradients instead of bilinearly.
+        phase: phase of the Bayer mosaic; None for a mosaic finer than the pixels (a downscaled photo), whose noise is
+            white.
+        malvar: demosaic with gradient correction instead of bilinearly.
 
     Returns:
         [3,H,W] in about [0,1].
@@ -64,18 +65,19 @@ def camera_noise(
         height, width = image.shape[1:]
         masks = raw.bayer_masks(height, width, phase)
         seen = raw.mosaic(signal, masks)
-        # black and white levels clip the noise; what the clean signal has beyond them is not the noise's doing
+        # the black and white levels clip the noise; the clean signal beyond them is kept
         noise = (seen + sensor_noise(seen, shot, read, generator)).clamp_(0, 1) - seen.clamp(0, 1)
         noisy = signal + (raw.demosaic_malvar if malvar else raw.demosaic_bilinear)(noise, masks)
     return image + raw.process(noisy, camera) - raw.process(signal, camera)
 
 
 def smooth_noise(noise: Tensor, luma: float, chroma: float, chroma_gain: float = 1.0) -> Tensor:
-    """What a camera's own denoising leaves of noise [3,H,W]: blurred, colour more than brightness, so it turns blotchy.
+    """Blur noise [3,H,W] like a camera's own denoising does: colour more than brightness, which makes it blotchy.
 
     Args:
-        luma, chroma: standard deviation of a Gaussian blur of each, pixels; 0 for none.
-        chroma_gain: factor of the colour noise.
+        noise: [3,H,W].
+        luma, chroma: standard deviation of the Gaussian blur of brightness and colour in pixels; 0 for none.
+        chroma_gain: factor applied to the colour noise.
     """
     brightness = torch.einsum("c,chw->hw", torch.tensor(LUMA, dtype=noise.dtype), noise)[None]
     colour = (noise - brightness) * chroma_gain
@@ -83,7 +85,7 @@ def smooth_noise(noise: Tensor, luma: float, chroma: float, chroma_gain: float =
 
 
 def sharpen_noise(noise: Tensor, amount: float, radius: float) -> Tensor:
-    """What an unsharp mask makes of noise [C,H,W]: `amount` times its detail finer than `radius` pixels is added."""
+    """Apply an unsharp mask to noise [C,H,W]: add `amount` times its detail finer than `radius` pixels."""
     return noise + amount * (noise - _gaussian_blur(noise, radius))
 
 
@@ -100,25 +102,25 @@ def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraNoise(Degradation):
-    """Noise as it is in files from cameras: "Unprocessing" (Brooks et al., arXiv 1811.11127), what the camera's own
-    denoising leaves (noise of real files is correlated: Plötz & Roth, arXiv 1707.01313, section 3), and JPEG.
+    """Noise as found in camera files: "Unprocessing" (Brooks et al., arXiv 1811.11127), the camera's own denoising
+    (noise in real files is correlated: Plötz & Roth, arXiv 1707.01313, section 3), and JPEG.
 
-    A gray image is treated as three equal channels, of which the luma is kept.
+    A gray image is processed as three equal channels, and the luma of the result is returned.
 
     Fields:
         shot: variance of shot noise per unit of linear signal, log-uniform; read noise follows (`read_variance`).
         red_gain, blue_gain: white balance. exposure: gain of all channels.
-        colour: strength of the colour correction, from none to that of real cameras.
-        gamma: of the file; cameras' own curves are flatter than 2.2 in the shadows, where noise is then weaker.
+        colour: strength of the colour correction, from 0 (none) to 1 (that of real cameras).
+        gamma: exponent of the file. Camera curves are flatter than 2.2 in the shadows, where noise is then weaker.
         tone: strength of the tone curve.
-        malvar_share: share of calls demosaiced by gradients instead of bilinearly.
-        fine_share: share of calls without a mosaic: white noise, as in a photo that was made smaller.
+        malvar_share: share of calls that demosaic with gradient correction instead of bilinearly.
+        fine_share: share of calls without a mosaic: white noise, as in a downscaled photo.
         smoothed_share: share of calls in which the camera denoises.
-        luma_smoothing, chroma_smoothing: blur of what is left, standard deviation in pixels.
-        chroma_gain: how much of the colour noise is left then.
-        sharpened_share: share of calls in which the camera sharpens last, which makes fine noise stronger;
-            sharpening: how much; sharpening_radius: standard deviation of the unsharp mask, pixels.
-        jpeg_share: share of calls that end in a JPEG; jpeg_quality, subsampled_share: as for `Jpeg`.
+        luma_smoothing, chroma_smoothing: standard deviation of the blur of the remaining noise, in pixels.
+        chroma_gain: factor applied to the colour noise in that case.
+        sharpened_share: share of calls in which the camera sharpens last, which amplifies fine noise;
+            sharpening: amount; sharpening_radius: standard deviation of the unsharp mask, in pixels.
+        jpeg_share: share of calls that end with JPEG compression; jpeg_quality, subsampled_share: as for `Jpeg`.
     """
 
     shot: Range = ranged(5e-5, 1.5e-2, within=(1e-7, 0.5))

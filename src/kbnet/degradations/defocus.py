@@ -1,4 +1,4 @@
-"""Defocus: round and polygonal apertures, radii that follow a depth-like map, layers that keep sharp edges sharp."""
+"""Defocus: round and polygonal apertures, radii from a depth-like map, and layers that keep sharp edges sharp."""
 
 import math
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from kbnet.degradations.kernels import disk_kernel, polygon_kernel
 from kbnet.degradations.randomness import chance, integer, log_uniform, smooth_field, uniform
 from kbnet.errors import InvalidInputError
 
-_STEP = 1.5  # largest difference of radius between neighbouring kernels of a stack, pixels
+_STEP = 1.5  # largest difference in radius between adjacent kernels of a stack, in pixels
 
 Aperture = tuple[int, float]
-"""Blades of an aperture (0: round) and its rotation in radians."""
+"""Number of blades (0 = round) and rotation in radians."""
 
 
 def aperture_kernel(radius: float, aperture: Aperture = (0, 0.0)) -> Tensor:
-    """The kernel [k,k] of an aperture; `radius` in pixels is that of the disk of the same area."""
+    """Return the kernel [k,k] of an aperture. `radius` in pixels is that of a disk with the same area."""
     blades, rotation = aperture
     return polygon_kernel(radius, blades, rotation) if blades else disk_kernel(radius)
 
 
 def radius_stack(radii: Tensor, aperture: Aperture = (0, 0.0)) -> tuple[Tensor, Tensor]:
-    """Kernels and weights for `varying_blur` that blur every pixel by its own radius.
+    """Return kernels and weights for `varying_blur` that blur each pixel with its own radius.
 
-    Radii between those of two kernels, at most 1.5 pixels apart, are mixtures of both.
+    Adjacent kernels differ in radius by at most 1.5 pixels; radii in between use mixtures of two kernels.
 
     Args:
-        radii: [H,W], in pixels, not negative.
+        radii: [H,W] in pixels, not negative.
         aperture: blades and rotation.
 
     Raises:
@@ -55,13 +55,13 @@ def defocus(
     foreground_radii: Tensor | None = None,
     aperture: Aperture = (0, 0.0),
 ) -> Tensor:
-    """Blur [C,H,W] in linear light by apertures of a radius a pixel, [H,W], optionally with a near layer over it.
+    """Blur an image with a radius for each pixel, optionally with a near layer in front.
 
     Args:
-        image: linear light.
-        radii: of the whole image, or of the layer behind.
-        foreground: opacity of the near layer, [H,W] in [0,1]; see `layered_blur` for what happens at its edge.
-        foreground_radii: of the near layer, [H,W].
+        image: [C,H,W] in linear light.
+        radii: [H,W], radii in pixels of the whole image or, with a near layer, of the layer behind.
+        foreground: opacity of the near layer, [H,W] in [0,1]. See `layered_blur` for the effect at its edge.
+        foreground_radii: [H,W], radii in pixels of the near layer.
         aperture: blades and rotation.
     """
     if foreground is None or foreground_radii is None:
@@ -70,9 +70,9 @@ def defocus(
 
 
 def object_mask(image: Tensor, scale: float, generator: Generator) -> Tensor:
-    """A random opacity [H,W] with one-pixel edges, which partly follow those of the image as real depth does.
+    """Return a random opacity [H,W] with one-pixel edges, which partly follow those of the image as real depth does.
 
-    A smooth field plus the image's brightness, cut at a random level between a fifth and four fifths of its pixels.
+    It is a smooth field plus the image's brightness, thresholded at a random quantile from 0.2 to 0.8.
     """
     height, width = image.shape[1:]
     field = smooth_field(height, width, scale, generator) + 0.5 * image.mean(0)
@@ -82,19 +82,19 @@ def object_mask(image: Tensor, scale: float, generator: Generator) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Defocus(Degradation):
-    """Blur of a lens out of focus (Potmesil & Chakravarty 1981), the kind that DPDD (arXiv 2005.00305) photographs.
+    """Blur of a defocused lens (Potmesil & Chakravarty 1981), as photographed in DPDD (arXiv 2005.00305).
 
-    Blurred in linear light, by a disk or, with aperture blades, a polygon; what is in focus stays sharp.
+    Blurs in linear light with a disk or, with aperture blades, a polygon. Parts in focus stay sharp.
 
     Fields:
-        radius: of the blur disk, pixels.
+        radius: radius of the blur disk in pixels.
         polygon_share: share of calls with straight blades instead of a round aperture.
-        blades: their number.
+        blades: number of blades.
         varying_share: share of calls in which the radius follows a smooth map between two radii of that range.
         scale: pixels over which such a map and the outlines of near layers change, log-uniform.
-        layer_share: share of calls with a near layer of another radius, sharp edges between the layers.
-        highlight_gain: light of clipped areas (white in the photo) before the blur, relative to white: real ones are
-            brighter than white and make bright disks.
+        layer_share: share of calls with a near layer of another radius, with sharp edges between the layers.
+        highlight_gain: light of clipped areas (white in the photo) before the blur, relative to white. Real highlights
+            are brighter than white and form bright disks.
     """
 
     radius: Range = ranged(0, 6, within=(0, 60))
@@ -107,7 +107,7 @@ class Defocus(Degradation):
 
     @property
     def margin(self) -> int:
-        # a triangle's corners lie 1.56 radii from its middle, a pentagon's 1.15
+        # the corners of a triangle are 1.56 radii from its middle, those of a pentagon 1.15
         blades = self.blades[0] if self.polygon_share else math.inf
         sector = 2 * math.pi / blades
         return math.ceil(self.radius[1] * (math.sqrt(sector / math.sin(sector)) if sector else 1))
@@ -131,7 +131,7 @@ class Defocus(Degradation):
 
 
 def lit(image: Tensor, highlight_gain: float) -> Tensor:
-    """Linear light of sRGB values; what is nearly white goes up to `highlight_gain` instead of 1."""
+    """Convert sRGB values to linear light. Nearly white values are raised up to `highlight_gain` instead of 1."""
     light = to_linear(image)
     if highlight_gain == 1:
         return light

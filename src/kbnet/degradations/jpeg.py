@@ -1,4 +1,4 @@
-"""JPEG: the blocks and the missing colour detail of a compressed file."""
+"""JPEG artefacts: blocks, and loss of colour detail."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,20 @@ from kbnet.degradations.blur import mirrored
 from kbnet.degradations.randomness import chance, integer
 from kbnet.imaging import compress_jpeg
 
-_BLOCK = 16  # pixels, of 4:2:0; the blocks of 4:4:4 are half as wide
+_BLOCK = 16  # pixels, for 4:2:0; blocks of 4:4:4 are half as wide
 
 
 def jpeg(image: Tensor, quality: int, *, subsample_chroma: bool = False, phase: tuple[int, int] = (0, 0)) -> Tensor:
     """Encode [C,H,W] in [0,1] as a JPEG (ITU-T T.81) and decode it again.
 
     Args:
-        image: float32 of one or three channels, in [0,1] (clipped and rounded to 8 bits first).
+        image: float32 [C,H,W] with one or three channels in [0,1]. It is clipped and rounded to 8 bits first.
         quality: 1 to 100, on libjpeg's scale.
         subsample_chroma: 4:2:0 instead of 4:4:4.
-        phase: where in a block of 16 pixels the image begins, down and across; (0, 0) for whole photographs.
+        phase: position of the image's corner in a block of 16 pixels, down and across; (0, 0) for whole photos.
 
     Raises:
-        InvalidInputError: a quality out of range.
+        InvalidInputError: `quality` is out of range.
     """
     rows, columns = (start % _BLOCK for start in phase)
     height, width = image.shape[1:]
@@ -37,7 +37,7 @@ def jpeg(image: Tensor, quality: int, *, subsample_chroma: bool = False, phase: 
 
 
 def random_jpeg(image: Tensor, quality: Range, subsampled_share: float, generator: Generator) -> Tensor:
-    """A JPEG of random quality, colour resolution and phase, as a patch from anywhere in a photo would be."""
+    """Apply JPEG compression with random quality, chroma subsampling and phase, like a patch from within a photo."""
     chosen = integer(quality, generator)
     subsample = chance(subsampled_share, generator)
     phase = (integer((0, _BLOCK - 1), generator), integer((0, _BLOCK - 1), generator))
@@ -46,11 +46,11 @@ def random_jpeg(image: Tensor, quality: Range, subsampled_share: float, generato
 
 @dataclass(frozen=True, kw_only=True)
 class Jpeg(Degradation):
-    """JPEG compression, by the same encoder that writes files.
+    """JPEG compression with the encoder that also writes files.
 
     Fields:
-        quality: libjpeg's, both ends included.
-        subsampled_share: share of calls with colour at half the resolution (4:2:0), else 4:4:4.
+        quality: on libjpeg's scale, both ends included.
+        subsampled_share: share of calls with colour at half the resolution (4:2:0); the others use 4:4:4.
     """
 
     quality: Range = ranged(20, 98, within=(1, 100), whole=True)

@@ -1,4 +1,4 @@
-"""Blur kernels: apertures, trajectories, and those that others publish in files. All sum to 1, none is negative."""
+"""Blur kernels from apertures, trajectories and files. Kernels sum to 1 and aren't negative."""
 
 import math
 from pathlib import Path
@@ -11,16 +11,16 @@ from kbnet.errors import InvalidInputError, MissingExtraError
 from kbnet.imaging import is_supported, read_photo
 
 MAX_KERNEL_SIDE = 255
-"""Largest side of a kernel read from a file; kernels in use are under 100."""
+"""Largest side of a kernel in pixels. Published kernels are below 100."""
 
-_MAX_FILE_BYTES = 1 << 20  # which bounds what a compressed file may unpack to, about a thousandfold
-_SAMPLES = 9  # across a pixel, each way, where its share of an aperture is counted
+_MAX_FILE_BYTES = 1 << 20  # also bounds the decompressed size, to about a thousand times this
+_SAMPLES = 9  # samples per pixel and axis for its coverage by an aperture
 
 
 def disk_kernel(radius: float) -> Tensor:
-    """The image of a point through a round aperture out of focus: a disk [k,k] of any radius in pixels, edges smooth.
+    """Return the kernel of a defocused round aperture: an antialiased disk [k,k] with any radius in pixels.
 
-    Radius 0 is the identity. A pixel's value is its share of the disk, counted on a 9x9 grid.
+    Radius 0 gives the identity. A pixel's value is its coverage by the disk, sampled on a 9x9 grid.
 
     Example:
         >>> round(float(disk_kernel(3.3)[3, 3]) ** -1 / 3.3**2, 2)
@@ -30,18 +30,18 @@ def disk_kernel(radius: float) -> Tensor:
 
 
 def polygon_kernel(radius: float, blades: int, rotation: float = 0.0) -> Tensor:
-    """A disk's like through an aperture of straight blades: a regular polygon with the area of the disk.
+    """Return the kernel of a defocused aperture with straight blades: a regular polygon with the area of a disk.
 
     Args:
-        radius: of the disk of that area, pixels.
+        radius: radius in pixels of the disk with the same area.
         blades: number of corners, at least 3.
-        rotation: in radians.
+        rotation: rotation in radians.
 
     Raises:
         InvalidInputError: fewer than 3 blades.
     """
     if blades < 3:
-        raise InvalidInputError(f"expected an aperture of at least 3 blades, got {blades}")
+        raise InvalidInputError(f"expected an aperture with at least 3 blades, got {blades}")
     sector = 2 * math.pi / blades
     circumradius = radius * math.sqrt(sector / math.sin(sector))
     apothem = circumradius * math.cos(sector / 2)
@@ -54,18 +54,18 @@ def polygon_kernel(radius: float, blades: int, rotation: float = 0.0) -> Tensor:
 
 
 def path_kernel(path: Tensor, dwell: Tensor | None = None, *, side: int | None = None) -> Tensor:
-    """The image of a point that moves along a path: a kernel [k,k] whose centroid is its middle.
+    """Return the kernel [k,k] of a point that moves along a path. Its centroid is in the middle.
 
-    The path is sampled four times a pixel and every sample shared among its four nearest pixels, by which the kernel
-    has the path's own centroid, to a fraction of a pixel.
+    The path is sampled four times per pixel, and each sample distributed over its four nearest pixels, so that the
+    kernel's centroid is exact to a fraction of a pixel.
 
     Args:
-        path: [T,2], offsets down and across in pixels, at least one.
-        dwell: [T-1], relative time spent on each piece of the path; equal if not given.
-        side: odd side of the result; by default the least one.
+        path: [T,2] offsets down and across in pixels, at least one.
+        dwell: [T-1] relative time spent on each piece of the path; equal by default.
+        side: odd side of the result; by default the smallest possible.
 
     Raises:
-        InvalidInputError: the path does not fit `side`, or `dwell` does not fit the path.
+        InvalidInputError: the path doesn't fit `side`, or `dwell` doesn't match the path.
     """
     path = path.double()
     if path.ndim != 2 or path.shape[1] != 2 or len(path) == 0 or not torch.isfinite(path).all():
@@ -73,7 +73,9 @@ def path_kernel(path: Tensor, dwell: Tensor | None = None, *, side: int | None =
     pieces = max(len(path) - 1, 1)
     time = torch.ones(pieces, dtype=path.dtype) if dwell is None else dwell.to(path.dtype)
     if time.shape != (pieces,):
-        raise InvalidInputError(f"expected a dwell time for each of {pieces} pieces of a path, got {list(time.shape)}")
+        raise InvalidInputError(
+            f"expected {pieces} dwell times, one for each piece of the path, got {list(time.shape)}"
+        )
     start, step = path[: len(time)], path.diff(dim=0) if len(path) > 1 else torch.zeros(1, 2, dtype=path.dtype)
     count = max(1, math.ceil(float(step.norm(dim=1).max()) * 4))
     along = (torch.arange(count, dtype=path.dtype) + 0.5) / count
@@ -88,18 +90,18 @@ def path_kernel(path: Tensor, dwell: Tensor | None = None, *, side: int | None =
 
 
 def frames_kernel(path: Tensor, count: int) -> Tensor:
-    """The kernel [k,k] of `count` short frames averaged: equal points along a path, equally far apart in time.
+    """Return the kernel [k,k] of an average of `count` short frames: points along a path at equal time intervals.
 
-    High-speed video is made into blurred pictures so (Nah et al., "Deep multi-scale convolutional neural network for
-    dynamic scene deblurring", CVPR 2017, section 3.1); the sharp picture is the middle frame, which is the kernel's
-    middle here.
+    Data sets from high-speed video make blurred images this way (Nah et al., "Deep multi-scale convolutional neural
+    network for dynamic scene deblurring", CVPR 2017, section 3.1). The sharp image is the middle frame, which is in the
+    middle of this kernel.
 
     Args:
-        path: [T,2], offsets down and across in pixels at equal times, at least one.
+        path: [T,2] offsets down and across in pixels at equal time intervals, at least one.
         count: number of frames, odd.
 
     Raises:
-        InvalidInputError: an even count, or a path of another shape.
+        InvalidInputError: `count` is even, or the path has another shape.
     """
     path = path.double()
     if path.ndim != 2 or path.shape[1] != 2 or len(path) == 0 or not torch.isfinite(path).all():
@@ -116,12 +118,12 @@ def frames_kernel(path: Tensor, count: int) -> Tensor:
 
 
 def centred(kernel: Tensor) -> Tensor:
-    """A kernel moved by whole pixels so that its centroid lies in the middle pixel, cut to what is not zero, sum 1.
+    """Shift a kernel by whole pixels so that its centroid is in the middle pixel, crop zeros, and normalise the sum.
 
-    Without this a network trained on the kernel would learn to shift the picture.
+    Otherwise a network trained on the kernel would learn to shift the image.
 
     Raises:
-        InvalidInputError: not a matrix of finite values, none negative, that sum to more than zero.
+        InvalidInputError: not a matrix of finite, non-negative values with a positive sum.
     """
     if (
         kernel.ndim != 2
@@ -131,7 +133,7 @@ def centred(kernel: Tensor) -> Tensor:
         or kernel.sum() <= 0
     ):
         raise InvalidInputError(
-            f"expected a kernel [k,l] of finite values >= 0 that do not all vanish, got shape {list(kernel.shape)}"
+            f"expected a kernel [k,l] of finite values >= 0, not all zero, got shape {list(kernel.shape)}"
         )
     kernel = kernel.double() / kernel.double().sum()
     rows, columns = kernel.sum(1), kernel.sum(0)
@@ -146,34 +148,33 @@ def centred(kernel: Tensor) -> Tensor:
 
 
 def load_kernels(path: Path | str) -> tuple[Tensor, ...]:
-    """Blur kernels from a file, or from all such files of a folder in the order of their names, each `centred`.
+    """Load blur kernels from a file, or from all such files in a folder in the order of their names; each `centred`.
 
-    MATLAB files up to version 7 are read (every matrix in them, and every cell that holds one), and pictures, whose
-    values are the kernel. Nothing in a file is executed.
+    Reads MATLAB files up to version 7 (all matrices, and cells that contain matrices), and images, whose values are the
+    kernel. Nothing in a file is executed.
 
     Raises:
-        InvalidInputError: nothing there, a file over 1 MiB, or something in it that is no kernel of at most 255 pixels
-            a side.
-        ImageError: a picture that cannot be read.
-        MissingExtraError: a MATLAB file, without scipy.
+        InvalidInputError: no kernels found, a file is over 1 MiB, or a kernel is invalid or over 255 pixels per side.
+        ImageError: an image can't be read.
+        MissingExtraError: a MATLAB file is given, but scipy isn't installed.
     """
     path = Path(path)
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".mat" or is_supported(p))
         if not files:
-            raise InvalidInputError(f"expected a folder of blur kernels (.mat or pictures), found none in {path}")
+            raise InvalidInputError(f"expected a folder with blur kernels (.mat or images), found none in {path}")
         return tuple(kernel for file in files for kernel in load_kernels(file))
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise InvalidInputError(f"expected a file of blur kernels, {path}: {error.strerror}") from None
+        raise InvalidInputError(f"expected a file with blur kernels, {path}: {error.strerror}") from None
     if size > _MAX_FILE_BYTES:
-        raise InvalidInputError(f"expected a file of blur kernels under {_MAX_FILE_BYTES} bytes, {path} has {size}")
+        raise InvalidInputError(f"expected a kernel file of at most {_MAX_FILE_BYTES} bytes, {path} has {size}")
     matrices = _matlab(path) if path.suffix.lower() == ".mat" else [_picture(path)]
     for matrix in matrices:
         if matrix.ndim != 2 or max(matrix.shape) > MAX_KERNEL_SIDE:
             raise InvalidInputError(
-                f"{path}: expected kernels of at most {MAX_KERNEL_SIDE} pixels a side, got {list(matrix.shape)}"
+                f"{path}: expected kernels of at most {MAX_KERNEL_SIDE} pixels per side, got {list(matrix.shape)}"
             )
     try:
         return tuple(centred(matrix) for matrix in matrices)
@@ -183,7 +184,7 @@ def load_kernels(path: Path | str) -> tuple[Tensor, ...]:
 
 def _aperture(radius: float, inside: Any, reach: float | None = None) -> Tensor:
     if not (math.isfinite(radius) and 0 <= radius <= MAX_KERNEL_SIDE / 2):
-        raise InvalidInputError(f"expected a radius of 0 to {MAX_KERNEL_SIDE / 2} pixels, got {radius}")
+        raise InvalidInputError(f"expected a radius from 0 to {MAX_KERNEL_SIDE / 2} pixels, got {radius}")
     half = max(0, math.ceil((radius if reach is None else reach) - 0.5))
     side = 2 * half + 1
     position = (torch.arange(side * _SAMPLES) + 0.5) / _SAMPLES - side / 2
@@ -194,7 +195,7 @@ def _aperture(radius: float, inside: Any, reach: float | None = None) -> Tensor:
 
 
 def _splat(points: Tensor, weight: Tensor, radius: int) -> Tensor:
-    """Weights [P] at points [P,2] around the middle, each shared among the four pixels around it."""
+    """Distribute weights [P] at points [P,2], relative to the middle, over the four nearest pixels of each point."""
     side = 2 * radius + 1
     place = points + radius
     corner = place.floor().clamp(0, max(side - 2, 0))
@@ -218,15 +219,16 @@ def _matlab(path: Path) -> list[Tensor]:
         shapes = {name: shape for name, shape, _ in whosmat(str(path))}
         if large := [name for name, shape in shapes.items() if math.prod(shape) > MAX_KERNEL_SIDE**2]:
             raise InvalidInputError(
-                f"{path}: expected kernels of at most {MAX_KERNEL_SIDE} pixels a side, {large[0]} is {shapes[large[0]]}"
+                f"{path}: expected kernels of at most {MAX_KERNEL_SIDE} pixels per side, "
+                f"{large[0]} is {shapes[large[0]]}"
             )
         content = loadmat(str(path))
     except InvalidInputError:
         raise
     except NotImplementedError:
-        raise InvalidInputError(f"{path} is a MATLAB 7.3 file; save it with -v7 to have it read") from None
-    except Exception as error:  # scipy's reader raises whatever the damage leads to
-        raise InvalidInputError(f"{path} is not a MATLAB file that can be read: {error}") from None
+        raise InvalidInputError(f"{path} is a MATLAB 7.3 file, which is not supported; save it with -v7") from None
+    except Exception as error:  # scipy's reader raises all kinds of exceptions for damaged files
+        raise InvalidInputError(f"{path} is not a readable MATLAB file: {error}") from None
     arrays = [
         array for name in shapes for array in ([content[name]] if content[name].dtype != object else content[name].flat)
     ]

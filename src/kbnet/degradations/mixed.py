@@ -1,4 +1,4 @@
-"""Blur as deblurring meets it: defocus or motion, and then often a little noise and compression."""
+"""Blur as found in photos: defocus or motion, often followed by slight noise and compression."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +16,14 @@ from kbnet.errors import InvalidInputError
 
 @dataclass(frozen=True, kw_only=True)
 class Blur(Degradation):
-    """Defocus or motion blur, then in a share of calls slight noise and a JPEG.
+    """Defocus or motion blur, sometimes followed by slight noise and JPEG compression.
 
     Fields:
-        motion_share: share of calls with motion blur; the others are defocused.
-        defocus, motion: their settings; in a recipe a table each.
-        noise_share: share of calls with Gaussian noise after the blur; sigma: its deviation on the scale of 255.
-        jpeg_share: share of calls that end in a JPEG; jpeg_quality, subsampled_share: as for `Jpeg`.
+        motion_share: share of calls with motion blur; the others have defocus.
+        defocus, motion: settings of each; tables in a recipe.
+        noise_share: share of calls with Gaussian noise after the blur; sigma: its standard deviation on the scale of
+            255.
+        jpeg_share: share of calls that end with JPEG compression; jpeg_quality, subsampled_share: as for `Jpeg`.
     """
 
     motion_share: float = share(0.5)

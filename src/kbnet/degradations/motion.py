@@ -1,4 +1,4 @@
-"""Motion blur: random trajectories of a camera, its turns, which change the kernel over the image, and objects."""
+"""Motion blur: random camera trajectories, camera rotation, which varies over the image, and moving objects."""
 
 import math
 from collections.abc import Callable
@@ -18,26 +18,28 @@ from kbnet.errors import InvalidInputError
 
 _STEPS = 48
 _SMOOTH = 0.1  # largest shake of a path over a few frames of video
-_REGION = 128  # pixels between kernels of a turning camera, about
+_REGION = 128  # approximate distance in pixels between kernels of a rotating camera
 
 
 def random_trajectory(
     length: float, generator: Generator, *, shake: float = 0.2, pull: float = 0.1, impulses: float = 0.0
 ) -> Tensor:
-    """A random path of the camera during the exposure, after Boracchi & Foi, "Modeling the performance of image
+    """Return a random path of the camera during the exposure, after Boracchi & Foi, "Modeling the performance of image
     restoration from motion blur", IEEE TIP 2012, section III.
 
-    A point moves at constant speed; each of 48 steps its velocity keeps its inertia and takes on a random shake, a pull
-    back to where it started, and now and then the impulse of a hand that corrects itself, which turns it about.
+    A point moves at constant speed in 48 steps. In each step, inertia keeps its velocity, to which a random shake, a
+    pull towards the start and, occasionally, an impulse of a correcting hand, which reverses it, are added.
 
     Args:
-        length: of the path, pixels.
-        shake: deviation of the random change of velocity in a step, relative to the speed; 0 is a straight line.
-        pull: change of velocity towards the start in a step, relative to the speed, at a distance of `length`.
+        length: length of the path in pixels.
+        generator: source of all random numbers.
+        shake: standard deviation of the random velocity change per step, relative to the speed; 0 gives a straight
+            line unless there are impulses.
+        pull: velocity change towards the start per step at a distance of `length`, relative to the speed.
         impulses: expected number of impulses in the whole path.
 
     Returns:
-        [49,2] offsets down and across, starting at 0.
+        [49,2] offsets down and across in pixels, starting at 0.
     """
     angle = uniform((0, 2 * math.pi), generator)
     down, across = math.sin(angle), math.cos(angle)
@@ -61,17 +63,17 @@ def random_trajectory(
 def turning_kernels(
     path: Tensor, turn: Tensor, zoom: Tensor, points: Tensor, kernel_of: Callable[[Tensor], Tensor] = path_kernel
 ) -> Tensor:
-    """Kernels of a camera that also turns about its axis and moves ahead, at some points of the image.
+    """Return the kernels at some points of the image for a camera that also rotates about its axis and moves forward.
 
-    Geometry of Whyte et al., "Non-uniform deblurring for shaken images" (IJCV 2012), section 2, to first order: a point
-    at p moves by path + turn x p + zoom p. Each kernel is centred on its own, for the sharp image is aligned with the
-    middle of what it explains.
+    Uses the geometry of Whyte et al., "Non-uniform deblurring for shaken images" (IJCV 2012), section 2, to first
+    order: a point at p moves by path + turn x p + zoom p. Each kernel is centred separately, so that the sharp image is
+    aligned with the blurred one everywhere.
 
     Args:
         path: [T,2] translation in pixels.
         turn: [T] angles in radians; zoom: [T] relative changes of size.
-        points: [P,2] down and across from the axis, pixels.
-        kernel_of: the kernel [k,k] of one path [T,2].
+        points: [P,2] offsets down and across from the axis in pixels.
+        kernel_of: returns the kernel [k,k] of a path [T,2].
 
     Returns:
         [P,k,k].
@@ -86,24 +88,24 @@ def turning_kernels(
 
 @dataclass(frozen=True, kw_only=True)
 class Motion(Degradation):
-    """Blur of a camera that moves (Boracchi & Foi 2012), turns (Whyte et al. 2012), or watches something that moves.
+    """Blur of a camera that moves (Boracchi & Foi 2012) or rotates (Whyte et al. 2012), or of a moving object.
 
     Fields:
-        length: of the camera's path, pixels; a wavy path gives a kernel smaller than that.
+        length: length of the camera's path in pixels. The kernel of a curved path is smaller.
         shake, pull: as for `random_trajectory`.
-        impulses: expected number of sudden turns.
-        turning_share: share of calls in which the camera turns too, so that the kernel changes over the image.
-        turning: how far corners move by the turn, relative to `length`.
-        object_share: share of calls in which an object moves its own way before the background.
-        scale: size of such an object, pixels, log-uniform.
+        impulses: expected number of sudden reversals.
+        turning_share: share of calls in which the camera also rotates, so that the kernel varies over the image.
+        turning: displacement of the corners by the rotation, relative to `length`.
+        object_share: share of calls in which an object in the foreground moves independently.
+        scale: size of such an object in pixels, log-uniform.
         linear_share: share of calls that blur in linear light, as cameras do, instead of in sRGB, as benchmarks with
             given kernels do.
-        highlight_gain: in linear light, light of clipped areas relative to white; makes bright traces.
-        frames_share: share of calls that average sharp frames instead, as pictures made of high-speed video do (Nah et
-            al., CVPR 2017): sRGB values, few distinct points along a smooth path, no pauses.
-        frames: how many; the nearest odd number.
-        kernels: a file or folder for `load_kernels`, relative to the working folder.
-        kernels_share: share of calls that take one of those, flipped and turned at random, instead of a random path.
+        highlight_gain: in linear light, light of clipped areas relative to white; creates bright traces.
+        frames_share: share of calls that average sharp frames instead, as in images from high-speed video (Nah et al.,
+            CVPR 2017): sRGB values, few distinct points along a smooth path, no pauses.
+        frames: number of frames, rounded to an odd number.
+        kernels: file or folder for `load_kernels`, relative to the working folder.
+        kernels_share: share of calls that use one of those, randomly flipped and rotated, instead of a random path.
     """
 
     length: Range = ranged(0, 32, within=(0, 200))
@@ -125,13 +127,13 @@ class Motion(Degradation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.kernels is None) != (self.kernels_share == 0):
-            raise InvalidInputError("expected both kernels and a kernels_share above 0, or neither")
+            raise InvalidInputError("expected either both kernels and a kernels_share above 0, or neither")
         if self.kernels is not None:
             object.__setattr__(self, "_loaded", load_kernels(Path(self.kernels)))
 
     @property
     def margin(self) -> int:
-        # a straight path on which the camera dwells at one end, and the corners' part of a turn
+        # a straight path on which the camera dwells at one end, plus the displacement of corners by a rotation
         path = self.length[1] * (0.8 + (self.turning[1] / 2 if self.turning_share else 0))
         return max(math.ceil(path), *(kernel.shape[0] // 2 for kernel in self._loaded), 0)
 
@@ -156,14 +158,14 @@ class Motion(Degradation):
         return quantise(to_srgb(blurred) if linear else blurred)
 
     def _exposure(self, video: bool, generator: Generator) -> Callable[[Tensor], Tensor]:
-        """What makes the kernel of a path."""
+        """Return the function that makes the kernel of a path."""
         if video:
             return partial(frames_kernel, count=2 * round((uniform(self.frames, generator) - 1) / 2) + 1)
         return partial(path_kernel, dwell=_dwell(generator))
 
     def _path(self, video: bool, generator: Generator) -> Tensor:
         length = uniform(self.length, generator)
-        if video:  # within its few milliseconds a camera hardly changes its course
+        if video:  # a camera hardly changes direction within a few milliseconds
             shake = min(_SMOOTH, self.shake[1])
             return random_trajectory(length, generator, shake=uniform((0, shake), generator), pull=0)
         shake, pull = uniform(self.shake, generator), uniform(self.pull, generator)
@@ -193,8 +195,8 @@ class Motion(Degradation):
 
 
 def _dwell(generator: Generator) -> Tensor:
-    """Time spent on each step of a path: it changes smoothly, for hands pause; measured kernels (Levin et al., CVPR
-    2009) have spots about ten times as bright as the rest.
+    """Return the relative time spent on each step of a path. It varies smoothly, as hands pause: measured kernels
+    (Levin et al., CVPR 2009) have spots about ten times as bright as the rest.
     """
     pauses = uniform((0, 2.5), generator)
     return (pauses * smooth_field(1, _STEPS, _STEPS / 4, generator)[0]).exp()

@@ -1,4 +1,4 @@
-"""Gaussian noise: as the papers add it, with one sigma an image or one a pixel."""
+"""Gaussian noise as in the papers, with one sigma per image or per pixel."""
 
 from dataclasses import dataclass
 
@@ -15,15 +15,14 @@ def gaussian_noise(clean: Tensor, sigma: Tensor | float, generator: Generator | 
 
     Args:
         clean: images [B,C,H,W], nominally in [0,1].
-        sigma: standard deviation on the scale of 0 to 255; one number, one per image, [B], or one per pixel,
-            [B,1,H,W].
-        generator: source of the noise; torch's default one if not given.
+        sigma: standard deviation on the scale of 0 to 255: a number, one per image [B], or one per pixel [B,1,H,W].
+        generator: source of the noise; None for torch's default generator.
 
     Returns:
-        [B,C,H,W] in the dtype of `clean`, reaching outside [0,1].
+        [B,C,H,W] in the dtype of `clean`. Values can be outside [0,1].
 
     Raises:
-        InvalidInputError: `sigma` is neither one number, nor one per image, nor one per pixel.
+        InvalidInputError: `sigma` has another shape.
 
     Example:
         >>> gaussian_noise(torch.zeros(1, 3, 8, 8), 25.0, torch.Generator().manual_seed(0)).shape
@@ -34,18 +33,18 @@ def gaussian_noise(clean: Tensor, sigma: Tensor | float, generator: Generator | 
         scale = scale.view(-1, 1, 1, 1)
     elif scale.shape != (len(clean), 1, *clean.shape[2:]):
         raise InvalidInputError(
-            f"expected one sigma or one for each of {len(clean)} images, got {list(scale.shape)}; "
-            f"one per pixel is [{len(clean)},1,{clean.shape[2]},{clean.shape[3]}]"
+            f"expected one sigma, one for each of {len(clean)} images, or one per pixel "
+            f"[{len(clean)},1,{clean.shape[2]},{clean.shape[3]}], got shape {list(scale.shape)}"
         )
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
     return clean + noise * scale
 
 
 def sigma_map(height: int, width: int, ends: Range, scale: float, generator: Generator) -> Tensor:
-    """A smooth random map [H,W] of sigmas within `ends`, varying over about `scale` pixels.
+    """Return a smooth random map [H,W] of sigmas within `ends` that varies over about `scale` pixels.
 
-    Spatially varying noise as in FFDNet (arXiv 1710.04026, section IV-D) and VDNet (arXiv 1908.11314), whose maps are
-    fixed shapes; here they are random.
+    Models spatially varying noise as in FFDNet (arXiv 1710.04026, section IV-D) and VDNet (arXiv 1908.11314), but with
+    random rather than fixed maps.
     """
     low, high = ends
     return low + (high - low) * smooth_field(height, width, scale, generator)
@@ -53,11 +52,11 @@ def sigma_map(height: int, width: int, ends: Range, scale: float, generator: Gen
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianNoise(Degradation):
-    """White Gaussian noise, not clipped (KBNet, section 4.2); one sigma an image, in a share of calls a smooth map.
+    """White Gaussian noise, not clipped (KBNet, section 4.2), with one sigma per image or, sometimes, a smooth map.
 
     Fields:
-        sigma: standard deviation on the scale of 255; equal ends for a fixed one.
-        varying_share: share of calls with a map of sigmas between two numbers of that range.
+        sigma: standard deviation on the scale of 255. Equal ends give a fixed one.
+        varying_share: share of calls with a map of sigmas between two random values of that range.
         varying_scale: pixels over which a map changes, log-uniform.
     """
 

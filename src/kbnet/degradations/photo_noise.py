@@ -1,4 +1,4 @@
-"""Whatever noise a photograph has: a camera's, a phone's, a scan's, saved as JPEG, resized, or white Gaussian."""
+"""A mixture of all noise that photos have: from cameras, phones or scans, saved as JPEG, resized, or white Gaussian."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,19 +17,20 @@ from kbnet.errors import InvalidInputError
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoNoise(Degradation):
-    """Camera noise or white Gaussian noise, in some calls resized, in some clipped to 8 bits and saved as JPEG.
+    """Camera noise or white Gaussian noise; sometimes resized, and sometimes quantised to 8 bits and saved as JPEG.
 
-    One network trained on this mixture replaces one for each kind of noise, and a user need not know which kind it is.
+    A single network trained on this mixture replaces one for each kind of noise, so users needn't know the kind.
 
     Fields:
-        camera_share: share of calls with camera noise; the others get white Gaussian noise.
-        camera, gaussian: their settings; in a recipe a table each.
-        resized_share: share of calls in which the photo was resized after the noise, which correlates the noise.
-        resize_factor: of each side, log-uniform; below 1 the noise was in a larger photo, above 1 in a smaller one.
+        camera_share: share of calls with camera noise; the others have white Gaussian noise.
+        camera, gaussian: settings of each; tables in a recipe.
+        resized_share: share of calls in which the photo is resized after adding noise, which correlates the noise.
+        resize_factor: scale factor of each side, log-uniform. Below 1, the noise was in a larger photo; above 1, in a
+            smaller one.
         quantised_share: share of the calls with Gaussian noise that are clipped to [0,1] and rounded to 8 bits; the
-            others are neither, as papers have it.
+            others are neither, as in papers.
         jpeg_share: share of those quantised calls that are then saved as JPEG; jpeg_quality, subsampled_share: as for
-            `Jpeg`. Camera noise has its own.
+            `Jpeg`. Camera noise has its own JPEG settings.
     """
 
     camera_share: float = share(0.5)
@@ -70,15 +71,15 @@ class PhotoNoise(Degradation):
 def resized_noise(
     clean: Tensor, degrade: Callable[[Tensor, Generator], Tensor], factor: float, generator: Generator
 ) -> Tensor:
-    """Add the noise that a photo has after it was resized by `factor`.
+    """Add the noise that a photo has after it is resized by `factor`.
 
-    The photo is brought to the size it had before, degraded there, and the difference alone is brought back, so that
-    `clean` keeps its detail: what was lost by resizing is not the noise's doing.
+    The image is resized back to its original size and degraded there, and only the difference is resized by `factor`
+    and added, so that `clean` keeps its detail.
 
     Args:
         clean: [C,H,W] in [0,1].
-        degrade: adds noise, JPEG artefacts included if it compresses.
-        factor: of each side; below 1 the photo was made smaller, above 1 larger.
+        degrade: adds noise, and JPEG artefacts if it compresses.
+        factor: scale factor of each side; below 1, the photo was downscaled; above 1, upscaled.
         generator: source of the noise.
 
     Returns:

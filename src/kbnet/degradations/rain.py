@@ -1,4 +1,4 @@
-"""Rain: layers of streaks, and the mist of drops too far to be told apart."""
+"""Rain: layers of streaks, and the mist of drops too distant to be resolved."""
 
 import math
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from kbnet.degradations.randomness import chance, log_uniform, normal, smooth_fi
 from kbnet.errors import InvalidInputError
 
 MAX_STREAK = 120.0
-"""Longest streak, pixels."""
+"""Length of the longest streak, in pixels."""
 
-_SPREAD = 3  # groups of streaks a layer, each of its own direction and length, for no two drops fall quite alike
+_SPREAD = 3  # groups of streaks per layer, with different directions and lengths, since drops don't fall alike
 _TAPER = 0.35  # share of a soft streak over which each of its ends fades
 
 
 def streak_kernel(length: float, width: float, angle: float, *, soft: bool = True) -> Tensor:
-    """The trace of one drop: a line [k,k] with values in [0,1] and about 1 in its middle.
+    """Return the trace of one drop: a line [k,k] with values in [0,1], about 1 in its middle.
 
     Args:
-        length: pixels.
-        width: of the line at half its brightness, pixels; under one pixel the line is fainter instead of thinner.
-        angle: from the vertical, radians; positive leans to the right at the bottom.
-        soft: whether its ends fade.
+        length: length in pixels.
+        width: full width at half maximum in pixels. Below one pixel, the line gets fainter instead of thinner.
+        angle: angle from the vertical in radians. With a positive angle, the bottom is to the right.
+        soft: whether the ends fade.
 
     Raises:
-        InvalidInputError: a length or width that is not positive, or longer than MAX_STREAK.
+        InvalidInputError: `length` or `width` isn't positive, or exceeds `MAX_STREAK`.
     """
     if not (0 < length <= MAX_STREAK and 0 < width <= MAX_STREAK):
         raise InvalidInputError(f"expected a streak of at most {MAX_STREAK:g} pixels, got {length:g} by {width:g}")
@@ -49,16 +49,18 @@ def streak_kernel(length: float, width: float, angle: float, *, soft: bool = Tru
 def streak_layer(
     height: int, width: int, kernels: Sequence[Tensor], cover: float, generator: Generator, contrast: float = 0.5
 ) -> Tensor:
-    """Streaks at random places, [H,W] with values from 0 to about the number that overlap.
+    """Return streaks at random positions, [H,W] with values from 0 to about the number of overlapping streaks.
 
-    Drops lie anywhere, also between pixels and outside the image; each has its own brightness from 1 - contrast to 1.
-    Streaks as blurred impulses are the common way to make rain (Garg & Nayar, "Photorealistic rendering of rain
-    streaks", 2006, have measured ones; Yang et al., arXiv 1609.07769, motion-blurred noise).
+    Drops can be anywhere, including between pixels and outside the image. Each has a brightness from 1 - contrast to 1.
+    Blurred impulses are the usual model of rain (Garg & Nayar, "Photorealistic rendering of rain streaks", 2006, with
+    measured streaks; Yang et al., arXiv 1609.07769, with motion-blurred noise).
 
     Args:
-        kernels: of `streak_kernel`; each drop has one of them.
+        height, width: size of the image in pixels.
+        kernels: kernels from `streak_kernel`; each drop gets one of them.
         cover: mean number of streaks over a pixel.
-        contrast: 0 to 1.
+        generator: source of all random numbers.
+        contrast: variation of the brightness, 0 to 1.
     """
     border = max(kernel.shape[0] for kernel in kernels) // 2
     rows, columns = height + 2 * border, width + 2 * border
@@ -70,12 +72,12 @@ def streak_layer(
         drops = _drops(rows, columns, count, contrast, generator)
         spectrum = spectrum + torch.fft.rfft2(drops, s=size) * torch.fft.rfft2(_padded(kernel, border), s=size)
     whole: Tensor = torch.fft.irfft2(spectrum, s=size)
-    # what the transform wraps around ends up outside this part
+    # wrapped-around parts of the transform are outside this crop
     return whole[2 * border : 2 * border + height, 2 * border : 2 * border + width].clamp_min(0)
 
 
 def _drops(rows: int, columns: int, count: int, contrast: float, generator: Generator) -> Tensor:
-    """Impulses [rows,columns] at random places, each shared among the four pixels around it."""
+    """Return impulses [rows,columns] at random positions, each distributed over the four nearest pixels."""
     numbers = torch.rand(3, count, generator=generator)
     down, across = numbers[0] * (rows - 1), numbers[1] * (columns - 1)
     top, left = down.long().clamp_max(max(rows - 2, 0)), across.long().clamp_max(max(columns - 2, 0))
@@ -93,13 +95,14 @@ def _padded(kernel: Tensor, border: int) -> Tensor:
 
 
 def add_rain(image: Tensor, streaks: Tensor, *, screen: bool = False) -> Tensor:
-    """Put streaks of light on an image: added and clipped, or added to what is missing to white ("screen").
+    """Add streaks of light to an image, either by clipped addition or with the "screen" blend mode.
 
-    Rain100L and Rain100H are of the first kind (arXiv 1609.07769, equation 1), much of Rain13K is of the second.
+    Rain100L and Rain100H use addition (arXiv 1609.07769, equation 1); much of Rain13K uses "screen".
 
     Args:
         image: [C,H,W] in [0,1].
         streaks: [H,W], not negative.
+        screen: whether to use the "screen" blend mode.
 
     Returns:
         [C,H,W] in [0,1], nowhere darker than `image`.
@@ -109,7 +112,7 @@ def add_rain(image: Tensor, streaks: Tensor, *, screen: bool = False) -> Tensor:
 
 
 def add_veil(image: Tensor, veil: Tensor, airlight: float) -> Tensor:
-    """Mist in front of an image: what is darker than the air takes on its light (arXiv 1609.07769, equation 6).
+    """Add mist in front of an image: pixels darker than the airlight get brighter (arXiv 1609.07769, equation 6).
 
     Args:
         image: [C,H,W] in [0,1].
@@ -121,18 +124,18 @@ def add_veil(image: Tensor, veil: Tensor, airlight: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class RainLook:
-    """One kind of rain; every field a range that each picture, or each layer of one, draws from.
+    """One kind of rain. Its fields are ranges from which each image, or each layer of an image, draws.
 
     Fields:
         layers: number of layers, each with its own direction, length, width and density.
-        angle: of all layers together, degrees from the vertical, to either side. angle_spread: between layers.
-        length: of streaks, pixels, log-uniform. width: pixels, log-uniform.
-        cover: mean number of streaks over a pixel, all layers together, log-uniform.
-        brightness: of streaks, where white is 1.
-        contrast: how much drops of a layer differ in brightness.
+        angle: main angle of all layers, degrees from the vertical to either side. angle_spread: deviation of a layer.
+        length: length of streaks in pixels, log-uniform. width: width in pixels, log-uniform.
+        cover: mean number of streaks over a pixel in all layers together, log-uniform.
+        brightness: brightness of streaks; white is 1.
+        contrast: variation of brightness among the drops of a layer.
         soft_share: share of layers whose streaks fade at their ends.
-        screen_share: share of pictures in which light is screened instead of added.
-        veil_share: share of pictures with mist; veil: its opacity.
+        screen_share: share of images that use the "screen" blend mode instead of addition.
+        veil_share: share of images with mist; veil: its opacity.
     """
 
     layers: Range = ranged(1, 3, within=(1, 8), whole=True)
@@ -192,12 +195,12 @@ SHORT = RainLook(
 
 @dataclass(frozen=True, kw_only=True)
 class Rain(Degradation):
-    """Rain on photographs, of several looks (Yang et al., "Deep joint rain detection and removal", arXiv 1609.07769).
+    """Rain on photos, with several looks (Yang et al., "Deep joint rain detection and removal", arXiv 1609.07769).
 
     Fields:
-        light_share, heavy_share, short_share: how often the looks LIGHT, HEAVY and SHORT come, relative to each other.
-        severity: factor of the cover of streaks and of their brightness; 0 is no rain.
-        jpeg_share: share of calls that end in a JPEG, as much of Rain13K did; jpeg_quality: its quality.
+        light_share, heavy_share, short_share: relative frequencies of the looks LIGHT, HEAVY and SHORT.
+        severity: factor applied to the cover and the brightness of streaks; 0 means no rain.
+        jpeg_share: share of calls that end with JPEG compression, as in much of Rain13K; jpeg_quality: its quality.
     """
 
     light_share: float = share(0.35)
@@ -210,7 +213,7 @@ class Rain(Degradation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.light_share + self.heavy_share + self.short_share == 0:
-            raise InvalidInputError("expected a share above 0 for one look of rain")
+            raise InvalidInputError("expected light_share, heavy_share or short_share above 0, got 0 for all")
 
     def _degrade(self, clean: Tensor, generator: Generator) -> Tensor:
         shares = (self.light_share, self.heavy_share, self.short_share)
@@ -224,7 +227,7 @@ class Rain(Degradation):
 
 
 def random_rain(image: Tensor, look: RainLook, generator: Generator, *, severity: float = 1.0) -> Tensor:
-    """Rain of a look on [C,H,W] in [0,1]; `severity` as for `Rain`."""
+    """Add rain with a given look to an image [C,H,W] in [0,1]. `severity` is as for `Rain`."""
     height, width = image.shape[1:]
     main = uniform(look.angle, generator) * (1 if chance(0.5, generator) else -1)
     spread = uniform(look.angle_spread, generator)
@@ -241,7 +244,7 @@ def random_rain(image: Tensor, look: RainLook, generator: Generator, *, severity
         angles = [math.radians(angle + 1.5 * normal(generator)) for _ in range(_SPREAD)]
         kernels = [streak_kernel(one, thick, lean, soft=soft) for one, lean in zip(lengths, angles, strict=True)]
         streaks = streak_layer(height, width, kernels, cover / layers, generator, contrast)
-        # streaks of different layers hide each other a little
+        # streaks of different layers partly occlude each other
         dark *= 1 - (bright * streaks).clamp_(0, 1)
     screen = chance(look.screen_share, generator)
     rainy = add_rain(image, 1 - dark, screen=screen)

@@ -1,4 +1,4 @@
-"""Random numbers and smooth random fields, all from the generator given."""
+"""Random numbers and smooth random fields from a given generator."""
 
 import math
 
@@ -7,37 +7,37 @@ from torch import Generator, Tensor
 
 
 def uniform(ends: tuple[float, float], generator: Generator) -> float:
-    """A number from the range; one draw, even where both ends are the same."""
+    """Draw a number uniformly from a range. Always one draw, even if both ends are equal."""
     low, high = ends
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
 def log_uniform(ends: tuple[float, float], generator: Generator) -> float:
-    """A number from a range of positive numbers, uniform in its logarithm."""
+    """Draw a number from a range of positive numbers, uniformly in its logarithm."""
     return math.exp(uniform((math.log(ends[0]), math.log(ends[1])), generator))
 
 
 def integer(ends: tuple[float, float], generator: Generator) -> int:
-    """A whole number from the range, both ends included."""
+    """Draw an integer from a range, both ends included."""
     low, high = int(ends[0]), int(ends[1])
     return low + min(int(uniform((0, high - low + 1), generator)), high - low)
 
 
 def normal(generator: Generator) -> float:
-    """A number from the standard normal distribution."""
+    """Draw a number from the standard normal distribution."""
     return float(torch.randn((), generator=generator))
 
 
 def chance(share: float, generator: Generator) -> bool:
-    """True in this share of calls; one draw, also for 0 and 1."""
+    """Return True in this share of calls. Always one draw, even for shares of 0 and 1."""
     return float(torch.rand((), generator=generator)) < share
 
 
 def smooth_field(height: int, width: int, scale: float, generator: Generator) -> Tensor:
-    """Random values [H,W] in [0,1] that vary smoothly over about `scale` pixels.
+    """Return random values [H,W] in [0,1] that vary smoothly over about `scale` pixels.
 
-    Uniform values on a grid, with a random offset, interpolated by the cubic B-spline and stretched about their
-    mean, for the spline takes two thirds of their deviation.
+    Uniform values on a grid with a random offset are interpolated by the cubic B-spline, and stretched about their
+    mean, because the spline about halves their deviation.
     """
     down, down_start = _spline(height, scale, generator)
     across, across_start = _spline(width, scale, generator)
@@ -46,7 +46,7 @@ def smooth_field(height: int, width: int, scale: float, generator: Generator) ->
 
 
 def _spline(length: int, scale: float, generator: Generator) -> tuple[Tensor, int]:
-    """Weights [length,knots] of the uniform cubic B-spline with knots `scale` apart, and the number of knots."""
+    """Return weights [length,knots] of the uniform cubic B-spline with knots `scale` apart, and the number of knots."""
     position = (torch.arange(length) + uniform((0, scale), generator)) / scale
     knots = int(position[-1]) + 4
     distance = (position[:, None] + 1 - torch.arange(knots)).abs()

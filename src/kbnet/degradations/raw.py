@@ -1,4 +1,4 @@
-"""From sRGB back to what a camera's sensor saw, and forward again: "Unprocessing Images for Learned Raw Denoising"
+"""Converts sRGB to a camera sensor's linear values and back, after "Unprocessing Images for Learned Raw Denoising"
 (Brooks et al., CVPR 2019, arXiv 1811.11127, section 3)."""
 
 import math
@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from kbnet.degradations.randomness import uniform
 
-# XYZ (D65) to camera, from the DNG files of the four cameras of the Darmstadt Noise Dataset, which the paper takes.
+# XYZ (D65) to camera, from DNG files of the four cameras of the Darmstadt Noise Dataset, which the paper uses.
 _XYZ_TO_CAMERA = torch.tensor(
     [
         [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],
@@ -25,13 +25,13 @@ _RGB_TO_XYZ = torch.tensor(
 
 @dataclass(frozen=True)
 class Camera:
-    """How one camera makes sRGB from its sensor's values.
+    """How a camera converts its sensor's values to sRGB.
 
     Fields:
-        gains: white balance of red, green and blue, each with the exposure's gain in it.
-        to_rgb: colour correction, [3,3], rows of sum 1, from camera colours to linear sRGB.
-        gamma: exponent between linear values and the file's; sRGB's is about 2.2 (section 3.2).
-        tone: strength of the S-shaped tone curve; 0 for none, about 1.3 for that of the paper.
+        gains: white balance gains of red, green and blue, multiplied by the exposure gain.
+        to_rgb: colour correction [3,3] from camera colours to linear sRGB. Rows sum to 1.
+        gamma: exponent from file values to linear values; about 2.2 for sRGB (section 3.2).
+        tone: strength of the S-shaped tone curve: 0 for none, about 1.3 for the paper's curve.
     """
 
     gains: tuple[float, float, float]
@@ -41,11 +41,11 @@ class Camera:
 
 
 def colour_correction(mixture: Tensor, strength: float = 1.0) -> Tensor:
-    """A camera's colour correction [3,3], rows of sum 1: a mixture of real cameras (section 3.3).
+    """Return a colour correction [3,3] with rows that sum to 1, as a mixture of real cameras (section 3.3).
 
     Args:
         mixture: [4] weights of the cameras, not negative, not all zero.
-        strength: 1 for the cameras' own, 0 for a camera that sees sRGB's colours, between for a blend.
+        strength: 1 for the cameras' correction, 0 for none; other values blend.
     """
     to_camera = torch.einsum("n,nij->ij", mixture / mixture.sum(), _XYZ_TO_CAMERA) @ _RGB_TO_XYZ
     to_camera = to_camera / to_camera.sum(1, keepdim=True)
@@ -54,10 +54,10 @@ def colour_correction(mixture: Tensor, strength: float = 1.0) -> Tensor:
 
 
 def tone_curve(image: Tensor, strength: float) -> Tensor:
-    """An S-shaped curve from [0,1] to itself: a scaled hyperbolic tangent.
+    """Apply an S-shaped curve from [0,1] to [0,1]: a scaled hyperbolic tangent.
 
-    The paper's (section 3.1) is the smoothstep 3x^2 - 2x^3, one fixed strength; cameras differ, hence a family of them
-    with a closed inverse. At 1.3 the slope in the middle is the smoothstep's.
+    The paper (section 3.1) uses the smoothstep 3x^2 - 2x^3, which has a fixed strength. Cameras differ, so this is a
+    family of curves with a closed-form inverse. At strength 1.3, the slope in the middle equals the smoothstep's.
     """
     if strength == 0:
         return image.clamp(0, 1)
@@ -65,19 +65,19 @@ def tone_curve(image: Tensor, strength: float) -> Tensor:
 
 
 def inverse_tone_curve(image: Tensor, strength: float) -> Tensor:
-    """What `tone_curve` takes to [C,H,W] in [0,1]."""
+    """Invert `tone_curve` for [C,H,W] in [0,1]."""
     if strength == 0:
         return image.clamp(0, 1)
     linear = torch.atanh((image.clamp(0, 1) * 2 - 1).mul_(math.tanh(strength))).mul_(0.5 / strength).add_(0.5)
-    # rounding may end just below zero, of which no power can be taken
+    # rounding can give values just below zero, which can't be raised to a power
     return linear.clamp_(0, 1)
 
 
 def unprocess(image: Tensor, camera: Camera) -> Tensor:
-    """sRGB [3,H,W] in [0,1] as linear camera colours, before the mosaic; about [0,1].
+    """Convert sRGB [3,H,W] in [0,1] to linear camera colours before the mosaic, in about [0,1].
 
-    Inverse tone curve, gamma, colour correction and white balance; the last saves highlights: a pixel that is white in
-    the photo is white on the sensor too, not below its clipping point (section 3.4).
+    Inverts the tone curve, gamma, colour correction and white balance. The last preserves highlights: a pixel that is
+    white in the photo is also white on the sensor, rather than below its clipping point (section 3.4).
     """
     linear = inverse_tone_curve(image, camera.tone).pow_(camera.gamma)
     colours = torch.einsum("ij,jhw->ihw", torch.linalg.inv(camera.to_rgb), linear)
@@ -94,7 +94,7 @@ def process(raw: Tensor, camera: Camera) -> Tensor:
 
 
 def bayer_masks(height: int, width: int, phase: tuple[int, int] = (0, 0)) -> Tensor:
-    """Where a Bayer sensor sees red, green and blue: [3,H,W] of 0 and 1; red lies at `phase` of every 2x2 pixels."""
+    """Return where a Bayer sensor samples red, green and blue: [3,H,W] of 0 and 1, with red at `phase` of each 2x2."""
     down = (torch.arange(height) + phase[0]) % 2
     across = (torch.arange(width) + phase[1]) % 2
     red = ((1 - down)[:, None] * (1 - across)).float()
@@ -103,7 +103,7 @@ def bayer_masks(height: int, width: int, phase: tuple[int, int] = (0, 0)) -> Ten
 
 
 def mosaic(raw: Tensor, masks: Tensor) -> Tensor:
-    """The one value [H,W] a pixel that the sensor sees of [3,H,W]."""
+    """Return the value [H,W] that the sensor samples at each pixel of [3,H,W]."""
     return (raw * masks).sum(0)
 
 
@@ -120,9 +120,9 @@ _BILINEAR = (
 
 
 def demosaic_bilinear(values: Tensor, masks: Tensor) -> Tensor:
-    """[H,W] seen through `masks` -> [3,H,W]: every missing value is the mean of its neighbours. Linear in the values.
+    """Demosaic [H,W], sampled with `masks`, to [3,H,W]: missing values are the mean of their neighbours. Linear.
 
-    At the border neighbours outside count as zero; give two pixels more than are needed.
+    Neighbours outside the image count as zero, so pass an image with a border of two more pixels.
     """
     return torch.nn.functional.conv2d((values * masks)[None], _BILINEAR, padding=1, groups=3)[0]
 
@@ -136,12 +136,12 @@ _MALVAR = torch.stack([_CROSS, _ALONG, _ALONG.T, _DIAGONAL])[:, None] / 8
 
 
 def demosaic_malvar(values: Tensor, masks: Tensor) -> Tensor:
-    """As `demosaic_bilinear`, with the gradients of the seen colour as a correction (Malvar, He & Cutler, "High-quality
-    linear interpolation for demosaicing of Bayer-patterned color images", ICASSP 2004). Linear in the values.
+    """Demosaic like `demosaic_bilinear`, corrected by the gradients of the sampled colour (Malvar, He & Cutler,
+    "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP 2004). Linear.
     """
     cross, along, down, diagonal = torch.nn.functional.conv2d(values[None, None], _MALVAR, padding=2)[0]
     red, green, blue = masks
-    # rows that hold red, among the green pixels
+    # green pixels in rows that contain red
     red_rows = green * red.amax(1, keepdim=True)
     blue_rows = green - red_rows
     return torch.stack(

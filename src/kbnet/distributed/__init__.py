@@ -1,10 +1,10 @@
-"""Many pictures on many processes or machines, by Ray Data, with the same Restorer inside.
+"""Restores many images on several processes or machines with Ray Data.
 
     names, folders, URLs --plan_rows--> Row, Row, ... --restore_rows--> Outcome, Outcome, ...
 
-Only names go through Ray; each worker reads its pictures from where they lie, restores them one at a time and writes
-them where they belong. So a job needs memory for one picture a worker, however many there are. Needs the extra `ray`,
-but for planning local files.
+Only names pass through Ray: each worker reads its images directly, restores them one at a time, and writes the results.
+So a job needs memory for one image per worker, however many images there are. Requires the extra `ray`, except for
+planning local files.
 """
 
 from kbnet.distributed.planning import Row, plan_rows

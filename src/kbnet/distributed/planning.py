@@ -1,4 +1,4 @@
-"""Which picture is written where, settled before any worker starts: one output for each input, and none twice."""
+"""Plans the output of each input before any worker starts, and checks that no two inputs share an output."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from kbnet.inference.jobs import plan_jobs
 
 @dataclass(frozen=True)
 class Row:
-    """One picture to restore.
+    """One image to restore.
 
     Attributes:
-        input: an absolute path, or a URL.
-        output: the same for its result.
-        problem: why it will not be tried, in one line; None if it will.
-        overwrite: whether the result may replace a file.
+        input: absolute path or URL of the image.
+        output: absolute path or URL of the result.
+        problem: why the row is skipped, in one line; None if it isn't skipped.
+        overwrite: whether the result may replace an existing file.
     """
 
     input: str
@@ -41,15 +41,23 @@ def plan_rows(
     resume: bool = False,
     passed_over: Callable[[PassedOver], None] = lambda one: None,
 ) -> list[Row]:
-    """The rows of a job, as `kbnet.inference.jobs.plan_jobs` plans them where all names are local.
+    """Plan the rows of a job.
 
-    With a URL among the names, an input is a file or a folder, searched all the way down for pictures by their names,
-    and the output is a folder in which trees are mirrored. A result that exists is a row's problem unless `overwrite`,
-    or `resume`, with which the log says whether it is one of this run. `passed_over` is called with each file that was
-    met and not taken.
+    If all names are local, the rows are those of `kbnet.inference.jobs.plan_jobs`. With a URL among the names, inputs
+    are files or folders, which are searched recursively for images by file name; the output is a folder in which the
+    folder structure is reproduced.
+
+    Args:
+        inputs: paths or URLs of files and folders.
+        output: path or URL of the output.
+        suffix, format: as for `plan_jobs`.
+        overwrite: whether results may replace existing files; otherwise an existing result is a row's problem.
+        resume: whether the run continues an earlier one, whose log tells which existing results belong to it.
+        passed_over: called with each file that is skipped.
 
     Raises:
-        InvalidInputError: nothing to restore, no output folder, two results of one name, or a result over an input.
+        InvalidInputError: nothing to restore, no output folder, two results with the same name, or a result that would
+            replace an input.
     """
     if not any(map(is_url, [*inputs, output or ""])):
         jobs = plan_jobs(inputs, output, suffix=suffix, format=format, overwrite=overwrite, passed_over=passed_over)
@@ -61,7 +69,7 @@ def plan_rows(
         there = {row.output for row in rows if not (overwrite or resume) and os.path.lexists(row.output)}
     else:
         if output is None:
-            raise InvalidInputError("expected an output folder or URL for inputs given by URL; give -o")
+            raise InvalidInputError("expected an output folder or URL for inputs from URLs, got none; give -o")
         folder = output if is_url(output) else _file_url(output)
         rows = [row for item in inputs for row in _rows_of(item, folder, suffix, format, passed_over)]
         there = set() if overwrite or resume else _existing(folder, rows)
@@ -81,16 +89,16 @@ def _rows_of(
     visible = [n for n in names if not any(part.startswith(".") for part in n.split("/"))]
     shown = [n for n in visible if is_supported(n)]
     for name in sorted(set(visible) - set(shown)):
-        # to open each would take as long as to restore it
-        passed_over(PassedOver(join(url, name), "not named as a picture", "other"))
+        # judged by name, since opening each file would take as long as restoring it
+        passed_over(PassedOver(join(url, name), "not named as an image", "other"))
     rows = [Row(join(url, name), join(folder, _output_name(name, suffix, format))) for name in shown]
-    # results of an earlier run, in a folder inside this one, are no inputs
+    # results of an earlier run in a subfolder are not inputs
     inside = folder.rstrip("/") + "/"
     if inside != url.rstrip("/") + "/":
         rows = [row for row in rows if not row.input.startswith(inside)]
     if not rows:
         endings = ", ".join(ending.removeprefix(".") for ending in SUPPORTED_SUFFIXES)
-        raise InvalidInputError(f"expected a folder with pictures ({endings}), found none in {printable(item)}")
+        raise InvalidInputError(f"expected a folder with images ({endings}), found none in {printable(item)}")
     return rows
 
 
@@ -104,11 +112,11 @@ def _output_name(name: str, suffix: str, format: str | None) -> str:
 
 
 def _existing(folder: str, rows: list[Row]) -> set[str]:
-    """Outputs that are there already, by one listing: asking for each is slow where a question takes a round trip."""
+    """Return the outputs that exist, with a single listing: checking each is slow if a check takes a round trip."""
     try:
         names = files_below(folder)
     except InvalidInputError:
-        return set()  # the folder will be made
+        return set()  # the folder will be created
     return {join(folder, name) for name in names} & {row.output for row in rows}
 
 
@@ -119,17 +127,17 @@ def _refuse_clashes(rows: list[Row]) -> None:
         if other := writers.get(row.output):
             raise InvalidInputError(
                 f"{printable(other.input)} and {printable(row.input)} would both be written to "
-                f"{printable(row.output)}; restore them one by one, or without changing their endings"
+                f"{printable(row.output)}; restore them separately, or without --format"
             )
         if row.output in inputs:
             raise InvalidInputError(
-                f"{printable(row.output)} is an input, and would be replaced by a result; choose another output"
+                f"{printable(row.output)} is an input and would be overwritten by a result; choose another output"
             )
         writers[row.output] = row
 
 
 def _absolute(path: Path) -> str:
-    # workers have working folders of their own
+    # workers have different working folders
     return os.path.abspath(path)  # noqa: PTH100  # Path.absolute keeps ".."
 
 

@@ -1,4 +1,4 @@
-"""A job on Ray Data: workers that live as long as it, rows in, outcomes out in the order in which they are done."""
+"""Runs a job on Ray Data: workers live as long as the job, and outcomes are yielded in the order of completion."""
 
 import csv
 import io
@@ -22,35 +22,38 @@ from kbnet.lines import Lines
 from kbnet.models import find, resolve
 
 _LOOPBACK = "127.0.0.1"
-_OBJECT_STORE = 128 * 2**20  # bytes; names and outcomes are all that goes through it
-# Rows that a worker is given at once: each gift costs a little, and a dead worker's go to one other.
+_OBJECT_STORE = 128 * 2**20  # bytes; it holds only names and outcomes
+# Rows per block. Blocks have a fixed cost, but if a worker dies, its whole block goes to one other worker.
 _LARGEST_BLOCK = 8
 _BLOCKS_PER_WORKER = 16
-_MOST_BLOCKS = 20_000  # of a job; Ray keeps something of each
-_PATIENCE = 20.0  # seconds until the processes of a job whose driver was killed have ended
+_MOST_BLOCKS = 20_000  # per job, since Ray keeps state for each
+_PATIENCE = 20.0  # seconds within which the processes of a job end after its driver is killed
 
 
 class _InUseError(OutputError):
-    """Another process has the log."""
+    """Another process holds the log."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How pictures are restored, and by how many workers.
+    """How images are restored, and by how many workers.
 
     Attributes:
-        model: a shipped model, a task, or a weights file that the driver can read; it is sent to the workers.
+        model: a model in the package, a task, or a weights file that the driver can read and sends to the workers.
         options: keyword arguments of `Restorer.from_pretrained`: device, dtype, tile, overlap, context, ensemble.
-        strength: 1 for the restored picture, 0 for the input, between for a blend.
-        format, quality, max_pixels, keep_time, drop_extras: as `kbnet.inference.jobs.run_jobs` takes them; times are
-            those of local files.
-        workers: processes; None for as many as `threads` allow on the cores there are.
-        threads: of each worker.
-        attempts: how often a picture is tried where reading, writing or the worker itself fails.
-        log: file on the driver's machine, the run's ledger (`kbnet.inference.ledger`): results that it shows to be done
-            are skipped, so that a run that was killed goes on. None for none.
-        address: of a Ray cluster, as ray.init takes it ("auto", "10.0.0.1:6379", "ray://..."); None starts one on this
-            machine for the job, which listens on 127.0.0.1 alone.
+        strength: 0 = original, 1 = fully restored; other values blend.
+        format, quality, max_pixels, keep_time, drop_extras: as for `kbnet.inference.jobs.run_jobs`. Times are kept only
+            for local files.
+        workers: number of worker processes; None for as many as the available cores allow with `threads` each.
+        threads: threads per worker.
+        attempts: attempts per image if reading, writing or the worker itself fails.
+        log: path of the run's ledger on the driver's machine (`kbnet.inference.ledger`). Results that it lists as
+            complete are skipped, so that a killed run can be continued. None for no ledger.
+        address: address of a Ray cluster for ray.init ("auto", "10.0.0.1:6379", "ray://..."); None starts a cluster on
+            this machine for the job, which listens only on 127.0.0.1.
+
+    Raises:
+        InvalidInputError: `workers`, `threads` or `attempts` is below 1, or `log` is combined with a "ray://" address.
     """
 
     model: str = "denoise"
@@ -71,25 +74,25 @@ class Settings:
         for name in ("workers", "threads", "attempts"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InvalidInputError(f"expected at least 1 of {name}, got {value}")
+                raise InvalidInputError(f"expected {name} to be at least 1, got {value}")
         if self.log is not None and (self.address or "").startswith("ray://"):
-            raise InvalidInputError("a log is kept on the driver's machine, which ray:// is not part of; leave it out")
+            raise InvalidInputError("the log is on the driver's machine, which ray:// cannot access; omit --log")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a row.
+    """The outcome of a row.
 
     Attributes:
         row: the row.
-        error: one line, or None if the result is in its place.
-        attempts: how often it was tried; 0 if it was not.
-        seconds: of the worker, reading and writing included.
-        width, height: of the picture as shown, 0 if it could not be read.
-        notes: one line for each thing that reading or writing had to change.
-        change: mean absolute difference between the picture and its result on the scale of [0,1], if it is known.
-        worker: process id, 0 if there was none.
-        skipped: an earlier run wrote the result already, by its log; nothing was done now.
+        error: error message of one line; None if the result was written.
+        attempts: number of attempts; 0 if the row wasn't tried.
+        seconds: time in the worker, including reading and writing.
+        width, height: displayed size of the image in pixels; 0 if it couldn't be read.
+        notes: one line for each thing that was changed or lost while reading or writing.
+        change: mean absolute difference between the input and the result in [0,1]; None if unknown.
+        worker: process id of the worker; 0 if there was none.
+        skipped: whether the row was skipped, because an earlier run had already written the result.
     """
 
     row: Row
@@ -105,33 +108,33 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the result is in its place."""
+        """Whether the result was written."""
         return self.error is None
 
 
 def restore_rows(rows: Sequence[Row], settings: Settings) -> Iterator[Outcome]:
-    """Restore the rows, yielding exactly one Outcome for each, in the order in which they are done.
+    """Restore the rows. Yields exactly one Outcome for each, in the order of completion.
 
-    A worker that dies is replaced, and the row it was at is done again; a result is written in one step to the same
-    place, so that doing it twice leaves one. A row whose workers die every time is an error, and the others go on.
+    A worker that dies is replaced, and its current row is restored again. This is safe, as results are written
+    atomically. A row whose workers die in every attempt gets an error; the other rows continue.
 
     Raises:
-        MissingExtraError: ray is not installed.
-        InvalidInputError: no cluster answers at the address, or it has too few cores.
-        UnknownModelError: there is no such model.
+        MissingExtraError: ray isn't installed.
+        InvalidInputError: no cluster responds at the address, or it has too few cores.
+        UnknownModelError: the model is unknown.
     """
     path = resolve(settings.model)
     waiting = {index: row for index, row in enumerate(rows) if row.problem is None}
     yield from (Outcome(row, error=row.problem) for row in rows if row.problem is not None)
     for folder in storage.local_folders(row.output for row in waiting.values()):
-        files.sweep(folder)  # what a killed run left there, perhaps with nothing more to write
+        files.sweep(folder)  # remove leftovers of a killed run, even if nothing remains to be written
     if not waiting:
         return
     if settings.log is not None:
         _await_log(settings.log)
     with _cluster(settings) as ray:
         workers = _workers(ray, settings)
-        # an OpenVINO graph has its weights in a second file
+        # the weights of an OpenVINO graph are in a second file
         parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
         weights = None if find(settings.model) else ray.put({file.name: file.read_bytes() for file in parts})
         known = _attempts(ray, settings)
@@ -141,11 +144,11 @@ def restore_rows(rows: Sequence[Row], settings: Settings) -> Iterator[Outcome]:
                 known.forget.remote(found["index"])
                 yield _outcome(row, found)
         for row in waiting.values():
-            yield Outcome(row, error=f"{row.input}: the cluster lost it")
+            yield Outcome(row, error=f"{row.input}: lost by the cluster; run it again")
 
 
 def error_table(outcomes: Sequence[Outcome]) -> bytes:
-    """The failed ones of `outcomes` as CSV with the columns input, output, error, attempts."""
+    """Return the failed outcomes as CSV with the columns input, output, error, attempts."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(["input", "output", "error", "attempts"])
@@ -156,7 +159,7 @@ def error_table(outcomes: Sequence[Outcome]) -> bytes:
 
 
 def _await_log(path: Path) -> None:
-    """Refuse early a log that cannot be kept; the process that kept it for a job that was killed needs some seconds."""
+    """Check early that the log can be written. Waits a few seconds for the process of a killed job to release it."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -169,7 +172,7 @@ def _await_log(path: Path) -> None:
 
 
 def _attempts(ray: Any, settings: Settings) -> Any:
-    """The actor that knows of all rows; on this machine, where the log is."""
+    """Start the Attempts actor, on this machine if there is a log."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     options: dict[str, Any] = {"num_cpus": 0}
@@ -209,7 +212,7 @@ def _run(
             "known": known,
             "has_log": settings.log is not None,
         },
-        # a worker that dies is replaced, and its rows go to another: Ray Data's defaults
+        # by default, Ray Data replaces a dead worker and gives its rows to another
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
         num_cpus=settings.threads,
         num_gpus=1 if cuda else None,
@@ -237,22 +240,22 @@ def _workers(ray: Any, settings: Settings) -> int:
     workers = settings.workers or cores // settings.threads
     if workers < 1 or workers * settings.threads > cores:
         raise InvalidInputError(
-            f"expected a cluster of {max(workers, 1) * settings.threads} cores for {max(workers, 1)} workers of "
-            f"{settings.threads} threads, it has {cores}; give fewer"
+            f"{max(workers, 1)} workers with {settings.threads} threads each need {max(workers, 1) * settings.threads} "
+            f"cores, but the cluster has {cores}; use fewer workers or threads"
         )
     return workers
 
 
 @contextmanager
 def _cluster(settings: Settings) -> Iterator[Any]:
-    """The ray module with a cluster: one that is joined already, the one at the address, or one started here."""
+    """Yield the ray module, connected to a cluster: an existing connection, the one at the address, or a new one."""
     local = settings.address is None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to its makers
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, announced at every start
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default; avoids a warning at start
     if local:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a dead worker is no news for people
-        # Ray replaces 127.0.0.1 by an address that others can reach, and listens on all of them, unless it is told that
-        # this is not to be a cluster; the name is historical, and it is read when ray is imported.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # don't log dead workers
+        # Ray replaces 127.0.0.1 by an external address and listens on all interfaces unless this variable, whose name
+        # is historical, disables clusters. It is read when ray is imported.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
@@ -278,22 +281,22 @@ def _cluster(settings: Settings) -> Iterator[Any]:
             host = ray.get_runtime_context().gcs_address.rpartition(":")[0]
             if host != _LOOPBACK:
                 raise InvalidInputError(
-                    f"expected a local Ray on {_LOOPBACK}, it listens on {host}; ray was imported before this job, so "
-                    "set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before that"
+                    f"expected a local Ray on {_LOOPBACK}, but it listens on {host}, because ray was imported before; "
+                    "set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before importing ray"
                 )
         else:
             try:
                 ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise InvalidInputError(f"no Ray cluster answers at {settings.address}: {reason}") from None
+                raise InvalidInputError(f"no Ray cluster responds at {settings.address}: {reason}") from None
         yield ray
     finally:
         ray.shutdown()
 
 
 def _hush(ray: Any) -> None:
-    """Outcomes are reported by the caller; Ray's own lines and bars would run through them."""
+    """Silence Ray's log lines and progress bars, which would mix with the caller's output."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -1,8 +1,8 @@
-"""Whole files by path or URL: read, listed, written in one step. Other storage than this machine's file systems needs
-pyarrow, and fsspec where that has no way.
+"""Reads, lists and atomically writes files by path or URL. Storage other than local file systems requires pyarrow, and
+fsspec for what pyarrow doesn't support.
 
-A URL's path is taken literally, without percent-decoding, as the tools of object stores do. Settings may follow it in
-the form `?region=...&endpoint_override=...`, which pyarrow.fs reads.
+A URL's path is used literally, without percent-decoding, as in the command-line tools of object stores. It can be
+followed by options for pyarrow.fs such as `?region=...&endpoint_override=...`.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from kbnet.errors import InvalidInputError, MissingExtraError, OutputError, Outp
 from kbnet.files import printable
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?]*)([^?]*)((?:\?[\w.-]+=[^?]*)?)")
-# Those that pyarrow reaches without another package; all others are fsspec's.
+# URL schemes that pyarrow supports without another package; fsspec handles all others.
 _ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
-# An object there appears when its upload is complete, and renaming would copy it.
+# Object stores where an object appears when its upload is complete, and where renaming copies the object.
 _WHOLE_UPLOADS = ("s3", "gcs", "abfs")
 _HERE = ("file", "local")
 _PART = re.compile(r"\.kbnet-[0-9a-f]{16}\.part")
@@ -31,12 +31,12 @@ _swept: set[tuple[str, str]] = set()
 
 
 def is_url(place: str) -> bool:
-    """Whether it is a URL such as s3://bucket/folder, rather than a local path."""
+    """Return whether it is a URL such as s3://bucket/folder, rather than a local path."""
     return _URL.match(place) is not None
 
 
 def join(folder: str, name: str) -> str:
-    """The place `name` (with slashes) below `folder`, a local path or a URL."""
+    """Join a folder, given as a local path or a URL, and a relative name with slashes."""
     if not is_url(folder):
         return str(Path(folder, name))
     base, query = _split_query(folder)
@@ -44,11 +44,11 @@ def join(folder: str, name: str) -> str:
 
 
 def read(place: str) -> bytes:
-    """The bytes of a file.
+    """Read the bytes of a file.
 
     Raises:
-        UnreadableImageError: there is no such file, or it may not be read; asking again would change nothing.
-        OSError: anything else, which may pass.
+        UnreadableImageError: the file doesn't exist or permission is denied; retrying doesn't help.
+        OSError: another error, which may be temporary.
     """
     try:
         if not is_url(place):
@@ -62,15 +62,15 @@ def read(place: str) -> bytes:
 
 
 def write(place: str, data: bytes, *, overwrite: bool = False) -> None:
-    """Put a file at `place`; it appears whole or not at all, folders are made if needed.
+    """Write a file to `place` atomically. Creates folders if needed.
 
-    On this machine's file systems a file that is there is never replaced unless asked, as `kbnet.files` does it. In
-    other storage, which has no such promise, this looks once more just before it writes.
+    On local file systems, an existing file is never replaced unless `overwrite` is True, as in `kbnet.files`. Other
+    storage can't guarantee this; there, existence is checked right before writing.
 
     Raises:
-        OutputExistsError: there is a file, and `overwrite` is False.
-        OutputError: the place cannot be written; its `errno` says whether asking again may help.
-        OSError: anything else, which may pass.
+        OutputExistsError: the file exists and `overwrite` is False.
+        OutputError: the file can't be written; its `errno` tells whether retrying may help.
+        OSError: another error, which may be temporary.
     """
     local = _local(place)
     if local is not None:
@@ -80,7 +80,7 @@ def write(place: str, data: bytes, *, overwrite: bool = False) -> None:
     filesystem, path = _open(place)
     try:
         if not overwrite and _is_there(filesystem, path):
-            raise OutputExistsError(f"{printable(place)}: the file exists; choose another name or ask for overwriting")
+            raise OutputExistsError(f"{printable(place)}: the file exists; choose another name or allow overwriting")
         if filesystem.type_name in _WHOLE_UPLOADS:
             _upload(filesystem, path, data)
             return
@@ -103,15 +103,15 @@ def write(place: str, data: bytes, *, overwrite: bool = False) -> None:
 
 
 def local_folders(places: Iterable[str]) -> set[Path]:
-    """The folders on this machine's file systems that these places lie in."""
+    """Return the folders of those places that are on local file systems."""
     return {local.parent for local in map(_local, places) if local is not None}
 
 
 def files_below(place: str) -> dict[str, int]:
-    """Every file below a URL's folder by its name relative to it, with its size; a URL of one file gives its own name.
+    """Return the size of each file below a URL's folder, by its relative name; for a file, its own name and size.
 
     Raises:
-        InvalidInputError: there is nothing.
+        InvalidInputError: nothing exists at the URL.
     """
     from pyarrow.fs import FileSelector, FileType
 
@@ -131,7 +131,7 @@ def files_below(place: str) -> dict[str, int]:
 
 
 def is_file(place: str) -> bool:
-    """Whether a URL names a file, rather than a folder or nothing."""
+    """Return whether a URL refers to a file, rather than a folder or nothing."""
     from pyarrow.fs import FileType
 
     filesystem, path = _open(place)
@@ -139,7 +139,7 @@ def is_file(place: str) -> bool:
 
 
 def _local(place: str) -> Path | None:
-    """The path of a place on this machine's file systems; None for others."""
+    """Return the path of a place on a local file system; None for other storage."""
     match = _URL.fullmatch(place)
     if match is None:
         return Path(place)
@@ -154,7 +154,7 @@ def _is_there(filesystem: Any, path: str) -> bool:
 
 
 def _sweep(filesystem: Any, folder: str) -> None:
-    """Remove what killed workers left a day ago and before, once for each folder: no lock says here who is alive."""
+    """Remove leftovers of killed workers that are over a day old, as there are no locks. Done once per folder."""
     from pyarrow.fs import FileSelector
 
     if (filesystem.type_name, folder) in _swept:
@@ -180,7 +180,7 @@ def _split_query(url: str) -> tuple[str, str]:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    """The file system of a URL, as pyarrow.fs has it, and the path in it."""
+    """Return the pyarrow file system of a URL, and the path in it."""
     match = _URL.fullmatch(url)
     if match is None:
         raise InvalidInputError(f"expected a URL such as s3://bucket/folder, got {printable(url)}")
@@ -193,7 +193,7 @@ def _open(url: str) -> tuple[Any, str]:
 
 @cache
 def _arrow(scheme: str, host: str, query: str) -> tuple[Any, str]:
-    """Opened once a process: an S3 bucket's region is asked for over the network."""
+    """Open a file system once per process, since an S3 bucket's region is looked up over the network."""
     try:
         import pyarrow.fs
     except ModuleNotFoundError:
@@ -201,7 +201,7 @@ def _arrow(scheme: str, host: str, query: str) -> tuple[Any, str]:
     try:
         filesystem, base = pyarrow.fs.FileSystem.from_uri(f"{scheme}://{quote(host, safe=':@')}/{query}")
     except (ValueError, NotImplementedError) as error:
-        raise InvalidInputError(f"expected a URL that pyarrow reads, got {scheme}://{host}: {error}") from None
+        raise InvalidInputError(f"expected a URL that pyarrow supports, got {scheme}://{host}: {error}") from None
     return filesystem, str(base)
 
 
@@ -214,7 +214,7 @@ def _fsspec(url: str) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except ValueError as error:
-        raise InvalidInputError(f"expected a URL that fsspec reads, got {printable(url)}: {error}") from None
+        raise InvalidInputError(f"expected a URL that fsspec supports, got {printable(url)}: {error}") from None
     except ImportError as error:
-        raise InvalidInputError(f"{printable(url)}: {error}") from None  # names the package to install
+        raise InvalidInputError(f"{printable(url)}: {error}") from None  # the error names the package to install
     return PyFileSystem(FSSpecHandler(filesystem)), str(path)

@@ -1,4 +1,4 @@
-"""What a worker does: it loads the network once, then restores the pictures that it is given, one at a time."""
+"""A worker: loads the network once, then restores its images one at a time."""
 
 import contextlib
 import errno
@@ -19,24 +19,24 @@ from kbnet.inference.identity import digest, identity
 from kbnet.inference.jobs import Job, Result, run_jobs
 from kbnet.inference.steps import times_of
 
-_FIRST_PAUSE = 0.5  # seconds before the first retry; twice as long before each further one
-# What the system says of storage that may work again in a moment.
+_FIRST_PAUSE = 0.5  # seconds before the first retry; doubled for each further one
+# Errors of storage that may be temporary.
 _MAY_PASS = (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTDOWN)
 
 
 class Worker:
-    """A Restorer in a process of its own; called with a row's dictionary, it returns an outcome's.
+    """A Restorer in a separate process. Called with a row as a dictionary, it returns its outcome as a dictionary.
 
     Args:
-        model: a shipped model or task, or the name of the file among `weights`.
-        weights: what `ray.get` takes for the files of a model that only the driver has, by name; None for others.
-        options: of `Restorer.from_pretrained`.
-        strength: of `Restorer.__call__`.
+        model: a model in the package, a task, or the name of a file in `weights`.
+        weights: Ray object reference to the files of a model that only the driver has, by name; None otherwise.
+        options: keyword arguments of `Restorer.from_pretrained`.
+        strength: as for `Restorer.__call__`.
         output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time; and drop_extras.
-        threads: of PyTorch.
-        attempts: how often a picture is tried where reading or writing fails.
-        known: handle of the job's `Attempts`.
-        has_log: whether that keeps a log.
+        threads: number of PyTorch threads.
+        attempts: attempts per image if reading or writing fails.
+        known: handle of the job's `Attempts` actor.
+        has_log: whether the job has a log.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Worker:
         self._refused = self._ask("join", identity(restorer)) if has_log else ""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Restore one row; what goes wrong with it is told in its outcome and never raised."""
+        """Restore one row. Errors are reported in its outcome, never raised."""
         known: dict[str, Any] | None = self._ask("begin", row["index"])
         if known is not None:
             return known
@@ -82,7 +82,7 @@ class Worker:
         return outcome
 
     def restore(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The same without counting the attempt."""
+        """Restore one row without counting the attempt."""
         start = time.monotonic()
         outcome = outcome_of(row["index"], self._refused)
         made: Result | None = None
@@ -101,14 +101,14 @@ class Worker:
                     outcome |= {"width": made.width, "height": made.height, "notes": "\n".join(made.notes)}
                     outcome["change"] = NO_CHANGE if made.change is None else made.change
                 if made.data is None:
-                    text = (made.error or "nothing was made of it").removeprefix("the image data")
+                    text = (made.error or "there is no result").removeprefix("the image data")
                     outcome["error"] = f"{row['input']}: {text.removeprefix(':').strip()}"
                     break
                 place = row["output"]
                 self._put(row, input_digest, made.data)
                 break
             except OSError as error:
-                # of the storage, since pictures are decoded from memory: the next attempt may be luckier
+                # an error of the storage, since images are decoded from memory; a retry may succeed
                 outcome["error"] = str(error) if isinstance(error, KBNetError) else f"{place}: {_reason(error)}"
                 if isinstance(error, OutputError) and error.errno not in _MAY_PASS:
                     break
@@ -129,7 +129,7 @@ class Worker:
         return ray.get(getattr(self._known, name).remote(*values))
 
     def _is_done(self, target: str, input_digest: str) -> bool:
-        """Whether an earlier run wrote the result, by the log."""
+        """Return whether an earlier run wrote the result, according to the log."""
         promised = self._ask("promised", target) if self._has_log else None
         if promised is None or promised[0] != input_digest:
             return False
@@ -153,7 +153,7 @@ class Worker:
         try:
             storage.write(row["output"], data, overwrite=row.get("overwrite", False))
         except OutputExistsError:
-            if storage.read(row["output"]) != data:  # a worker that died just after may have written it
+            if storage.read(row["output"]) != data:  # else a worker that died right after writing has written it
                 raise
         if self._output.get("keep_time") and not storage.is_url(row["input"]) and not storage.is_url(row["output"]):
             times = times_of(Path(row["input"]))

@@ -1,6 +1,8 @@
-"""The only room that decodes and encodes picture files: bit depth, colour, alpha, orientation, profile.
+"""Reading and writing image files: bit depth, colour, alpha, orientation, profiles, metadata.
 
-    file or bytes --read_photo--> Photo --(pixels restored elsewhere)--> plan_output, write_photo --> file or bytes
+All decoding and encoding in kbnet happens here.
+
+    file or bytes --read_photo--> Photo --(restore its pixels)--> plan_output, write_photo --> file or bytes
 
 >>> import numpy as np
 >>> photo = Photo(np.zeros((2, 3, 3), np.uint16))

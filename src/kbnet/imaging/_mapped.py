@@ -1,17 +1,17 @@
-"""Files that libvips maps into memory: what it has read is given back, or it would count as memory of this process."""
+"""Releases pages of files that libvips maps into memory, which would otherwise count as memory of this process."""
 
 import ctypes
 import sys
 from pathlib import Path
 from typing import Any
 
-_STEP = 2  # percent of the work between two looks
+_STEP = 2  # percent of progress between two releases
 
 
 def keep_unmapped(image: Any, path: Path) -> None:
-    """While `image` is written, give back the pages of the mapped file `path` every so often; on Linux alone.
+    """While `image` is written, periodically release the pages of the mapped file `path`. Linux only.
 
-    Nothing is lost: the mapping is read only, and a page that is read once more comes from the file again.
+    This is safe: the mapping is read-only, and a page that is needed again is read from the file.
     """
     if sys.platform != "linux":
         return
@@ -27,7 +27,7 @@ def keep_unmapped(image: Any, path: Path) -> None:
 
 
 def release(path: Path) -> int:
-    """Give back what is mapped of a file for reading; the number of bytes of its mappings."""
+    """Release the pages of all read-only mappings of a file. Returns the size of the mappings in bytes."""
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     dont_need = 4

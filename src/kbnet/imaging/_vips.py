@@ -1,4 +1,4 @@
-"""libvips, loaded once, kept quiet, and its errors cut down to one line."""
+"""Loads and configures libvips, and reduces its errors to one line."""
 
 import atexit
 import logging
@@ -9,16 +9,16 @@ import pyvips
 __all__ = ["FAILURES", "pyvips", "reason"]
 
 FAILURES = (pyvips.Error, UnicodeDecodeError)
-"""What a failing call raises: pyvips decodes error texts strictly, and those may quote bytes of a damaged file."""
+"""Exceptions of a failing call: pyvips decodes error texts strictly, and they may quote bytes of a damaged file."""
 
 _NOISE = ("bad seek", "load error", "read error", "unable to call", "unable to open source")
 
 
 def reason(error: Exception) -> str:
-    """libvips' own words on what went wrong: one printable line of at most 120 characters, or nothing.
+    """Return libvips' error as one printable line of at most 120 characters, or "".
 
-    The error buffer of libvips is shared and keeps lines of earlier calls that recovered, so only the last line that
-    says something is taken, and the rest is cleared.
+    The error buffer of libvips is shared and keeps lines of earlier calls that recovered, so only the last informative
+    line is used, and the buffer is cleared.
     """
     pyvips.vips_lib.vips_error_clear()
     if isinstance(error, UnicodeDecodeError):
@@ -38,18 +38,18 @@ def _log(domain: Any, level: int, message: Any, data: Any) -> None:
 
 
 def _take_over_log() -> None:
-    """Receive libvips' log in place of pyvips, whose handler prints a traceback where a file's bytes are not UTF-8."""
+    """Replace pyvips' handler for libvips' log, which prints a traceback if a file's bytes aren't UTF-8."""
     handler = pyvips.ffi.callback("GLogFunc", _log)
     number = pyvips.glib_lib.g_log_set_handler(b"VIPS", 0xFF, handler, pyvips.ffi.NULL)
-    # the callback must outlive its registration and be gone before the interpreter is
+    # the callback must outlive its registration and be removed before the interpreter exits
     atexit.register(lambda kept: pyvips.glib_lib.g_log_remove_handler(b"VIPS", number), handler)
 
 
-# Each photo is decoded and encoded once, so a cache of operations would only keep whole pictures alive.
+# Each photo is decoded and encoded once, so a cache of operations would only keep whole images in memory.
 pyvips.cache_set_max(0)
 
-# libvips logs a line per damaged block; what matters of it comes back as an error or a note. A program that wants the
-# rest sets the level of the "pyvips" logger itself, before or after.
+# libvips logs a line per damaged block; kbnet reports damage as an error or a note. Programs that want these lines can
+# set the level of the "pyvips" logger, before or after importing kbnet.
 if pyvips.logger.level == logging.NOTSET:
     pyvips.logger.setLevel(logging.CRITICAL)
 _take_over_log()

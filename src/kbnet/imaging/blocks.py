@@ -1,8 +1,8 @@
-"""Every kind of metadata and what becomes of it in each format: one table, and the conversions that it speaks of.
+"""How each output format handles each kind of metadata: one table, and the conversions in it.
 
-    Metadata of a file --fit--> Metadata that a format's writer puts in place as it is, and a note on each thing lost
+    metadata of a file --fit--> metadata that a format's writer stores as is, and a note on each loss
 
-A format to come (HEIF) gets a walker in `containers`, and a column here.
+To add a format (such as HEIF), add a parser in `containers` and a column here.
 """
 
 import struct
@@ -15,13 +15,13 @@ from kbnet.imaging.containers import jpeg, png
 from kbnet.imaging.photo import Block, Metadata
 
 NAMES = {"png": "PNG", "jpeg": "JPEG", "tiff": "TIFF", "webp": "WebP", "avif": "AVIF"}
-# JPEG segments hold 65533 bytes, less the name at their start.
+# JPEG segments hold 65533 bytes, minus the name at their start.
 _LONGEST_EXIF, _LONGEST_XMP = 65527, 65502
 _LONGEST_PROFILE = 255 * 65519
 
 
 class Rule(StrEnum):
-    """What becomes of a kind of metadata in a format: its bytes stay, it is said in another way, or a note names it."""
+    """How a format handles a kind of metadata: kept as is, converted, or dropped with a note."""
 
     KEPT = "kept"
     CONVERTED = "converted"
@@ -36,10 +36,10 @@ class Kind:
     """A kind of metadata.
 
     Attributes:
-        title: what it is, as the documentation calls it.
-        rules: for PNG, JPEG, TIFF, WebP and AVIF.
-        lost: what a note calls it.
-        why: why a note says that it is lost, where the format is not the reason.
+        title: its name in the documentation.
+        rules: rules for PNG, JPEG, TIFF, WebP and AVIF, in this order.
+        lost: its name in notes.
+        why: reason given in notes when it is lost, if the format isn't the reason.
     """
 
     title: str
@@ -48,38 +48,38 @@ class Kind:
     why: str = ""
 
     def rule(self, format: str) -> Rule:
-        """Of a format by its own name."""
+        """Return the rule for a format, by its canonical name."""
         return self.rules[list(NAMES).index(format)]
 
 
-_STALE = "it holds for the picture before it was restored"
+_STALE = "it describes the unrestored image"
 KINDS = {
-    "exif": Kind("EXIF: camera, exposure, position, maker's notes", (_K, _K, _C, _K, _K), "EXIF"),
+    "exif": Kind("EXIF: camera, exposure, position, maker notes", (_K, _K, _C, _K, _K), "EXIF"),
     "xmp": Kind("XMP", (_K, _K, _K, _K, _K), "XMP"),
     "extended-xmp": Kind("extended XMP", (_C, _K, _C, _C, _C), "extended XMP"),
     "photoshop": Kind(
-        "Photoshop's image resources, with IPTC captions",
+        "Photoshop image resources with IPTC captions",
         (_C, _K, _K, _N, _N),
-        "the IPTC caption block with Photoshop's resources",
+        "the IPTC caption block with Photoshop resources",
     ),
-    "iptc": Kind("IPTC captions by themselves", (_C, _C, _K, _N, _N), "the IPTC caption block"),
+    "iptc": Kind("IPTC captions on their own", (_C, _C, _K, _N, _N), "the IPTC caption block"),
     "comment": Kind("JPEG comments", (_C, _K, _C, _N, _N), "the JPEG comment"),
     "text": Kind("PNG text: author, description, parameters", (_K, _C, _C, _N, _N), "PNG text"),
-    "colour": Kind("colour by gAMA, cHRM, cICP or nclx, without a profile", (_K, _C, _C, _C, _C), "the colour tag"),
-    "chunk": Kind("other chunks of PNG, of the standard or marked as safe to copy", (_K, _N, _N, _N, _N), "PNG's"),
+    "colour": Kind("gAMA, cHRM, cICP or nclx colour without a profile", (_K, _C, _C, _C, _C), "the colour tag"),
+    "chunk": Kind("other PNG chunks that are standard or marked as safe to copy", (_K, _N, _N, _N, _N), "PNG's"),
     "dependent-chunk": Kind("PNG chunks marked as unsafe to copy", (_N, _N, _N, _N, _N), "the PNG chunk", _STALE),
-    "segment": Kind("other segments of JPEG", (_N, _K, _N, _N, _N), "the JPEG segment"),
-    "coding-extension": Kind("JPEG XT and JPEG-HDR", (_N, _N, _N, _N, _N), "the extension of the JPEG coding", _STALE),
-    "tag": Kind("other TIFF tags: ImageJ's and OME's, GDAL's, private ones", (_N, _N, _K, _N, _N), "the TIFF tag"),
+    "segment": Kind("other JPEG segments", (_N, _K, _N, _N, _N), "the JPEG segment"),
+    "coding-extension": Kind("JPEG XT and JPEG-HDR", (_N, _N, _N, _N, _N), "the JPEG coding extension", _STALE),
+    "tag": Kind("other TIFF tags: ImageJ, OME, GDAL, private ones", (_N, _N, _K, _N, _N), "the TIFF tag"),
     "geo-tag": Kind("GeoTIFF tags", (_N, _N, _K, _N, _N), "the GeoTIFF tag"),
-    "riff-chunk": Kind("other chunks of WebP", (_N, _N, _N, _K, _N), "the WebP chunk"),
+    "riff-chunk": Kind("other WebP chunks", (_N, _N, _N, _K, _N), "the WebP chunk"),
     "content-credentials": Kind(
         "content credentials (C2PA)", (_N, _N, _N, _N, _N), "content credentials (C2PA)", _STALE
     ),
 }
-"""The table: a rule for every kind of block and every format."""
+"""A rule for each kind of block and each format."""
 
-# PNG's usual keywords, and the TIFF tags of the same meaning.
+# Standard PNG keywords, and the TIFF tags with the same meaning.
 _KEYWORD_TAGS = {"title": 269, "description": 270, "software": 305, "author": 315, "copyright": 33432}
 _DESCRIPTION = 270
 _TAGS = {
@@ -87,16 +87,16 @@ _TAGS = {
     301: "transfer function",
     318: "white point",
     319: "primaries",
-    42112: "GDAL's metadata",
-    42113: "GDAL's value for no data",
-    50838: "lengths of ImageJ's metadata",
-    50839: "ImageJ's metadata",
+    42112: "GDAL metadata",
+    42113: "GDAL no-data value",
+    50838: "lengths of the ImageJ metadata",
+    50839: "ImageJ metadata",
 }
 
 
 @dataclass
 class _Fitting:
-    """Metadata on its way into a format: what it was, and what of it is settled."""
+    """State of a conversion: the source metadata, and what has been decided so far."""
 
     format: str
     source: Metadata
@@ -108,14 +108,17 @@ class _Fitting:
         self.blocks.append(block)
 
     def lose(self, block: Block, why: str = "") -> None:
-        """Count a block as lost; those of one kind share a note."""
+        """Record a block as lost. Blocks of the same kind share a note."""
         self.lost.setdefault((block.kind, why), []).append(_which(block))
 
 
 def fit(metadata: Metadata, format: str, *, bit_depth: int, gray: bool) -> tuple[Metadata, tuple[str, ...]]:
-    """The metadata as a format's writer takes it, and one line for each kind that is lost.
+    """Convert metadata to what a format's writer accepts.
 
-    `bit_depth` and `gray` are the written picture's. What is fitted already stays as it is.
+    `bit_depth` and `gray` describe the output image. Metadata that already fits is unchanged.
+
+    Returns:
+        The converted metadata, and one line for each kind that is lost.
     """
     fitting = _Fitting(format, metadata)
     for block in metadata.blocks:
@@ -126,7 +129,7 @@ def fit(metadata: Metadata, format: str, *, bit_depth: int, gray: bool) -> tuple
         elif rule is Rule.CONVERTED:
             _CONVERSIONS[block.kind](fitting, block)
         elif format == "jpeg" and block.kind == "photoshop":
-            _convert_captions(fitting, block)  # which joins it to captions that stand by themselves
+            _convert_captions(fitting, block)  # joins them with separate captions
         else:
             fitting.keep(block)
     if format == "jpeg":
@@ -154,7 +157,7 @@ def _which(block: Block) -> str:
 
 
 def printable_key(block: Block) -> str:
-    """The keyword of a block of text, fit for a line."""
+    """Return the keyword of a text block, printable and at most 40 characters long."""
     key = block.data.split(b"\0", 1)[0].decode("latin-1")
     return "".join(c for c in key if c.isprintable())[:40]
 
@@ -182,14 +185,14 @@ def _exif_has_resolution(metadata: Metadata) -> bool:
 
 
 def _convert_exif(fitting: _Fitting, block: Block) -> None:
-    """Mark the block as one that a TIFF spreads over its directories: offsets in a maker's notes do not follow."""
+    """Mark the block as moved: a TIFF spreads it over its directories, which breaks offsets in maker notes."""
     if block.name != exif.MOVED and exif.has_maker_note(block.data):
         fitting.notes.append(exif.MOVED_NOTE)
     fitting.keep(replace(block, name=exif.MOVED))
 
 
 def _convert_extended(fitting: _Fitting, block: Block) -> None:
-    """Join the extension to the main packet; only JPEG has to keep the two apart."""
+    """Merge the extension into the main packet. Only JPEG has to keep them separate."""
     for index, main in enumerate(fitting.blocks):
         if main.kind == "xmp":
             joined = xmp.merged(main.data, block.data)
@@ -200,7 +203,7 @@ def _convert_extended(fitting: _Fitting, block: Block) -> None:
 
 
 def _convert_captions(fitting: _Fitting, block: Block) -> None:
-    """Photoshop's resources and IPTC by itself as one: TIFF often has the same captions in both."""
+    """Merge Photoshop resources and separate IPTC captions: TIFF often has the same captions in both."""
     resources = b"".join(one.data for one in fitting.source.all("photoshop"))
     if photoshop.iptc_of(resources) is None:
         resources += b"".join(photoshop.of_iptc(one.data) for one in fitting.source.all("iptc")[:1])
@@ -246,7 +249,7 @@ def _convert_text(fitting: _Fitting, block: Block) -> None:
 
 
 def _put_tag(fitting: _Fitting, block: Block, tag: int, text: str) -> None:
-    """Make a text a tag of TIFF, where that has none of its own."""
+    """Store a text as a TIFF tag, unless the tag already exists."""
     taken = any(
         other.kind == "tag" and other.name == str(tag) for other in fitting.source.blocks + tuple(fitting.blocks)
     )
@@ -260,7 +263,7 @@ def _put_tag(fitting: _Fitting, block: Block, tag: int, text: str) -> None:
 
 
 def _drop(fitting: _Fitting, block: Block) -> None:
-    """A colour that has become a profile by now: see `profile_of`."""
+    """Drop a colour tag, which has already been converted to a profile; see `profile_of`."""
 
 
 _CONVERSIONS: dict[str, Callable[[_Fitting, Block], None]] = {
@@ -275,15 +278,15 @@ _CONVERSIONS: dict[str, Callable[[_Fitting, Block], None]] = {
 
 
 def _fit_segments(fitting: _Fitting) -> None:
-    """What is too long for one segment of JPEG: XMP is split, EXIF is lost."""
+    """Handle blocks that are too long for one JPEG segment: split XMP, drop EXIF."""
     for block in list(fitting.blocks):
         if block.kind == "exif" and len(block.data) > _LONGEST_EXIF:
             fitting.blocks.remove(block)
-            fitting.lose(block, "JPEG holds 64 kB of it")
+            fitting.lose(block, "JPEG is limited to 64 kB of it")
         elif block.kind == "xmp" and len(block.data) > _LONGEST_XMP:
             fitting.blocks.remove(block)
             if not xmp.is_well_formed(block.data) or any(one.kind == "extended-xmp" for one in fitting.blocks):
-                fitting.lose(block, "JPEG holds 64 kB of it, and it cannot be split")
+                fitting.lose(block, "JPEG is limited to 64 kB of it, and it cannot be split")
                 continue
             main, extension = xmp.split(block.data)
             guid = xmp.extension_guid(main) or b""
@@ -291,20 +294,20 @@ def _fit_segments(fitting: _Fitting) -> None:
 
 
 def _fit_chunks(fitting: _Fitting, bit_depth: int, *, gray: bool) -> None:
-    """Chunks whose content depends on how the samples are stored."""
+    """Drop chunks whose content doesn't match the output samples."""
     for block in list(fitting.blocks):
         if block.kind != "chunk":
             continue
         misfit = block.name == "bKGD" and (block.code != bit_depth or len(block.data) != (2 if gray else 6))
         if misfit or block.name in ("sBIT", "hIST"):
             fitting.blocks.remove(block)
-            fitting.lose(block, "it does not fit the restored picture's samples")
+            fitting.lose(block, "it does not match the samples of the restored image")
 
 
 def profile_of(metadata: Metadata, channels: int, format: str) -> tuple[bytes | None, tuple[str, ...]]:
-    """The profile that says what a picture's tags of colour say, for a format without them, and a note where none can.
+    """Return a profile equivalent to an image's colour tags, for formats without them, or None and a note.
 
-    The first of cICP, nclx, sRGB, and gAMA with cHRM counts, as the PNG standard says.
+    As the PNG standard requires, the first of cICP, nclx, sRGB, and gAMA with cHRM takes precedence.
     """
     tags = {block.name: block.data for block in metadata.all("colour")}
     codes = tags.get("cICP", tags.get("nclx"))
@@ -320,7 +323,7 @@ def profile_of(metadata: Metadata, channels: int, format: str) -> tuple[bytes | 
     if profile is None and not icc.means_srgb(primaries, transfer):
         return None, (
             f"the colour tag (primaries {primaries}, transfer {transfer}) is not kept in {NAMES[format]}; "
-            "colours will be taken for sRGB",
+            "colours are interpreted as sRGB",
         )
     return profile, ()
 
@@ -339,5 +342,5 @@ def _from_gamma(tags: dict[str, bytes], channels: int) -> bytes | None:
 
 
 def fits_jpeg(profile: bytes) -> bool:
-    """Whether JPEG can hold the profile in its 255 segments."""
+    """Return whether the profile fits into the 255 segments of a JPEG."""
     return len(profile) <= _LONGEST_PROFILE

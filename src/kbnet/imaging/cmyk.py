@@ -1,4 +1,4 @@
-"""CMYK into sRGB, by the profile that says what the inks look like."""
+"""Converts CMYK to sRGB with the profile that describes the inks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from kbnet.imaging.icc import icc_channels
 
 
 def to_srgb(image: Any, profile: bytes | None) -> tuple[Any, bool]:
-    """A CMYK image of libvips as sRGB, and whether that went by its own profile rather than by a generic one."""
+    """Convert a CMYK libvips image to sRGB. Also returns whether its own profile was used rather than a generic one."""
     depth = 16 if image.format == "ushort" else 8
     options = {"input_profile": "cmyk", "intent": "relative", "black_point_compensation": True, "depth": depth}
     own = profile is not None and icc_channels(profile) == 4
@@ -18,9 +18,9 @@ def to_srgb(image: Any, profile: bytes | None) -> tuple[Any, bool]:
 
 
 def cmyk_to_srgb(pixels: NDArray[np.uint8], profile: bytes) -> tuple[NDArray[np.uint8], bytes]:
-    """Inks [H,W,4], 255 for full, as sRGB [H,W,3] with the profile of that.
+    """Convert inks [H,W,4] uint8, 255 = full coverage, to sRGB [H,W,3] uint8. Also returns the sRGB profile.
 
-    A profile that is damaged, or of no CMYK, is not believed; a generic one takes its place.
+    If the profile is damaged or isn't a CMYK profile, a generic one is used.
     """
     height, width = pixels.shape[:2]
     image = pyvips.Image.new_from_memory(np.ascontiguousarray(pixels).data, width, height, 4, "uchar")

@@ -1,4 +1,4 @@
-"""What JPEG does to pixels: encoded and decoded again in memory."""
+"""JPEG artefacts: encodes and decodes pixels in memory."""
 
 import numpy as np
 
@@ -8,19 +8,19 @@ from kbnet.imaging.photo import Pixels, check_pixels
 
 
 def compress_jpeg(pixels: Pixels, quality: int, *, subsample_chroma: bool = False) -> Pixels:
-    """Encode as a JPEG and decode that, by libjpeg as libvips calls it.
+    """Encode pixels as JPEG and decode them again, with libjpeg as called by libvips.
 
     Args:
         pixels: uint8, [H,W] or [H,W,3].
         quality: 1 to 100.
-        subsample_chroma: store colour at half the resolution (4:2:0), as most cameras and web sites do.
+        subsample_chroma: store colour at half the resolution (4:2:0), as most cameras and websites do.
 
     Returns:
-        uint8 of the same shape.
+        uint8 pixels of the same shape.
 
     Raises:
-        InvalidInputError: other pixels, or a quality out of range.
-        OutputError: the encoder failed (a side over 65,500 pixels).
+        InvalidInputError: wrong dtype or shape, or `quality` out of range.
+        OutputError: the encoder failed, for example because a side is over 65,500 pixels.
     """
     check_pixels(pixels)
     if pixels.dtype != np.uint8:
@@ -35,5 +35,5 @@ def compress_jpeg(pixels: Pixels, quality: int, *, subsample_chroma: bool = Fals
         data = image.jpegsave_buffer(Q=quality, subsample_mode="on" if subsample_chroma else "off", keep="none")
         decoded = pyvips.Image.jpegload_buffer(data).write_to_memory()
     except FAILURES as error:
-        raise OutputError(f"the jpeg encoder failed ({reason(error) or 'no reason given'})") from None
+        raise OutputError(f"the JPEG encoder failed ({reason(error) or 'no reason given'})") from None
     return np.frombuffer(decoded, np.uint8).reshape(pixels.shape)

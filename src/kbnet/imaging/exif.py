@@ -1,6 +1,7 @@
-"""EXIF blocks: turned upright, rid of the thumbnail, and moved between TIFF's own directories and the other formats.
+"""EXIF blocks: resets the orientation, removes the thumbnail, and converts between TIFF tags and other formats.
 
-A block begins at its TIFF header. All else keeps its bytes and its place, so that maker notes with offsets stay whole.
+A block begins at its TIFF header. Everything else keeps its bytes and position, so that maker notes with offsets stay
+valid.
 """
 
 import io
@@ -13,28 +14,28 @@ PREFIX = b"Exif\0\0"
 ORIENTATION = 0x0112
 MAKER_NOTE = 0x927C
 MOVED = "moved"
-"""Name of a block whose parts do not lie where the camera put them, as none do that went through a TIFF."""
-MOVED_NOTE = "the camera maker's notes in EXIF were moved; some programs may not read them any more"
+"""Name of a block whose parts are no longer at their original offsets, which is the case after a TIFF."""
+MOVED_NOTE = "the maker notes in EXIF were moved; some programs may be unable to read them"
 _THUMBNAIL_AT, _THUMBNAIL_LENGTH = 0x0201, 0x0202
-_WIDTH, _HEIGHT = 0xA002, 0xA003  # in the EXIF directory: of the stored picture
+_WIDTH, _HEIGHT = 0xA002, 0xA003  # in the EXIF directory: size of the stored image
 
 RESOLUTION_TAGS = (282, 283, 296)
 DESCRIPTIVE = frozenset({269, 270, 271, 272, 285, 305, 306, 315, 316, 337, 18246, 18249, 33432, *range(40091, 40096)})
-"""Tags of a TIFF's first directory that an EXIF block has in its first one too: description, make, artist ..."""
+"""Tags in a TIFF's first directory that an EXIF block also has in its first directory: description, make, artist ..."""
 
 STORAGE = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 284, 288, 289, 290, 291}
     | {292, 293, 297, 317, 320, 321, 322, 323, 324, 325, 326, 327, 328, 330, 332, 333, 334, 336, 338, 339, 340, 341}
     | {342, 346, 347, *range(512, 522), 529, 530, 531, 532, 559, 32781, 34665, 34853, 40965, 400, 401}
 )
-"""Tags that say how pixels are stored, or where something else lies: whoever writes the pixels writes these anew."""
+"""Tags that describe how pixels are stored, or that point to other data. Encoding the pixels rewrites them."""
 
 ELSEWHERE = frozenset({700, 33723, 34377, 34675, 37724})
-"""Tags of a TIFF that hold XMP, IPTC, Photoshop's resources, a colour profile, Photoshop's layers."""
+"""TIFF tags for XMP, IPTC, Photoshop resources, the colour profile, and Photoshop layers."""
 
 
 def directory_of(block: bytes) -> tuple[Form, Directory] | None:
-    """The first directory of an EXIF block, with those below it; None where it is not EXIF."""
+    """Return the first directory of an EXIF block with its child directories; None if it isn't EXIF."""
     file = io.BytesIO(block)
     form = ifd.read_form(file)
     directory = None if form is None else ifd.read_directory(file, form, form.first)
@@ -42,17 +43,17 @@ def directory_of(block: bytes) -> tuple[Form, Directory] | None:
 
 
 def orientation_of(block: bytes) -> int:
-    """The EXIF orientation, 1 to 8; 1 where it is missing or senseless."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
     found = directory_of(block.removeprefix(PREFIX))
     value = found[1].number(ORIENTATION, 1) if found else 1
     return value if 1 <= value <= 8 else 1
 
 
 def upright(exif: bytes, *, keep_orientation: bool = False) -> bytes | None:
-    """The EXIF block from its TIFF header on, with orientation 1 and no thumbnail; None where it is not EXIF.
+    """Return the EXIF block from its TIFF header, with orientation 1 and without thumbnail; None if it isn't EXIF.
 
-    The thumbnail would show the picture before restoration. Width and height change places where the picture is turned
-    onto its side. `keep_orientation` is for pixels that are not turned.
+    The thumbnail would show the unrestored image. Width and height are swapped if the image is rotated by 90 degrees.
+    `keep_orientation` is for pixels that aren't rotated.
     """
     block = bytearray(exif.removeprefix(PREFIX))
     found = directory_of(bytes(block))
@@ -78,7 +79,7 @@ def _put(block: bytearray, form: Form, entry: Entry | None, value: int) -> None:
 
 
 def _without_thumbnail(block: bytearray, form: Form, directory: Directory) -> bytearray:
-    """Cut the second directory off, which describes the thumbnail and nothing else, and blank the thumbnail's bytes."""
+    """Unlink the second directory, which only describes the thumbnail, and zero the thumbnail's bytes."""
     second = ifd.read_directory(io.BytesIO(bytes(block)), form, directory.next, children=False)
     if directory.next_at + form.inline <= len(block):
         block[directory.next_at : directory.next_at + form.inline] = bytes(form.inline)
@@ -86,7 +87,7 @@ def _without_thumbnail(block: bytearray, form: Form, directory: Directory) -> by
         return block
     start, length = second.number(_THUMBNAIL_AT), second.number(_THUMBNAIL_LENGTH)
     end = start + length
-    # only what is a JPEG, and is no part of the directory before it: in damaged blocks these ranges may be anything
+    # only if it is a JPEG and outside the directory before it: in damaged blocks, the range can be anything
     if not (0 < start < end <= len(block)) or block[start : start + 2] != b"\xff\xd8" or start < second.next_at:
         return block
     if end == len(block):
@@ -96,7 +97,7 @@ def _without_thumbnail(block: bytearray, form: Form, directory: Directory) -> by
 
 
 def from_tiff(directory: Directory, form: Form) -> bytes | None:
-    """An EXIF block of a TIFF's descriptive tags, EXIF, GPS and resolution; None where it has none but resolution."""
+    """Return an EXIF block from a TIFF's descriptive tags, EXIF, GPS and resolution; None if only resolution exists."""
     entries = {tag: entry for tag, entry in directory.entries.items() if tag in DESCRIPTIVE}
     if not entries and not directory.children:
         return None
@@ -105,7 +106,7 @@ def from_tiff(directory: Directory, form: Form) -> bytes | None:
 
 
 def of_texts(texts: dict[int, str]) -> bytes:
-    """An EXIF block of nothing but texts, by their tags."""
+    """Return an EXIF block that contains only these texts, by tag."""
     return _block(Directory({tag: ifd.ascii_entry(tag, text) for tag, text in texts.items()}), "<")
 
 
@@ -116,7 +117,7 @@ def _block(directory: Directory, order: str) -> bytes:
 
 
 def for_tiff(block: bytes) -> Directory | None:
-    """What of an EXIF block goes into a TIFF's first directory, with the directories below it."""
+    """Return the part of an EXIF block that belongs in a TIFF's first directory, with its child directories."""
     found = directory_of(block)
     if found is None:
         return None
@@ -124,7 +125,7 @@ def for_tiff(block: bytes) -> Directory | None:
 
 
 def has_maker_note(block: bytes) -> bool:
-    """Whether the camera's maker put notes of its own into the block."""
+    """Return whether the block contains maker notes."""
     found = directory_of(block)
     inner = found[1].children.get(ifd.EXIF_IFD) if found else None
     return inner is not None and MAKER_NOTE in inner.entries

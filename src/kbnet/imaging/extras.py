@@ -1,4 +1,4 @@
-"""Pictures, videos and sounds that no result holds: their file is not replaced by a result unless that is asked for."""
+"""Protects files with images, videos or sounds that a result can't contain from being overwritten by the result."""
 
 import contextlib
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from kbnet.imaging.photo import printable
 def check_extras(
     extras: Sequence[str], source: Path | str | None, target: Path | str | None, *, drop_extras: bool
 ) -> None:
-    """Refuse a result that would take the place of the file it was made from and lose what that has besides.
+    """Refuse to overwrite a source file if its extras would be lost.
 
     Args:
-        extras: of the file, as in `Photo.extras`.
-        source: the file, by path or URL; None where it is none, or not known.
-        target: where the result goes, by path or URL; None for a pipe or memory.
-        drop_extras: whether they may be lost.
+        extras: extras of the source file, as in `Photo.extras`.
+        source: path or URL of the source file; None if there is none or it is unknown.
+        target: path or URL of the result; None for a pipe or memory.
+        drop_extras: whether the extras may be lost.
 
     Raises:
-        OutputError: they would be lost.
+        OutputError: the extras would be lost.
     """
     if drop_extras or not extras or source is None or target is None or not _is_same(source, target):
         return

@@ -1,4 +1,4 @@
-"""What has to be known about ICC profiles, and profiles made of primaries and a curve. Pure functions of bytes."""
+"""Reads the needed parts of ICC profiles, and builds profiles from primaries and a curve. Pure functions of bytes."""
 
 import struct
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0
 
 
 def icc_channels(profile: bytes) -> int | None:
-    """How many channels the ICC profile's data colour space has: 1 gray, 3 RGB, 4 CMYK; None for any other."""
+    """Return the number of channels of a profile's colour space: 1 gray, 3 RGB, 4 CMYK; None for any other."""
     return {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4}.get(profile[16:20])
 
 
 def icc_name(profile: bytes) -> str:
-    """The description in an ICC profile (version 2 or 4), such as "Display P3"; "unnamed" where there is none."""
+    """Return the description in an ICC profile (version 2 or 4), such as "Display P3"; "unnamed" if it has none."""
     try:
         (count,) = struct.unpack_from(">I", profile, 128)
         for index in range(min(count, 100)):
@@ -58,7 +58,7 @@ def _icc_text(tag: bytes) -> str:
 
 
 def from_codes(primaries: int, transfer: int, channels: int) -> bytes | None:
-    """The profile of code points of ITU-T H.273; None where they are sRGB's, unspecified, or of no such profile."""
+    """Build a profile for code points of ITU-T H.273; None if they mean sRGB, are unspecified, or have no profile."""
     if means_srgb(primaries, transfer):
         return None
     chromaticities = SRGB if primaries == 2 else PRIMARIES.get(primaries)
@@ -74,12 +74,12 @@ def from_codes(primaries: int, transfer: int, channels: int) -> bytes | None:
 
 
 def means_srgb(primaries: int, transfer: int) -> bool:
-    """Whether these code points are sRGB's, unspecified, or BT.709's, which all programs show as sRGB."""
+    """Return whether these code points mean sRGB, are unspecified, or mean BT.709, which programs display as sRGB."""
     return primaries in (1, 2) and transfer in (2, _SRGB_CURVE, *_BT709)
 
 
 def from_gamma(gamma: float | None, chromaticities: Chromaticities | None, channels: int) -> bytes | None:
-    """The profile of a PNG's gAMA (the exponent of encoding, such as 1/2.2) and cHRM; None where they are sRGB's."""
+    """Build a profile for a PNG's gAMA (the encoding exponent, such as 1/2.2) and cHRM; None if they mean sRGB."""
     usual_gamma = gamma is None or abs(gamma - 1 / 2.2) < 0.0006
     near = chromaticities is None or np.allclose(chromaticities, SRGB, atol=0.0015)
     if usual_gamma and near:
@@ -103,7 +103,7 @@ def _table_curve(values: NDArray[np.float64]) -> bytes:
 
 
 def _profile(chromaticities: Chromaticities, curve: bytes, channels: int, name: str) -> bytes:
-    """A display profile of ICC version 2.4: a matrix and a curve, or a curve alone for gray."""
+    """Build an ICC version 2.4 display profile: a matrix and a curve, or only a curve for gray."""
     text = name.encode("ascii")
     tags = {
         b"desc": b"desc" + bytes(4) + struct.pack(">I", len(text) + 1) + text + b"\0" + bytes(4 + 4 + 2 + 1 + 67),
@@ -132,7 +132,7 @@ def _profile(chromaticities: Chromaticities, curve: bytes, channels: int, name: 
 
 
 def _matrix(chromaticities: Chromaticities) -> NDArray[np.float64]:
-    """Columns: XYZ of red, green and blue, adapted from the white to D50 by Bradford's transform."""
+    """Return XYZ of red, green and blue as columns, adapted from the white point to D50 with the Bradford transform."""
     white, *primaries = (np.array(_xyz_of(point)) for point in chromaticities)
     columns = np.stack(primaries, axis=1)
     scaled = columns * np.linalg.solve(columns, white)

@@ -1,8 +1,8 @@
-"""TIFF image file directories: the structure of TIFF files and of EXIF blocks, read and written as bytes.
+"""TIFF image file directories (IFDs), the structure of TIFF files and EXIF blocks: reading and writing as bytes.
 
-    file --read_form, read_directory--> Directory of entries --dump--> bytes at a place in a file
+    file --read_form, read_directory--> Directory of entries --dump--> bytes for a position in a file
 
-Values are held in little-endian order, whatever the file's, so that entries move between files.
+Values are stored in little-endian order, whatever the file's byte order, so that entries can move between files.
 """
 
 import struct
@@ -13,18 +13,18 @@ EXIF_IFD, GPS_IFD, INTEROP_IFD = 34665, 34853, 40965
 _POINTERS = (EXIF_IFD, GPS_IFD, INTEROP_IFD)
 # An IFD has at most a few hundred entries; more is damage or an attack.
 _MAX_ENTRIES = 4096
-# Of each type of value: bytes of one, and bytes of the unit that has a byte order.
+# For each value type: bytes per value, and bytes of the unit that is byte-swapped.
 _SIZES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (8, 4), 6: (1, 1), 7: (1, 1), 8: (2, 2), 9: (4, 4)}
 _SIZES |= {10: (8, 4), 11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, LONG8 = 1, 2, 3, 4, 5, 7, 16
 IFD_TYPES = (13, 18)
-"""Types of values that are places of directories in the file."""
+"""Value types that are offsets of directories in the file."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a file stores directories: byte order ("<" or ">"), BigTIFF or classic, and where the first one is."""
+    """How a file stores directories: byte order ("<" or ">"), BigTIFF or classic, and offset of the first one."""
 
     order: str
     big: bool
@@ -32,13 +32,13 @@ class Form:
 
     @property
     def inline(self) -> int:
-        """Bytes of a value that stands in its entry."""
+        """Bytes of a value that can be stored inside its entry."""
         return 8 if self.big else 4
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tag: type of its values, their bytes in little-endian order, and where they lie in the file they are from."""
+    """A tag: type of its values, their bytes in little-endian order, and their offset in the source file."""
 
     tag: int
     kind: int
@@ -47,7 +47,7 @@ class Entry:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The values, where they are whole numbers of a type that counts or points; else nothing."""
+        """The values if they have an unsigned integer type; else an empty tuple."""
         letter = _INTEGERS.get(self.kind)
         if letter is None:
             return ()
@@ -56,9 +56,9 @@ class Entry:
 
 @dataclass
 class Directory:
-    """Entries by tag, the directories that EXIF, GPS and interoperability tags point to, and the place of the next.
+    """Entries by tag, the directories that EXIF, GPS and interoperability tags point to, and the next one's offset.
 
-    Of a tag that stands twice the first counts; the others are in `repeated`.
+    If a tag occurs more than once, the first is in `entries` and the others are in `repeated`.
     """
 
     entries: dict[int, Entry] = field(default_factory=dict)
@@ -69,12 +69,12 @@ class Directory:
     repeated: list[Entry] = field(default_factory=list)
 
     def number(self, tag: int, default: int = 0) -> int:
-        """The first value of a tag, or the default."""
+        """Return the first value of a tag, or the default."""
         entry = self.entries.get(tag)
         return entry.numbers[0] if entry is not None and entry.numbers else default
 
     def text(self, tag: int) -> str:
-        """The text of an ASCII tag, which is UTF-8 more often than not; empty where there is none."""
+        """Return the text of an ASCII tag, decoded as UTF-8 if possible, else Latin-1; empty if there is none."""
         entry = self.entries.get(tag)
         if entry is None or entry.kind != ASCII:
             return ""
@@ -86,7 +86,7 @@ class Directory:
 
 
 def read_form(file: BinaryIO) -> Form | None:
-    """How the file is laid out; None where it is no TIFF structure."""
+    """Read the TIFF header. Returns None if the file isn't a TIFF structure."""
     file.seek(0)
     head = file.read(16)
     if head[:4] in (b"II*\0", b"MM\0*") and len(head) >= 8:
@@ -101,11 +101,11 @@ def read_form(file: BinaryIO) -> Form | None:
 def read_directory(
     file: BinaryIO, form: Form, at: int, *, children: bool = True, longest: int | None = None
 ) -> Directory | None:
-    """The directory at a place in the file; None where there is none to read.
+    """Read the directory at an offset in the file. Returns None if it can't be read.
 
-    Values that reach beyond the file, and those that together are larger than it, are left out and their tags listed in
-    `damaged`. `children` says whether the directories that entries point to are read too; values of more bytes than
-    `longest` are passed over.
+    Values that extend beyond the file, or that are larger than the file in total, are skipped and their tags listed in
+    `damaged`. `children` tells whether to also read the directories that entries point to. Values longer than `longest`
+    bytes are skipped.
     """
     size = file.seek(0, 2)
     if not 8 <= at < size:
@@ -153,7 +153,7 @@ def read_directory(
 def _read_children(file: BinaryIO, form: Form, directory: Directory) -> None:
     for tag in _POINTERS:
         if tag in directory.entries:
-            # interoperability alone lies a level deeper, and nothing below it
+            # only the interoperability directory is nested deeper, and it has no children
             child = read_directory(file, form, directory.number(tag), children=False)
             if child is not None and tag != INTEROP_IFD:
                 _read_children_once(file, form, child)
@@ -171,7 +171,7 @@ def _read_children_once(file: BinaryIO, form: Form, directory: Directory) -> Non
 
 
 def swapped(data: bytes, kind: int) -> bytes:
-    """Values of a type in the other byte order."""
+    """Return values of a type in the other byte order."""
     unit = _SIZES[kind][1]
     if unit == 1:
         return data
@@ -183,7 +183,7 @@ def swapped(data: bytes, kind: int) -> bytes:
 
 
 def dump(directory: Directory, at: int, form: Form, *, following: int = 0) -> bytes:
-    """The directory, its values and its children as bytes that are to stand at the even place `at` of a file."""
+    """Serialise the directory with its values and children, to be written at the even offset `at` of a file."""
     entries = [entry for tag, entry in directory.entries.items() if tag not in _POINTERS] + directory.repeated
     rows: list[tuple[int, Entry | Directory]] = [(entry.tag, entry) for entry in entries]
     rows = sorted(rows + list(directory.children.items()), key=lambda row: row[0])
@@ -213,10 +213,10 @@ def dump(directory: Directory, at: int, form: Form, *, following: int = 0) -> by
 
 
 def ascii_entry(tag: int, text: str) -> Entry:
-    """A text as an entry; readers of today take ASCII for UTF-8."""
+    """Return a text as an ASCII entry, encoded as UTF-8, which current readers expect."""
     return Entry(tag, ASCII, text.encode("utf-8", "replace") + b"\0")
 
 
 def without(directory: Directory, tags: frozenset[int]) -> Directory:
-    """The directory without some entries of its own."""
+    """Return the directory without some of its entries."""
     return replace(directory, entries={tag: entry for tag, entry in directory.entries.items() if tag not in tags})

@@ -1,4 +1,4 @@
-"""What a decoded picture is: pixels, what is kept beside them, and where it came from."""
+"""The decoded form of an image file: pixels, metadata, and where it came from."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -26,14 +26,14 @@ SUFFIX_FORMATS = {
     ".avif": "avif",
 }
 SUPPORTED_SUFFIXES = tuple(SUFFIX_FORMATS)
-"""File name endings that are read and written, lower case, with the dot."""
+"""File name suffixes of formats that can be read and written, in lower case with the dot."""
 
 READ_SUFFIXES = (".bmp", ".gif")
-"""Endings of what is read alone; a result in kind is PNG."""
+"""Suffixes of formats that can only be read. Their results are written as PNG by default."""
 
 
 def is_supported(path: Path | str) -> bool:
-    """Whether the file name ends as a picture that is read and written here; the file itself is not opened.
+    """Return whether the file name has the suffix of a format that can be read and written. The file isn't opened.
 
     >>> is_supported("holiday.JPG"), is_supported("holiday.gif")
     (True, False)
@@ -42,7 +42,7 @@ def is_supported(path: Path | str) -> bool:
 
 
 def is_readable(path: Path | str) -> bool:
-    """Whether the file name ends as a picture that is read here, whether or not it is written.
+    """Return whether the file name has the suffix of a format that can be read, including read-only formats.
 
     >>> is_readable("holiday.jfif"), is_readable("holiday.gif"), is_readable("holiday.psd")
     (True, True, False)
@@ -52,13 +52,13 @@ def is_readable(path: Path | str) -> bool:
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of metadata, as bytes that are not looked into more than needed.
+    """A piece of metadata as bytes, which are parsed only as far as needed.
 
     Attributes:
-        kind: a name of the table in `kbnet.imaging.blocks`, which says what becomes of it in each format.
-        data: what it holds, without the framing of the format that it is from.
-        name: which one of its kind: a chunk of PNG or WebP, a marker of JPEG, a number of TIFF.
-        code: of a TIFF tag the type of its values, whose bytes are in little-endian order.
+        kind: key of the table `kbnet.imaging.blocks.KINDS`, which says how each format handles it.
+        data: its content without the framing of the file format it comes from.
+        name: identifies it within its kind: PNG or WebP chunk, JPEG marker, or TIFF tag number.
+        code: for a TIFF tag, the type of its values. Their bytes are in little-endian order.
     """
 
     kind: str
@@ -69,14 +69,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Resolution:
-    """Pixels per unit, horizontal and vertical; `unit` is "inch", "cm", "metre", or "" for a ratio of sides alone."""
+    """Pixels per unit, horizontal and vertical. `unit` is "inch", "cm", "metre", or "" for an aspect ratio only."""
 
     x: Fraction
     y: Fraction
     unit: str = "inch"
 
     def per(self, unit: str) -> tuple[Fraction, Fraction]:
-        """The same in another unit."""
+        """Return (x, y) in another unit."""
         scale = _PER_METRE[unit] / _PER_METRE[self.unit]
         return self.x / scale, self.y / scale
 
@@ -91,42 +91,48 @@ _PER_METRE = {"inch": Fraction(10000, 254), "cm": Fraction(100), "metre": Fracti
 
 @dataclass(frozen=True)
 class Metadata:
-    """What travels beside the pixels and their colour profile.
+    """Metadata of a file, other than its colour profile.
 
-    `blocks` are in the order of the file. An EXIF block starts at its TIFF header; its orientation is 1, for the pixels
-    are upright, and it holds no thumbnail, which would show the picture before restoration. `resolution` is None where
-    the file does not say, or says it in EXIF alone.
+    `blocks` are in file order. An EXIF block starts at its TIFF header. Its orientation is 1, since the pixels are
+    upright, and its thumbnail is removed, since it shows the unrestored image. `resolution` is None if the file doesn't
+    specify it, or only does so in EXIF.
     """
 
     blocks: tuple[Block, ...] = ()
     resolution: Resolution | None = None
 
     def first(self, kind: str) -> bytes | None:
-        """The data of the first block of a kind, or None."""
+        """Return the data of the first block of a kind, or None."""
         return next((block.data for block in self.blocks if block.kind == kind), None)
 
     def all(self, kind: str) -> tuple[Block, ...]:
-        """The blocks of a kind."""
+        """Return all blocks of a kind."""
         return tuple(block for block in self.blocks if block.kind == kind)
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A decoded picture, upright, with all that is needed to write it back in kind.
+    """A decoded image file: upright pixels, and everything needed to write them back in the same form.
 
-    `pixels` is [H,W] (gray) or [H,W,3] (colour), uint8 or uint16 over its whole range, never with alpha.
-    `alpha` is [H,W] of the same dtype, 0 for transparent, not premultiplied; it is carried and not restored.
-    `sample_bits` is the bits a sample had in the file (1 to 16), which 10-bit AVIF needs to stay 10-bit.
-    `lossless` says that the file's coding kept every sample, so that WebP can stay lossless.
-    `extra_channel` is [H,W] of the same dtype: a channel beside the colours that the file does not call transparency,
-    such as a scanner's infrared or a mask. It is carried and not restored, and TIFF alone holds it.
-    `extras` names the pictures, videos and sounds in the file that no result holds, such as "the video of a motion
-    photo": whoever replaces the file, which is `source` if it was read from one, loses them.
-    `notes` holds one line for each thing that reading changed.
+    To write other pixels with the same metadata, use `dataclasses.replace(photo, pixels=restored)`.
 
-    To write other pixels with the same surroundings: `dataclasses.replace(photo, pixels=restored)`.
+    Attributes:
+        pixels: [H,W] (gray) or [H,W,3] (colour), uint8 or uint16 over the full range, without alpha.
+        alpha: [H,W], same dtype as `pixels`, 0 = transparent, not premultiplied. It is kept unchanged, not restored.
+        format: format of the file, one of `FORMATS`.
+        icc_profile: ICC colour profile, or None.
+        metadata: EXIF, XMP and other blocks.
+        sample_bits: bits per sample in the file, 1 to 16, so that a 10-bit AVIF stays 10-bit.
+        lossless: whether the file's compression is lossless, so that a lossless WebP stays lossless.
+        notes: one line for each change made while reading.
+        extra_channel: [H,W], same dtype as `pixels`: a channel that the file doesn't declare as alpha, such as a
+            scanner's infrared channel or a mask. It is kept unchanged, not restored. Only TIFF can store it.
+        extras: names of further images, videos and sounds in the file that a result can't contain, such as "the video
+            of a motion photo". Overwriting the file loses them.
+        source: path of the file that the photo was read from, or None.
 
-    Raises InvalidInputError when shapes or dtypes are not these, or the format is not one of FORMATS.
+    Raises:
+        InvalidInputError: wrong shapes or dtypes, or a format that isn't in `FORMATS`.
     """
 
     pixels: Pixels
@@ -151,39 +157,37 @@ class Photo:
                     f"got {plane.shape} and {plane.dtype}"
                 )
         if self.alpha is not None and self.extra_channel is not None:
-            raise InvalidInputError("expected alpha or one channel beside the colours, got both")
+            raise InvalidInputError("expected either alpha or an extra channel, got both")
         if self.format not in FORMATS:
-            raise InvalidInputError(f"expected a format among {', '.join(FORMATS)}, got {self.format!r}")
+            raise InvalidInputError(f"expected one of the formats {', '.join(FORMATS)}, got {self.format!r}")
         if self.sample_bits == 0:
             object.__setattr__(self, "sample_bits", self.bit_depth)
 
     @property
     def bit_depth(self) -> int:
-        """8 or 16: the bits of one sample of `pixels`."""
+        """Bits per sample of `pixels`: 8 or 16."""
         return 8 * self.pixels.dtype.itemsize
 
     @property
     def height(self) -> int:
-        """Rows, after the picture was turned upright."""
+        """Number of rows of the upright image."""
         return int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
-        """Columns, after the picture was turned upright."""
+        """Number of columns of the upright image."""
         return int(self.pixels.shape[1])
 
     @property
     def is_gray(self) -> bool:
-        """Whether there is one channel."""
+        """Whether the image has one channel."""
         return self.pixels.ndim == 2
 
 
 def check_pixels(pixels: Any) -> None:
-    """Raise InvalidInputError unless `pixels` is a non-empty uint8 or uint16 array of [H,W] or [H,W,3]."""
+    """Raise InvalidInputError unless `pixels` is a non-empty uint8 or uint16 array of shape [H,W] or [H,W,3]."""
     if not isinstance(pixels, np.ndarray) or pixels.dtype not in (np.uint8, np.uint16):
         kind = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise InvalidInputError(f"expected a uint8 or uint16 array of pixels, got {kind}")
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or 0 in pixels.shape:
-        raise InvalidInputError(
-            f"expected pixels of shape [H,W] or [H,W,3] with alpha kept apart, got {list(pixels.shape)}"
-        )
+        raise InvalidInputError(f"expected pixels of shape [H,W] or [H,W,3], without alpha, got {list(pixels.shape)}")

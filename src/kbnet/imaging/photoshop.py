@@ -1,4 +1,4 @@
-"""Photoshop's image resources, the blocks in which JPEG and TIFF keep IPTC captions. Pure functions of bytes."""
+"""Photoshop image resources: the blocks in which JPEG and TIFF store IPTC captions. Pure functions of bytes."""
 
 import struct
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _THUMBNAILS = (0x0409, 0x040C)
 
 
 def resources(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Number, content, and all bytes of each resource, as far as they are whole."""
+    """Yield the number, content, and all bytes of each resource, up to the first incomplete one."""
     at = 0
     while at + 12 <= len(data) and data[at : at + 4] in _SIGNATURES:
         (number,) = struct.unpack_from(">H", data, at + 4)
@@ -28,15 +28,15 @@ def resources(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def without_thumbnails(data: bytes) -> bytes:
-    """The resources without those that show the picture before restoration."""
+    """Return the resources without thumbnails, which show the unrestored image."""
     return b"".join(whole for number, _, whole in resources(data) if number not in _THUMBNAILS)
 
 
 def iptc_of(data: bytes) -> bytes | None:
-    """IPTC records within the resources, if there are any."""
+    """Return the IPTC records in the resources, or None."""
     return next((content for number, content, _ in resources(data) if number == _IPTC), None)
 
 
 def of_iptc(records: bytes) -> bytes:
-    """IPTC records as a resource."""
+    """Wrap IPTC records in a resource."""
     return b"8BIM" + struct.pack(">HHI", _IPTC, 0, len(records)) + records + bytes(len(records) % 2)

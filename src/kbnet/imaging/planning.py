@@ -1,4 +1,4 @@
-"""What a photo becomes in a given format: decided before encoding, so that every loss can be told."""
+"""Converts photos to what a format can store, before encoding, so that every loss can be reported."""
 
 from dataclasses import replace
 
@@ -11,32 +11,42 @@ from kbnet.imaging.icc import icc_channels
 from kbnet.imaging.photo import FORMATS, Metadata, Photo, Pixels
 
 _ALIASES = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "tif": "tiff"}
-# Longest side each format, or its encoder, takes.
+# Longest side that each format or its encoder accepts.
 _LONGEST = {"jpeg": 65500, "webp": 16383, "avif": 16384}
 _EIGHT_BIT = ("jpeg", "webp")
 _COLOUR_ONLY = ("webp", "avif")
 
 
 def format_of(name: str) -> str:
-    """The format's own name for a name or file ending a user may give, such as "jpg" or ".TIF".
+    """Return the canonical name of a format for a name or suffix such as "jpg" or ".TIF".
 
-    Raises UnsupportedImageError for a format that is not written here.
+    Raises:
+        UnsupportedImageError: a format that can't be written.
     """
     key = name.lower().removeprefix(".")
     key = _ALIASES.get(key, key)
     if key not in FORMATS:
-        raise UnsupportedImageError(f"expected an output format among {', '.join(FORMATS)}, got {name!r}; choose one")
+        raise UnsupportedImageError(f"expected one of the output formats {', '.join(FORMATS)}, got {name!r}")
     return key
 
 
 def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> tuple[Photo, tuple[str, ...]]:
-    """The photo as `format` can hold it, and one line for each thing that is lost on the way.
+    """Convert a photo to what `format` can store.
 
-    `bit_depth` is 8 or 16, None for the photo's own. AVIF holds 16-bit samples in 12 bits (10 where the file had 10).
-    JPEG has no alpha: the picture is laid over white. WebP and AVIF have no gray: it is stored as RGB. Planning an
-    already planned photo again changes nothing and has nothing to say.
+    AVIF stores 16-bit samples with 12 bits (10 if the source had 10). JPEG has no alpha: the image is composited over
+    white. WebP and AVIF have no gray: it is stored as RGB. Planning an already planned photo again changes nothing.
 
-    Raises InvalidInputError (another `bit_depth`), UnsupportedImageError (another format, or a side too long for it).
+    Args:
+        photo: the photo to convert.
+        format: name or alias of the output format.
+        bit_depth: 8 or 16; None for the photo's.
+
+    Returns:
+        The converted photo, and one line for each thing that is lost.
+
+    Raises:
+        InvalidInputError: another `bit_depth`.
+        UnsupportedImageError: the format can't be written, or can't store an image of this size.
     """
     format = format_of(format)
     if bit_depth not in (None, 8, 16):
@@ -44,25 +54,25 @@ def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> t
     name, longest = NAMES[format], _LONGEST.get(format)
     if longest is not None and max(photo.width, photo.height) > longest:
         raise UnsupportedImageError(
-            f"{name} holds at most {longest} pixels a side, the picture is {photo.width} x {photo.height}; "
-            "write PNG or TIFF"
+            f"{name} supports at most {longest} pixels per side, the image is {photo.width} x {photo.height}; "
+            "use PNG or TIFF"
         )
     photo, notes = replace(photo, format=format), []
     if photo.alpha is not None and format == "jpeg":
         if int(photo.alpha.min()) < np.iinfo(photo.alpha.dtype).max:
-            notes.append("JPEG has no transparency: laid over white")
+            notes.append("JPEG has no transparency: composited over white")
         photo = replace(photo, pixels=over_white(photo.pixels, photo.alpha), alpha=None)
     if photo.extra_channel is not None and format != "tiff":
-        notes.append(f"the channel beside the colours is not kept in {name}; TIFF keeps it")
+        notes.append(f"the extra channel is not kept in {name}; TIFF keeps it")
         photo = replace(photo, extra_channel=None)
     wanted = bit_depth or photo.bit_depth
     if wanted == 16 and format in _EIGHT_BIT:
-        notes.append(f"{name} holds 8-bit samples: 16-bit rounded to 8")
+        notes.append(f"{name} is limited to 8 bits per sample: rounded from 16")
         wanted = 8
     if wanted != photo.bit_depth:
         photo = _at_depth(photo, wanted)
     if wanted == 16 and format == "avif" and photo.sample_bits not in (10, 12):
-        notes.append("AVIF holds at most 12-bit samples: 16-bit rounded to 12")
+        notes.append("AVIF is limited to 12 bits per sample: rounded from 16")
         photo = replace(photo, sample_bits=12)
     if photo.is_gray and format in _COLOUR_ONLY:
         photo = replace(photo, pixels=np.repeat(photo.pixels[:, :, None], 3, axis=2))
@@ -73,7 +83,7 @@ def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> t
 
 
 def to_depth(samples: Pixels, bit_depth: int) -> Pixels:
-    """Samples of any shape at 8 or 16 bits over the whole range: white stays white. 16 to 8 rounds to the nearest."""
+    """Convert samples of any shape to 8 or 16 bits over the full range: white stays white. 16 to 8 bits rounds."""
     if samples.dtype == np.uint8 and bit_depth == 16:
         return samples.astype(np.uint16) * np.uint16(257)
     if samples.dtype == np.uint16 and bit_depth == 8:
@@ -83,10 +93,10 @@ def to_depth(samples: Pixels, bit_depth: int) -> Pixels:
 
 
 def over_white(pixels: Pixels, alpha: Pixels) -> Pixels:
-    """Pixels [H,W] or [H,W,3] under alpha [H,W] laid over white, rounded; same dtype."""
+    """Composite pixels [H,W] or [H,W,3] with alpha [H,W] over white. Rounds; returns the same dtype."""
     top = int(np.iinfo(pixels.dtype).max)
     cover = alpha if pixels.ndim == 2 else alpha[:, :, None]
-    # white - (white - pixel) * alpha, in one pass without floats: 65535 * 65535 still fits in 32 bits
+    # white - (white - pixel) * alpha, in one pass of integers: 65535 * 65535 still fits in 32 bits
     dark = (top - pixels).astype(np.uint32) * cover
     result: Pixels = (top - (dark + top // 2) // top).astype(pixels.dtype)
     return result
@@ -102,11 +112,15 @@ def _at_depth(photo: Photo, bit_depth: int) -> Photo:
 def fit_beside(
     metadata: Metadata, profile: bytes | None, format: str, *, bit_depth: int, gray: bool
 ) -> tuple[Metadata, bytes | None, tuple[str, ...]]:
-    """Metadata and profile as a format holds them beside such pixels, and one line for each thing that is lost."""
+    """Convert metadata and profile to what a format can store with such pixels.
+
+    Returns:
+        The metadata, the profile, and one line for each thing that is lost.
+    """
     notes: list[str] = []
     channels = 1 if gray else 3
     if profile is not None and icc_channels(profile) != channels:
-        notes.append("the colour profile does not fit the picture's channels and is not kept")
+        notes.append("the colour profile does not match the image's channels and is not kept")
         profile = None
     tags = {block.name for block in metadata.all("colour")}
     if profile is None and tags and (format != "png" or "nclx" in tags):

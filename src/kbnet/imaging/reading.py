@@ -1,4 +1,4 @@
-"""Files and bytes into photos."""
+"""Decoding: from files or bytes to photos."""
 
 import io
 import stat
@@ -21,7 +21,7 @@ from kbnet.imaging.settling import orientation_of, settle
 from kbnet.imaging.sniff import Container, damaged, failed, sniff
 
 DEFAULT_MAX_PIXELS = 250_000_000
-"""The largest picture read unless asked otherwise: above today's cameras, and within a few GB once decoded."""
+"""Default limit on an image's pixels: above today's cameras, and within a few GB once decoded."""
 
 _LOADERS = {
     "png": pyvips.Image.pngload_source,
@@ -31,8 +31,9 @@ _LOADERS = {
     "avif": pyvips.Image.heifload_source,
     "gif": pyvips.Image.gifload_source,
 }
-# "truncated" lets a cut TIFF through as noise, so all are read at "error". A JPEG with bad bytes in its middle fails at
-# "warning" only; cameras write harmless irregularities too, so that one is read again and noted rather than refused.
+# Values of libvips' fail_on. "truncated" would decode a truncated TIFF as noise, so all formats are read at "error".
+# A JPEG with bad bytes in its middle fails only at "warning"; but cameras write harmless irregularities, too, so such a
+# file is read again at "error" with a note rather than refused.
 _STRICTNESS = {"jpeg": ("warning", "error")}
 _SPACES = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3, "cmyk": 4}
 _KINDS = {"uchar": "8-bit integer", "ushort": "16-bit integer", "char": "signed 8-bit", "short": "signed 16-bit"}
@@ -41,10 +42,16 @@ _KINDS |= {"uint": "32-bit integer", "int": "signed 32-bit", "float": "32-bit fl
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a file's header says, for `kbnet info FILE`.
+    """Contents of a file's header, as shown by `kbnet info FILE`.
 
-    `width` and `height` are as shown, after `orientation` (EXIF, 1 to 8) was applied. `colour` is "gray", "RGB" or
-    "CMYK". `bit_depth` is the bits of one sample in the file, 1 to 16. `icc_name` is None without a profile.
+    Attributes:
+        format: format of the file, such as "jpeg".
+        width, height: size in pixels as displayed, after `orientation` is applied.
+        colour: "gray", "RGB" or "CMYK".
+        bit_depth: bits per sample in the file, 1 to 16.
+        has_alpha: whether the file has an alpha channel.
+        orientation: EXIF orientation, 1 to 8.
+        icc_name: description in the colour profile; None without a profile.
     """
 
     format: str
@@ -66,22 +73,28 @@ class _Opened:
     def source(self) -> Any:
         if self.data is not None:
             return pyvips.Source.new_from_memory(self.data)
-        # The descriptor that was sniffed, not the path again: no other file can slip in between, and names that are
-        # not UTF-8 or that libvips would read options from are no matter.
+        # Use the descriptor whose format was checked, not the path: the file can't be swapped in between, and names
+        # that aren't UTF-8 or that libvips would parse options from do no harm.
         self.file.seek(0)
         return pyvips.Source.new_from_descriptor(self.file.fileno())
 
 
 def read_photo(source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
-    """Decode one picture, upright, with its alpha, colour profile and metadata kept beside it.
+    """Decode an image file into an upright photo with its alpha, colour profile and metadata.
 
-    `source` is a path, or the bytes of a file. The format is told from the bytes, never from the name. 1, 2 and 4-bit
-    samples become 8-bit, 10 and 12-bit become 16-bit over the whole range, palettes become RGB, CMYK becomes
-    sRGB; whatever changes values or loses something has a line in `notes`.
+    The format is detected from the content, never from the name. 1, 2 and 4-bit samples are expanded to 8-bit, 10 and
+    12-bit samples to the full 16-bit range, palettes to RGB, and CMYK is converted to sRGB. Each change or loss is
+    reported in the photo's `notes`.
 
-    Raises UnreadableImageError (missing, not allowed, not an image, cut short, damaged), UnsupportedImageError (an
-    animation, several pages, float samples, camera raw, another format), ImageTooLargeError (more than `max_pixels`,
-    told from the header before anything is decoded), InvalidInputError (`max_pixels` below 1).
+    Args:
+        source: path of a file, or the bytes of a file.
+        max_pixels: largest accepted number of pixels, at least 1.
+
+    Raises:
+        UnreadableImageError: the file is missing, not readable, not an image, truncated or damaged.
+        UnsupportedImageError: an animation, several pages, float samples, camera raw, or another unsupported format.
+        ImageTooLargeError: more than `max_pixels` pixels; checked in the header, before decoding.
+        InvalidInputError: `max_pixels` is below 1.
     """
     if max_pixels < 1:
         raise InvalidInputError(f"expected max_pixels of at least 1, got {max_pixels}")
@@ -91,14 +104,15 @@ def read_photo(source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXE
     notes = photo.notes
     named = SUFFIX_FORMATS.get(Path(source).suffix.lower()) if isinstance(source, (str, Path)) else None
     if named not in (None, container.format):
-        notes += (f"the file is named as {named} but holds {container.format}, and was read as that",)
+        notes += (f"the file name says {named}, but the content is {container.format}; read as {container.format}",)
     return replace(photo, notes=notes, source=None if isinstance(source, bytes) else Path(source))
 
 
 def probe(source: Path | str | bytes) -> ImageInfo:
-    """Read the header of one picture, of any size, without decoding it.
+    """Read the header of an image file of any size without decoding the pixels.
 
-    Raises UnreadableImageError and UnsupportedImageError as `read_photo` does, but for damage past the header.
+    Raises:
+        UnreadableImageError, UnsupportedImageError: as for `read_photo`. Damage after the header isn't detected.
     """
     with _opened(source) as opened:
         container = sniff(opened.file, opened.name)
@@ -126,9 +140,9 @@ def probe(source: Path | str | bytes) -> ImageInfo:
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn stored pixels [H,W] or [H,W,C] the way EXIF orientation 1 to 8 says they are to be seen.
+    """Apply an EXIF orientation, 1 to 8, to stored pixels [H,W] or [H,W,C].
 
-    A view of the input where it can be; rows and columns change places for 5 to 8.
+    Returns a view of the input. Orientations 5 to 8 swap height and width.
     """
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
@@ -148,7 +162,7 @@ def _opened(source: Path | str | bytes) -> Iterator[_Opened]:
     try:
         file = _open_file(Path(source), name)
     except (OSError, ValueError) as error:
-        # ValueError: a name with a null byte
+        # ValueError: the name contains a null byte
         raise _not_readable(name, error) from None
     with file:
         yield _Opened(name, file, file.getvalue() if isinstance(file, io.BytesIO) else None)
@@ -157,16 +171,16 @@ def _opened(source: Path | str | bytes) -> Iterator[_Opened]:
 def _open_file(path: Path, name: str) -> BinaryIO:
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
-        # unbuffered: libvips reads through the same descriptor and so moves the same position
+        # unbuffered, since libvips reads through the same descriptor and moves the same position
         return cast("BinaryIO", _Input(path, name))
     if stat.S_ISFIFO(mode):
         return io.BytesIO(path.read_bytes())
     kind = "a folder" if stat.S_ISDIR(mode) else "a device or socket"
-    raise UnreadableImageError(f"{name}: expected an image file, got {kind}; give the path of a file")
+    raise UnreadableImageError(f"{name}: expected an image file, got {kind}; pass the path of a file")
 
 
 class _Input(io.FileIO):
-    """Names itself when reading fails. Not done around the block that reads: what fails there may be an output."""
+    """A file whose read errors name it. Catching errors around the reading block instead would blame it for outputs."""
 
     def __init__(self, path: Path, name: str) -> None:
         super().__init__(path, "rb")
@@ -191,7 +205,7 @@ def _not_readable(name: str, error: OSError | ValueError) -> UnreadableImageErro
 
 
 def _header(opened: _Opened, container: Container, found: Found, level: str) -> Any:
-    """Open the picture lazily and refuse the kinds that are not handled; raises one of FAILURES for damage."""
+    """Open the image lazily and refuse unsupported kinds. Raises one of FAILURES if the file is damaged."""
     options = {"page": found.page} if found.page else {}
     if container.format == "jpeg" or not found.pages:
         pages = None
@@ -208,21 +222,21 @@ def _header(opened: _Opened, container: Container, found: Found, level: str) -> 
     if image.format not in ("uchar", "ushort"):
         kind = _KINDS.get(image.format, str(image.format))
         raise UnsupportedImageError(
-            f"{name}: expected 8 or 16-bit samples, got {kind}; convert it to a 16-bit TIFF or PNG, or give "
-            "kbnet.restore a float array"
+            f"{name}: expected 8-bit or 16-bit samples, got {kind}; convert the file to a 16-bit TIFF or PNG, or pass "
+            "a float array to kbnet.restore"
         )
     if expected is None or image.bands - expected not in (0, 1) or (expected == 4 and image.bands != 4):
         raise UnsupportedImageError(
-            f"{name}: expected gray, RGB or CMYK, at most with alpha, got {image.bands} channels of "
-            f"{image.interpretation}; convert it to RGB first"
+            f"{name}: expected gray, RGB (with or without alpha) or CMYK, got {image.bands} channels of "
+            f"{image.interpretation}; convert the file to RGB"
         )
     return image
 
 
 def _bitmap(opened: _Opened) -> Any:
-    """A BMP as an image of libvips, which does not read them: decoded once it is asked for its pixels."""
+    """Return a libvips image with a BMP's size and profile. libvips can't read BMP; `_bitmap_pixels` decodes it."""
     header = bmp.read_header(opened.file)
-    assert header is not None  # or it had not been told from others
+    assert header is not None  # checked when the format was detected
     bands = 4 if header.has_alpha else 3
     image = pyvips.Image.black(header.width, header.height, bands=bands).copy(interpretation="srgb")
     profile = bmp.profile_of(opened.file, header)
@@ -244,18 +258,18 @@ def _refuse_pages(name: str, container: Container, pages: int) -> None:
         return
     if container.format in ("webp", "gif"):
         kind = "WebP" if container.format == "webp" else "GIF"
-        what, cure = f"animations are not handled ({kind}, {pages} frames)", "save the frames as separate PNG files"
+        what, cure = f"animations are not supported ({kind}, {pages} frames)", "save the frames as separate PNG files"
     else:
-        what, cure = f"files of several pages are not handled (this has {pages})", "save each page as its own file"
+        what, cure = f"files with several pages are not supported ({pages} pages)", "save each page as a separate file"
     raise UnsupportedImageError(f"{name}: {what}; {cure}")
 
 
 def _decode_strictly(opened: _Opened, container: Container, max_pixels: int) -> Photo:
-    """Decode at the strictest level that the file passes, with a note where that is not the first."""
+    """Decode at the strictest level that the file passes, with a note if that isn't the first level."""
     why = ""
     notes: tuple[str, ...] = ()
     found = collect(opened.file, container.format)
-    # Only the words of a failure are kept: the exception would hold the half-decoded picture and its file open.
+    # Keep only the text of a failure: the exception would keep the half-decoded image and its file open.
     for level in _STRICTNESS.get(container.format, ("error",)):
         try:
             image = _header(opened, container, found, level)
@@ -264,7 +278,7 @@ def _decode_strictly(opened: _Opened, container: Container, max_pixels: int) -> 
             return replace(photo, notes=photo.notes + notes)
         except FAILURES as error:
             why = reason(error)
-            notes = ("the file holds irregular data; parts of the picture may be damaged, look at the result",)
+            notes = ("the file contains irregular data; parts of the image may be damaged, so check the result",)
     raise failed(opened.file, opened.name, container.format, why)
 
 
@@ -273,8 +287,8 @@ def _check_size(image: Any, name: str, max_pixels: int) -> None:
     if count > max_pixels:
         raise ImageTooLargeError(
             f"{name}: {image.width} x {image.height} is {count / 1e6:.1f} megapixels, more than the limit of "
-            f"{max_pixels / 1e6:g}; if you trust the file, give --stream, which has no limit and takes little memory, "
-            f"or raise it with --max-pixels {count}"
+            f"{max_pixels / 1e6:g}; if you trust the file, use --stream, which has no limit and needs little memory, "
+            f"or raise the limit with --max-pixels {count}"
         )
 
 
@@ -287,7 +301,7 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
         notes.append(f"{sample_bits}-bit samples expanded to 8-bit")
     orientation = orientation_of(found, container.format)
     if orientation != 1:
-        notes.append(f"turned upright (orientation {orientation})")
+        notes.append(f"rotated upright (orientation {orientation})")
     metadata, metadata_notes = settle(found, orientation)
     image, profile, colour_notes = _to_rgb(image)
     array = _bitmap_pixels(opened) if container.format == "bmp" else _pixels(image, sample_bits)
@@ -296,7 +310,7 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
     fourth = np.ascontiguousarray(upright(array[:, :, channels], orientation)) if more else None
     pixels = array[:, :, 0] if channels == 1 else array[:, :, :3]
     if found.unspecified_channel and fourth is not None:
-        notes.append("the channel beside the colours is no transparency by the file's word; it is not restored")
+        notes.append("the extra channel is not declared as transparency and is not restored")
     return Photo(
         pixels=np.ascontiguousarray(upright(pixels, orientation)),
         alpha=None if found.unspecified_channel else fourth,
@@ -312,12 +326,12 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
 
 
 def _to_rgb(image: Any) -> tuple[Any, bytes | None, tuple[str, ...]]:
-    """Bring CMYK to sRGB; gray and RGB stay, with their profile."""
+    """Convert CMYK to sRGB. Gray and RGB keep their values and profile."""
     profile = _blob(image, "icc-profile-data")
     if image.interpretation == "cmyk":
         image, own = to_srgb(image, profile)
-        through = "its profile" if own else "a generic profile, so colours are approximate"
-        return image, _blob(image, "icc-profile-data"), (f"CMYK converted to sRGB through {through}",)
+        through = "its profile" if own else "a generic profile; colours are approximate"
+        return image, _blob(image, "icc-profile-data"), (f"CMYK converted to sRGB with {through}",)
     return image, profile, ()
 
 
@@ -326,7 +340,7 @@ def _pixels(image: Any, sample_bits: int) -> Pixels:
     shape = (image.height, image.width, image.bands)
     array: Pixels = np.ndarray(shape, dtype, buffer=image.write_to_memory())
     if dtype == np.uint16 and 8 < sample_bits < 16:
-        # libvips shifts 10 and 12-bit samples up, which leaves white below 65535
+        # libvips shifts 10-bit and 12-bit samples up, which leaves white below 65535
         top = (1 << sample_bits) - 1
         level = np.arange(65536, dtype=np.uint32) >> (16 - sample_bits)
         array = ((level * 65535 + top // 2) // top).astype(np.uint16)[array]

@@ -1,4 +1,4 @@
-"""Pictures larger than memory: rows of one file in order, and a raw file of rows made into a picture.
+"""Images larger than memory: reads a file row by row, and converts a raw file of rows into an image file.
 
 PNG, TIFF or JPEG --RowReader.read, top to bottom--> rows --a raw file--> write_rows --> tiled BigTIFF or PNG
 """
@@ -24,19 +24,25 @@ from kbnet.imaging.settling import orientation_of, settle
 from kbnet.imaging.sniff import Container, damaged, failed, sniff
 
 STREAMED_FORMATS = ("tiff", "png")
-"""What is written row by row; JPEG is read so, and ends at 65500 pixels a side."""
+"""Formats that can be written row by row. JPEG can only be read that way, as it is limited to 65500 pixels per side."""
 
 _LINES = 64
-_TILE = 256  # of the written TIFF, pixels
+_TILE = 256  # side of the tiles of a written TIFF, pixels
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """A picture that is read by rows.
+    """Properties of an image that is read row by row.
 
-    `width` and `height` are as stored: nothing is turned, `orientation` (EXIF, 1 to 8) is kept. `channels` is 1 or 3,
-    and there is one more of `bands` where there is alpha, or, with `unspecified`, a channel that the file does not call
-    transparency. `dtype` is uint8 or uint16. `extras` and the rest are as in a `Photo`.
+    Attributes:
+        format: format of the file.
+        width, height: size in pixels as stored. Nothing is rotated; `orientation` (EXIF, 1 to 8) is kept instead.
+        channels: 1 or 3.
+        bands: `channels`, plus one for alpha or, if `unspecified`, for a channel not declared as alpha.
+        dtype: uint8 or uint16.
+        orientation: EXIF orientation, 1 to 8.
+        icc_profile, metadata, notes, extras: as for `Photo`.
+        unspecified: whether the last band is a channel that the file doesn't declare as alpha.
     """
 
     format: str
@@ -54,25 +60,25 @@ class RowFacts:
 
 
 class RowReader:
-    """Rows of an open picture, from top to bottom; what is passed over is decoded and dropped."""
+    """Reads rows of an open image from top to bottom. Skipped rows are decoded and discarded."""
 
     def __init__(self, image: Any, facts: RowFacts, name: str) -> None:
         self.facts, self._name = facts, name
         self._region = pyvips.Region.new(image)
         self._last: Pixels = np.empty((0, facts.width, facts.bands), facts.dtype)
-        self._top = 0  # of the last rows
+        self._top = 0  # index of the first of these rows
 
     def read(self, top: int, count: int) -> Pixels:
-        """Rows `top` to `top + count`, [count,width,bands]; they may begin within the rows that were read last.
+        """Read rows `top` to `top + count` as [count,width,bands]. They may overlap the rows that were read last.
 
         Raises:
-            UnreadableImageError: the file is damaged or cut short there.
+            UnreadableImageError: the file is damaged or truncated there.
         """
         facts = self.facts
         rows = np.empty((count, facts.width, facts.bands), facts.dtype)
         known = self._last[top - self._top :][:count] if top >= self._top else self._last[:0]
         rows[: len(known)] = known
-        for start in range(len(known), count, _LINES):  # some at a time, since each comes as a copy
+        for start in range(len(known), count, _LINES):  # a few at a time, since each fetch returns a copy
             lines = min(_LINES, count - start)
             try:
                 data = self._region.fetch(0, top + start, facts.width, lines)
@@ -85,18 +91,22 @@ class RowReader:
 
 @contextmanager
 def open_rows(source: Path | str, *, max_pixels: int | None = None) -> Iterator[RowReader]:
-    """Open a PNG, TIFF or JPEG for reading by rows; memory does not depend on its height.
+    """Open a PNG, TIFF or JPEG for reading row by row. Memory use doesn't depend on the image's height.
+
+    Args:
+        source: path of the file.
+        max_pixels: largest accepted number of pixels; None for no limit.
 
     Raises:
-        UnreadableImageError, UnsupportedImageError: as `read_photo`; also for other formats, for CMYK, and for
-            interlaced files, whose first rows are known only at their end.
-        ImageTooLargeError: more pixels than `max_pixels`; None is no limit.
+        UnreadableImageError, UnsupportedImageError: as for `read_photo`; also for other formats, CMYK, and interlaced
+            or progressive files, whose first rows are complete only at the end of the file.
+        ImageTooLargeError: more than `max_pixels` pixels.
     """
     with _opened(source) as opened:
         container = sniff(opened.file, opened.name)
         if container.format not in (*STREAMED_FORMATS, "jpeg"):
             raise UnsupportedImageError(
-                f"{opened.name}: expected TIFF, PNG or JPEG to read by rows, got {container.format}; convert it first"
+                f"{opened.name}: --stream expects TIFF, PNG or JPEG, got {container.format}; convert the file"
             )
         found = collect(opened.file, container.format)
         try:
@@ -107,7 +117,7 @@ def open_rows(source: Path | str, *, max_pixels: int | None = None) -> Iterator[
         count = facts.width * facts.height
         if max_pixels is not None and count > max_pixels:
             raise ImageTooLargeError(
-                f"{opened.name}: {facts.width} x {facts.height} is more than the {max_pixels} pixels of --max-pixels"
+                f"{opened.name}: {facts.width} x {facts.height} exceeds the --max-pixels limit of {max_pixels}"
             )
         yield RowReader(image, facts, opened.name)
 
@@ -121,18 +131,24 @@ def write_rows(
     times: files.Times | None = None,
     announce: Callable[[Path], None] = lambda encoded: None,
 ) -> tuple[str, ...]:
-    """Make a picture of a file of rows, [height,width,bands] of `facts.dtype`, in memory that does not depend on size.
+    """Convert a raw file of rows into an image file. Memory use doesn't depend on the image's size.
 
-    A name of TIFF becomes a tiled BigTIFF, deflated, with a pyramid of halved pictures in its sub-directories; a name
-    of PNG a PNG. It appears whole or not at all: until then it lies beside `raw`, on the same file system as `target`.
-    `announce` is called with its path there when it is whole; `times` are those that it is to have.
+    Args:
+        raw: file with [height,width,bands] samples of `facts.dtype`. The result is built next to it, so it must be on
+            the same file system as `target`.
+        facts: properties of the image.
+        target: path of the result; it appears there atomically. With the suffix of TIFF, it is a tiled BigTIFF with
+            deflate compression and a pyramid of halved images in sub-IFDs; with the suffix of PNG, it is a PNG.
+        overwrite: whether to replace an existing file.
+        times: access and modification times to set.
+        announce: called with the path of the complete temporary file before it is moved to `target`.
 
     Returns:
-        One line for each thing that the format does not hold.
+        One line for each thing that the format can't store.
 
     Raises:
-        UnsupportedImageError: another format.
-        OutputExistsError, OutputError: as `write_photo`.
+        UnsupportedImageError: another suffix.
+        OutputExistsError, OutputError: as for `write_photo`.
     """
     check_row_target(target, overwrite)
     wide = facts.dtype == np.uint16
@@ -156,7 +172,7 @@ def write_rows(
             image.pngsave(str(pixels), bitdepth=16 if wide else 8, filter="all", keep="none")
         else:
             tiles = {"tile": True, "tile_width": _TILE, "tile_height": _TILE}
-            # sub-directories, so that the levels are not taken for pages
+            # sub-IFDs, so that readers don't take the levels for pages
             levels = {"pyramid": True, "subifd": True, "bigtiff": True}
             image.tiffsave(
                 str(temporary), compression="deflate", predictor="horizontal", keep="none", **tiles, **levels
@@ -166,7 +182,7 @@ def write_rows(
         files.place(temporary, target, overwrite=overwrite, times=times)
     except FAILURES as error:
         raise OutputError(
-            f"{printable(target)}: cannot be written: {reason(error) or 'the encoder failed'}; is there space left?"
+            f"{printable(target)}: cannot be written: {reason(error) or 'the encoder failed'}; check the disk space"
         ) from None
     finally:
         pixels.unlink(missing_ok=True)
@@ -175,7 +191,7 @@ def write_rows(
 
 
 def _dress(pixels: Path, facts: RowFacts, result: Path, format: str) -> tuple[str, ...]:
-    """Make the result of an encoded file, metadata and profile, and say what it does not hold; a TIFF is one file."""
+    """Add metadata and profile to the encoded pixels, and return notes on what is lost. A TIFF is edited in place."""
     metadata, profile, lost = fit_beside(
         facts.metadata, facts.icc_profile, format, bit_depth=8 * facts.dtype.itemsize, gray=facts.channels == 1
     )
@@ -184,7 +200,7 @@ def _dress(pixels: Path, facts: RowFacts, result: Path, format: str) -> tuple[st
             tiff.dress(file, metadata, profile, orientation=facts.orientation, unspecified=facts.unspecified)
         return lost
     if facts.unspecified:
-        lost = ("the channel beside the colours is not kept in PNG; TIFF keeps it", *lost)
+        lost = ("the extra channel is not kept in PNG; TIFF keeps it", *lost)
     if facts.orientation != 1 and not metadata.all("exif"):
         lost = (f"the orientation ({facts.orientation}) is not kept in PNG; TIFF keeps it", *lost)
     with pixels.open("rb") as file, files.writing(result, overwrite=True) as target:
@@ -193,20 +209,20 @@ def _dress(pixels: Path, facts: RowFacts, result: Path, format: str) -> tuple[st
 
 
 def check_row_target(target: Path, overwrite: bool) -> None:
-    """Refuse before the hours of work what `write_rows` would refuse after them."""
+    """Check early, before hours of work, whether `write_rows` can write `target`; raises what it would raise."""
     if SUFFIX_FORMATS.get(target.suffix.lower()) not in STREAMED_FORMATS:
         raise UnsupportedImageError(
-            f"{printable(target)}: expected a name ending in .tif, .tiff or .png for a result written by rows"
+            f"{printable(target)}: expected an output name ending in .tif, .tiff or .png with --stream"
         )
     files.check(target, overwrite=overwrite)
 
 
 def _facts(image: Any, container: Container, found: Found, name: str) -> RowFacts:
     if image.interpretation == "cmyk":
-        raise UnsupportedImageError(f"{name}: CMYK is not restored by rows; convert it to RGB first")
+        raise UnsupportedImageError(f"{name}: CMYK is not supported with --stream; convert the file to RGB")
     if _number(image, "interlaced", 0):
         raise UnsupportedImageError(
-            f"{name}: an interlaced or progressive file cannot be read by rows; save it without that first"
+            f"{name}: interlaced and progressive files are not supported with --stream; save it without interlacing"
         )
     notes = list(container.notes)
     orientation = orientation_of(found, container.format)

@@ -1,4 +1,4 @@
-"""Metadata as found in a file, made true of the decoded picture: upright, without thumbnails and lost companions."""
+"""Adapts a file's metadata to the decoded image: upright, without thumbnails or references to images that are lost."""
 
 from dataclasses import replace
 
@@ -7,11 +7,11 @@ from kbnet.imaging.containers.found import Found
 from kbnet.imaging.photo import Block, Metadata
 
 TURNED_BY_DECODER = ("avif",)
-"""Formats that turn pictures by their own boxes, which the decoder has obeyed: their EXIF has no say."""
+"""Formats with their own orientation boxes, which the decoder applies: the EXIF orientation is ignored."""
 
 
 def orientation_of(found: Found, format: str) -> int:
-    """How the stored pixels are to be turned: EXIF's number, 1 to 8."""
+    """Return the orientation to apply to the stored pixels, as in EXIF: 1 to 8."""
     if format in TURNED_BY_DECODER:
         return 1
     value = found.orientation or exif.orientation_of(found.first("exif") or b"")
@@ -19,9 +19,9 @@ def orientation_of(found: Found, format: str) -> int:
 
 
 def settle(found: Found, orientation: int, *, turned: bool = True) -> tuple[Metadata, tuple[str, ...]]:
-    """The metadata that goes with the decoded pixels, and one line for each thing that was left out.
+    """Return the metadata for the decoded pixels, and one line for each thing that was dropped.
 
-    `turned` says whether the pixels were turned by `orientation`, or are as the file stores them.
+    `turned` tells whether `orientation` was applied to the pixels, or they are as stored in the file.
     """
     notes = list(found.notes) + [_extra_note(extra) for extra in found.extras]
     blocks = []
@@ -39,12 +39,12 @@ def settle(found: Found, orientation: int, *, turned: bool = True) -> tuple[Meta
 
 def _extra_note(extra: str) -> str:
     if extra == "the HDR gain map":
-        return "the HDR gain map is not kept; the standard picture is"
+        return "the HDR gain map is not kept; the standard image is"
     return f"{extra} {'are' if extra.endswith('s') and not extra.startswith('a ') else 'is'} not kept"
 
 
 def _settled(block: Block, orientation: int, *, turned: bool) -> tuple[Block | None, str]:
-    """The block as it is to go on, or None and why not."""
+    """Return the adapted block, or None and a note on why it is dropped."""
     if block.kind == "exif":
         data = exif.upright(block.data, keep_orientation=not turned)
         return (None, "the EXIF block is damaged and is not kept") if data is None else (replace(block, data=data), "")
@@ -53,12 +53,12 @@ def _settled(block: Block, orientation: int, *, turned: bool) -> tuple[Block | N
         if xmp.companions(data):
             cut = xmp.without_companions(data)
             if cut is None:
-                return None, "the XMP block, which describes pictures beside the main one, is not kept"
+                return None, "the XMP block, which describes additional images, is not kept"
             data = cut
         return replace(block, data=data), ""
     if block.kind == "photoshop":
         data = photoshop.without_thumbnails(block.data)
         return (replace(block, data=data), "") if data else (None, "")
     if block.kind == "geo-tag" and turned and orientation != 1:
-        return None, "GeoTIFF tags are not kept: they do not fit the turned picture"
+        return None, "GeoTIFF tags are not kept: they do not match the rotated image"
     return block, ""

@@ -1,6 +1,6 @@
-"""Which of the handled formats a file is, told from its first bytes; all else is refused by name.
+"""Format detection from a file's first bytes. Unsupported formats are refused by name.
 
-A loader is chosen by these bytes alone, so a file can never reach one of the many other loaders libvips has.
+Only these bytes choose the loader, so a file can never reach one of libvips' many other loaders.
 """
 
 import re
@@ -13,11 +13,11 @@ from kbnet.imaging import ifd
 from kbnet.imaging.containers import bmff, bmp, tiff, undecodable
 from kbnet.imaging.photo import FORMATS
 
-_EXPECTED = "expected a PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP image"
-_CONVERT = "convert it to PNG, JPEG, TIFF, WebP or AVIF first"
+_EXPECTED = "expected PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP"
+_CONVERT = "convert it to PNG, JPEG, TIFF, WebP or AVIF"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-# Formats people do try, so that they read what theirs is called rather than "not an image".
+# Formats that people do try: the message names the format rather than saying "not an image".
 _STRANGERS = (
     (b"%PDF", "a PDF document"),
     (b"8BPS", "a Photoshop document"),
@@ -40,13 +40,13 @@ _STRANGERS = (
 _WIDTH, _HEIGHT = 256, 257
 _PHOTOMETRIC = 262
 _DNG_VERSION = 50706
-# The longest side libvips takes; above it, it complains on stderr where no handler reaches.
+# The longest side that libvips accepts; above it, libvips writes to stderr where no handler can catch it.
 _MAX_SIDE = 100_000_000
 
 
 @dataclass(frozen=True)
 class Container:
-    """What the first bytes tell: the format, whether its coding is lossless, and lines on what reading will lose."""
+    """The detected format, whether its compression is lossless, and notes on what reading it loses."""
 
     format: str
     lossless: bool
@@ -54,20 +54,21 @@ class Container:
 
     @property
     def written_as(self) -> str:
-        """The format of a result that keeps its input's: PNG for those that are read alone."""
+        """The default format of a result: the same, or PNG for formats that can only be read."""
         return self.format if self.format in FORMATS else "png"
 
 
 def sniff(file: BinaryIO, name: str) -> Container:
-    """Name the container, leaving the file's position anywhere.
+    """Detect the format of an open file. Moves the file's position.
 
-    Raises UnreadableImageError for what is no image, UnsupportedImageError for an image of another kind: another
-    format, an animation, a camera raw file, HEIC.
+    Raises:
+        UnreadableImageError: not an image.
+        UnsupportedImageError: an unsupported kind of image: another format, an animation, camera raw, HEIC.
     """
     file.seek(0)
     head = file.read(64)
     if not head:
-        raise UnreadableImageError(f"{name}: the file is empty; {_EXPECTED}; get the file again from where it came")
+        raise UnreadableImageError(f"{name}: the file is empty; get it again from its source")
     if head.startswith(_PNG):
         return _png(file, name)
     if head.startswith(b"\xff\xd8\xff"):
@@ -79,19 +80,19 @@ def sniff(file: BinaryIO, name: str) -> Container:
     if head[4:8] == b"ftyp":
         return _heif(file, name, head)
     if head[:6] in (b"GIF87a", b"GIF89a"):
-        return Container("gif", lossless=True, notes=("GIF is not written: a result is PNG unless asked otherwise",))
+        return Container("gif", lossless=True, notes=("GIF cannot be written; the default output format is PNG",))
     if head[:2] == b"BM" and (bitmap := bmp.read_header(file)) is not None:
         return _bmp(bitmap, name)
     for magic, kind in _STRANGERS:
         if head.startswith(magic):
-            raise UnsupportedImageError(f"{name}: this is {kind}, which is not handled; {_CONVERT}")
-    what = "text" if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head) else "data of no known image format"
-    raise UnreadableImageError(f"{name}: {_EXPECTED}, got {what}; check that this is the right file")
+            raise UnsupportedImageError(f"{name}: this is {kind}, which is not supported; {_CONVERT}")
+    what = "it contains text" if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head) else "unknown format"
+    raise UnreadableImageError(f"{name}: not an image ({what}); {_EXPECTED}")
 
 
 def _png(file: BinaryIO, name: str) -> Container:
     file.seek(len(_PNG))
-    # libvips reads only the first picture of an animated PNG and says nothing; the chunk that tells comes before IDAT.
+    # libvips silently reads only the first frame of an animated PNG. The acTL chunk comes before IDAT.
     for _ in range(1000):
         header = file.read(8)
         if len(header) < 8:
@@ -113,27 +114,27 @@ def _tiff(file: BinaryIO, name: str, head: bytes) -> Container:
     form = ifd.read_form(file)
     pages = tiff.pages(file, form) if form else []
     if not pages:
-        # damaged, on which libvips has the word
+        # damaged; let libvips report it
         return Container("tiff", lossless=True)
-    # A camera raw file is a TIFF whose first picture is a small preview: restoring that would be a silent mistake.
+    # A camera raw file is a TIFF whose first image is a small preview: restoring it would be a silent mistake.
     picture = next((page.directory for page in pages if page.is_picture), None)
     if head[8:10] == b"CR" or picture is None or any(_DNG_VERSION in page.directory.entries for page in pages):
         raise UnsupportedImageError(
-            f"{name}: camera raw files are not handled; develop it to a 16-bit TIFF or PNG in a raw converter first"
+            f"{name}: camera raw files are not supported; convert it to a 16-bit TIFF or PNG with a raw converter"
         )
     if max(picture.number(_WIDTH), picture.number(_HEIGHT)) > _MAX_SIDE:
-        raise damaged(name, "tiff", "senseless size")
+        raise damaged(name, "tiff", "invalid size")
     if picture.number(_PHOTOMETRIC) in (8, 9, 10):
-        raise UnsupportedImageError(f"{name}: expected gray, RGB or CMYK, got Lab colours; convert it to RGB first")
-    # JPEG coding, WebP and LERC may lose; of all else TIFF loses nothing
+        raise UnsupportedImageError(f"{name}: expected gray, RGB or CMYK, got Lab; convert it to RGB")
+    # JPEG, WebP and LERC compression may be lossy; all others are lossless
     return Container("tiff", lossless=True)
 
 
 def _bmp(header: bmp.Header, name: str) -> Container:
     what = bmp.unsupported(header)
     if what is not None:
-        raise UnsupportedImageError(f"{name}: {what} is not handled; save it as PNG first")
-    return Container("bmp", lossless=True, notes=("BMP is not written: a result is PNG unless asked otherwise",))
+        raise UnsupportedImageError(f"{name}: {what} is not supported; save it as PNG")
+    return Container("bmp", lossless=True, notes=("BMP cannot be written; the default output format is PNG",))
 
 
 def _webp_is_lossless(file: BinaryIO) -> bool:
@@ -161,13 +162,13 @@ def _heif(file: BinaryIO, name: str, head: bytes) -> Container:
         return Container("avif", lossless=False)
     if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}:
         raise UnsupportedImageError(
-            f"{name}: HEIC photos are not handled, for want of a free decoder; export it as JPEG, PNG or AVIF first"
+            f"{name}: HEIC is not supported, as it lacks a free decoder; export it as JPEG, PNG or AVIF"
         )
     if b"crx " in brands:
         raise UnsupportedImageError(
-            f"{name}: camera raw files are not handled; develop it to a 16-bit TIFF or PNG in a raw converter first"
+            f"{name}: camera raw files are not supported; convert it to a 16-bit TIFF or PNG with a raw converter"
         )
-    raise UnsupportedImageError(f"{name}: {_EXPECTED}, got a video or another ISO media file; take a still from it")
+    raise UnsupportedImageError(f"{name}: {_EXPECTED}, got a video or another ISO media file; extract a still image")
 
 
 def _check_avif(file: BinaryIO, name: str) -> None:
@@ -175,32 +176,29 @@ def _check_avif(file: BinaryIO, name: str) -> None:
     start = file.read(65536)
     for size in re.finditer(rb"ispe....(.{4})(.{4})", start, re.DOTALL):
         if max(int.from_bytes(side) for side in size.groups()) > _MAX_SIDE:
-            raise damaged(name, "avif", "senseless size")
+            raise damaged(name, "avif", "invalid size")
     codes = bmff.colour_codes(start)
     if codes is not None and struct.unpack(">HH", codes)[1] in (16, 18):
-        raise UnsupportedImageError(f"{name}: HDR images (PQ or HLG) are not handled; convert it to an SDR image first")
+        raise UnsupportedImageError(f"{name}: HDR images (PQ or HLG) are not supported; convert it to SDR")
 
 
 def _animation(name: str, kind: str) -> UnsupportedImageError:
-    return UnsupportedImageError(f"{name}: animations are not handled ({kind}); save the frames as separate PNG files")
+    return UnsupportedImageError(f"{name}: animations are not supported ({kind}); save the frames as separate PNGs")
 
 
 def failed(file: BinaryIO, name: str, format: str, why: str) -> ImageError:
-    """The error for a file that libvips did not decode: damaged, or whole and of a kind that it does not know."""
+    """Return the error for a file that libvips can't decode: unsupported if its header says so, else damaged."""
     kind = undecodable.why_not(file, format)
     if kind is None:
         return damaged(name, format, why)
     said = f" ({why})" if why else ""
     return UnsupportedImageError(
-        f"{name}: {kind} is not handled{said}; save it as PNG, or as a TIFF of 8 or 16-bit samples without compression"
+        f"{name}: {kind} is not supported{said}; save it as PNG, or as an uncompressed 8-bit or 16-bit TIFF"
     )
 
 
 def damaged(name: str, format: str, why: str = "") -> UnreadableImageError:
-    """The error for a file that begins as `format` and does not go on as one, with the decoder's words if any."""
+    """Return the error for a file of this format that is truncated or damaged, with the decoder's reason if any."""
     kind = {"tiff": "TIFF", "webp": "WebP"}.get(format, format.upper())
     said = f" ({why})" if why else ""
-    return UnreadableImageError(
-        f"{name}: expected a whole {kind} file, got one that is cut short or damaged{said}; "
-        "get the file again from where it came"
-    )
+    return UnreadableImageError(f"{name}: the {kind} file is truncated or damaged{said}; get it again from its source")

@@ -1,13 +1,13 @@
-"""XMP packets: turned upright, merged with and split into JPEG's extended ones, rid of what names a lost picture.
+"""XMP packets: resets the orientation, merges and splits JPEG's extended XMP, removes references to lost images.
 
-All edits are of bytes, and one that would leave no well-formed packet is not made.
+All edits work on bytes. An edit that would make a packet malformed is not applied.
 """
 
 import hashlib
 import re
 from xml.parsers import expat
 
-EXTENSION_LIMIT = 65400  # bytes of extended XMP in one JPEG segment, below what fits beside its 75 bytes of header
+EXTENSION_LIMIT = 65400  # bytes of extended XMP per JPEG segment, which also holds a 75-byte header
 
 _ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|\s*>)\s*)[2-8]""")
 _NOTE = "http://ns.adobe.com/xmp/note/"
@@ -16,7 +16,7 @@ _RDF_BODY = re.compile(rb"<(?:\w+:)?RDF\b[^>]*>(.*)</(?:\w+:)?RDF\s*>", re.DOTAL
 _WRAPPER = re.compile(rb"<\?xpacket[^>]*\?>")
 _GUID = re.compile(rb"""HasExtendedXMP(?:\s*=\s*["']|\s*>)\s*([0-9A-Fa-f]{32})""")
 
-# What describes a picture or video that follows the main one in its file: namespace, usual prefix, names (a pattern).
+# Properties that describe images or videos after the main image: namespace, usual prefix, pattern of names.
 _COMPANIONS = (
     ("http://ns.google.com/photos/1.0/camera/", "GCamera", rb"(?:MotionPhoto|MicroVideo)\w*"),
     ("http://ns.google.com/photos/1.0/container/", "Container", rb"Directory"),
@@ -32,26 +32,26 @@ _KINDS = (
 
 
 def upright(xmp: bytes) -> bytes:
-    """The XMP packet with its copy of the orientation set to 1, which some programs believe over EXIF."""
+    """Return the packet with its orientation set to 1; some programs prefer it over the orientation in EXIF."""
     return _ORIENTATION.sub(rb"\g<1>1", xmp)
 
 
 def companions(xmp: bytes) -> frozenset[str]:
-    """What the packet says about pictures and videos beside the main one: "video", "gain map", "depth"."""
+    """Return what the packet says about additional images and videos: "video", "gain map", "depth"."""
     return frozenset(kind for kind, pattern in _KINDS if pattern.search(xmp))
 
 
 def without_companions(xmp: bytes) -> bytes | None:
-    """The packet without what describes such pictures and videos, which are not carried along.
+    """Return the packet without descriptions of additional images and videos, which results don't contain.
 
-    None where nothing else is left, or where it cannot be taken out of the packet's text.
+    Returns None if the descriptions can't be removed from the text.
     """
     cut = xmp
     for namespace, prefix, names in _COMPANIONS:
         for used in {prefix.encode(), *_prefixes(xmp, namespace)}:
             name = re.escape(used) + rb":" + names
             cut = re.sub(rb"<(" + name + rb")\b[^>]*?/>", b"", cut)
-            # up to the next of the same name, so that time grows with the packet's length alone
+            # stop at the next tag of the same name, so that time is linear in the packet's length
             cut = re.sub(rb"<(" + name + rb")\b[^>]*>(?:(?!<\1\b).)*?</\1\s*>", b"", cut, flags=re.DOTALL)
             cut = re.sub(rb"\s" + name + rb"""\s*=\s*(?:"[^"]*"|'[^']*')""", b"", cut)
     return cut if is_well_formed(cut) else None
@@ -62,7 +62,7 @@ def _prefixes(xmp: bytes, namespace: str) -> set[bytes]:
 
 
 def is_well_formed(xmp: bytes) -> bool:
-    """Whether it is XML by the rules, namespaces included; entities of its own are refused."""
+    """Return whether the packet is well-formed XML with namespaces. Entity declarations are refused."""
     parser = expat.ParserCreate(namespace_separator=" ")
 
     def refuse(*_: object) -> None:
@@ -77,13 +77,13 @@ def is_well_formed(xmp: bytes) -> bool:
 
 
 def extension_guid(xmp: bytes) -> bytes | None:
-    """The digest by which the packet names its extension: 32 hexadecimal digits."""
+    """Return the digest that identifies the packet's extension, 32 hexadecimal digits; None if it has none."""
     found = _GUID.search(xmp)
     return found[1] if found else None
 
 
 def merged(xmp: bytes, extension: bytes) -> bytes | None:
-    """One packet of a main one and its extension; None where they are not made as XMP's specification says."""
+    """Merge a main packet with its extension; None if they don't follow the XMP specification."""
     body = _RDF_BODY.search(extension)
     ends = list(_RDF_END.finditer(xmp))
     if body is None or not ends:
@@ -94,7 +94,7 @@ def merged(xmp: bytes, extension: bytes) -> bytes | None:
 
 
 def without_note(xmp: bytes) -> bytes:
-    """The packet without the name of an extension."""
+    """Return the packet without its reference to an extension."""
     for prefix in {b"xmpNote", *_prefixes(xmp, _NOTE)}:
         name = re.escape(prefix) + rb":HasExtendedXMP"
         xmp = re.sub(rb"<(" + name + rb")\b[^>]*>.*?</\1\s*>", b"", xmp, flags=re.DOTALL)
@@ -103,7 +103,7 @@ def without_note(xmp: bytes) -> bytes:
 
 
 def split(xmp: bytes) -> tuple[bytes, bytes]:
-    """A packet too long for JPEG as a small main one that names an extension, and that extension."""
+    """Split a packet that is too long for JPEG into a small main packet and the extension that it refers to."""
     extension = _WRAPPER.sub(b"", xmp).strip(b"\0 \r\n\t")
     digest = hashlib.md5(extension, usedforsecurity=False).hexdigest().upper().encode()
     main = (

@@ -1,10 +1,11 @@
-"""A web page and an HTTP API around Restorers: `create_app` builds it, `run` serves it.
+"""A web page and an HTTP API for Restorers: `create_app` builds the application, `run` serves it.
 
-    request --guard--> receiving (bytes, limited as they come) --worker (one thread, one queue)--> reply
+    request --guard--> receiving (bytes, limited as they arrive) --worker (one thread, one queue)--> reply
                                                                   |
                                                           decode, restore, encode
 
-No byte of a picture is written to disk, and none is kept after its reply. Needs the extra `serve`.
+Images are processed in memory and never written to disk. They are discarded after the reply, except for results that
+the client asks to keep for a limited time. Requires the extra `serve`.
 """
 
 from typing import TYPE_CHECKING, Any

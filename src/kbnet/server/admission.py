@@ -1,7 +1,7 @@
-"""Who is let in: the bytes of bodies on their way, the places of those that are whole, and the end of the server.
+"""Admission control: the bytes of request bodies, the places in the queue, and shutdown.
 
-A body holds no place while it arrives, so slow senders keep nobody out; it must keep up a least rate, and where the
-bytes of all bodies together run short, the slowest sender gives way. Used by the event loop alone.
+A body takes no place while it arrives, so slow clients block nobody. It must keep a minimum rate, and if all bodies
+together exceed their limit, the slowest client is refused. Not thread-safe: for the event loop only.
 """
 
 import asyncio
@@ -14,28 +14,28 @@ from kbnet.server.replies import Refused
 
 
 class Body:
-    """One request's body, and the bytes that it holds until the reply."""
+    """A request body, and the bytes that it occupies until the reply."""
 
     def __init__(self, admission: "Admission") -> None:
         self._admission = admission
         self._began = time.monotonic()
         self._bytes = 0
-        self._fresh = 0  # of the present span
+        self._fresh = 0  # bytes in the current window
         self._timeout: asyncio.Timeout | None = None
         self._why: Refused | None = None
 
     @property
     def rate(self) -> float:
-        """Bytes a second since it began."""
+        """Mean bytes per second since it began."""
         return self._bytes / max(time.monotonic() - self._began, 1e-3)
 
     def expect(self, announced: int) -> None:
-        """Refuse a body before it is read, by the length that its sender announced."""
+        """Refuse a body before reading it if its announced length exceeds the limit."""
         if announced > self._admission.limits.bytes:
             raise self._too_many(announced)
 
     def book(self, count: int) -> None:
-        """Count bytes that arrived; raises Refused if they are too many."""
+        """Count received bytes. Raises Refused if a limit is exceeded."""
         admission = self._admission
         self._bytes += count
         admission.bytes += count
@@ -54,7 +54,7 @@ class Body:
 
     @asynccontextmanager
     async def arriving(self) -> AsyncIterator[None]:
-        """While it arrives: raises Refused as soon as it comes too slowly, or has to give way."""
+        """Receive the body in this block. Raises Refused if it arrives too slowly or has to give way to others."""
         admission = self._admission
         if admission.closing:
             raise ending()
@@ -64,49 +64,49 @@ class Body:
                 yield
         except TimeoutError:
             limits = admission.limits
-            least = f"{limits.body_rate / 1000:g} kB a second over {limits.body_seconds:g} seconds"
-            raise self._why or Refused(408, f"expected a body of at least {least}; send it again") from None
+            least = f"{limits.body_rate / 1000:g} kB per second over {limits.body_seconds:g} seconds"
+            raise self._why or Refused(408, f"the body arrived too slowly: expected {least}; send it again") from None
         finally:
             self._timeout = None
             admission.arriving.discard(self)
 
     def cut(self, why: Refused) -> None:
-        """End its arrival with that reply."""
+        """Stop receiving it, with this reply."""
         if self._timeout is not None and self._why is None:
             self._why = why
             self._timeout.reschedule(0)
             self._admission.arriving.discard(self)
 
     def release(self) -> None:
-        """Its bytes are no longer held."""
+        """Release its bytes."""
         self._admission.bytes -= self._bytes
         self._bytes = 0
 
     def _too_many(self, count: int) -> Refused:
         limit = self._admission.limits.bytes
-        return Refused(413, f"expected at most {limit} bytes, got {count} or more; send a smaller file")
+        return Refused(413, f"expected at most {limit} bytes, got at least {count}; send a smaller file")
 
 
 class Admission:
-    """What is let in, and until when.
+    """Decides which requests are admitted.
 
     Args:
-        limits: see `Limits`.
-        wait: seconds after which one who is turned away may find a place, by how many have one.
+        limits: resource limits.
+        wait: returns after how many seconds a refused client should retry, given the number of admitted requests.
     """
 
     def __init__(self, limits: Limits, wait: Callable[[int], float]) -> None:
         self.limits = limits
         self.arriving: set[Body] = set()
-        self.admitted = 0  # whole requests that wait or are at work
-        self.bytes = 0  # of all bodies
+        self.admitted = 0  # complete requests that wait or are in progress
+        self.bytes = 0  # total size of all bodies
         self.closing = False
         self._wait = wait
         self._over = asyncio.Event()
 
     @contextmanager
     def body(self) -> Iterator[Body]:
-        """A body whose bytes are counted until the end of the block."""
+        """Create a body whose bytes count until the end of the block."""
         if self.closing:
             raise ending()
         body = Body(self)
@@ -117,10 +117,10 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place for one whole request.
+        """Take a place for one complete request.
 
         Raises:
-            Refused: 429 if all are taken, 503 if the server is about to end.
+            Refused: 429 if all places are taken, 503 if the server is shutting down.
         """
         if self.closing:
             raise ending()
@@ -133,12 +133,12 @@ class Admission:
             self.admitted -= 1
 
     def busy(self) -> Refused:
-        """The reply while all places are taken."""
+        """Return the reply for when all places are taken."""
         wait = min(self._wait(self.admitted), 60)
-        return Refused(429, "too many pictures are waiting; try again in a while", retry_after=wait)
+        return Refused(429, "too many images are waiting; try again later", retry_after=wait)
 
     def close(self, seconds: float) -> None:
-        """Let nobody in, send away those whose bodies still arrive at once, and all others after so many seconds."""
+        """Shut down: refuse new requests and incomplete bodies now, and all others after `seconds`."""
         if self.closing:
             return
         self.closing = True
@@ -147,10 +147,10 @@ class Admission:
         asyncio.get_running_loop().call_later(seconds, self._over.set)
 
     async def over(self) -> None:
-        """Wait until nobody may wait for a result any longer."""
+        """Wait until the shutdown period is over."""
         await self._over.wait()
 
 
 def ending() -> Refused:
-    """The reply while the server ends."""
-    return Refused(503, "the server is shutting down; try again in a while", retry_after=10)
+    """Return the reply for when the server is shutting down."""
+    return Refused(503, "the server is shutting down; try again later", retry_after=10)

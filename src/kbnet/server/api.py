@@ -21,7 +21,7 @@ _PRESETS = list(PRESET_CHOICES)
 _FORMATS = [*FORMATS, *_ALIASES]
 TOKEN = r"^[A-Za-z0-9_-]{8,64}$"
 _ELSEWHERE = {"model": "task", "output": "format", "quality": "format"}
-"""Parameters that people try by other commands' names, and the one to use."""
+"""Parameters that people know by other names, and the one to use here."""
 
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
 _PICTURE: dict[str, Any] = {f"image/{name}": {"schema": {"type": "string", "format": "binary"}} for name in FORMATS}
@@ -41,20 +41,20 @@ _BODY: dict[str, Any] = {
     },
 }
 _NOTES = {
-    "description": "JSON list: one line for each thing that reading or writing changed",
+    "description": "JSON list of notes, one line for each thing to know about the result or changed on the way",
     "schema": {"type": "string"},
 }
 _ERRORS = {
-    400: "Not a picture, damaged, or an argument out of range or unknown",
+    400: "Not an image, a damaged image, or an unknown or invalid parameter",
     401: "The API key is missing or wrong",
-    403: "Asked by another site's page, or under a name that is not the server's",
+    403: "The request comes from another site's page, or uses a host name that is not allowed",
     404: "No such request or result",
-    408: "The body arrived too slowly",
-    413: "More bytes or pixels than the server's limits",
-    415: "A kind of picture, or of body, that is not handled",
-    429: "Too many pictures are waiting; Retry-After says when to try again",
+    408: "The request body arrived too slowly",
+    413: "More bytes or pixels than the server allows",
+    415: "Unsupported image format or content type",
+    429: "Too many images are waiting; Retry-After says when to try again",
     500: "Internal error",
-    503: "The time limit ran out, memory is short, or the server is shutting down",
+    503: "Time limit exceeded, not enough memory, or the server is shutting down",
 }
 _TOLD: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": _ERROR} for status, text in _ERRORS.items()
@@ -66,17 +66,17 @@ def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 Strength = Annotated[
-    float, Query(ge=0, le=1, allow_inf_nan=False, description="0 = original, 1 = fully restored, between = a blend")
+    float, Query(ge=0, le=1, allow_inf_nan=False, description="0 = original, 1 = fully restored; other values blend")
 ]
 Format = Annotated[
     str | None,
-    Query(description="of the result; by default that of the picture sent", json_schema_extra={"enum": _FORMATS}),
+    Query(description="format of the result; defaults to the input's", json_schema_extra={"enum": _FORMATS}),
 ]
 Token = Annotated[str, Path(pattern=TOKEN)]
 
 
 def routes(desk: Desk) -> APIRouter:
-    """The API's routes, around one worker."""
+    """Return the routes of the API."""
     router = APIRouter(dependencies=[Depends(_known_parameters)])
     _restoring(router, desk)
     _results(router, desk)
@@ -87,23 +87,26 @@ def routes(desk: Desk) -> APIRouter:
 def _restoring(router: APIRouter, desk: Desk) -> None:
     @router.post(
         "/v1/restore",
-        summary="Restore one picture",
+        summary="Restore one image",
         response_class=Response,
         responses={
             200: {
-                "description": "The restored picture, whole, in the format and depth of the one sent unless `format` "
-                "asks for another",
+                "description": "The restored image, in the input's format and bit depth unless `format` specifies "
+                "another format",
                 "content": _PICTURE,
                 "headers": {
                     "Kbnet-Notes": _NOTES,
-                    "Kbnet-Seconds": {"description": "of work, without the wait", "schema": {"type": "number"}},
+                    "Kbnet-Seconds": {
+                        "description": "processing time in seconds, without waiting",
+                        "schema": {"type": "number"},
+                    },
                     "Kbnet-Change": {
-                        "description": "mean absolute difference from the picture sent, 0 to 1; half a level of 255 "
-                        "is hardly visible",
+                        "description": "mean absolute difference from the input, 0 to 1; half a level of 255 is hardly "
+                        "visible",
                         "schema": {"type": "number"},
                     },
                     "Kbnet-Result": {
-                        "description": "with `keep`: the token of the result, for /v1/results/TOKEN",
+                        "description": "with `keep`: token of the result for /v1/results/TOKEN",
                         "schema": {"type": "string"},
                     },
                 },
@@ -116,18 +119,18 @@ def _restoring(router: APIRouter, desk: Desk) -> None:
         try:
             return await answer(desk, request, wish)
         except ClientDisconnect:
-            return Response(status_code=499)  # to nobody: for the log
+            return Response(status_code=499)  # only for the log: the client has disconnected
         except Exception as error:
             reply = failure_of(error)
             if reply.status_code == 500:
                 raise
-            # at the end there is no time for slow senders: replies must be out before connections are closed
+            # during shutdown, replies must be sent before connections are closed, so don't wait for slow clients
             await drain(request, seconds=0.1 if desk.admission.closing else 1.0)
             return reply
 
     @router.get(
         "/v1/progress/{token}",
-        summary="Progress of the request that named this token as `progress`",
+        summary="Progress of the request with this `progress` token",
         responses=_told(404),
     )
     async def progress(token: Token) -> Progress:
@@ -137,11 +140,11 @@ def _restoring(router: APIRouter, desk: Desk) -> None:
 def _results(router: APIRouter, desk: Desk) -> None:
     @router.get(
         "/v1/results/{token}",
-        summary="A kept result at another strength or in another format",
+        summary="Get a kept result at another strength or in another format",
         response_class=Response,
         responses={
             200: {
-                "description": "The blend of the picture sent and the restored one, with the metadata of the one sent",
+                "description": "The blend of the input and the restored image, with the input's metadata",
                 "content": _PICTURE,
                 "headers": {"Kbnet-Notes": _NOTES},
             },
@@ -153,10 +156,10 @@ def _results(router: APIRouter, desk: Desk) -> None:
 
     @router.delete(
         "/v1/results/{token}",
-        summary="Forget a kept result",
+        summary="Delete a kept result",
         status_code=204,
         response_class=Response,
-        responses={204: {"description": "It is forgotten"}, **_told(404)},
+        responses={204: {"description": "The result is deleted"}, **_told(404)},
     )
     async def forget(token: Token) -> Response:
         if not desk.kept.drop(token):
@@ -196,32 +199,32 @@ def _telling(router: APIRouter, desk: Desk) -> None:
 def _wish(desk: Desk) -> Any:
     def read(
         task: Annotated[
-            str, Query(description="what to remove, or a model's name", json_schema_extra={"enum": desk.names})
+            str, Query(description="task or model name", json_schema_extra={"enum": desk.names})
         ] = desk.usual,
         preset: Annotated[
             str,
             Query(
-                description="best for the task's larger weights, where it has some",
+                description="best selects the task's larger weights, if any",
                 json_schema_extra={"enum": _PRESETS},
             ),
         ] = "fast",
         strength: Strength = 1.0,
         format: Format = None,
         progress: Annotated[
-            str | None, Query(pattern=TOKEN, description="a token of your choice, for /v1/progress/TOKEN")
+            str | None, Query(pattern=TOKEN, description="token of your choice for /v1/progress/TOKEN")
         ] = None,
         keep: Annotated[
             bool,
-            Query(description="keep the result for a while, for /v1/results/TOKEN; needs strength 1"),
+            Query(description="keep the result for a limited time, for /v1/results/TOKEN; requires strength 1"),
         ] = False,
     ) -> Wish:
         chosen = desk.chosen(task, preset)
         if chosen is None:
-            raise Refused(400, f"expected a task or model among {', '.join(desk.names)}; got {task[:60]!r}")
+            raise Refused(400, f"expected a task or model, one of {', '.join(desk.names)}; got {task[:60]!r}")
         if preset not in _PRESETS:
-            raise Refused(400, f"expected a preset, fast or best; got {preset[:20]!r}")
+            raise Refused(400, f"expected the preset fast or best, got {preset[:20]!r}")
         if keep and strength != 1:
-            raise Refused(400, "expected strength 1 with keep, since what is kept has any strength; leave one out")
+            raise Refused(400, "keep requires strength 1; set the strength when you get the result")
         return Wish(chosen, strength, _format(format), progress, keep)
 
     return read
@@ -229,12 +232,12 @@ def _wish(desk: Desk) -> Any:
 
 def _format(given: str | None) -> str | None:
     if given is not None and given not in _FORMATS:
-        raise Refused(400, f"expected a format among {', '.join(_FORMATS)}; got {given[:20]!r}")
+        raise Refused(400, f"expected a format, one of {', '.join(_FORMATS)}; got {given[:20]!r}")
     return given
 
 
 def _known_parameters(request: Request) -> None:
-    """Refuse parameters of the query that the route does not have, and those given twice."""
+    """Refuse query parameters that the route doesn't have, and repeated ones."""
     described = request.app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
     known = [one["name"] for one in described.get("parameters", ()) if one["in"] == "query"]
     given = [name for name, _ in request.query_params.multi_items()]
@@ -242,7 +245,7 @@ def _known_parameters(request: Request) -> None:
         shown = repr(name[:40])
         if name not in known:
             near = _ELSEWHERE.get(name) or next(iter(get_close_matches(name, known, 1)), "")
-            hint = f"did you mean {near}?" if near in known else f"known here: {', '.join(known) or 'none'}"
+            hint = f"did you mean {near}?" if near in known else f"this route has: {', '.join(known) or 'none'}"
             raise Refused(400, f"unknown query parameter {shown}; {hint}")
         if given.count(name) > 1:
-            raise Refused(400, f"the query parameter {shown} is given twice; give it once")
+            raise Refused(400, f"the query parameter {shown} is repeated; pass it once")

@@ -1,4 +1,4 @@
-"""The application: API, page and guard put together by a function. Nothing here runs at import."""
+"""Builds the application from the API, the page and the guard. Importing this module has no side effects."""
 
 import asyncio
 import time
@@ -31,10 +31,10 @@ from kbnet.server.restoration import Restoration, Restore
 from kbnet.server.schemas import Failure
 from kbnet.server.worker import Worker
 
-_SWEEP = 15.0  # seconds between looks for results whose time is up
-_LAST_TILE = 1.0  # seconds that the end waits for the tile at hand
+_SWEEP = 15.0  # seconds between checks for expired results
+_LAST_TILE = 1.0  # seconds that shutdown waits for the current tile
 _TINY, _SAMPLE = (write_photo(Photo(np.zeros((side, side, 3), np.uint8)), None) or b"" for side in (8, 192))
-"""What the server restores for itself: the first loads the network, the second shows how long a picture takes."""
+"""Warm-up images: the first loads the network, the second measures how long an image takes."""
 
 
 def create_app(
@@ -48,17 +48,17 @@ def create_app(
     api_key: str | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """A web page and an HTTP API for the given models.
+    """Create an ASGI application with a web page and an HTTP API for the given models.
 
     Args:
-        limits: what it takes on.
-        provide: the Restorer for a task's or model's name, asked in the thread that uses it; by default
-            `Restorer.from_pretrained`, each loaded once, at its first use.
-        device, dtype: where and how precisely these compute, as for `Restorer`; ignored if `provide` is given.
-        models: what is offered, by default every shipped model.
-        page: whether there is a web page at "/".
-        api_key: a secret that requests must carry; None to answer everyone.
-        hosts: host names under which it answers, None for any; see `Guard`.
+        limits: resource limits; None for the defaults.
+        provide: returns the Restorer for a task or model name; called in the worker thread. By default, each Restorer
+            is loaded once with `Restorer.from_pretrained`, at its first use.
+        device, dtype: as for `Restorer`; ignored if `provide` is given.
+        models: models to offer; by default all models in the package.
+        page: whether to serve the web page at "/".
+        api_key: secret that requests must contain; None to accept all requests.
+        hosts: host names under which the server answers, None for any; see `Guard`.
 
     Raises:
         InvalidInputError: no models, or an empty key.
@@ -68,18 +68,18 @@ def create_app(
     if not offered:
         raise InvalidInputError("expected at least one model to serve, got none")
     if api_key is not None and not api_key.strip():
-        raise InvalidInputError("expected an API key with characters in it, got an empty one")
+        raise InvalidInputError("expected a non-empty API key, got an empty one")
     worker = Worker(provide or restorers(device, dtype), limits)
     kept = Kept(limits.kept_bytes, limits.kept_seconds)
     admission = Admission(limits, worker.wait)
     metrics = Metrics(
         {
-            "kbnet_waiting": ("Pictures that wait for their turn", worker.depth),
-            "kbnet_admitted": ("Requests let in and not yet answered", lambda: admission.admitted),
-            "kbnet_arriving": ("Requests whose body is arriving", lambda: len(admission.arriving)),
-            "kbnet_body_bytes": ("Bytes of bodies in memory", lambda: admission.bytes),
-            "kbnet_kept_results": ("Results that wait for another strength", lambda: len(kept)),
-            "kbnet_kept_bytes": ("Memory of these results", lambda: kept.nbytes),
+            "kbnet_waiting": ("Images waiting in the queue", worker.depth),
+            "kbnet_admitted": ("Requests admitted and not yet answered", lambda: admission.admitted),
+            "kbnet_arriving": ("Requests whose body is being received", lambda: len(admission.arriving)),
+            "kbnet_body_bytes": ("Bytes of request bodies in memory", lambda: admission.bytes),
+            "kbnet_kept_results": ("Results kept for another strength or format", lambda: len(kept)),
+            "kbnet_kept_bytes": ("Bytes of kept results in memory", lambda: kept.nbytes),
         }
     )
     worker.worked = metrics.worked
@@ -87,7 +87,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # Loads the usual model and what torch leaves for a first call, seconds that no sender should wait for.
+        # Loads the default model and triggers torch's lazy initialisation, so that no client waits for these seconds.
         own = [_TINY, _SAMPLE] if provide is None else [_TINY]
         warm_ups = [worker.submit(Restoration(data, desk.usual), time.monotonic() + limits.seconds) for data in own]
         sweeper = asyncio.create_task(_sweep(kept))
@@ -103,7 +103,7 @@ def create_app(
         title="kbnet",
         version=__version__,
         summary="Restores photographs with KBNet.",
-        docs_url=None,  # those pages are fetched from another site
+        docs_url=None,  # these pages load files from another site
         redoc_url=None,
         lifespan=lifespan,
     )
@@ -125,7 +125,7 @@ async def _sweep(kept: Kept) -> None:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Every error as JSON with one line, those of the framework too."""
+    """Reply to every error, including the framework's, with one line in JSON."""
 
     async def refused(request: Request, error: Exception) -> Response:
         return failure_of(error)
@@ -134,7 +134,7 @@ def _answer_errors(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where, why = first["loc"][-1], first["msg"].removeprefix("Input ").removeprefix("String ")
-        return failure(400, f"the argument {where} {why}, got {str(first.get('input'))[:60]!r}")
+        return failure(400, f"the parameter {where} {why}, got {str(first.get('input'))[:60]!r}")
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -150,7 +150,7 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _describe(app: FastAPI, *, locked: bool) -> None:
-    """OpenAPI that says what is answered: arguments out of range get 400 here, where the framework would say 422."""
+    """Adapt the OpenAPI schema to the actual replies: invalid parameters get 400 here, not the framework's 422."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -169,4 +169,4 @@ def _describe(app: FastAPI, *, locked: bool) -> None:
             schema["security"] = [{"key": []}]
         return schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change the schema
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the schema

@@ -1,7 +1,7 @@
-"""Connections that may not last for ever: uvicorn's protocol with deadlines, and a bound on their number.
+"""uvicorn's HTTP protocol with timeouts and a limit on the number of connections.
 
-uvicorn waits without end for a request's head, for the rest of a body that nobody reads, and for a client that does not
-take its reply. Here each has a limit; bodies that are read have theirs in `admission`.
+uvicorn waits indefinitely for a request's header, for the rest of a body that nobody reads, and for a client that
+doesn't read its reply. Here, each has a timeout. The timeout for bodies that are read is in `admission`.
 """
 
 import time
@@ -13,15 +13,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from kbnet.server.limits import Limits
 
 LINGER = 2.0
-"""Seconds in which the rest of a body is read after the reply, so that its sender gets to read that reply."""
+"""Seconds to keep reading a body after the reply, so that the client gets to read the reply."""
 
 
 def protocol(limits: Limits, most: int) -> type[H11Protocol]:
-    """A protocol class for `uvicorn.Config(http=...)`.
+    """Return a protocol class for `uvicorn.Config(http=...)`.
 
     Args:
-        limits: whose times and rate hold.
-        most: connections at a time; one that waits the longest for a head or a body gives way to a new one.
+        limits: resource limits with the timeouts and the minimum rate.
+        most: maximum number of connections. Beyond it, the oldest connection that waits for its client is closed.
     """
 
     class Protocol(H11Protocol):
@@ -38,7 +38,7 @@ def protocol(limits: Limits, most: int) -> type[H11Protocol]:
 
         @property
         def waits(self) -> bool:
-            """Whether it waits for its client, and nobody else for it."""
+            """Whether the connection only waits for its client."""
             return self.reading_head or self.linger_since is not None
 
         @property
@@ -62,14 +62,14 @@ def protocol(limits: Limits, most: int) -> type[H11Protocol]:
             super().resume_writing()
 
         def check(self, now: float) -> None:
-            """Close it if its client takes too long; called every second."""
+            """Close the connection if its client takes too long. Called every second."""
             late = self.reading_head and self.head_since and now - self.head_since > limits.header_seconds
             lingers = self.linger_since is not None and now - self.linger_since > LINGER
             if late or lingers or self._stuck(now):
                 self.transport.abort()
 
         def _stuck(self, now: float) -> bool:
-            """Whether less than the least rate was taken of what was written."""
+            """Return whether the client reads the reply below the minimum rate."""
             left = self.transport.get_write_buffer_size()
             if not left:
                 self.write_since = None

@@ -1,16 +1,18 @@
-"""From a request to its reply: the body in, a place in the queue, the restored picture out."""
+"""Handles a request from its body to its reply: receive, queue, restore, answer."""
 
 import asyncio
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
-from kbnet.imaging import probe
+from kbnet.imaging import Pixels, probe
 from kbnet.inference.change import unchanged_note
+from kbnet.inference.guard import outbreak_note
 from kbnet.models import CatalogueEntry
 from kbnet.models.catalogue import FORMER_NAMES
 from kbnet.server.admission import Admission, ending
@@ -25,9 +27,9 @@ from kbnet.server.worker import Worker
 
 @dataclass(frozen=True)
 class Wish:
-    """The arguments of a request to restore."""
+    """The parameters of a restoration request."""
 
-    task: str  # or a variant's, or a model's name
+    task: str  # name of a task, a variant or a model
     strength: float
     format: str | None
     token: str | None
@@ -36,35 +38,35 @@ class Wish:
 
 @dataclass
 class Desk:
-    """What the routes work with."""
+    """The state that the routes share."""
 
     worker: Worker
     admission: Admission
     kept: Kept
     metrics: Metrics
     models: Sequence[CatalogueEntry]
-    moves: dict[str, Pending | None] = field(default_factory=dict)  # by the sender's token, while a request lasts
-    encoding: asyncio.Lock = field(default_factory=asyncio.Lock)  # of kept results: one at a time bounds the memory
+    moves: dict[str, Pending | None] = field(default_factory=dict)  # requests in progress, by the client's token
+    encoding: asyncio.Lock = field(default_factory=asyncio.Lock)  # encodes one kept result at a time to bound memory
     encoders: int = 0
 
     @property
     def names(self) -> list[str]:
-        """Tasks and their variants, then models, that may be asked for."""
+        """Accepted names: tasks and their variants, then models."""
         aliases = [entry.alias for entry in self.models if entry.alias != entry.name]
         return [*aliases, *(entry.name for entry in self.models)]
 
     @property
     def usual(self) -> str:
-        """What is meant where nothing is asked for."""
+        """The default task."""
         return "denoise" if "denoise" in self.names else self.names[0]
 
     def model(self, name: str) -> CatalogueEntry | None:
-        """The model that a task's, a variant's or its own name means, former ones too; None if it is not offered."""
+        """Return the model for a task, variant, model or former name; None if it isn't offered."""
         known = FORMER_NAMES.get(name, name)
         return next((entry for entry in self.models if known in (entry.alias, entry.name)), None)
 
     def chosen(self, name: str, preset: str) -> str | None:
-        """The name by which the weights are loaded: of the task's larger ones for "best", where there are some."""
+        """Return the name of the weights to load: the task's larger ones for "best", if any; None if not offered."""
         model = self.model(name)
         if model is None:
             return None
@@ -74,9 +76,9 @@ class Desk:
         return name if name == model.name else model.alias
 
     def progress(self, token: str) -> Progress:
-        """The progress of the request with that token; raises Refused if there is none."""
+        """Return the progress of the request with this token. Raises Refused (404) if there is none."""
         if token not in self.moves:
-            raise Refused(404, "no request with this token is in progress; it may be finished")
+            raise Refused(404, "no request with this token is in progress; it may have finished")
         pending = self.moves[token]
         if pending is None:
             return Progress(state="receiving", ahead=0, done=0, total=0, seconds=0, left=None)
@@ -92,16 +94,18 @@ class Desk:
 
 
 async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
-    """Restore the picture in the request's body.
+    """Restore the image in the request body.
 
     Raises:
-        Refused, ImageError, InvalidInputError: it is not served.
-        ClientDisconnect: the sender has gone.
+        Refused, ImageError, InvalidInputError: the request is refused.
+        ClientDisconnect: the client has disconnected.
     """
     limits = desk.worker.limits
     deadline = time.monotonic() + limits.seconds
+    model = desk.model(wish.task)
+    assert model is not None  # checked when the parameters were read
     if wish.token is not None and wish.token in desk.moves:
-        raise Refused(400, "a request with this progress token is in progress; choose another token")
+        raise Refused(400, "another request with this progress token is in progress; choose another token")
     with desk.admission.body() as body:
         try:
             async with asyncio.timeout(limits.seconds):
@@ -112,7 +116,8 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
                 await asyncio.to_thread(_check_size, data, limits.pixels)
                 with desk.admission.place():
                     name = str(request.state.id)
-                    what = Restoration(data, wish.task, wish.strength, wish.format, wish.keep, name)
+                    examine = partial(_outbreak_note, task=model.task)
+                    what = Restoration(data, wish.task, wish.strength, wish.format, wish.keep, name, examine)
                     pending = desk.worker.submit(what, deadline)
                     if wish.token is not None:
                         desk.moves[wish.token] = pending
@@ -122,8 +127,6 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
         finally:
             if wish.token is not None:
                 desk.moves.pop(wish.token, None)
-    model = desk.model(wish.task)
-    assert model is not None  # or there would be no wish
     desk.metrics.restored(model.task, model.name, restored.seconds, restored.width * restored.height)
     unchanged = unchanged_note(restored.change, model.task) if wish.strength else None
     notes = (*([unchanged] if unchanged else []), *restored.notes)
@@ -139,11 +142,11 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
 
 
 async def answer_kept(desk: Desk, token: str, strength: float, format: str | None) -> Response:
-    """A kept result at that strength and in that format.
+    """Encode a kept result at a strength and in a format.
 
     Raises:
-        Refused: 404 if it is not kept, 429 if as many as may wait do so.
-        UnsupportedImageError: the format cannot hold a picture of that size.
+        Refused: 404 if there is no such result, 429 if too many requests are waiting.
+        UnsupportedImageError: the format can't store an image of this size.
     """
     if desk.admission.closing:
         raise ending()
@@ -162,18 +165,24 @@ async def answer_kept(desk: Desk, token: str, strength: float, format: str | Non
     return Response(data, media_type=f"image/{chosen}", headers=headers)
 
 
+def _outbreak_note(before: Pixels, after: Pixels, task: str) -> str | None:
+    """Return a note if the weights don't suit the image, without the command line's remedy: `serve` has no --guard."""
+    note = outbreak_note(before, after, task)
+    return None if note is None else note.partition("; --guard")[0]
+
+
 def _check_size(data: bytes, most: int) -> None:
-    """Refuse by the header alone what would fill the memory once decoded; raises what `probe` does, too."""
+    """Refuse too large images by their header, before decoding them. Also raises the errors of `probe`."""
     info = probe(data)
     if info.width * info.height > most:
         raise Refused(
             413,
-            f"expected at most {most / 1e6:g} megapixels, got {info.width} x {info.height}; send a smaller picture",
+            f"expected at most {most / 1e6:g} megapixels, got {info.width} x {info.height}; send a smaller image",
         )
 
 
 async def _finish(desk: Desk, pending: Pending, request: Request) -> Restored:
-    """Wait for the result, or until the sender has gone or is out of time; then nobody works on it any more."""
+    """Wait for the result. If the client disconnects or the server shuts down first, abandon the restoration."""
     result = asyncio.wrap_future(pending.future)
     gone = asyncio.ensure_future(_disconnected(request))
     over = asyncio.ensure_future(desk.admission.over())
@@ -189,7 +198,7 @@ async def _finish(desk: Desk, pending: Pending, request: Request) -> Restored:
         if not result.done():
             result.cancel()
         elif not result.cancelled():
-            result.exception()  # seen, or asyncio would complain of it
+            result.exception()  # retrieve it, or asyncio logs a warning
 
 
 async def _disconnected(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""The API's description for people, at /docs: a page made from OpenAPI, with nothing fetched from elsewhere."""
+"""The API documentation at /docs: a page generated from OpenAPI that loads nothing from other sites."""
 
 from html import escape
 from typing import Any
@@ -20,7 +20,7 @@ _PAGE = """<!doctype html>
 <body>
 <main>
 <h1>kbnet API <small>{version}</small></h1>
-<p>Send a picture, get the restored picture. For programs, see <a href="openapi.json">openapi.json</a>.</p>
+<p>Send an image, get the restored image. Machine-readable schema: <a href="openapi.json">openapi.json</a>.</p>
 <pre>curl --data-binary @noisy.png "{base}v1/restore?task=denoise" -o clean.png</pre>
 {key}
 {operations}
@@ -28,11 +28,11 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-_KEY = "<p>This server asks for a key: add <code>-H 'Authorization: Bearer KEY'</code>.</p>"
+_KEY = "<p>This server requires an API key: add <code>-H 'Authorization: Bearer KEY'</code>.</p>"
 
 
 def add_documentation(app: FastAPI) -> None:
-    """Put the page at /docs."""
+    """Serve the page at /docs."""
 
     async def docs(request: Request) -> Response:
         return HTMLResponse(render(app.openapi(), str(request.base_url)))
@@ -45,7 +45,7 @@ def add_documentation(app: FastAPI) -> None:
 
 
 def render(schema: dict[str, Any], base: str) -> str:
-    """The page for an OpenAPI description; `base` is the server's address, with a slash at its end."""
+    """Render the page for an OpenAPI schema. `base` is the server's URL with a trailing slash."""
     operations = [
         _operation(method, path, operation)
         for path, methods in schema["paths"].items()
@@ -68,7 +68,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     headers = operation["responses"].get("200", {}).get("headers", {})
     if headers:
         rows = [(_code(name), escape(header["description"])) for name, header in headers.items()]
-        parts.append(_table("header of the reply", "meaning", rows))
+        parts.append(_table("response header", "meaning", rows))
     rows = [(escape(status), escape(one["description"])) for status, one in sorted(operation["responses"].items())]
     parts.append(_table("status", "when", rows))
     return f"<section>{''.join(parts)}</section>"
@@ -79,7 +79,7 @@ def _meaning(parameter: dict[str, Any]) -> str:
     text = escape(
         parameter.get("description")
         or schema.get("description")
-        or "the token given as `progress`, or got as Kbnet-Result"
+        or "the token passed as `progress`, or received as Kbnet-Result"
     )
     if "enum" in schema:
         text += ": " + ", ".join(map(_code, schema["enum"]))

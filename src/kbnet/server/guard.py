@@ -1,4 +1,4 @@
-"""What stands before every request: who may ask, what is logged and counted, and the headers of every reply."""
+"""Middleware for all requests: access checks, logging, metrics, and security headers."""
 
 import hashlib
 import logging
@@ -23,7 +23,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# The page may talk to this server and to nobody else; the browser holds it to that.
+# The browser allows the page to contact this server only.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -32,14 +32,14 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Guard:
-    """ASGI middleware: host names, other sites, the key; then one log line and the counts of each request.
+    """ASGI middleware that checks the host name, the origin and the API key, and logs and counts each request.
 
     Args:
-        app: what it stands before.
-        metrics: where requests are counted.
-        hosts: the names by which the server may be asked, None for any. With those of the loopback alone, a web page
-            cannot reach the server through a name that its owner points there (DNS rebinding).
-        api_key: that /v1 and /metrics ask for, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; None for no key.
+        app: the wrapped application.
+        metrics: counts requests.
+        hosts: allowed host names, None for any. If only loopback names are allowed, a web page can't reach the server
+            through DNS rebinding.
+        api_key: key that /v1 and /metrics require, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; None for none.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Guard:
         self._key = None if api_key is None else _digest(api_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -75,14 +75,14 @@ class Guard:
 
         try:
             self._check(scope)
-            # a HEAD is a GET whose body the server below leaves out
+            # handle HEAD as GET; uvicorn drops the body
             await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, watched)
         except Refused as refused:
             await failure_of(refused)(scope, receive, watched)
         except Exception:
             log.exception("a request failed", extra={"request": request})
             if status:
-                raise  # the reply has begun: all that is left is to cut it short
+                raise  # the reply has started, so the connection can only be aborted
             await failure(500, MISTAKE)(scope, receive, watched)
         finally:
             self._record(scope, request, status, time.monotonic() - start)
@@ -92,7 +92,7 @@ class Guard:
         self._metrics.count(method, path, status, seconds)
         polling = path.startswith("/v1/progress/") and status in (200, 404)
         if not polling and (path.startswith("/v1/") or status >= 400):
-            # no query, no names, no content; the tokens of results are secrets
+            # log no queries, names or content; result tokens are secrets
             shown = re.sub(r"(?<=/v1/results/).*", "...", path[:80])
             told = {"request": request, "method": method, "path": shown, "status": status, "seconds": round(seconds, 3)}
             level = logging.ERROR if status >= 500 and status != 503 else logging.INFO
@@ -103,9 +103,9 @@ class Guard:
         if self._hosts is not None:
             asked = _host_name(headers.get("host", ""))
             if asked not in self._hosts:
-                raise Refused(403, f"this server does not answer to the name {asked[:60]!r}; ask for 127.0.0.1")
+                raise Refused(403, f"the host name {asked[:60]!r} is not allowed; use 127.0.0.1")
         if scope["method"] not in ("GET", "HEAD") and _foreign(headers, scope.get("scheme", "http")):
-            raise Refused(403, "a page of another site may not use this server; open the server's own page")
+            raise Refused(403, "requests from another site's page are not allowed; open the server's own page")
         path = scope["path"]
         if self._key is not None and (path.startswith("/v1") or path.startswith("/metrics")):
             given = headers.get("x-api-key", "")
@@ -117,16 +117,16 @@ class Guard:
 
 
 def _request_id(scope: Scope) -> str:
-    """That of a proxy in front, if it looks like one; else a new one."""
+    """Return the id set by a proxy if it is valid, else a new one."""
     given = Headers(scope=scope).get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 def _foreign(headers: Headers, scheme: str) -> bool:
-    """Whether the page of another origin asks. Programs that are no browsers send neither header."""
+    """Return whether the request comes from a page of another origin. Programs other than browsers send no origin."""
     site = headers.get("sec-fetch-site")
     if site in ("same-origin", "none"):
-        return False  # a browser says so, and no page can make it lie
+        return False  # set by the browser; pages can't forge it
     origin = headers.get("origin")
     if origin is None:
         return site is not None
@@ -140,7 +140,7 @@ def _foreign(headers: Headers, scheme: str) -> bool:
 
 
 def _digest(key: str) -> bytes:
-    """Of one length, so that comparing takes as long for every key."""
+    """Hash the key to a fixed length, for constant-time comparison."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 

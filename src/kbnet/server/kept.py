@@ -1,7 +1,7 @@
-"""Results kept in memory for a while, so that another strength or format needs no second restoration.
+"""Keeps results in memory for a limited time, so that another strength or format needs no second restoration.
 
-Nothing is written to disk. A result is found by an unguessable token alone, and leaves when its time is up, when newer
-ones need its memory, when its owner says so, or with the server.
+Nothing is written to disk. A result is accessible only by an unguessable token. It is deleted when it expires, when
+newer results need its memory, on request, or when the server stops.
 """
 
 import secrets
@@ -15,27 +15,30 @@ import numpy as np
 from kbnet.imaging import Pixels, plan_output, read_photo, write_photo
 from kbnet.imaging.planning import format_of
 
-_ROWS = 256  # blended at a time, so that the floats in between stay small
+_ROWS = 256  # rows blended at a time, to limit the memory for floats
 
 
 @dataclass(frozen=True)
 class KeptResult:
-    """The file that was sent and the restored pixels at its depth: enough to make any blend of the two."""
+    """The input file and the restored pixels at its bit depth, from which any blend can be made."""
 
     data: bytes = field(repr=False)
     pixels: Pixels = field(repr=False)
 
     @property
     def nbytes(self) -> int:
-        """Memory that it holds."""
+        """Memory that it occupies, bytes."""
         return len(self.data) + int(self.pixels.nbytes)
 
     def encode(self, strength: float, format: str | None) -> tuple[bytes, str, tuple[str, ...]]:
-        """The blend as a file with the metadata of the one sent: its bytes, its format, and what it could not keep.
+        """Encode a blend of input and result with the input's metadata.
 
         Args:
-            strength: 1 for the restored pixels, 0 for those sent, between for a blend rounded half to even.
-            format: None for that of the file sent.
+            strength: 0 = original, 1 = fully restored; other values blend, rounding half to even.
+            format: output format; None for the input's.
+
+        Returns:
+            The bytes of the file, its format, and notes.
         """
         height, width = self.pixels.shape[:2]
         photo = read_photo(self.data, max_pixels=height * width)
@@ -48,7 +51,7 @@ class KeptResult:
 
 
 def blend(before: Pixels, after: Pixels, strength: float) -> Pixels:
-    """before + strength * (after - before), rounded half to even; same shape and dtype."""
+    """Return before + strength * (after - before), rounded half to even. Same shape and dtype as the inputs."""
     if strength in (0, 1):
         return after if strength else before
     result = np.empty_like(before)
@@ -60,26 +63,26 @@ def blend(before: Pixels, after: Pixels, strength: float) -> Pixels:
 
 
 class Kept:
-    """Results by token, bounded in bytes and time. Used by the event loop alone.
+    """Results by token, with limits on bytes and time. Not thread-safe: for the event loop only.
 
     Args:
-        most: bytes of all together.
-        seconds: since a result's last use, after which it is forgotten.
-        clock: seconds that only grow.
+        most: maximum total size in bytes.
+        seconds: time after its last use when a result expires.
+        clock: returns monotonic time in seconds.
     """
 
     def __init__(self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._seconds = seconds
         self._clock = clock
-        self._results: OrderedDict[str, tuple[KeptResult, float]] = OrderedDict()  # the least recently used first
+        self._results: OrderedDict[str, tuple[KeptResult, float]] = OrderedDict()  # least recently used first
         self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._results)
 
     def put(self, result: KeptResult) -> str | None:
-        """Keep it, in the place of older ones if need be; its token, or None if it alone is too large."""
+        """Keep a result, deleting older ones if needed. Returns its token, or None if it is too large."""
         if result.nbytes > self._most:
             return None
         while self._results and self.nbytes + result.nbytes > self._most:
@@ -90,7 +93,7 @@ class Kept:
         return token
 
     def get(self, token: str) -> KeptResult | None:
-        """The result, whose time starts anew; None if it is not kept."""
+        """Return a result and reset its expiry; None if there is no such result."""
         self.expire()
         found = self._results.get(token)
         if found is None:
@@ -100,19 +103,19 @@ class Kept:
         return found[0]
 
     def drop(self, token: str) -> bool:
-        """Forget it; whether it was kept."""
+        """Delete a result. Returns whether it existed."""
         found = self._results.pop(token, None)
         if found is not None:
             self.nbytes -= found[0].nbytes
         return found is not None
 
     def expire(self) -> None:
-        """Forget those whose time is up."""
+        """Delete expired results."""
         last = self._clock() - self._seconds
         while self._results and next(iter(self._results.values()))[1] < last:
             self.drop(next(iter(self._results)))
 
     def clear(self) -> None:
-        """Forget all."""
+        """Delete all results."""
         self._results.clear()
         self.nbytes = 0

@@ -1,11 +1,11 @@
-"""What one server takes on, and what it refuses."""
+"""The resource limits of a server."""
 
 from dataclasses import dataclass, fields
 
 from kbnet.errors import InvalidInputError
 
 BYTES_PER_PIXEL = 96
-"""Memory of one picture at work, beside the tile: decoded, as float32 before and after, 16-bit, encoded, and kept."""
+"""Peak memory per image, without tiles: decoded, as float32 before and after, as 16-bit, encoded, and kept."""
 
 MOST_PIXELS = 100_000_000
 MOST_KEPT_BYTES = 1_000_000_000
@@ -14,26 +14,26 @@ _DERIVED = ("all_bytes", "pixels", "kept_bytes")
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a server takes on. More is refused with a status that says why, before it costs anything.
+    """Resource limits of a server. Requests that exceed one are refused early, with the HTTP status in parentheses.
 
     Attributes:
-        bytes: of one request's body, as it arrives (413).
-        all_bytes: of all bodies together (429 for the slowest sender). 0, the default, for four times `bytes`, but no
-            more than a quarter of the free memory holds.
-        pixels: of one picture, read from its header before it is decoded (413). 0, the default, for as many as half
-            the free memory holds, at most 100 million.
-        waiting: requests that may wait for their turn, beside the one at work (429 with Retry-After).
-        seconds: from a request's first byte to its reply, the wait included (503).
-        kept_bytes: memory for results that wait for another strength or format; the oldest go first. 0, the
-            default, for an eighth of the free memory, at most 1 GB.
+        bytes: maximum size of a request body (413).
+        all_bytes: maximum total size of all request bodies in memory (429 for the slowest client). 0, the default,
+            means four times `bytes`, but at most a quarter of the free memory.
+        pixels: maximum pixels of an image, checked in its header before decoding (413). 0, the default, means as many
+            as fit into half of the free memory, at most 100 million.
+        waiting: maximum queue length, not counting the request in progress; further requests get 429 with Retry-After.
+        seconds: maximum time from the first byte of a request to its reply, including waiting (503).
+        kept_bytes: memory for results kept for another strength or format; the least recently used are deleted first.
+            0, the default, means an eighth of the free memory, at most 1 GB.
         kept_seconds: how long a result is kept after its last use.
-        header_seconds: for the head of a request to arrive; then the connection is closed.
-        body_seconds: in each span of so many seconds at least `body_rate` bytes a second must arrive (408).
-        body_rate: bytes a second.
-        shutdown_seconds: how long requests that were accepted may take to finish after the server was told to stop.
+        header_seconds: maximum time for a request's header to arrive before the connection is closed.
+        body_seconds: window in seconds in which at least `body_rate` bytes per second must arrive (408).
+        body_rate: minimum rate of a request body, bytes per second.
+        shutdown_seconds: how long accepted requests may take to finish after the server is told to stop.
 
     Raises:
-        InvalidInputError: a limit below 1.
+        InvalidInputError: a limit is below 1 (below 0 for those with a default of 0), or has the wrong type.
     """
 
     bytes: int = 200_000_000

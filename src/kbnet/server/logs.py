@@ -1,4 +1,4 @@
-"""The server's log on stderr: lines for people, or JSON for programs."""
+"""The server's log on stderr: text lines for people, or JSON lines for programs."""
 
 import json
 import logging
@@ -14,10 +14,10 @@ _FIELDS = ("request", "method", "path", "status", "seconds")
 
 
 class Text(logging.Formatter):
-    """The time of day and the message, on one line; a traceback after it."""
+    """Formats a record as one line with the time of day and the message, followed by a traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The lines."""
+        """Format a record as text."""
         text = f"kbnet: {self.formatTime(record, '%H:%M:%S')} {printable(record.getMessage())}"
         if request := getattr(record, "request", None):
             text += f" [{request}]"
@@ -25,10 +25,10 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, and what a request's record adds."""
+    """Formats a record as one JSON object: time (UTC), level, logger, message, and the fields of a request."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Format a record as JSON."""
         told = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -42,7 +42,7 @@ class Json(logging.Formatter):
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what sys.stderr is at the time."""
+    """Writes to the current sys.stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -50,9 +50,9 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def show_messages(*, format: str, level: str) -> None:
-    """Send the server's records of `level` and above, and uvicorn's errors, to stderr in a format of FORMATS.
+    """Log the server's records of `level` and above, and uvicorn's errors, to stderr in one of `FORMATS`.
 
-    uvicorn's warnings tell of every client that speaks no HTTP, which anyone could fill a disk with.
+    uvicorn's warnings are excluded: it logs one for each client that doesn't speak HTTP, which could fill the disk.
     """
     handler = _Stderr()
     handler.setFormatter(Json() if format == "json" else Text())

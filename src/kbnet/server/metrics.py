@@ -1,4 +1,4 @@
-"""What Prometheus may ask for: counts, never content."""
+"""Prometheus metrics: only counts and durations, never content."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,10 +11,10 @@ _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 class Metrics:
-    """The counts of one server, in a registry of their own.
+    """The metrics of one server, in a separate registry.
 
     Args:
-        gauges: by name, what each tells and how it is read.
+        gauges: help text and reading function of each gauge, by name.
     """
 
     def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
@@ -23,27 +23,25 @@ class Metrics:
         self._requests = Counter("kbnet_requests", "Requests answered", ("method", "path", "status"), registry=registry)
         self._seconds = Histogram(
             "kbnet_restore_request_seconds",
-            "From the first byte of a request to restore to the end of its reply",
+            "Time from the first byte of a restore request to the end of its reply",
             buckets=_SECONDS,
             registry=registry,
         )
         labels = ("task", "model")
         self._work = Histogram(
             "kbnet_restore_work_seconds",
-            "Of decoding, restoring and encoding, without the wait",
+            "Time for decoding, restoring and encoding, without waiting",
             labels,
             buckets=_SECONDS,
             registry=registry,
         )
         self._pixels = Counter("kbnet_pixels", "Pixels restored", labels, registry=registry)
-        self._worked = Counter(
-            "kbnet_worker_seconds", "Seconds in which the thread that restores was at work", registry=registry
-        )
+        self._worked = Counter("kbnet_worker_seconds", "Seconds that the worker thread was busy", registry=registry)
         for name, (text, read) in gauges.items():
             Gauge(name, text, registry=registry).set_function(read)
 
     def count(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Count one request; paths and methods beyond the known ones share a label, or anyone could make new ones."""
+        """Count one request. Unknown paths and methods share a label, so that clients can't create new ones."""
         family = next((one for one in _FAMILIES if path.startswith(one + "/")), "other")
         known = path if path in _PATHS else family
         verb = method if method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else "other"
@@ -52,14 +50,14 @@ class Metrics:
             self._seconds.observe(seconds)
 
     def restored(self, task: str, model: str, seconds: float, pixels: int) -> None:
-        """Count one picture's work."""
+        """Count the processing of one image."""
         self._work.labels(task, model).observe(seconds)
         self._pixels.labels(task, model).inc(pixels)
 
     def worked(self, seconds: float) -> None:
-        """Count a turn of work."""
+        """Count a unit of work of the worker thread."""
         self._worked.inc(seconds)
 
     def text(self) -> bytes:
-        """The exposition."""
+        """Return the metrics in the Prometheus text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""The web page: files of `static/`, which talk to the API of this server and to nobody else."""
+"""The web page: files in `static/` that use only this server's API."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ STATIC = Path(__file__).parent / "static"
 
 
 class _Files(StaticFiles):
-    """Files that browsers ask for again after a new version was installed."""
+    """Static files that browsers revalidate, so that a new version takes effect."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -21,7 +21,7 @@ class _Files(StaticFiles):
 
 
 def add_page(app: FastAPI) -> None:
-    """Put the page at "/" and its files under "/page" of an application that has the API."""
+    """Add the page at "/" and its files under "/page" to an application with the API."""
 
     async def index(request: Request) -> Response:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})

@@ -1,4 +1,4 @@
-"""Restorers by name, each loaded once, at its first use."""
+"""Loads each Restorer once, at its first use."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +10,7 @@ from kbnet.server.restoration import Restore
 
 
 def restorers(device: str = "auto", dtype: str = "auto") -> Callable[[str], Restore]:
-    """A function from a task's, a variant's or a model's name to the Restorer that has its weights.
+    """Return a function that maps a task, variant or model name to its Restorer.
 
     Args:
         device, dtype: as for `Restorer`.
@@ -24,7 +24,7 @@ def restorers(device: str = "auto", dtype: str = "auto") -> Callable[[str], Rest
     def provide(name: str) -> Restore:
         entry = find(name)
         if entry is not None and entry.variant == "hq" and name != entry.name:
-            return load(entry.task, "best")  # by the task, which sends gray pictures to gray weights
+            return load(entry.task, "best")  # by task, so that gray images are restored by the gray weights
         return load(entry.alias if entry is not None and name != entry.name else name, "fast")
 
     return provide

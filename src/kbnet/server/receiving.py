@@ -1,6 +1,6 @@
-"""A request's body into the bytes of one picture, counted as they come; nothing goes to disk.
+"""Receives the bytes of one image from a request body, counting them as they arrive. Nothing is written to disk.
 
-The file name of a multipart part is never looked at, so that no path in it can lead anywhere.
+The file name in a multipart form is never used, so a path in it can do no harm.
 """
 
 import asyncio
@@ -14,23 +14,23 @@ from kbnet.server.admission import Body
 from kbnet.server.replies import Refused
 
 FIELD = "image"
-# What curl says with --data-binary and nothing else; the bytes tell what they are.
+# Content types that curl --data-binary sends by default; the format is detected from the bytes.
 _RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 _MOST_OTHERS = 3
-_HOW = "send its bytes as the body with Content-Type image/png or the like, or a multipart form with the field 'image'"
+_HOW = "send the file as the body with a Content-Type such as image/png, or in the field 'image' of a multipart form"
 
 
 async def receive(request: Request, body: Body) -> bytes:
-    """The picture in the request's body, raw or in the multipart field `image`.
+    """Receive the image in a request body, sent raw or in the multipart field `image`.
 
-    Every byte is booked with `body`, which refuses those over the limits before they are stored.
+    All bytes are counted with `body`, which refuses those over the limits before they are stored.
 
     Raises:
-        Refused: 413, 415 or 429; 400 for a body that is no form, or a form without just that field.
-        ClientDisconnect: the sender has gone.
+        Refused: 413, 415 or 429; 400 for an invalid form, or a form with other fields.
+        ClientDisconnect: the client has disconnected.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refused(415, "expected a body without Content-Encoding; send the picture as it is")
+        raise Refused(415, "expected a body without Content-Encoding; send the image file uncompressed")
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdecimal():
         body.expect(int(announced))
@@ -40,18 +40,18 @@ async def receive(request: Request, body: Body) -> bytes:
         return await _form(request.stream(), options.get(b"boundary", b""), body)
     if name.startswith("image/") or name in _RAW:
         return await _raw(request.stream(), body)
-    raise Refused(415, f"expected a picture, got Content-Type {name[:60]}; {_HOW}")
+    raise Refused(415, f"expected an image, got Content-Type {name[:60]}; {_HOW}")
 
 
 async def drain(request: Request, limit: int = 1 << 20, seconds: float = 1.0) -> None:
-    """Read on after a refusal, up to `limit` bytes and so long, so that a sender still at work can read the reply."""
+    """Discard up to `limit` bytes for up to `seconds` after a refusal, so that the client gets to read the reply."""
     try:
         async with asyncio.timeout(seconds):
             async for piece in request.stream():
                 limit -= len(piece)
                 if limit < 0:
                     return
-    except (ClientDisconnect, RuntimeError, TimeoutError):  # gone, read to its end before, or too slow
+    except (ClientDisconnect, RuntimeError, TimeoutError):  # disconnected, already read to the end, or too slow
         return
 
 
@@ -61,12 +61,12 @@ async def _raw(pieces: AsyncIterator[bytes], body: Body) -> bytes:
         body.book(len(piece))
         data += piece
     if not data:
-        raise Refused(400, f"expected a picture, got an empty body; {_HOW}")
+        raise Refused(400, f"expected an image, got an empty body; {_HOW}")
     return bytes(data)
 
 
 class _Part:
-    """The parser's callbacks: keeps the data of the one part that is wanted."""
+    """Callbacks of the form parser: keeps the data of the wanted part."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -102,12 +102,12 @@ class _Part:
         else:
             self.others.append(name[:40])
         if self.found > 1 or len(self.others) >= _MOST_OTHERS:
-            raise self.refusal()  # at once: a million parts are refused as soon as the first few
+            raise self.refusal()  # early, so that a form with a million parts costs no more than one with a few
 
     def refusal(self) -> Refused:
-        """That the form does not have just the one field."""
+        """Return the error for a form that doesn't consist of exactly the one field."""
         got = ", ".join(repr(name) for name in [FIELD] * self.found + self.others) or "none"
-        return Refused(400, f"expected a form with the one field 'image', got {got}; options go into the query")
+        return Refused(400, f"expected a form with only the field 'image', got {got}; put options into the query")
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted and self.found == 1:
@@ -120,7 +120,7 @@ class _Part:
 async def _form(pieces: AsyncIterator[bytes], boundary: bytes, body: Body) -> bytes:
     part = _Part()
     if not boundary:
-        raise Refused(400, "expected a boundary in the multipart Content-Type, got none; let your client set it")
+        raise Refused(400, "expected a boundary in the multipart Content-Type, got none; let your HTTP client set it")
     try:
         parser = MultipartParser(
             boundary,
@@ -139,11 +139,11 @@ async def _form(pieces: AsyncIterator[bytes], boundary: bytes, body: Body) -> by
             parser.write(piece)
         parser.finalize()
     except FormParserError:
-        raise Refused(400, "expected a multipart form, got something else; let your client build it") from None
+        raise Refused(400, "the multipart form is malformed; let your HTTP client build it") from None
     if not part.ended:
-        raise Refused(400, "the multipart form is cut short; send it again")
+        raise Refused(400, "the multipart form is truncated; send it again")
     if part.found != 1 or part.others:
         raise part.refusal()
     if not part.data:
-        raise Refused(400, "the field 'image' is empty; put the picture's file into it")
+        raise Refused(400, "the field 'image' is empty; put the image file into it")
     return bytes(part.data)

@@ -1,4 +1,4 @@
-"""Errors as HTTP replies: a status and JSON with one clear line."""
+"""Converts errors to HTTP replies: a status, and JSON with one line of text."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
 
 
 class Refused(KBNetError):
-    """A request that is not served: its HTTP status, and in how many seconds to try again, if that may help."""
+    """A refused request: its HTTP status, and in how many seconds to retry, if that can help."""
 
     def __init__(self, status: int, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -37,19 +37,19 @@ class Refused(KBNetError):
 
 
 def failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The reply {"error": message}; the message is made one printable line."""
+    """Return the reply {"error": message}, with the message as one printable line."""
     return JSONResponse({"error": printable(message)}, status, headers=dict(headers or {}))
 
 
 def failure_of(error: Exception) -> JSONResponse:
-    """The reply that an error gets; what is not the sender's business is told as a mistake of ours."""
+    """Return the reply to an error. Unexpected errors are reported as internal errors, without details."""
     if isinstance(error, Refused):
         headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return failure(error.status, str(error), headers)
     if isinstance(error, MemoryError):
-        return failure(503, "not enough memory for this picture; send a smaller one", {"Retry-After": "10"})
+        return failure(503, "not enough memory for this image; send a smaller one", {"Retry-After": "10"})
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return failure(status, str(error))

@@ -1,4 +1,4 @@
-"""One picture to restore: what is asked for, how far it is, and what comes back."""
+"""The restoration of one image: its parameters, progress and result."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,24 +12,32 @@ from kbnet.imaging import Pixels, probe
 from kbnet.server.replies import Refused
 
 SMALL_PIXELS, TOGETHER = 128 * 128, 8
-"""Pictures up to this size are restored so many at a time; larger ones gain nothing (benchmarks/batches.py)."""
+"""Images up to this many pixels are restored in batches of up to this many; larger ones don't get faster in batches
+(benchmarks/batches.py)."""
 
 
 class Restore(Protocol):
-    """What is done to the pixels: a `Restorer`, or anything else that is called like one."""
+    """The restoring function: a `Restorer`, or anything with the same interface."""
 
     def __call__(self, image: Pixels, /, *, strength: float, progress: Callable[[int, int], None]) -> Any: ...
 
     def together(self, images: Sequence[Pixels], /, *, strength: float) -> list[Any]:
-        """The same of several of one size."""
+        """Restore several images of the same size in one batch."""
         ...
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """One picture to restore: the bytes of its file, the task or model, and how.
+    """The parameters of a restoration.
 
-    `keep` asks for the restored pixels beside the file. `request` is the id of the request in the log.
+    Attributes:
+        data: bytes of the image file.
+        task: name of the task or model.
+        strength: 0 = original, 1 = fully restored; other values blend.
+        format: format of the result; None for the input's.
+        keep: whether to also return the restored pixels.
+        request: id of the request in the log.
+        examine: compares the pixels before and after, and returns a note or None.
     """
 
     data: bytes = field(repr=False)
@@ -38,14 +46,21 @@ class Restoration:
     format: str | None = None
     keep: bool = False
     request: str = "-"
+    examine: Callable[[Pixels, Pixels], str | None] = lambda before, after: None
 
 
 @dataclass(frozen=True)
 class Restored:
-    """The encoded result, its format, size, what was changed on the way, and the seconds of work.
+    """The result of a restoration.
 
-    `change` is the mean absolute difference of the restored pixels and those sent, from 0 to 1. `pixels` are the
-    restored ones if they were asked for.
+    Attributes:
+        data: bytes of the encoded file.
+        format: its format.
+        width, height: its size in pixels.
+        notes: one line for each thing that was changed or lost.
+        seconds: processing time, without waiting.
+        change: mean absolute difference between the restored pixels and the input, 0 to 1.
+        pixels: the restored pixels if `keep` was set, else None.
     """
 
     data: bytes = field(repr=False)
@@ -59,46 +74,46 @@ class Restored:
 
 
 class Pending:
-    """A restoration on its way. `future` ends with a Restored or an exception."""
+    """A restoration that is waiting or in progress. `future` resolves to a Restored or an exception."""
 
     def __init__(self, what: Restoration, deadline: float) -> None:
         self.what = what
         self.deadline = deadline
         self.future: Future[Restored] = Future()
-        self.done = self.total = 0  # tiles; total 0 until the network begins
-        self.pixels = 0  # known when it is decoded
-        self.began: float | None = None  # on the clock of time.monotonic
+        self.done = self.total = 0  # tiles; total is 0 until the network starts
+        self.pixels = 0  # known once the image is decoded
+        self.began: float | None = None  # time.monotonic
         self.abandoned = False
 
     @cached_property
     def kind(self) -> tuple[object, ...] | None:
-        """Equal for small pictures that may be restored in one pass, by their headers; None for others."""
+        """Key that is equal for small images that can be restored in one batch; None for other images."""
         try:
             info = probe(self.what.data)
         except ImageError:
-            return None  # it will be refused in its turn
+            return None  # refused when its turn comes
         if info.width * info.height > SMALL_PIXELS or self.what.strength == 0:
             return None
         return self.what.task, self.what.strength, info.width, info.height
 
     def check(self) -> None:
-        """Raise if there is no sense in going on."""
+        """Raise Refused if the result is no longer needed or the deadline has passed."""
         if self.abandoned:
-            raise Refused(503, "the sender has gone")
+            raise Refused(503, "the client has disconnected")
         if time.monotonic() > self.deadline:
             raise overdue()
 
     def advance(self, done: int, total: int) -> None:
-        """A Restorer's progress."""
+        """Record the progress; passed to the Restorer as its `progress` callback."""
         self.done, self.total = done, total
         if done < total:
             self.check()
 
 
 def overdue() -> Refused:
-    """The reply to a request that took longer than the limit."""
+    """Return the reply to a request that exceeded the time limit."""
     return Refused(
         503,
-        "the time limit of this server ran out; send a smaller picture, or try when it is less busy",
+        "the server's time limit was exceeded; send a smaller image, or try when the server is less busy",
         retry_after=30,
     )

@@ -1,4 +1,4 @@
-"""Serving an application: the socket, uvicorn, and an end that is bounded."""
+"""Serves an application: the socket, uvicorn, and a shutdown of bounded duration."""
 
 import asyncio
 import contextlib
@@ -21,17 +21,17 @@ from kbnet.server.limits import Limits
 log = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 1000
-_SPARE_FILES = 64  # descriptors for all but connections
+_SPARE_FILES = 64  # file descriptors reserved for everything but connections
 _SAME_REQUEST = 0.25  # seconds; shells and job runners often send one signal twice
-_REPLIES = 1.5  # seconds for the last replies to be written, after requests had their time
-_HARD = 1.0  # seconds after which the process ends whatever hangs
+_REPLIES = 1.5  # seconds to write the last replies after the shutdown period
+_HARD = 1.0  # further seconds until the process is ended, whatever hangs
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Open a listening socket. Port 0 selects a free port.
 
     Raises:
-        InvalidInputError: the address is not this machine's, or the port is taken or not allowed.
+        InvalidInputError: the address doesn't belong to this machine, or the port is in use or not allowed.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -40,12 +40,12 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError, OverflowError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
         raise InvalidInputError(
-            f"expected an address to listen on, got {host} port {port}: {why}; choose another --host or --port"
+            f"cannot listen on {host} port {port}: {why}; choose another --host or --port"
         ) from None
 
 
 def url_of(listening: socket.socket) -> str:
-    """The address for a browser."""
+    """Return the URL to open in a browser."""
     host, port = listening.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "localhost"
@@ -53,13 +53,13 @@ def url_of(listening: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """uvicorn that closes idle connections, ends in a bounded time, and at once at a second signal.
+    """uvicorn server that closes idle connections, shuts down in bounded time, and stops at once on a second signal.
 
     Args:
-        config: as `build_server` makes it.
-        limits: whose `shutdown_seconds` requests may take to finish.
-        ready: called when requests are answered.
-        hard: whether the process is ended where its threads do not end by themselves.
+        config: configuration from `build_server`.
+        limits: resource limits; requests get `shutdown_seconds` to finish.
+        ready: called when the server accepts requests.
+        hard: whether to end the process if its threads don't finish.
     """
 
     def __init__(self, config: uvicorn.Config, limits: Limits, ready: Callable[[], None], *, hard: bool) -> None:
@@ -67,25 +67,25 @@ class Server(uvicorn.Server):
         self._limits = limits
         self._ready = ready
         self._hard = hard
-        self._first: tuple[float, int] | None = None  # signal
+        self._first: tuple[float, int] | None = None  # time and number of the first signal
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin, and say so."""
+        """Start, and call `ready`."""
         await super().startup(sockets)
         if self.started:
             self._watching = asyncio.create_task(self._watch())
             self._ready()
 
     async def _watch(self) -> None:
-        """Close connections whose clients take too long, until the end."""
+        """Periodically close connections whose clients take too long."""
         while True:
             await asyncio.sleep(1)
             now = time.monotonic()
             for connection in list(self.server_state.connections):
-                connection.check(now)  # type: ignore[union-attr]  # ours, by the config
+                connection.check(now)  # type: ignore[union-attr]  # the protocol class from `build_server`
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: the first lets requests finish, a second ends the process."""
+        """Handle a signal: the first lets requests finish, the second ends the process."""
         now = time.monotonic()
         if self._first is None:
             self._first = now, sig
@@ -95,14 +95,14 @@ class Server(uvicorn.Server):
             _end(sig)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept nothing more, give requests their time, and close."""
+        """Stop accepting requests, let accepted ones finish within their time, and close."""
         desk = getattr(getattr(self.config.app, "state", None), "desk", None)
         if desk is not None:
             desk.admission.close(self._limits.shutdown_seconds)
         await super().shutdown(sockets)
         self._watching.cancel()
         if self._hard and desk is not None and desk.worker.busy and self._first is not None:
-            _end(self._first[1])  # its thread is in a tile that would keep the process alive
+            _end(self._first[1])  # the worker is inside a tile, which would keep the process alive
 
     def _end_after(self, seconds: float, sig: int) -> None:
         if self._hard:
@@ -112,7 +112,7 @@ class Server(uvicorn.Server):
 
 
 def _end(sig: int) -> None:
-    """End the process without waiting for its threads; nothing of the server is on disk."""
+    """End the process without waiting for its threads. This is safe, as the server has no state on disk."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
@@ -120,13 +120,13 @@ def _end(sig: int) -> None:
 
 
 def build_server(app: Any, *, ready: Callable[[], None] = lambda: None, hard: bool = False) -> Server:
-    """uvicorn as it is set up here; `should_exit = True` ends its `run` as a signal would."""
+    """Return a configured uvicorn server. Setting `should_exit = True` ends its `run` like a signal."""
     desk = getattr(getattr(app, "state", None), "desk", None)
     limits = Limits() if desk is None else desk.worker.limits
     config = uvicorn.Config(
         app,
         log_config=None,
-        access_log=False,  # ours holds no addresses and no queries
+        access_log=False,  # kbnet's own log has no addresses and no queries
         server_header=False,
         proxy_headers=False,
         ws="none",
@@ -140,7 +140,7 @@ def build_server(app: Any, *, ready: Callable[[], None] = lambda: None, hard: bo
 
 
 def _most_connections() -> int:
-    """As many as the process may have files open, less those for other things."""
+    """Return the maximum number of connections: the limit on open files, minus a reserve."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -156,15 +156,15 @@ def _most_connections() -> int:
 
 
 def run(app: Any, listening: socket.socket, *, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGINT or SIGTERM: then nothing new is accepted, and what was accepted gets its time to finish.
+    """Serve until SIGINT or SIGTERM. New requests are then refused, and accepted ones may finish.
 
-    That time is `Limits.shutdown_seconds`; requests that are not done by then get 503. Three seconds later at the
-    latest, or at a second signal, the process ends with 128 + the signal's number, whatever its threads do.
+    Requests that aren't finished after `Limits.shutdown_seconds` get 503. At most three seconds later, or at a second
+    signal, the process ends with status 128 + signal number, whatever its threads do.
 
     Args:
-        app: from `create_app`.
-        listening: from `listen`; closed at the end.
-        ready: called when requests are answered.
+        app: application from `create_app`.
+        listening: socket from `listen`. It is closed at the end.
+        ready: called when the server accepts requests.
     """
     with listening:
         build_server(app, ready=ready, hard=True).run(sockets=[listening])

@@ -1,8 +1,8 @@
-"""The one thread in which pictures are restored, and the queue before it.
+"""The thread that restores images, and its queue.
 
-One thread, since a network already uses every core, and since it bounds what is decoded at a time to one picture, or to
-some small ones: those of one size that wait for the same go through the network together, as that is faster. The event
-loop goes on meanwhile: decoding, the network and encoding all run outside of Python's lock.
+There is a single thread because a network already uses all cores, and because that bounds memory to one decoded image,
+or a few small ones: small images of the same size with the same parameters are restored in one batch, which is faster.
+The event loop isn't blocked, as decoding, the network and encoding all release the GIL.
 """
 
 import logging
@@ -23,41 +23,41 @@ from kbnet.server.restoration import SMALL_PIXELS, TOGETHER, Pending, Restoratio
 
 log = logging.getLogger(__name__)
 
-_USUAL_SECONDS = 1.0  # a request's work, before there was one to measure
+_USUAL_SECONDS = 1.0  # assumed processing time until the first request is measured
 
 
 class Worker:
-    """Restores one picture after another in a thread of its own.
+    """Restores images one after another in a separate thread.
 
     Args:
-        provide: the Restorer for a task's or model's name; called in the worker's thread.
-        limits: see `Limits`.
+        provide: returns the Restorer for a task or model name; called in the worker's thread.
+        limits: resource limits.
     """
 
     def __init__(self, provide: Callable[[str], Restore], limits: Limits) -> None:
         self.limits = limits
         self.worked: Callable[[float], None] = lambda seconds: None
-        """Told the seconds of each turn of work, that of requests that failed or were left too."""
+        """Called with the seconds of each unit of work, including failed and abandoned requests."""
         self._closing = False
         self._provide = provide
         self._queue: deque[Pending] = deque()
         self._current: list[Pending] = []
-        self._seconds = _USUAL_SECONDS  # of a request's work, averaged
-        self._pace: dict[str, float] = {}  # seconds a pixel, by task or model
+        self._seconds = _USUAL_SECONDS  # moving average of the processing time of a request
+        self._pace: dict[str, float] = {}  # seconds per pixel, by task or model
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="kbnet-worker", daemon=True)  # started when needed
 
     @property
     def busy(self) -> bool:
-        """Whether its thread is alive, be it at work or waiting."""
+        """Whether its thread is alive, working or waiting."""
         return self._thread.is_alive()
 
     def wait(self, admitted: int) -> float:
-        """Seconds until a place may be free, while so many are taken."""
+        """Estimate the seconds until a place is free when `admitted` places are taken."""
         return self._seconds * max(admitted, 1) / 2
 
     def submit(self, what: Restoration, deadline: float) -> Pending:
-        """Queue a restoration that was admitted; `deadline` is on the clock of time.monotonic."""
+        """Queue an admitted restoration. `deadline` is a time of the clock time.monotonic."""
         pending = Pending(what, deadline)
         with self._changed:
             if self._closing:
@@ -69,36 +69,36 @@ class Worker:
         return pending
 
     def abandon(self, pending: Pending) -> None:
-        """Nobody waits for it any more: forget it, or stop after the tile at hand."""
+        """Cancel a restoration that nobody waits for: remove it from the queue, or stop it after the current tile."""
         with self._changed:
             pending.abandoned = True
             if pending in self._queue:
                 self._queue.remove(pending)
 
     def ahead(self, pending: Pending) -> int:
-        """How many restorations will come before this one: 0 when it is at work."""
+        """Return how many restorations are ahead of this one; 0 if it is in progress."""
         with self._changed:
             return self._queue.index(pending) + bool(self._current) if pending in self._queue else 0
 
     def depth(self) -> int:
-        """How many restorations wait."""
+        """Return the number of waiting restorations."""
         return len(self._queue)
 
     def left(self, pending: Pending) -> tuple[float, float | None]:
-        """Seconds that it has been at work, and an estimate of those left; None where nothing is known yet."""
+        """Return its processing time so far and the estimated remaining time in seconds; None if unknown."""
         if pending.began is None:
             return 0.0, None
         spent = time.monotonic() - pending.began
         if pending.done:
             return spent, spent * (pending.total - pending.done) / pending.done
-        # Networks of other tasks take about as long as one that was never measured.
+        # For a network that was never measured, assume the pace of another task's network.
         pace = self._pace.get(pending.what.task) or max(self._pace.values(), default=0.0)
         if pending.pixels and pace:
             return spent, max(pace * pending.pixels - spent, 0.0)
         return spent, None
 
     def close(self, seconds: float) -> None:
-        """Forget what waits, stop the work at hand at its next tile, and wait so long for the thread to end."""
+        """Clear the queue, stop the current work at its next tile, and wait up to `seconds` for the thread to end."""
         with self._changed:
             self._closing = True
             for pending in (*self._queue, *self._current):
@@ -124,10 +124,10 @@ class Worker:
             with self._changed:
                 group = self._current = [p for p in group if p.future.set_running_or_notify_cancel()]
             self._serve(group)
-            del first, group  # or their pictures would stay until the next one comes
+            del first, group  # or their images would stay in memory until the next request
 
     def _companions(self, first: Pending) -> list[Pending]:
-        """Those that wait and can be restored in one pass with the first, taken out of the queue."""
+        """Take the restorations out of the queue that can be restored in one batch with the first."""
         if not self._queue or first.kind is None:
             return []
         with self._changed:
@@ -137,7 +137,7 @@ class Worker:
         return found
 
     def _serve(self, group: list[Pending]) -> None:
-        """Restore and tell each its own; those whose pixels turn out alike in one pass."""
+        """Restore a group and set the results. Images with the same shape and dtype are restored in one batch."""
         start = time.monotonic()
         alike: dict[tuple[object, ...], list[Opened]] = defaultdict(list)
         for pending in group:
@@ -158,7 +158,7 @@ class Worker:
         pending.check()
         photo = read_photo(pending.what.data, max_pixels=self.limits.pixels)
         format = format_of(pending.what.format or photo.format)
-        _, lost = plan_output(photo, format)  # refuses before the work what would be refused after it
+        _, lost = plan_output(photo, format)  # refuse before the work what would be refused after it
         pending.pixels = photo.width * photo.height
         return Opened(pending, photo, format, lost)
 
@@ -172,7 +172,7 @@ class Worker:
             if len(several) == 1:
                 _fail(several[0].pending, error)
             for opened in several if len(several) > 1 else ():
-                self._answer([opened], start)  # one of them may be at fault, and the others are not
+                self._answer([opened], start)  # one by one, so that a bad image doesn't fail the others
             return
         for opened, pixels in zip(several, results, strict=True):
             seconds = time.monotonic() - start
@@ -191,7 +191,7 @@ class Worker:
         if len(group) == 1:
             start = time.monotonic()
             result = restore(pixels[0], strength=what.strength, progress=group[0].advance)
-            if group[0].pixels > SMALL_PIXELS:  # in smaller ones, what does not grow with the pixels counts most
+            if group[0].pixels > SMALL_PIXELS:  # in smaller images, fixed costs dominate
                 self._pace[what.task] = (time.monotonic() - start) / group[0].pixels
             return [result]
         for pending in group:
@@ -201,7 +201,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Opened:
-    """A request whose picture is decoded: `lost` says what its result cannot keep."""
+    """A request whose image is decoded. `lost` names what its result can't store."""
 
     pending: Pending
     photo: Photo
@@ -209,7 +209,7 @@ class Opened:
     lost: Sequence[str]
 
     def wanted(self) -> bool:
-        """Whether somebody still waits for it; if not, it is told so and the others of its group go on."""
+        """Return whether someone still waits for it. If not, fail it, so that the rest of its group can continue."""
         try:
             self.pending.check()
         except KBNetError as error:
@@ -218,15 +218,16 @@ class Opened:
         return True
 
     def encode(self, pixels: Pixels, seconds: float) -> Restored:
-        """The answer."""
+        """Encode the restored pixels."""
         data = write_photo(replace(self.photo, pixels=pixels), None, format=self.format)
         assert data is not None
+        note = self.pending.what.examine(self.photo.pixels, pixels)
         return Restored(
             data,
             self.format,
             self.photo.width,
             self.photo.height,
-            (*self.photo.notes, *self.lost),
+            (*([note] if note else []), *self.photo.notes, *self.lost),
             seconds,
             mean_change(self.photo.pixels, pixels),
             pixels if self.pending.what.keep else None,

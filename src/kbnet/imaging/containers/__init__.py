@@ -1,8 +1,8 @@
-"""Picture files as containers: what lies in them beside the pixels, found in files and put into encoded ones.
+"""Image files as containers: reads the metadata of a file, and inserts metadata into encoded pixels.
 
     file --collect--> Found        bytes of an encoder, Photo --dress--> bytes of a file
 
-libvips decodes and encodes the pixels alone: its writers drop EXIF tags that they do not know, and invent resolutions.
+libvips decodes and encodes only the pixels, because its writers drop unknown EXIF tags and invent resolutions.
 """
 
 import io
@@ -14,13 +14,13 @@ from kbnet.imaging.containers import bmff, bmp, gif, jpeg, png, tiff, webp
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.photo import Photo
 
-_IN_MEMORY = 1 << 30  # bytes of a JPEG up to which it is read, and not mapped
+_IN_MEMORY = 1 << 30  # largest JPEG in bytes that is read into memory; larger ones are mapped
 
 
 def collect(file: BinaryIO, format: str, *, whole: bool = True) -> Found:
-    """What lies in a file of a format beside its pixels; `whole` says whether to look behind them, too.
+    """Collect the metadata of a file. `whole` tells whether to also look behind the pixels.
 
-    Damage is no error here: pixels may be whole where metadata is not. It has a note.
+    Damage is reported as a note, not as an error: the pixels may be intact where the metadata isn't.
     """
     try:
         if format == "jpeg":
@@ -48,7 +48,7 @@ def _collect_jpeg(file: BinaryIO, *, whole: bool) -> Found:
 
 
 def dress(encoded: bytes, photo: Photo) -> bytes:
-    """Put the metadata and the profile of a planned photo into what an encoder made of its pixels."""
+    """Insert the metadata and the profile of a planned photo into its encoded pixels."""
     metadata, profile = photo.metadata, photo.icc_profile
     if photo.format == "jpeg":
         return jpeg.dress(encoded, metadata, profile)

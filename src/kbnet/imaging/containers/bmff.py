@@ -1,6 +1,6 @@
-"""Metadata of files made of ISO boxes (AVIF; HEIF is built the same): items, read and added.
+"""Metadata of files made of ISO boxes (AVIF; HEIF has the same structure): reads and adds items.
 
-An item's description is a box inside `meta`, its bytes lie anywhere: adding one moves all that lies behind `meta`.
+An item's description is a box inside `meta`; its bytes can be anywhere. Adding one moves everything after `meta`.
 """
 
 import struct
@@ -22,16 +22,16 @@ _CONTENT_CREDENTIALS = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 
 @dataclass(frozen=True)
 class Item:
-    """A thing in the file: number, type such as "av01" or "Exif", content type if that is "mime", and where it lies."""
+    """An item: number, type such as "av01" or "Exif", content type if the type is "mime", and where its bytes are."""
 
     number: int
     kind: bytes
     content_type: bytes
-    parts: tuple[tuple[int, int, int], ...] = ()  # construction method, place, length
+    parts: tuple[tuple[int, int, int], ...] = ()  # construction method, position, length
 
 
 def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Type, and start and end of the content, of each box between two places."""
+    """Yield the type, and the start and end of the content, of each box between two positions."""
     while at + 8 <= end:
         size, kind = struct.unpack_from(">I4s", data, at)
         start = at + 8
@@ -47,7 +47,7 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def collect(file: BinaryIO) -> Found:
-    """The metadata of an AVIF file."""
+    """Collect the metadata of an AVIF file."""
     found = Found()
     file.seek(0)
     data = file.read()
@@ -79,11 +79,11 @@ def _collect_items(found: Found, data: bytes, start: int, stop: int) -> None:
         elif item.kind == b"jumb":
             found.add("content-credentials", b"", "jumb")
         elif item.kind in (b"mime", b"uri "):
-            found.notes.append(f"an item of the type {item.content_type.decode('latin-1')!r} is not kept")
+            found.notes.append(f"an item of type {item.content_type.decode('latin-1')!r} is not kept")
     codes = colour_codes(data[start:stop])
     if codes is not None and not icc.means_srgb(*struct.unpack(">HH", codes)):
         found.add("colour", codes, "nclx")
-    # auxiliary pictures are told from transparency by these names alone
+    # only these names distinguish auxiliary images from transparency
     properties = data[start:stop]
     if any(name in properties for name in _DEPTH):
         found.extras.append("a depth map")
@@ -92,13 +92,13 @@ def _collect_items(found: Found, data: bytes, start: int, stop: int) -> None:
 
 
 def colour_codes(data: bytes) -> bytes | None:
-    """Primaries and transfer, two bytes each, of the first colour box of code points; None where there is none."""
+    """Return primaries and transfer, two bytes each, from the first nclx colour box; None if there is none."""
     at = data.find(b"colrnclx")
     return data[at + 8 : at + 12] if 0 <= at <= len(data) - 12 else None
 
 
 def items(data: bytes, start: int, stop: int) -> list[Item]:
-    """The items that a `meta` box describes."""
+    """Return the items that a `meta` box describes."""
     kinds: dict[int, tuple[bytes, bytes]] = {}
     places: dict[int, tuple[tuple[int, int, int], ...]] = {}
     for kind, at, end in boxes(data, start + 4, stop):
@@ -141,7 +141,7 @@ def _places(data: bytes, at: int, end: int) -> dict[int, tuple[tuple[int, int, i
 
 
 class _Locations:
-    """The box that says where items lie, unpacked: (number, construction method, reference, base, parts)."""
+    """The unpacked `iloc` box with the items' locations: (number, construction method, reference, base, parts)."""
 
     def __init__(self, data: bytes, at: int, end: int) -> None:
         self._data, self._at = data, at + 4
@@ -171,7 +171,7 @@ class _Locations:
 
 
 def dressed(encoded: bytes, metadata: Metadata) -> bytes:
-    """An encoded AVIF with EXIF and XMP as items of its picture; profile and pixels stay as the encoder wrote them."""
+    """Return an encoded AVIF with EXIF and XMP items added. Profile and pixels stay as the encoder wrote them."""
     added = [(b"Exif", b"", struct.pack(">I", 0) + block.data) for block in metadata.all("exif")[:1]]
     added += [(b"mime", _XMP_TYPE, block.data) for block in metadata.all("xmp")[:1]]
     if not added:
@@ -180,7 +180,7 @@ def dressed(encoded: bytes, metadata: Metadata) -> bytes:
     start, stop = next((start, stop) for kind, start, stop in top if kind == b"meta")
     children = {kind: encoded[begin:end] for kind, begin, end in boxes(encoded, start + 4, stop)}
     grown = len(_meta(children, encoded[start : start + 4], added, 0, 0)) - (stop - start + 8)
-    end = len(encoded) + grown + 8  # the added bytes lie in a box of their own at the end
+    end = len(encoded) + grown + 8  # the added bytes go into a new box at the end
     meta = _meta(children, encoded[start : start + 4], added, grown, end)
     content = b"".join(data for _, _, data in added)
     return encoded[: start - 8] + meta + encoded[stop:] + _box(b"mdat", content)
@@ -189,7 +189,7 @@ def dressed(encoded: bytes, metadata: Metadata) -> bytes:
 def _meta(
     children: dict[bytes, bytes], version: bytes, added: list[tuple[bytes, bytes, bytes]], grown: int, end: int
 ) -> bytes:
-    """The `meta` box with items more, whose bytes begin at `end`; all others lie `grown` bytes further on."""
+    """Return the `meta` box with the added items, whose bytes start at `end`; all others move by `grown` bytes."""
     located = _Locations(children[b"iloc"], 0, len(children[b"iloc"]))
     (primary,) = struct.unpack_from(">H" if children[b"pitm"][0] == 0 else ">I", children[b"pitm"], 4)
     number = max((one[0] for one in located.items), default=0)
@@ -200,7 +200,7 @@ def _meta(
     for kind, content_type, data in added:
         number += 1
         name = kind + b"\0" + (content_type + b"\0" if content_type else b"")
-        # version 2, hidden: it is nothing to be shown
+        # version 2, hidden, as it isn't an image to display
         infos += _box(b"infe", struct.pack(">IHH", 0x02000001, number, 0) + name)
         references += _box(b"cdsc", struct.pack(">HHH", number, 1, primary))
         entries.append((number, 0, 0, [(end, len(data))]))
@@ -226,7 +226,7 @@ def _more_infos(content: bytes, infos: bytes, count: int) -> bytes:
 
 
 def _locations(entries: list[tuple[int, int, int, list[tuple[int, int]]]]) -> bytes:
-    """The box in version 1 with places of 64 bits: whole files are no longer than these count."""
+    """Return the `iloc` box in version 1 with 64-bit positions, which suffice for a file of any size."""
     body = struct.pack(">IHH", 0x01000000, 0x8400, len(entries))
     for number, method, reference, parts in entries:
         body += struct.pack(">HHHH", number, method, reference, len(parts))

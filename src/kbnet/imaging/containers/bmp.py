@@ -1,4 +1,4 @@
-"""BMP files, which libvips does not read: header and pixels. They are read and not written."""
+"""Reads BMP files, header and pixels, as libvips can't. BMP is never written."""
 
 import struct
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _LONGEST_SIDE = 1 << 24
 
 @dataclass(frozen=True)
 class Header:
-    """What a BMP's headers say; `masks` are those of red, green, blue and alpha in pixels of 16 and 32 bits."""
+    """The headers of a BMP. `masks` are the bit masks of red, green, blue and alpha in 16-bit and 32-bit pixels."""
 
     width: int
     height: int
@@ -35,17 +35,17 @@ class Header:
 
     @property
     def has_alpha(self) -> bool:
-        """Whether some bits of a pixel are alpha."""
+        """Whether pixels have alpha bits."""
         return self.masks[3] != 0
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row, which is padded to a multiple of four."""
+        """Bytes of a row, padded to a multiple of four."""
         return (self.width * self.bits + 31) // 32 * 4
 
 
 def read_header(file: BinaryIO) -> Header | None:
-    """The header of a BMP; None where it makes no sense."""
+    """Read the header of a BMP. Returns None if it is invalid."""
     file.seek(0)
     head = file.read(14 + 124)
     if len(head) < 26 or head[:2] != b"BM":
@@ -83,18 +83,18 @@ def _checked(header: Header) -> Header | None:
 
 
 def unsupported(header: Header) -> str | None:
-    """What of a BMP is not decoded, or None."""
+    """Return why a BMP can't be decoded, or None if it can."""
     if header.compression in (1, 2):
         return "a BMP with run-length compression"
     if header.compression in (4, 5):
-        return "a BMP that holds a JPEG or PNG"
+        return "a BMP that contains a JPEG or PNG"
     if header.bits not in (1, 4, 8, 16, 24, 32) or header.compression not in (_PLAIN, _FIELDS, _ALPHA_FIELDS):
-        return f"a BMP of {header.bits} bits a pixel and compression {header.compression}"
+        return f"a BMP with {header.bits} bits per pixel and compression {header.compression}"
     return None
 
 
 def decode(file: BinaryIO, header: Header) -> NDArray[np.uint8] | None:
-    """Pixels [H,W,3], [H,W,4] with alpha, or [H,W,1] of a gray palette, of a supported file; None where it is cut."""
+    """Decode a supported file to [H,W,3], [H,W,4] with alpha, or [H,W,1] with a gray palette; None if truncated."""
     file.seek(header.pixels_at)
     size = header.row_bytes * header.height
     data = file.read(size)
@@ -143,7 +143,7 @@ def _direct(header: Header, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def collect(file: BinaryIO) -> Found:
-    """What a BMP holds beside its pixels: a resolution."""
+    """Collect the metadata of a BMP: only a resolution."""
     found = Found()
     header = read_header(file)
     if header is not None and header.per_metre[0] > 0 and header.per_metre[1] > 0:
@@ -152,7 +152,7 @@ def collect(file: BinaryIO) -> Found:
 
 
 def profile_of(file: BinaryIO, header: Header) -> bytes | None:
-    """The colour profile in a BMP, or None."""
+    """Return the colour profile in a BMP, or None."""
     at, length = header.profile
     if not at or not length:
         return None

@@ -1,4 +1,4 @@
-"""What a walk through a picture file finds beside the pixels."""
+"""The metadata that a container parser collects from an image file."""
 
 from dataclasses import dataclass, field
 
@@ -9,17 +9,17 @@ _MOST_BLOCKS = 20_000
 
 @dataclass
 class Found:
-    """Metadata of a file, gathered by one of the walkers of this folder.
+    """Metadata of a file, collected by one of the parsers in this package.
 
     Attributes:
-        blocks: as in `kbnet.imaging.Metadata`, EXIF and XMP still as the file has them.
-        resolution: where the format itself says it.
-        notes: lines on what is left out whatever the result's format.
-        extras: pictures, videos and sounds that no result holds.
-        orientation: EXIF, 1 to 8, where the format's own tag says it; else 0.
-        page: of a TIFF, the one that is the picture.
-        pages: of a TIFF, how many are no reduced copies or masks of another; 0 where that is not known.
-        unspecified_channel: whether a channel beside the colours is, by the file's word, no transparency.
+        blocks: as in `kbnet.imaging.Metadata`, but with EXIF and XMP as stored in the file.
+        resolution: resolution from the format's own fields, or None.
+        notes: one line for each thing that is dropped whatever the output format.
+        extras: further images, videos and sounds that a result can't contain.
+        orientation: EXIF orientation, 1 to 8, from the format's own tag; 0 if it has none.
+        page: for a TIFF, index of the page with the main image.
+        pages: for a TIFF, number of pages that aren't reduced copies or masks of another; 0 if unknown.
+        unspecified_channel: whether the file declares its extra channel as something other than alpha.
     """
 
     blocks: list[Block] = field(default_factory=list)
@@ -32,14 +32,15 @@ class Found:
     unspecified_channel: bool = False
 
     def add(self, kind: str, data: bytes, name: str = "", code: int = 0) -> None:
-        """One more block.
+        """Add a block.
 
-        Raises ValueError where there are so many that the file is meant to do harm.
+        Raises:
+            ValueError: there are so many blocks that the file is likely malicious.
         """
         if len(self.blocks) >= _MOST_BLOCKS:
             raise ValueError("too many blocks")
         self.blocks.append(Block(kind, data, name, code))
 
     def first(self, kind: str) -> bytes | None:
-        """The data of the first block of a kind, or None."""
+        """Return the data of the first block of a kind, or None."""
         return next((block.data for block in self.blocks if block.kind == kind), None)

@@ -1,4 +1,4 @@
-"""Metadata of GIF files: comments and XMP. GIF is read and not written."""
+"""Metadata of GIF files: comments and XMP. GIF is never written."""
 
 from typing import BinaryIO
 
@@ -9,7 +9,7 @@ _LARGEST = 1 << 28
 
 
 def collect(file: BinaryIO) -> Found:
-    """The metadata of a GIF file."""
+    """Collect the metadata of a GIF file."""
     found = Found()
     file.seek(0)
     data = file.read(_LARGEST)
@@ -26,7 +26,7 @@ def collect(file: BinaryIO) -> Found:
                 found.add("comment", _joined(data, at))
                 at = end
             elif label == 0xFF and data[at + 1 : at + 1 + len(_XMP)] == _XMP:
-                # XMP lies there as it is, and a run of falling bytes behind it ends it for readers that skip blocks
+                # XMP is stored without blocks; the decreasing bytes after it end it for readers that skip blocks
                 start = at + 12
                 end = data.find(b"\x01\xff\xfe", start)
                 if end < 0:

@@ -1,4 +1,4 @@
-"""Metadata of JPEG files: application segments and comments, and what lies behind the picture."""
+"""Metadata of JPEG files: application segments, comments, and data after the image."""
 
 import struct
 from fractions import Fraction
@@ -9,20 +9,20 @@ from kbnet.imaging.containers.scanning import EOI, SOS, Bytes, segments
 from kbnet.imaging.containers.trailing import extras_behind
 from kbnet.imaging.photo import Block, Metadata, Resolution
 
-LONGEST = 65533  # bytes that a segment holds
+LONGEST = 65533  # capacity of a segment, bytes
 _APP0, _COMMENT = 0xE0, 0xFE
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
 _ICC = b"ICC_PROFILE\0"
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
-# Segments on the coding, or on places in the file: JFIF is written anew, Adobe's and SPIFF's go with the old coding.
+# Segments about the encoding or about file offsets. JFIF is rewritten; Adobe and SPIFF describe the old encoding.
 _CODING = ((0xE0, b"JFIF\0"), (0xEE, b"Adobe"), (0xE8, b"SPIFF\0"), (0xE2, _ICC), (0xE2, _GAIN_MAP), (0xE2, b"MPF\0"))
 _THUMBNAILS = ((0xE0, b"JFXX\0"),)
 _TEXTS = {exif.PREFIX: "exif", _XMP: "xmp"}
 
 
 def collect(data: Bytes, *, whole: bool = True) -> Found:
-    """The metadata of a JPEG; `whole` says whether to look for its end, too, and behind that."""
+    """Collect the metadata of a JPEG. `whole` tells whether to also look for its end, and for data after it."""
     found = Found()
     resources, extension, iso_gain_map = b"", dict[bytes, dict[int, bytes]](), False
     kinds: tuple[int, ...] = ()
@@ -61,7 +61,7 @@ def collect(data: Bytes, *, whole: bool = True) -> Found:
     if end is not None:
         found.extras += extras_behind(data, end, said, kinds)
     if "gain map" in said and "the HDR gain map" not in found.extras:
-        found.notes.append("the description of an HDR gain map is not kept; the standard picture is")
+        found.notes.append("the description of an HDR gain map is not kept; the standard image is")
     return found
 
 
@@ -73,7 +73,7 @@ def _gather_extension(content: bytes, parts: dict[bytes, dict[int, bytes]]) -> N
 
 
 def _add_extension(found: Found, parts: dict[bytes, dict[int, bytes]]) -> None:
-    """The extension that the main packet names, once all of it is there."""
+    """Add the extension that the main packet refers to, if it is complete."""
     wanted = xmp.extension_guid(found.first("xmp") or b"")
     if not parts and wanted is None:
         return
@@ -84,7 +84,7 @@ def _add_extension(found: Found, parts: dict[bytes, dict[int, bytes]]) -> None:
         if len(whole) == length:
             found.add("extended-xmp", whole, wanted.decode() if wanted else "")
             return
-    found.notes.append("the extended XMP is incomplete or of another file, and is not kept")
+    found.notes.append("the extended XMP is incomplete or belongs to another file, and is not kept")
 
 
 def _density(content: bytes) -> Resolution | None:
@@ -97,7 +97,7 @@ def _density(content: bytes) -> Resolution | None:
 
 
 def _picture_kinds(content: bytes) -> tuple[int, ...]:
-    """Of each picture of a multi-picture file what its index calls it."""
+    """Return the type that the index of a multi-picture file gives for each image."""
     found = exif.directory_of(content)
     entries = found[1].entries.get(0xB002) if found else None
     if found is None or entries is None:
@@ -108,7 +108,7 @@ def _picture_kinds(content: bytes) -> tuple[int, ...]:
 
 
 def dress(encoded: bytes, metadata: Metadata, profile: bytes | None) -> bytes:
-    """An encoded JPEG with these blocks in place of any that the encoder wrote."""
+    """Return an encoded JPEG with these blocks instead of those that the encoder wrote."""
     head = [_segment(_APP0, _jfif(metadata.resolution))]
     for kind, prefix in ((b"exif", exif.PREFIX), (b"xmp", _XMP)):
         head += [_segment(0xE1, prefix + block.data) for block in metadata.all(kind.decode())]
@@ -131,7 +131,7 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _jfif(resolution: Resolution | None) -> bytes:
-    """The JFIF header, which says "square pixels" where nothing is known."""
+    """Return the JFIF header; without a resolution it specifies square pixels."""
     unit, x, y = 0, 1, 1
     if resolution is not None and not resolution.unit:
         x, y = _in_words(resolution.x, resolution.y)
@@ -160,7 +160,7 @@ def _extension(block: Block) -> list[bytes]:
 
 
 def _photoshop(metadata: Metadata) -> list[bytes]:
-    """Photoshop's resources, in as many segments as they need."""
+    """Return the Photoshop resources, split over as many segments as needed."""
     data = b"".join(block.data for block in metadata.all("photoshop"))
     room = LONGEST - len(photoshop.PREFIX)
     return [_segment(0xED, photoshop.PREFIX + data[at : at + room]) for at in range(0, len(data), room)]

@@ -1,4 +1,4 @@
-"""Metadata of PNG files: the chunks beside the coded pixels."""
+"""Metadata of PNG files: the chunks other than the encoded pixels."""
 
 import io
 import struct
@@ -26,18 +26,18 @@ WORDS = {
     "sTER": "layout of a stereo pair",
     "tIME": "time of the last change",
 }
-"""What the standard's other chunks hold."""
+"""Descriptions of the standard's other chunks."""
 
 _CODING = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"acTL", b"fcTL", b"fdAT")
 _XMP_KEY = b"XML:com.adobe.xmp"
 _RAW = b"Raw profile type "
 _RAW_KINDS = {b"exif": "exif", b"APP1": "exif", b"xmp": "xmp", b"iptc": "photoshop", b"8bim": "photoshop"}
-_LARGEST = 1 << 28  # bytes of a chunk that is kept
+_LARGEST = 1 << 28  # largest chunk that is kept, bytes
 _LARGEST_UNPACKED = 1 << 26
 
 
 def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Type, place of the content and its length, of each chunk, as far as the file is whole."""
+    """Yield the type, content position and content length of each chunk, up to the first incomplete one."""
     size = file.seek(0, 2)
     at = len(SIGNATURE)
     while at + 12 <= size:
@@ -52,7 +52,7 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def collect(file: BinaryIO, *, whole: bool = True) -> Found:
-    """The metadata of a PNG; `whole` says whether to look behind the coded pixels, too."""
+    """Collect the metadata of a PNG. `whole` tells whether to also look behind the encoded pixels."""
     found, head, palette, end = Found(), b"", b"", 0
     for kind, at, length in chunks(file):
         if kind == b"IDAT" and not whole:
@@ -98,7 +98,7 @@ def _add(found: Found, kind: str, content: bytes, head: bytes, palette: bytes) -
     elif kind == "hIST":
         found.add("chunk", content, kind)
     else:
-        # a lower case letter at the end: may be copied by programs that do not know it, whatever they change
+        # a lower-case last letter: safe to copy for programs that don't know the chunk, whatever they change
         known = kind in WORDS and kind not in ("sPLT",)
         found.add("chunk" if known or kind[3].islower() else "dependent-chunk", content, kind)
 
@@ -111,7 +111,7 @@ def _resolution(content: bytes) -> Resolution | None:
 
 
 def _background(content: bytes, depth: int, colour: int, palette: bytes) -> bytes | None:
-    """The background as a colour of the decoded picture, whose palette is gone and whose samples have 8 bits or 16."""
+    """Convert the background colour to the decoded image, which has no palette and 8-bit or 16-bit samples."""
     if colour == 3:
         entry = palette[3 * content[0] : 3 * content[0] + 3] if content else b""
         return struct.pack(">3H", *entry) if len(entry) == 3 else None
@@ -139,7 +139,7 @@ def _add_text(found: Found, kind: str, content: bytes) -> None:
 
 
 def _add_raw(found: Found, what: str, data: bytes) -> None:
-    """A block that ImageMagick wrote as text in hexadecimal digits, before PNG had chunks for it."""
+    """Add a block that ImageMagick stored as hexadecimal text, before PNG had chunks for it."""
     if what == "exif" and data.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
         what, data = "xmp", data.split(b"\0", 1)[1]
     if what == "photoshop":
@@ -189,7 +189,7 @@ def _bytes_of(kind: str, content: bytes) -> bytes | None:
 
 
 def text_of(block: Block) -> tuple[str, str] | None:
-    """Keyword and text of a block of text; None where it is damaged."""
+    """Return the keyword and the text of a text block; None if it is damaged."""
     text = _bytes_of(block.name, block.data)
     if text is None:
         return None
@@ -198,7 +198,7 @@ def text_of(block: Block) -> tuple[str, str] | None:
 
 
 def text_block(keyword: str, text: str) -> Block:
-    """A text as a chunk: plain where Latin-1 holds it, else international."""
+    """Return a text chunk: tEXt if Latin-1 can encode the text, else iTXt."""
     key = keyword.encode("latin-1", "replace")[:79]
     try:
         return Block("text", key + b"\0" + text.encode("latin-1"), "tEXt")
@@ -207,7 +207,7 @@ def text_block(keyword: str, text: str) -> Block:
 
 
 def raw_profile_block(name: str, data: bytes) -> Block:
-    """Bytes as a packed text of hexadecimal digits, which readers of PNG know by its keyword."""
+    """Return bytes as a compressed text chunk of hexadecimal digits, which PNG readers recognise by its keyword."""
     digits = data.hex()
     lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
     text = f"\n{name}\n{len(data):8d}\n{lines}\n".encode("ascii")
@@ -215,7 +215,7 @@ def raw_profile_block(name: str, data: bytes) -> Block:
 
 
 def dress(file: BinaryIO, target: BinaryIO, metadata: Metadata, profile: bytes | None) -> None:
-    """Copy an encoded PNG with these blocks in place of any that the encoder wrote."""
+    """Copy an encoded PNG with these blocks instead of those that the encoder wrote."""
     target.write(SIGNATURE)
     for kind, at, length in chunks(file):
         if kind not in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
@@ -265,13 +265,13 @@ def _physical(resolution: Resolution) -> bytes:
 
 
 def chunk(kind: str, content: bytes) -> bytes:
-    """A chunk with its length and checksum."""
+    """Return a chunk with its length and checksum."""
     name = kind.encode("latin-1")
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def dressed(encoded: bytes, metadata: Metadata, profile: bytes | None) -> bytes:
-    """`dress` from bytes to bytes."""
+    """Like `dress`, from bytes to bytes."""
     target = io.BytesIO()
     dress(io.BytesIO(encoded), target, metadata, profile)
     return target.getvalue()

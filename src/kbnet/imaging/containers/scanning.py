@@ -1,4 +1,4 @@
-"""Segments of JPEG files: where each lies, and where a picture ends."""
+"""Locates the segments of JPEG files, and the end of an image."""
 
 import mmap
 import re
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 Bytes = bytes | mmap.mmap
 
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
-_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-# A marker among coded data: neither a stuffed byte, nor a restart, nor filling.
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length field
+# A marker within coded data that isn't a stuffed byte, a restart marker or a fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def segments(data: Bytes, at: int = 0) -> Iterator[tuple[int, int, int]]:
-    """Marker, and start and end of the content, of each segment from the start of a picture to its end marker.
+    """Yield the marker, and the start and end of the content, of each segment up to an image's end marker.
 
-    It stops where the file is cut or makes no sense.
+    Stops early if the file is truncated or invalid.
     """
     if data[at : at + 2] != b"\xff\xd8":
         return
@@ -41,5 +41,5 @@ def segments(data: Bytes, at: int = 0) -> Iterator[tuple[int, int, int]]:
 
 
 def picture_end(data: Bytes, at: int = 0) -> int | None:
-    """The place behind the end marker of the picture that begins at a place; None where it has none."""
+    """Return the position after the end marker of the image that begins at `at`; None if there is no end marker."""
     return next((end for marker, _, end in segments(data, at) if marker == EOI), None)

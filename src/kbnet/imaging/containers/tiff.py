@@ -1,4 +1,4 @@
-"""Metadata of TIFF files: tags, and what the directories are directories of."""
+"""Metadata of TIFF files: tags, and the role of each directory."""
 
 import io
 import struct
@@ -18,25 +18,25 @@ _REDUCED, _MASK = 1, 4
 _CONTENT_CREDENTIALS = 52545
 _GEOGRAPHIC = (33550, 33922, 34264, 34735, 34736, 34737)
 _UNITS = {1: "", 2: "inch", 3: "cm"}
-_MOST_ENTRIES = 100_000  # of all directories of a file
-_LONGEST_OF_A_PAGE = 256  # bytes of the values that say what a directory is of
+_MOST_ENTRIES = 100_000  # in all directories of a file
+_LONGEST_OF_A_PAGE = 256  # bytes; values that describe a page's role are shorter
 
 
 @dataclass(frozen=True)
 class Page:
-    """A directory of the file's main chain."""
+    """A directory in the file's main chain."""
 
     directory: Directory
     at: int
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is no reduced copy and no mask of another."""
+        """Whether it is an image of its own, not a reduced copy or a mask of another."""
         return not self.directory.number(_SUBFILE) & (_REDUCED | _MASK)
 
 
 def pages(file: BinaryIO, form: Form) -> list[Page]:
-    """The directories of the main chain, with short values alone."""
+    """Read the directories of the main chain, without long values."""
     found: list[Page] = []
     seen, at, entries = set(), form.first, 0
     while at and at not in seen and entries < _MOST_ENTRIES:
@@ -51,7 +51,7 @@ def pages(file: BinaryIO, form: Form) -> list[Page]:
 
 
 def collect(file: BinaryIO) -> Found:
-    """The metadata of a TIFF's first picture."""
+    """Collect the metadata of the first image in a TIFF."""
     found = Found()
     form = ifd.read_form(file)
     every = pages(file, form) if form else []
@@ -60,9 +60,9 @@ def collect(file: BinaryIO) -> Found:
     if form is None or not pictures:
         return found
     if any(page.directory.number(_SUBFILE) & _MASK for page in every):
-        found.extras.append("a mask on a page of its own")
+        found.extras.append("a mask on a separate page")
     if any(page.directory.number(_SUBFILE) & _REDUCED for page in every):
-        found.notes.append("the reduced copy of the picture on a page of its own is not kept")
+        found.notes.append("the reduced copy of the image on a separate page is not kept")
     found.page = pictures[0]
     directory = ifd.read_directory(file, form, every[found.page].at) or every[found.page].directory
     found.orientation = directory.number(exif.ORIENTATION)
@@ -105,7 +105,7 @@ def _add_blocks(found: Found, directory: Directory, form: Form) -> None:
 
 
 def _records(entry: Entry) -> bytes:
-    """IPTC records; many programs store them as 32-bit numbers, and then some in the wrong order."""
+    """Return IPTC records. Many programs store them as 32-bit numbers, some of them in the wrong byte order."""
     if entry.data[:1] != b"\x1c" and entry.kind == ifd.LONG:
         turned = ifd.swapped(entry.data, ifd.LONG)
         if turned[:1] == b"\x1c":
@@ -129,7 +129,7 @@ def _rational(entry: Entry | None) -> Fraction | None:
 
 
 def _is_unspecified(directory: Directory) -> bool:
-    """Whether there is one channel more than colours and the file does not call it alpha."""
+    """Return whether there is one extra channel that the file doesn't declare as alpha."""
     colours = {0: 1, 1: 1, 2: 3, 3: 1, 6: 3}.get(directory.number(_PHOTOMETRIC))
     if colours is None or directory.number(_SAMPLES, 1) != colours + 1:
         return False
@@ -141,15 +141,15 @@ def _look_below(found: Found, file: BinaryIO, form: Form, directory: Directory) 
     below = [ifd.read_directory(file, form, at, children=False) for at in (entry.numbers[:1000] if entry else ())]
     pictures = [one for one in below if one is not None and not one.number(_SUBFILE) & (_REDUCED | _MASK)]
     if pictures:
-        found.extras.append("a second picture" if len(pictures) == 1 else f"{len(pictures)} more pictures")
+        found.extras.append("a second image" if len(pictures) == 1 else f"{len(pictures)} more images")
 
 
 def dress(
     file: BinaryIO, metadata: Metadata, profile: bytes | None, *, orientation: int = 1, unspecified: bool = False
 ) -> None:
-    """Give an encoded TIFF, in place, a first directory with these blocks; the old one stays as unused bytes.
+    """Replace the first directory of an encoded TIFF, in place, by one with these blocks.
 
-    `unspecified` marks the channel beside the colours as none of transparency.
+    The old directory remains as unused bytes. `unspecified` declares the extra channel as something other than alpha.
     """
     form = ifd.read_form(file)
     directory = ifd.read_directory(file, form, form.first, children=False) if form else None
@@ -206,7 +206,7 @@ def _resolution_entries(resolution: Resolution) -> list[Entry]:
 
 
 def dressed(encoded: bytes, metadata: Metadata, profile: bytes | None, *, unspecified: bool) -> bytes:
-    """`dress` from bytes to bytes."""
+    """Like `dress`, from bytes to bytes."""
     file = io.BytesIO(encoded)
     dress(file, metadata, profile, unspecified=unspecified)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What phones and cameras put behind the end of a picture in its file: a second picture, a video, a sound."""
+"""Detects what phones and cameras append to an image in its file: a second image, a video, a sound."""
 
 import re
 
@@ -6,15 +6,18 @@ from kbnet.imaging.containers.scanning import Bytes, picture_end
 
 _VIDEO = re.compile(rb"ftyp(?:mp4|isom|iso\d|avc1|qt  |M4V|3gp|hvc1|hev1|MSNV|mp7)")
 _SAMSUNG = (b"MotionPhoto_Data", b"SEFT")
-_LITTLE = 1024  # bytes that are taken for padding or a maker's marks rather than for something to be missed
+_LITTLE = 1024  # bytes; less unknown data than this is padding or a manufacturer's mark
 _LARGE_THUMBNAILS = (0x010001, 0x010002, 0x010003, 0x010004, 0x010005)
 
 
 def extras_behind(data: Bytes, end: int, said: frozenset[str] = frozenset(), kinds: tuple[int, ...] = ()) -> list[str]:
-    """Names of what lies behind the place where a picture ends.
+    """Return the names of what follows an image that ends at `end`.
 
-    `said` is what the picture's XMP says of it ("video", "gain map", "depth"), `kinds` what a multi-picture index says
-    of each of its pictures, the first included.
+    Args:
+        data: content of the file.
+        end: position after the image.
+        said: what the image's XMP announces: "video", "gain map", "depth".
+        kinds: type of each image in the multi-picture index, including the first.
     """
     rest = data[end:]
     extras: list[str] = []
@@ -31,20 +34,20 @@ def extras_behind(data: Bytes, end: int, said: frozenset[str] = frozenset(), kin
     if others and "depth" in said:
         extras.append("a depth map")
         others -= 1
-    # previews of the same picture are no more to be missed than its thumbnail
+    # previews of the main image are as dispensable as its thumbnail
     others = max(0, others - sum(1 for kind in kinds[1:] if kind in _LARGE_THUMBNAILS))
     if gain_maps:
         extras.append("the HDR gain map")
     if others:
-        extras.append("a second picture" if others == 1 else f"{others} more pictures")
+        extras.append("a second image" if others == 1 else f"{others} more images")
     known = extras or pictures or any(mark in rest for mark in _SAMSUNG)
     if not known and len(rest.strip(b"\0\xff \r\n\t")) > _LITTLE:
-        extras.append(f"{len(rest)} bytes of unknown data behind the picture")
+        extras.append(f"{len(rest)} bytes of unknown data after the image")
     return extras
 
 
 def _pictures(rest: bytes) -> list[bytes]:
-    """Whole JPEG files one behind another; a thumbnail within one is a part of it."""
+    """Split concatenated JPEG files. Thumbnails inside a file stay part of it."""
     pictures, at = [], rest.find(b"\xff\xd8\xff")
     while at >= 0:
         end = picture_end(rest, at)

@@ -1,4 +1,4 @@
-"""Which whole TIFF and JPEG files libvips does not decode, told from damaged ones by what their headers say."""
+"""Distinguishes intact TIFF and JPEG files that libvips can't decode from damaged ones, by their headers."""
 
 from typing import BinaryIO
 
@@ -7,7 +7,7 @@ from kbnet.imaging.containers import tiff
 from kbnet.imaging.containers.scanning import EOI, segments
 from kbnet.imaging.ifd import Directory
 
-# Compressions of TIFF that the decoder knows.
+# TIFF compressions that the decoder supports.
 _KNOWN = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50001}
 _NAMES = {
     6: "old-style JPEG",
@@ -39,7 +39,7 @@ _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 258, 259, 262, 277
 _OFFSETS, _LENGTHS = (273, 324), (279, 325)
 
 
-# Frames of JPEG beyond baseline and progressive Huffman coding.
+# JPEG frame types other than baseline and progressive Huffman coding.
 _FRAMES = {
     0xC3: "lossless coding",
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical coding"),
@@ -49,7 +49,7 @@ _FRAMES = {
 
 
 def why_not(file: BinaryIO, format: str) -> str | None:
-    """What is not decoded of a file, such as "a TIFF with JPEG 2000 compression"; None where it may be damaged."""
+    """Return why an intact file can't be decoded, such as "a TIFF with JPEG 2000 compression"; None if unknown."""
     if format == "tiff":
         return _why_no_tiff(file)
     return _why_no_jpeg(file) if format == "jpeg" else None
@@ -63,7 +63,7 @@ def _why_no_jpeg(file: BinaryIO) -> str | None:
         if marker in _FRAMES:
             kind = f"a JPEG with {_FRAMES[marker]}"
         elif marker in (0xC0, 0xC1, 0xC2) and data[start] != 8:
-            kind = f"a JPEG of {data[start]}-bit samples"
+            kind = f"a JPEG with {data[start]}-bit samples"
         elif marker == EOI:
             return kind
     return None
@@ -84,24 +84,24 @@ def _why_no_tiff(file: BinaryIO) -> str | None:
 
 
 def _layout(directory: Directory) -> str | None:
-    """A layout of samples beyond those that are decoded."""
+    """Return the unsupported sample layout of a TIFF, or None."""
     entry = directory.entries.get(_BITS)
     bits = set(entry.numbers) if entry is not None else {1}
     samples = directory.number(_SAMPLES, 1)
     if len(bits) > 1:
-        return "a TIFF of channels of unequal depth"
+        return "a TIFF with channels of different bit depths"
     depth = next(iter(bits), 1)
     if depth not in (8, 16) and not (depth in (1, 2, 4, 8) and samples == 1):
-        return f"a TIFF of {depth}-bit samples"
+        return f"a TIFF with {depth}-bit samples"
     if directory.number(_PHOTOMETRIC) in (4, 32803, 32844, 32845, 34892):
-        return "a TIFF of this kind of colour"
+        return "a TIFF with this colour space"
     if directory.number(_PHOTOMETRIC) == 6 and directory.number(_COMPRESSION, 1) != 7:
-        return "a TIFF of YCbCr colours without JPEG compression"
+        return "a TIFF with YCbCr colours and no JPEG compression"
     return None
 
 
 def _is_whole(directory: Directory, size: int) -> bool:
-    """Whether all that the directory points to lies in the file."""
+    """Return whether everything that the directory points to is inside the file."""
     if directory.damaged:
         return False
     for at, length in zip(_OFFSETS, _LENGTHS, strict=True):

@@ -16,7 +16,7 @@ _LARGEST = 1 << 28
 
 
 def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Type, place of the content and its length, of each chunk, as far as the file is whole."""
+    """Yield the type, content position and content length of each chunk, up to the first incomplete one."""
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(12)
@@ -33,7 +33,7 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def collect(file: BinaryIO) -> Found:
-    """The metadata of a WebP file."""
+    """Collect the metadata of a WebP file."""
     found = Found()
     for kind, at, length in chunks(file):
         if kind in _CODING or length > _LARGEST:
@@ -59,7 +59,7 @@ def collect(file: BinaryIO) -> Found:
 def dressed(
     encoded: bytes, metadata: Metadata, profile: bytes | None, size: tuple[int, int], *, has_alpha: bool
 ) -> bytes:
-    """An encoded WebP with these blocks in place of any that the encoder wrote; `size` is width and height."""
+    """Return an encoded WebP with these blocks instead of those that the encoder wrote. `size` is (width, height)."""
     head: list[tuple[bytes, bytes]] = [] if profile is None else [(b"ICCP", profile)]
     tail = [(b"EXIF", block.data) for block in metadata.all("exif")][:1]
     tail += [(b"XMP ", block.data) for block in metadata.all("xmp")][:1]
