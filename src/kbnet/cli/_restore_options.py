@@ -61,8 +61,8 @@ class RestoreOptions:
             "--output",
             "-o",
             metavar="OUTPUT",
-            help="File for one photo, folder for several, or - for stdout. By default, results go next to their inputs, "
-            "named like photo-denoised.png.",
+            help="File for one photo, folder for several, or - for stdout. By default, results go next to their "
+            "inputs, named like photo-denoised.png.",
         ),
     ] = None
     task: Annotated[
