@@ -22,9 +22,9 @@ Results = Mapping[str, Any]
 
 INTRODUCTION = """# Results
 
-`python benchmarks/results_page.py` generates this page from the files in `benchmarks/results`. Each file names its command,
-the machine and the SHA-256 of the weights, and has one row per image. PSNR is in dB, averaged over the images of a set.
-`kbnet evaluate --list` describes the protocol of each benchmark.
+`python benchmarks/results_page.py` generates this page from the files in `benchmarks/results`. Each file names its
+command, the machine and the SHA-256 of the weights, and has one row per image. PSNR is in dB, averaged over the images
+of a set. `kbnet evaluate --list` describes the protocol of each benchmark.
 """
 
 
@@ -75,7 +75,7 @@ def gaussian(files: Mapping[str, Results], others: Sequence[Results]) -> str:
             cells = [label, *(_decibels(scores.get(sigma)) for sigma in SIGMAS), _seconds(seconds)]
             tables.setdefault(set_name, []).append([*cells, f"`{name}`"])
     published_by_set = {entry["set"]: entry["rows"] for entry in others}
-    text = "## Gaussian noise\n\nMeasured with the papers' protocol: unclipped noise, full frame, results rounded to 8 bits.\n"
+    text = "## Gaussian noise\n\nThe papers' protocol: unclipped noise, full frame, results rounded to 8 bits.\n"
     for set_name in [*tables, *(name for name in published_by_set if name not in tables)]:
         rows = []
         if noisy.get(set_name):
@@ -249,7 +249,10 @@ def workers(files: Mapping[str, Results]) -> str:
         if "scaling_efficiency_1_to_2" in results
         for label, run in results["runs"].items()
     ]
-    text = "## Many workers\n\nOne thread per worker, also in the plain run without Ray. A result is wrong if it differs from the plain run.\n\n"
+    text = (
+        "## Many workers\n\nOne thread per worker, also in the plain run without Ray. A result is wrong if it differs "
+        "from the plain run.\n\n"
+    )
     return text + table(["images", "run", "images per hour", "wrong or missing", "from"], rows) if rows else ""
 
 

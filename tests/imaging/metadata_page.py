@@ -83,9 +83,9 @@ Details:
 
 ## Files with more than one image
 
-Some phones append a video, a second image, a sound or an HDR gain map to the image file. Photoshop stores layers in TIFF
-files. Results can't contain these. If the result is a different file, a note names what is missing. If the result would
-replace its own input, kbnet refuses the file, so that nothing is lost:
+Some phones append a video, a second image, a sound or an HDR gain map to the image file. Photoshop stores layers in
+TIFF files. Results can't contain these. If the result is a different file, a note names what is missing. If the result
+would replace its own input, kbnet refuses the file, so that nothing is lost:
 
 ```text
 $ kbnet restore motion.jpg -o motion.jpg --overwrite
