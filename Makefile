@@ -1,6 +1,6 @@
-# `make demo` and `make test` need Python 3.11 or newer and nothing else: they create .venv and install what they need there.
-# An active environment is used instead, as is any interpreter given by PYTHON: make test PYTHON=/usr/bin/python3
-# On Linux, TORCH_INDEX names the package index that torch comes from; see tools/environment.py.
+# `make demo` and `make test` only need Python 3.11 or newer: they create .venv and install everything there.
+# If an environment is active, they use it instead. PYTHON selects an interpreter: make test PYTHON=/usr/bin/python3
+# On Linux, TORCH_INDEX selects the package index for torch; see tools/environment.py.
 ifndef PYTHON
   ifneq ($(VIRTUAL_ENV),)
     ifneq ($(VIRTUAL_ENV),$(CURDIR)/.venv)
@@ -17,31 +17,31 @@ RUN := $(or $(PYTHON),.venv/bin/python)
 .NOTPARALLEL:
 .PHONY: help demo test test-all check bench docs dist core dev
 
-help:  ## list these targets
+help:  ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-demo: core  ## restore a noisy photograph; writes demo/before-after.jpg
+demo: core  ## restore a noisy photo; writes demo/before-after.jpg
 	$(RUN) examples/demo.py
 
-# In two processes: the second loads OpenCV, OpenVINO, ONNX Runtime, Ray and a server together, as no program would.
+# Two processes: the second group of tests loads OpenCV, OpenVINO, ONNX Runtime, Ray and a server.
 APART = tests/cli tests/distributed tests/evaluation tests/export tests/server
 FAST = -m "not slow"
-test: dev  ## the fast tests: about four minutes on two cores
+test: dev  ## run the fast tests: about four minutes on two cores
 	$(RUN) -m pytest $(FAST) $(APART:%=--ignore=%)
 	$(RUN) -m pytest $(FAST) $(APART)
 
-test-all: dev  ## all tests, the slow ones too: about twelve minutes
+test-all: dev  ## run all tests: about twelve minutes on two cores
 	$(RUN) -m pytest $(APART:%=--ignore=%)
 	$(RUN) -m pytest $(APART)
 
-check: dev  ## formatting, linting, types, import order
+check: dev  ## check formatting, lint rules, types and import order
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
-# Times are those of 2 server cores.
-bench: dev  ## measure speed, memory and tiles into benchmarks/results: 30 minutes on an idle machine
+# Times are for two server cores.
+bench: dev  ## measure speed and memory on an idle machine: about 30 minutes
 	$(RUN) benchmarks/operator_sweep.py   # 4 minutes; 5 GB of memory
 	$(RUN) benchmarks/networks.py         # 20 minutes; 8 GB of memory
 	$(RUN) benchmarks/engine.py          # 1 minute
@@ -49,18 +49,18 @@ bench: dev  ## measure speed, memory and tiles into benchmarks/results: 30 minut
 	$(RUN) benchmarks/tiles.py            # 1 minute
 	$(RUN) benchmarks/batches.py          # 1 minute
 	$(RUN) benchmarks/folders.py          # 2 minutes
-	$(RUN) benchmarks/load.py             # 1 minute; needs the extra serve
-	$(RUN) benchmarks/hostile.py          # 4 minutes; the same
-	$(RUN) benchmarks/hostile_clients.py  # 90 seconds; the same
-	$(RUN) benchmarks/costs.py            # 20 seconds: counted, not measured; docs/costs.md
-	$(RUN) benchmarks/triton_compile.py   # 2 minutes; nothing without the package triton
-	$(RUN) benchmarks/results_page.py     # seconds: docs/results.md, from all results in benchmarks/results
-	$(RUN) benchmarks/plot.py             # seconds: docs/operator-speed.png and docs/network-speed.png
+	$(RUN) benchmarks/load.py             # 1 minute; needs the serve extra
+	$(RUN) benchmarks/hostile.py          # 4 minutes; needs the serve extra
+	$(RUN) benchmarks/hostile_clients.py  # 90 seconds; needs the serve extra
+	$(RUN) benchmarks/costs.py            # 20 seconds: counts, no measurements; writes docs/costs.md
+	$(RUN) benchmarks/triton_compile.py   # 2 minutes; does nothing without the triton package
+	$(RUN) benchmarks/results_page.py     # seconds: writes docs/results.md from benchmarks/results
+	$(RUN) benchmarks/plot.py             # seconds: writes docs/operator-speed.png and docs/network-speed.png
 
-docs: dev  ## build the documentation into build/site; any warning fails
+docs: dev  ## build the documentation into build/site; warnings are errors
 	$(RUN) tools/docs.py
 
-dist:  ## build the source archive and the wheel of this commit into dist/, twice, and try the wheel: minutes
+dist:  ## build the source archive and wheel of this commit into dist/, and test them
 	.ci/dist
 
 core:

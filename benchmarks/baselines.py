@@ -1,7 +1,7 @@
-"""What the operator is compared with: the formula of the authors' published code, in plain PyTorch.
+"""The baseline for the operator: the formula of the authors' published code, in plain PyTorch.
 
-Every pixel's kernel is mixed first and stored, C*G*k*k numbers a pixel, then multiplied with an unfolded copy of the
-input. Only the formula is taken from there; autograd differentiates it as it stands.
+It first mixes and stores the kernel of every pixel, C*G*k*k numbers per pixel, and then multiplies it with an unfolded
+copy of the input. Only the formula comes from the authors' code; autograd differentiates it.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def per_pixel_kernels(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Ten
 
 
 def plain_layer_norm(norm: LayerNorm2d, x: Tensor) -> Tensor:
-    """The norm over channels as published, in single operations."""
+    """The norm over channels as published, as separate operations."""
     mean = x.mean(1, keepdim=True)
     variance = (x - mean).pow(2).mean(1, keepdim=True)
     y = (x - mean) / (variance + norm.eps).sqrt()
@@ -37,9 +37,9 @@ def plain_layer_norm(norm: LayerNorm2d, x: Tensor) -> Tensor:
 
 @contextmanager
 def operator(name: str, *, fused: bool = False) -> Iterator[None]:
-    """Layers use this implementation of the operator: "published" (with its norm), or a backend's, or raise.
+    """Make layers use this implementation of the operator: "published" (with its norm) or a backend's name.
 
-    Blocks run layer by layer, unless they may be `fused`: then as the native backend would by itself.
+    Blocks run layer by layer, unless `fused` is set; then they run as the native backend chooses.
     """
 
     def backend(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def operator(name: str, *, fused: bool = False) -> Iterator[None]:
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """Floating-point operations a second of torch's matrix product, 2048 x 2048, the best of several."""
+    """Floating-point operations per second of torch's 2048 x 2048 matrix product, the best of several runs."""
     from timing import best
 
     a, b = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype)

@@ -1,8 +1,8 @@
-"""Does a server gain by restoring small pictures together? Time a picture, of eight alone and of a batch of eight.
+"""Time per small image, restored separately and in a batch of eight.
 
     python benchmarks/batches.py
 
-Both take turns, and must agree. Writes benchmarks/results/batches.json.
+Both alternate, and their results must agree. Writes benchmarks/results/batches.json.
 """
 
 import argparse
@@ -44,7 +44,8 @@ def main() -> int:
             difference = float((forward(batch) - singles).abs().max())
             if difference > TOLERANCE:
                 print(
-                    f"a batch of {side} x {side} differs by {difference}: no figure is worth anything", file=sys.stderr
+                    f"a batch of {side} x {side} differs by {difference} from single images; nothing is written",
+                    file=sys.stderr,
                 )
                 return 1
             for _ in range(2 if options.quick else ROUNDS):
@@ -64,7 +65,7 @@ def main() -> int:
         row["speed_up"] = round(row["alone_milliseconds"] / row["together_milliseconds"], 2)
         print(
             f"{side:4} x {side:<4} alone {row['alone_milliseconds']:8.2f} ms, "
-            f"together {row['together_milliseconds']:8.2f} ms a picture: {row['speed_up']:.2f}x"
+            f"together {row['together_milliseconds']:8.2f} ms per image: {row['speed_up']:.2f}x"
         )
         rows.append(row)
     print(write("batches", {"model": restorer.name, "pictures": COUNT, "rows": rows}, options.results))

@@ -1,8 +1,8 @@
-"""Parameters, multiply-adds and memory of every preset and of networks of other papers, into results/costs.json.
+"""Count parameters, multiply-adds and memory of all presets and of other papers' networks: results/costs.json.
 
     python benchmarks/costs.py
 
-Nothing is computed but shapes, so the figures do not depend on the machine. Writes docs/costs.md too.
+Computes only shapes, so the figures don't depend on the machine. Also writes docs/costs.md.
 """
 
 import argparse
@@ -28,28 +28,28 @@ COLUMNS = (
 )
 HEAD = """# What networks cost
 
-`python benchmarks/costs.py` writes this page and `benchmarks/results/costs.json`; `kbnet inspect cost` counts any of
-these networks at any size. One image of {width} x {height}; multiply-adds (MACs) in billions, memory in megabytes of
-float32.
+`python benchmarks/costs.py` generates this page and `benchmarks/results/costs.json`. `kbnet inspect cost` computes the
+same for any of these networks at any size. The figures are for one image of {width} x {height}: multiply-adds (MACs) in
+billions, memory in megabytes for float32.
 
 """
 TAIL = """
-**Convolutions** are what papers of this family publish. Their counter misses kernel basis attention, a custom
-function in the authors' code, and the products of transposed attention. With everything counted, KBNet-S takes 1.7 to
-1.8 times the multiply-adds of its convolutions, KBNet-L 2.0 times, and Restormer 1.1 times.
+**Convolutions** is the figure that papers of this family publish. Their counter misses kernel basis attention, which is
+a custom function in the authors' code, and the products of transposed attention. In total, KBNet-S takes 1.7 to 1.8
+times the multiply-adds of its convolutions, KBNet-L 2.0 times, and Restormer 1.1 times.
 
 **Kernel basis attention** counts, per pixel, N·C·G·k² multiply-adds to mix N kernels, C·G·k² to apply the mixture,
-and N·C for the bias. Tests compare this count with PyTorch's `FlopCounterMode` in two ways: through the formula
-registered with the operator, and through the operator written as matrix products, which that counter knows.
+and N·C for the bias. Tests compare this count with PyTorch's `FlopCounterMode` in two ways: with the
+formula registered for the operator, and with the operator written as matrix products, which the counter supports.
 
 **Activations** is the peak memory of computed tensors in inference, layer by layer, without scratch memory inside
-operators. **With stored kernels** is the same if every pixel's kernel is stored, as in the authors' code. **Kept for
-training** is what the forward pass of a training step keeps for the backward pass. The compiled kernels run whole
-blocks in one call; their memory is measured in `benchmarks/results/memory.json` and `networks.json`.
+operators. **With stored kernels** is the same, but with every pixel's kernel stored, as in the authors' code. **Kept
+for training** is what the forward pass of a training step keeps for the backward pass. The compiled kernels run whole
+blocks in one call; `benchmarks/results/memory.json` and `networks.json` contain measurements of their memory.
 
 **Networks of other papers** are built from the papers' descriptions (`src/kbnet/evaluation/described.py`), without
-weights; their parameters agree with the published numbers within 0.25%. **Published** quotes multiply-adds from the
-papers; a dash means that this page quotes none. Networks that can't be built from their papers alone are not listed.
+weights; their parameter counts agree with the published numbers within 0.25%. **Published** quotes multiply-adds from
+the papers. Networks that can't be built from their papers alone are not listed.
 """
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results file")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of costs.md")
-    parser.add_argument("--networks", nargs="+", default=[], help="some of them")
+    parser.add_argument("--networks", nargs="+", default=[], help="only these networks")
     options = parser.parse_args()
     rows = network_costs(options.networks)
     path = write("costs", {"networks": [row.as_dict() for row in rows]}, options.results)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def markdown(rows: Sequence[NetworkCost]) -> str:
-    """The document."""
+    """The page."""
     lines = [COLUMNS, ("---",) * len(COLUMNS)]
     lines += [
         (
@@ -90,12 +90,12 @@ def markdown(rows: Sequence[NetworkCost]) -> str:
 
 
 def giga(macs: int) -> str:
-    """Billions with three to four digits, a dash for none."""
+    """Billions with three to four digits; a dash for zero."""
     return "–" if not macs else f"{macs / 1e9:.1f}" if macs >= 1e10 else f"{macs / 1e9:.2f}"
 
 
 def mega(size: int | None) -> str:
-    """Megabytes, a dash for what there is not."""
+    """Megabytes; a dash for None."""
     return "–" if size is None else f"{size / 1e6:.0f}"
 
 

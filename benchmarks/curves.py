@@ -1,13 +1,13 @@
-"""Learning curves of the shipped models, and the sweep of variants, as pictures.
+"""Draw the learning curves of the included models and the sweeps of variants.
 
     python benchmarks/curves.py --run denoise=runs/denoise-nano --run derain=runs/derain-nano ...
 
-Takes losses and validations of each run from its metrics.jsonl into benchmarks/results/learning-curves.json, where
-those of other runs are kept, and draws docs/learning-curves.png of that file. Of each sweep*.json that sweep.py wrote
-it draws docs/sweep*.png and writes the table into docs/training.md. Without --run it does so with what is there.
+Copies losses and validations of each run from its metrics.jsonl to benchmarks/results/learning-curves.json, keeps the
+curves of other runs there, and draws docs/learning-curves.png. For each sweep*.json written by sweep.py, draws
+docs/sweep*.png and writes the table in docs/training.md. Without --run, it uses the existing results.
 
-The score of a run is the gain over the degraded input, in dB, on photos held out of training. Photos and degradations
-of two tasks differ, so their curves are not to be compared in height.
+The score of a run is the gain over the degraded input, in dB, on validation photos. Photos and degradations differ
+between tasks, so their curves can't be compared in height.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from facts import RESULTS, write
 DOCS = Path(__file__).parents[1] / "docs"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 POINTS = 100
-"""Losses of a curve; each is the mean over a stretch of the run."""
+"""Number of losses in a curve; each is a mean over a part of the run."""
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER", help="a run's folder")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results files")
-    parser.add_argument("--output", type=Path, default=DOCS, help="folder of the pictures")
+    parser.add_argument("--output", type=Path, default=DOCS, help="folder for the images")
     options = parser.parse_args()
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True})
     options.output.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def curve(folder: Path) -> Row:
-    """Losses and validations of a run, thinned out."""
+    """Losses and validations of a run, with fewer points."""
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
     stretch = -(-len(losses) // POINTS)
@@ -73,7 +73,7 @@ def curve(folder: Path) -> Row:
 
 
 def draw_curves(runs: dict[str, Row], path: Path) -> None:
-    """A row for each run: its loss, and the gain over its input at each validation."""
+    """One row per run: its loss, and the gain over the input at each validation."""
     figure, axes = plt.subplots(len(runs), 2, figsize=(10, 2.3 * len(runs) + 0.4), squeeze=False)
     for (left, right), (name, run) in zip(axes, runs.items(), strict=True):
         left.plot(*zip(*run["loss"], strict=True), color=COLOURS[0], linewidth=1.2)
@@ -96,7 +96,7 @@ def draw_curves(runs: dict[str, Row], path: Path) -> None:
 
 
 def draw_sweep(results: Row, path: Path) -> None:
-    """PSNR of every variant, the best on top, beside that of the recipe as it stands."""
+    """PSNR of all variants, the best on top, compared with the unchanged recipe."""
     rows = sorted(results["rows"], key=lambda row: row["mean_psnr"])
     figure, panel = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.2))
     base = next((row["mean_psnr"] for row in rows if row["variant"] == results["rows"][0]["variant"]), None)
@@ -115,7 +115,7 @@ def draw_sweep(results: Row, path: Path) -> None:
 
 
 def with_table(page: str, results: Row, name: str) -> str:
-    """A page with a sweep's table between its two marks, the best variant on top; as it was if there are no marks."""
+    """The page with a sweep's table between its two marks, the best variant first; unchanged if there are no marks."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     head, _, rest = page.partition(begin)
     _, found, tail = rest.partition(end)
@@ -123,7 +123,7 @@ def with_table(page: str, results: Row, name: str) -> str:
         return page
     sigmas = list(results["rows"][0]["psnr"])
     lines = [
-        f"| variant | kMACs a pixel | steps | {' | '.join(sigmas)} | mean |",
+        f"| variant | kMACs per pixel | steps | {' | '.join(sigmas)} | mean |",
         "|---|---|---|" + "---|" * (len(sigmas) + 1),
     ]
     for row in sorted(results["rows"], key=lambda row: -row["mean_psnr"]):

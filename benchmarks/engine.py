@@ -1,9 +1,9 @@
-"""Whole networks by the engine beside the same network block by block: wall and processor time, and memory.
+"""Whole networks in the engine, compared with block by block: wall time, CPU time and memory.
 
     python benchmarks/engine.py [--quick]
 
-Interleaved in one process, on the shipped compact denoiser with its own context. Refuses to print a ratio where the two
-differ. Writes benchmarks/results/engine.json. About a minute on two idle cores; times of a busy machine mean nothing.
+Both alternate in one process, with the included compact denoiser and its context. Fails if the results differ. Writes
+benchmarks/results/engine.json. Takes about a minute on two idle cores; times on a busy machine are meaningless.
 """
 
 import argparse
@@ -28,10 +28,10 @@ MODEL, WINDOW, TOLERANCE = "kbnet-nano-denoise-gaussian", 128, 1e-5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small size, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one small size, as a test")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    network = kbnet.load_model(MODEL).to(memory_format=torch.channels_last)  # as the Restorer has it
+    network = kbnet.load_model(MODEL).to(memory_format=torch.channels_last)  # as in Restorer
     rows = []
     for side in (64,) if options.quick else (256, 512, 1024):
         for threads in (1,) if options.quick else (1, torch.get_num_threads()):

@@ -2,13 +2,13 @@
 
     python benchmarks/export.py --parts operator --name export-operator    # 4 minutes; 16 GB of memory
     python benchmarks/export.py --parts networks --name export-networks    # 3 minutes
-    python benchmarks/export.py --quick --name try                         # tiny sizes, a minute: does it run?
-    python benchmarks/export.py --parts int8 --photos FOLDER --name int8             # clean photographs to calibrate on
+    python benchmarks/export.py --quick --name try                         # tiny sizes, a minute: a test
+    python benchmarks/export.py --parts int8 --photos FOLDER --name int8             # clean photos for calibration
 
-The operator alone is measured in six decompositions that are all standard operators, for time and memory. Networks are
-compared at three sizes, odd ones among them, and refused if they differ by more than 1e-4; then timed at one size.
-Writes benchmarks/results/NAME.json. Weights are random but for the shipped denoiser: time does not depend on them.
-The part int8 compares OpenVINO's precisions on photographs.
+Measures time and memory of the operator in six decompositions into standard operators. Networks are compared at three
+sizes, including odd ones, and must not differ by more than 1e-4; then they are timed at one size. Writes
+benchmarks/results/NAME.json. Weights are random except for the included denoiser, because times don't depend on them.
+The part int8 compares OpenVINO's precisions on photos.
 """
 
 import argparse
@@ -46,17 +46,17 @@ Run = Callable[[], list[Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and networks")
-    parser.add_argument("--side", type=int, default=256, help="of the images that are timed")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and networks, as a test")
+    parser.add_argument("--side", type=int, default=256, help="size of the timed images")
     parser.add_argument(
         "--parts", nargs="+", default=["operator", "networks"], choices=["operator", "networks", "int8"]
     )
-    parser.add_argument("--photos", type=Path, help="folder of clean photographs, for int8")
-    parser.add_argument("--name", default="export", help="of the results file")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for it")
+    parser.add_argument("--photos", type=Path, help="folder of clean photos, for int8")
+    parser.add_argument("--name", default="export", help="name of the results file")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results file")
     options = parser.parse_args()
     if "int8" in options.parts and options.photos is None:
-        parser.error("int8 is calibrated: give --photos")
+        parser.error("int8 needs --photos for calibration")
     results: dict[str, Any] = {"tolerance": TOLERANCE}
     with tempfile.TemporaryDirectory() as folder:
         if "operator" in options.parts:
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 class Decompositions(Layers):
-    """The operator as each way of writing it that was considered."""
+    """Writes the operator in each of the decompositions that were considered."""
 
     def mixed(self, x: str, a: str, kba: KernelBasisAttention) -> str:
         """The published formula: every pixel's kernel is mixed and stored, then applied to the unfolded features."""
@@ -142,7 +142,7 @@ def operator(channels: int, bases: int, group: int, side: int, *, folder: Path) 
         model = b.model(inputs, [float_value("y", [1, channels, "h", "w"])], {}, "", {})
         for runtime, run in _plain_runs(model, folder).items():
             calls[f"{runtime}: {what}"] = lambda run=run: run({"x": x.numpy(), "a": a.numpy()})
-    memory = {what: peak_bytes(call) for what, call in calls.items()}  # of first calls: runtimes keep what they took
+    memory = {what: peak_bytes(call) for what, call in calls.items()}  # from first calls: runtimes don't release memory
     for what, call in calls.items():
         agree(f"{what}, {channels} channels", torch.from_numpy(np.array(call()[0])), expected, 1e-5)
 
@@ -206,7 +206,7 @@ def network(name: str, side: int, folder: Path) -> dict[str, Any]:
         path = folder / f"graph{ending}"
         export_model(model, path, graph_facts(model, window=window), format=runtime, overwrite=True)  # type: ignore[arg-type]
         exported = open_exported(path)
-        # of the first call: a runtime keeps what it took
+        # from the first call: runtimes don't release memory
         memory[exported.runtime] = peak_bytes(lambda exported=exported: exported(image, context))
         for height, width in SIZES:
             x = torch.rand(1, 3, height, width)
@@ -232,7 +232,7 @@ def network(name: str, side: int, folder: Path) -> dict[str, Any]:
 
 
 def int8(photos: Path, side: int, folder: Path) -> dict[str, Any]:
-    """The shipped denoiser by OpenVINO: what 8 bits and bfloat16 cost on photographs; times, and sizes of files."""
+    """The included denoiser in OpenVINO with 8 bits and bfloat16: quality on photos, times and file sizes."""
     model: Network = load_model("denoise")
     facts = graph_facts(model, task="denoise", window=128)
     full, small = folder / "full.xml", folder / "small.xml"

@@ -1,4 +1,4 @@
-"""What every results file says of the machine and the command that made it, and how results are written."""
+"""The facts in every results file about the machine and the command, and how results are written."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def facts() -> dict[str, Any]:
-    """The machine and the software, as far as they change a figure."""
+    """The facts about machine and software that affect the figures."""
     return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_plain, sys.argv[1:])]),
         "processor": _processor(),
@@ -30,7 +30,7 @@ def facts() -> dict[str, Any]:
 
 
 def write(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write results and the facts to benchmarks/results/NAME.json, or into another folder."""
+    """Write results and facts to benchmarks/results/NAME.json, or to another folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"facts": facts(), **results}, indent=1) + "\n", encoding="utf-8")
@@ -38,7 +38,7 @@ def write(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def _plain(argument: str) -> str:
-    """Folders of this machine are nobody's business: an absolute path, also in NAME=PATH, becomes its last part."""
+    """Remove folders of this machine: an absolute path, also in NAME=PATH, becomes its last part."""
     name, equals, value = argument.rpartition("=")
     return f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 

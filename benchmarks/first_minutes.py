@@ -1,10 +1,10 @@
-"""Time what a newcomer waits for: from `git clone` to the first restored photograph, and to the end of the tests.
+"""Time a new user's first steps: from `git clone` to the first restored photo, and to the end of the tests.
 
-    python benchmarks/first_minutes.py            # ten minutes and more; needs git, make and the package index
-    python benchmarks/first_minutes.py --no-test  # the demo alone
+    python benchmarks/first_minutes.py            # at least ten minutes; needs git, make and the package index
+    python benchmarks/first_minutes.py --no-test  # only the demo
 
-Clones the commit checked out into an empty folder and runs the README's two commands there with an empty home folder:
-no package, cache or environment of this machine is used, and of its settings only those that name package indexes.
+Clones the current commit into an empty folder and runs the README's two commands there with an empty home folder. It
+uses no packages, caches or environments of this machine, and of its settings only the package indexes.
 Writes benchmarks/results/first-minutes.json with both transcripts.
 """
 
@@ -23,7 +23,7 @@ KEPT = ("PIP_", "UV_", "SSL_", "TORCH_INDEX", "http_proxy", "https_proxy", "no_p
 
 
 def bare_environment(home: Path) -> dict[str, str]:
-    """PATH without an active environment, an empty home, and where packages come from."""
+    """PATH without an active environment, an empty home folder, and the package index settings."""
     active = os.environ.get("VIRTUAL_ENV", "")
     path = [part for part in os.environ["PATH"].split(os.pathsep) if not active or not part.startswith(active)]
     kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
@@ -35,7 +35,7 @@ def bare_environment(home: Path) -> dict[str, str]:
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str], hidden: Path) -> dict[str, object]:
-    """Run a command to its end; its time in seconds, exit status and transcript."""
+    """Run a command; return its time in seconds, exit status and transcript."""
     start = time.perf_counter()
     done = subprocess.run(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -56,7 +56,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-test", action="store_true", help="stop after `make demo`")
-    parser.add_argument("--note", default="", help="what else to say of the machine, such as what it was busy with")
+    parser.add_argument("--note", default="", help="a note about the machine, such as other load")
     given = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="first-minutes-"))
     try:
@@ -66,7 +66,7 @@ def main() -> None:
         steps = [run(["git", "clone", "--quiet", "--depth", "1", ROOT.as_uri(), "kbnet"], place, environment, place)]
         steps.append(run(["make", "demo"], clone, environment, place))
         first_picture = sum(float(str(step["seconds"])) for step in steps)
-        assert (clone / "demo" / "before-after.jpg").exists(), "the demo wrote no picture"
+        assert (clone / "demo" / "before-after.jpg").exists(), "the demo wrote no image"
         sizes = {
             "clone with .git": size(clone) - size(clone / ".venv"),
             "environment of the demo": size(clone / ".venv"),

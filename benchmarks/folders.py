@@ -1,9 +1,9 @@
-"""What reading and writing cost a folder: pixels a second of `run_jobs` against those of the network alone.
+"""The cost of reading and writing folders: pixels per second of `run_jobs`, compared with the network alone.
 
     python benchmarks/folders.py
 
-The network alone restores the same decoded pictures, tile plan and all. Both take turns, picture for picture the same
-results. Writes benchmarks/results/folders.json.
+The network alone restores the same decoded images with the same tiles. Both alternate, and every result must be the
+same. Writes benchmarks/results/folders.json.
 """
 
 import argparse
@@ -26,7 +26,7 @@ GOAL = 0.9
 
 
 def photograph(seed: int, side: int) -> np.ndarray:
-    """Soft shapes and noise, which compress about as photographs do."""
+    """Soft shapes and noise, which compress similarly to photos."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
     waves = [np.sin(2 * np.pi * (a * x + b * y)) for a, b in rng.uniform(-6, 6, (3, 2))]
@@ -36,7 +36,7 @@ def photograph(seed: int, side: int) -> np.ndarray:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few small pictures, for tests")
+    parser.add_argument("--quick", action="store_true", help="a few small images, for tests")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     count, side, rounds = (3, 64, 1) if options.quick else (COUNT, SIDE, ROUNDS)
@@ -49,7 +49,7 @@ def main() -> int:
             for seed in range(count):
                 write_photo(Photo(photograph(seed, side)), source / f"{seed:02}.{format}")
             pixels = [read_photo(path).pixels for path in sorted(source.iterdir())]
-            restorer(pixels[0])  # the first call is not what is timed
+            restorer(pixels[0])  # warm up
             bare, whole = [], []
             for turn in range(rounds):
                 start = time.perf_counter()
@@ -65,7 +65,7 @@ def main() -> int:
                 if format == "png":
                     for path, one in zip(sorted(target.iterdir()), restored, strict=True):
                         if not np.array_equal(read_photo(path).pixels, one):
-                            print(f"{path.name} is not what the network alone gives", file=sys.stderr)
+                            print(f"{path.name} differs from the result of the network alone", file=sys.stderr)
                             return 1
             megapixels = count * side * side / 1e6
             row = {

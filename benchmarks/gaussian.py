@@ -2,7 +2,7 @@
 
     python benchmarks/gaussian.py --data .../CBSD68 --model denoise
 
-Writes benchmarks/results/gaussian-SET-MODEL-CONTEXT.json. A run that was killed goes on where it was.
+Writes benchmarks/results/gaussian-SET-MODEL-CONTEXT.json. A killed run resumes.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from kbnet.models import find
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of clean images")
-    parser.add_argument("--model", default="denoise", help="shipped model, task or weights file")
+    parser.add_argument("--model", default="denoise", help="model, task or weights file")
     parser.add_argument("--sigma", type=float, nargs="+", default=[15, 25, 50])
     parser.add_argument("--context", default="auto", choices=["auto", "global", "local", "tile"])
     parser.add_argument("--ensemble", action="store_true")
-    parser.add_argument("--name", help="of the results file")
+    parser.add_argument("--name", help="name of the results file")
     options = parser.parse_args()
 
     entry = find(options.model)
@@ -33,7 +33,7 @@ def main() -> int:
     arguments = ["--data", options.data, "--model", entry.name if entry else options.model, "--context", context]
     for sigma in options.sigma:
         arguments += ["--sigma", f"{sigma:g}"]
-    # a whole file is measured anew, a piece of one gone on with
+    # a complete file is measured again, a partial one is resumed
     arguments += ["--resume" if path.with_name(f"{path.name}.rows").exists() else "--overwrite", "--output", path]
     if options.ensemble:
         arguments.append("--ensemble")

@@ -1,10 +1,10 @@
-"""The Triton kernels on an NVIDIA GPU: the operator, whole networks and training steps against the published formula.
+"""The Triton kernels on an NVIDIA GPU: operator, networks and training steps, compared with the published formula.
 
     python benchmarks/gpu.py            # two minutes on an H100; 20 GB of its memory
-    python benchmarks/gpu.py --quick    # small sizes: seconds, and no figures worth quoting
+    python benchmarks/gpu.py --quick    # small sizes: seconds, as a test
 
-Float32 is exact: TF32 is off. Everything of one row alternates, and its results must agree
-before it is timed. A section that fails is recorded with its error, and the others go on.
+Float32 is exact: TF32 is off. The variants of a row alternate, and their results must agree before they are timed. If a
+section fails, its error is recorded and the others still run.
 
 Writes benchmarks/results/gpu.json.
 """
@@ -41,12 +41,12 @@ SECTIONS = ["operator", "forward", "training_step"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="small sizes, as a test")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results file")
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("nothing to measure: PyTorch finds no CUDA device here")
+        raise SystemExit("nothing to measure: PyTorch found no CUDA device")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     networks = ("KBNet-S", "kbnet-nano")
     sizes = QUICK if options.quick else [*(size for size in SIZES if size.set in networks), MEGAPIXEL]
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def forward(name: str, side: int) -> dict[str, Any]:
-    """One image, float32 and bfloat16, with the memory that activations take."""
+    """One image in float32 and bfloat16, with the memory of activations."""
     network, half = network_of(name).eval(), network_of(name).eval().to(torch.bfloat16)
     image = torch.rand(1, 3, side, side, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     last, halved = image.contiguous(memory_format=torch.channels_last), image.to(torch.bfloat16)
@@ -130,13 +130,13 @@ def within(backend: str, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def timed(calls: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
-    """Seconds of each, in turns."""
+    """Seconds of each call, alternating."""
     several = {key: finished(call, "cuda", REPEATS) for key, call in calls.items()}
     return {key: seconds / REPEATS for key, seconds in best(several, repeats=4, seconds=6).items()}
 
 
 def peak(call: Callable[[], Tensor]) -> int:
-    """Bytes that a call takes beyond what was there before."""
+    """Additional bytes that a call allocates."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -146,7 +146,7 @@ def peak(call: Callable[[], Tensor]) -> int:
 
 
 def network_of(name: str) -> Network:
-    """With random weights, the same each time, and scales so large that errors of inner layers show in the output."""
+    """Fixed random weights, with scales so large that errors of inner layers affect the output."""
     torch.manual_seed(0)
     network = create_model(name)
     with torch.no_grad():
@@ -157,7 +157,7 @@ def network_of(name: str) -> Network:
 
 
 def row(name: str, shape: list[int], seconds: dict[str, float], memory: dict[str, int]) -> dict[str, Any]:
-    """As written, and told."""
+    """Print one row and return it."""
     print(f"{name}, {'x'.join(map(str, shape))}")
     runs = {}
     for key, value in seconds.items():

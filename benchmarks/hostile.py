@@ -1,14 +1,13 @@
-"""Malformed pictures and weights files, thousands of them: does anything crash, hang, leak or show a traceback?
+"""Test thousands of malformed images and weights files for crashes, hangs, leaks and tracebacks.
 
-    python benchmarks/hostile.py                # 2,000 through each of the three ways in: a few minutes
-    python benchmarks/hostile.py --count 70     # what the tests run
+    python benchmarks/hostile.py                # 2,000 for each of the three inputs: a few minutes
+    python benchmarks/hostile.py --count 70     # as in the tests
 
-The files are those of tests/hostile/corpus.py: damaged PNG, JPEG, TIFF and WebP, decompression bombs, odd profiles and
-EXIF blocks, files of two formats at once, weights files that would run code. They go as a folder through
-`kbnet restore`, one by one to `kbnet serve` (as a body, or as a form with an odd file name), and as weights through
-`load_model`.
+The files come from tests/hostile/corpus.py: damaged PNG, JPEG, TIFF and WebP, decompression bombs, invalid profiles and
+EXIF blocks, polyglot files, weights files that try to run code. `kbnet restore` gets them as folders, `kbnet serve`
+one by one (as a body, or as a form with an unusual file name), and `load_model` as weights.
 
-Writes benchmarks/results/hostile.json, and exits 1 if anything of the kind happened.
+Writes benchmarks/results/hostile.json. Exits with 1 if there was a problem.
 """
 
 import argparse
@@ -39,7 +38,7 @@ import corpus
 
 SLOW = 10.0  # seconds for one file
 ANSWERS = {200, 400, 413, 415, 422}
-GROWTH = 64  # megabytes; what one picture takes may stay with the allocator
+GROWTH = 64  # megabytes; the allocator may keep the memory of one image
 LONGEST = 600  # characters of a message
 BATCH = 500  # files in a folder
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(kbnet.__file__).resolve().parents[1])}  # also in another folder
@@ -47,7 +46,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(kbnet.__file__).resolve().par
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000, help="files for each of the three")
+    parser.add_argument("--count", type=int, default=2000, help="files for each of the three inputs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=facts.RESULTS)
     options = parser.parse_args()
@@ -67,7 +66,7 @@ def main() -> int:
 
 
 def through_folders(count: int, seed: int, place: Path) -> dict[str, Any]:
-    """Folders for the command line: one line for each file that fails, one whole picture for each that does not."""
+    """Folders on the command line: one line per failed file, one complete image per successful file."""
     problems: list[str] = []
     outcomes: collections.Counter[str] = collections.Counter()
     slowest = 0.0
@@ -103,7 +102,7 @@ def through_folders(count: int, seed: int, place: Path) -> dict[str, Any]:
             outcomes[entry["event"]] += 1
             slowest = max(slowest, entry["seconds"])
             if entry["event"] == "done":
-                read_photo(Path(entry["output"]).read_bytes())  # raises if it is not whole
+                read_photo(Path(entry["output"]).read_bytes())  # raises if it is incomplete
         written = {Path(entry["output"]).name for entry in ended.values() if entry["event"] == "done"}
         if target.exists() and {path.name for path in target.iterdir()} != written:
             problems.append(f"left in the output folder: {sorted({p.name for p in target.iterdir()} ^ written)[:3]}")
@@ -116,7 +115,7 @@ def through_folders(count: int, seed: int, place: Path) -> dict[str, Any]:
 
 
 def through_server(count: int, seed: int, place: Path) -> dict[str, Any]:
-    """One after the other to a server in a process of its own, which must be as it was at the end."""
+    """Send the files one by one to a server process, which must be healthy and not have grown at the end."""
     problems: list[str] = []
     outcomes: collections.Counter[str] = collections.Counter()
     slowest = 0.0
@@ -142,7 +141,7 @@ def through_server(count: int, seed: int, place: Path) -> dict[str, Any]:
                     problems.append(f"{name}: no reply, {error!r}")
                     continue
                 took = time.perf_counter() - started
-                if index:  # the first waits for the network to be loaded
+                if index:  # the first one waits until the network is loaded
                     slowest = max(slowest, took)
                 outcomes[str(reply.status_code)] += 1
                 if reply.status_code not in ANSWERS:
@@ -174,12 +173,12 @@ def through_server(count: int, seed: int, place: Path) -> dict[str, Any]:
 
 
 def through_loader(count: int, seed: int, place: Path) -> dict[str, Any]:
-    """Each as a weights file: a network, or an error of ours in one line."""
+    """Load each file as weights: the outcome must be a network or a one-line KBNetError."""
     problems: list[str] = []
     outcomes: collections.Counter[str] = collections.Counter()
     slowest = 0.0
     home = Path.cwd()
-    os.chdir(place)  # where a hostile pickle would write
+    os.chdir(place)  # the folder that a hostile pickle would write to
     descriptors_before = descriptors(os.getpid())
     try:
         for name, content in corpus.weights(count, seed):
@@ -204,7 +203,7 @@ def through_loader(count: int, seed: int, place: Path) -> dict[str, Any]:
 
 
 def messages(text: str, start: str) -> list[str]:
-    """What is wrong with lines for people: a traceback, anything that is no message, one that is too long."""
+    """Problems in the messages: a traceback, a line that isn't a message, or one that is too long."""
     lines = text.splitlines()
     if "Traceback" in text:
         return [f"a traceback: {lines[-1][:200]}"]
@@ -213,7 +212,7 @@ def messages(text: str, start: str) -> list[str]:
 
 
 def slow(seconds: float) -> list[str]:
-    """A complaint, if that is too long for one file."""
+    """A problem, if the time is too long for one file."""
     return [f"one file took {seconds:.1f} seconds"] if seconds > SLOW else []
 
 
@@ -223,7 +222,7 @@ def descriptors(process: int) -> int:
 
 
 def resident(process: int) -> float:
-    """Megabytes in memory."""
+    """Resident memory in megabytes."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 

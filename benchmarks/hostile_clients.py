@@ -1,18 +1,18 @@
-"""Hostile clients beside an honest one: does it wait for anything but the queue, and does the server end?
+"""Hostile clients and a well-behaved one: does the latter wait only for the queue, and does the server stop in time?
 
     python benchmarks/hostile_clients.py                             # 100 of them for 60 seconds
-    python benchmarks/hostile_clients.py --clients 22 --seconds 2    # what the tests run
+    python benchmarks/hostile_clients.py --clients 22 --seconds 2    # as in the tests
 
-Starts `kbnet serve` in a process of its own, on the loopback. The others send heads and bodies that never end, bodies
-of refused types, forms of a million parts, damaged pictures and decompression bombs; they speak no HTTP, leave before
-their reply, or never read it. The honest one sends one photo after another, and every reply is compared with what the
-Restorer makes of it here. At last the server gets SIGTERM, with all of them connected.
+Starts `kbnet serve` in a separate process, on the loopback address. Hostile clients send heads and bodies that never
+end, bodies of unsupported types, forms with a million parts, damaged images and decompression bombs; they don't speak
+HTTP, disconnect before the reply, or never read it. The honest client sends one photo after another, and every reply is
+compared with the Restorer's result in this process. Finally, the server gets SIGTERM while all clients are connected.
 
-A request of the honest client takes the work of the pictures before it, its own, and what the server adds; the last is
-measured as the time of the request less the work that the server's metrics count in it.
+The time of an honest request consists of the work for the images before it, its own work, and the server's overhead.
+The overhead is the time of the request minus the work that the server's metrics count in that time.
 
-Writes benchmarks/results/hostile_clients.json. Exits 1 if a reply was wrong, lost or refused, the server added more
-than MOST_ADDED seconds, or it did not end within MOST_END seconds.
+Writes benchmarks/results/hostile_clients.json. Exits with 1 if a reply was wrong, lost or refused, if the overhead was
+more than MOST_ADDED seconds, or if the server didn't stop within MOST_END seconds.
 """
 
 import argparse
@@ -42,8 +42,8 @@ from kbnet.imaging import Photo, read_photo, write_photo
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hostile"))
 import corpus
 
-SIDE = 256  # of the honest client's photo
-TOLERANCE = 1  # of 255: sums in another order
+SIDE = 256  # size of the honest client's photo
+TOLERANCE = 1  # of 255: sums in a different order
 MOST_ADDED = 2.0  # seconds
 MOST_END = 10.0  # seconds
 PATIENCE = 120.0  # seconds
@@ -52,13 +52,13 @@ Attack = Callable[[socket.socket, threading.Event, random.Random], None]
 
 
 def head(length: int, kind: str = "image/png", extra: str = "") -> bytes:
-    """Of a request to restore."""
+    """The head of a restore request."""
     lines = f"POST /v1/restore HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n"
     return f"{lines}{extra}\r\n".encode()
 
 
 def drip(connection: socket.socket, stop: threading.Event, piece: bytes = b"x", every: float = 0.5) -> None:
-    """A byte now and then, until the server has enough."""
+    """Send a byte from time to time, until the server disconnects."""
     while not stop.wait(every):
         connection.sendall(piece)
 
@@ -115,7 +115,7 @@ def foreign(connection: socket.socket, stop: threading.Event, rng: random.Random
 
 
 def small(rng: random.Random) -> bytes:
-    """A picture of few pixels, as a file."""
+    """A small encoded image."""
     pixels = np.frombuffer(rng.randbytes(64 * 64 * 3), np.uint8).reshape(64, 64, 3)
     data = write_photo(Photo(pixels), None)
     assert data is not None
@@ -148,11 +148,11 @@ ATTACKS: dict[Attack, int] = {
     leaving: 6,
     never_reading: 4,
 }
-"""What they do, and how many of a hundred do it."""
+"""Their behaviours, and how many of a hundred clients have each."""
 
 
 class Hostile(threading.Thread):
-    """One client that does the same again and again."""
+    """One client that repeats the same behaviour."""
 
     def __init__(self, attack: Attack, port: int, stop: threading.Event, seed: int) -> None:
         super().__init__(daemon=True)
@@ -165,12 +165,12 @@ class Hostile(threading.Thread):
                 with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
                     self.attack(connection, self.stop, self.rng)
             except OSError:
-                self.stop.wait(0.1)  # refused, or cut off: once more
+                self.stop.wait(0.1)  # refused or disconnected: try again
             self.rounds += 1
 
 
 class Honest:
-    """Sends a photo again and again, and looks at what comes back."""
+    """Sends a photo repeatedly and checks the replies."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -194,7 +194,7 @@ class Honest:
             connection.close()
 
     def work(self) -> float:
-        """Seconds of work that the server has counted."""
+        """Seconds of work in the server's metrics."""
         text = self.get("GET", "/metrics")[1].decode()
         found = re.search(r"^kbnet_worker_seconds_total (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
@@ -220,7 +220,7 @@ class Honest:
 
 
 def run(count: int, seconds: float) -> dict[str, Any]:
-    """Attack a server and say what became of the honest client."""
+    """Attack a server and return the honest client's results."""
     command = [sys.executable, "-m", "kbnet", "serve", "--port", "0"]
     stop = threading.Event()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
@@ -231,7 +231,11 @@ def run(count: int, seconds: float) -> dict[str, Any]:
         honest = Honest(port)
         for _ in range(4):
             honest.once()
-        alone, honest.seconds, honest.added = honest.seconds[1:], [], []  # the first waited for the network
+        alone, honest.seconds, honest.added = (
+            honest.seconds[1:],
+            [],
+            [],
+        )  # the first one waited until the network was loaded
         kinds = [attack for attack, share in ATTACKS.items() for _ in range(max(1, round(share * count / 100)))]
         others = [Hostile(attack, port, stop, seed) for seed, attack in enumerate(islice(cycle(kinds), count))]
         for other in others:

@@ -1,4 +1,4 @@
-"""The kinds of runs that benchmarks/kills.py kills: what each needs, how a user starts it, what it must leave."""
+"""The kinds of runs that benchmarks/kills.py kills: their inputs, how users start them, and their expected outputs."""
 
 import hashlib
 import json
@@ -56,19 +56,19 @@ def weights(folder: Path) -> str:
 
 
 class Kind:
-    """One kind of run: what it needs, how a user starts it, and what it must leave."""
+    """One kind of run: its inputs, how users start it, and its expected outputs."""
 
     name = ""
 
     def prepare(self, shared: Path) -> None:
-        """Make inputs, in a process of its own."""
+        """Make the inputs, in a separate process."""
 
     def start(self, shared: Path, folder: Path) -> int:
-        """Run, or go on, in a process of its own; the exit code."""
+        """Run or resume in a separate process; return the exit code."""
         raise NotImplementedError
 
     def left(self, folder: Path) -> dict[str, str]:
-        """Everything that lies in the folder, as name: digest."""
+        """All files in the folder, as name: digest."""
         return {
             str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
             for path in folder.rglob("*")
@@ -77,7 +77,7 @@ class Kind:
 
 
 class Folder(Kind):
-    """`kbnet restore FOLDER --log`, over and over the same command."""
+    """`kbnet restore FOLDER --log`, always with the same command."""
 
     name = "folder"
 
@@ -93,7 +93,7 @@ class Folder(Kind):
 
 
 class Stream(Kind):
-    """`kbnet restore --stream` of one picture."""
+    """`kbnet restore --stream` with one image."""
 
     name = "stream"
 
@@ -105,12 +105,12 @@ class Stream(Kind):
         options = ["--stream", "--tile", "64", "--overlap", "16", "--context", "global", "-q"]
         model = ["--model", str(shared / "weights.safetensors")]
         done = command(["restore", str(shared / "in.tif"), "-o", str(folder / "out.tif"), *options, *model])
-        # killed after its last breath: the command says that the file exists, which is so
+        # killed after the file was complete: the command reports that the file exists
         return 0 if (folder / "out.tif").exists() else done
 
 
 class Training(Kind):
-    """`kbnet train`, with --resume where there is a checkpoint."""
+    """`kbnet train`, with --resume if there is a checkpoint."""
 
     name = "train"
 
@@ -137,7 +137,7 @@ class Training(Kind):
         for name in ("checkpoint.pt", "checkpoint-best.pt"):
             state = torch.load(run / name, weights_only=True)
             found[f"run/{name}"] = _digest_of(state)
-        found["run/checkpoint-previous.pt"] = "of one of the steps before"  # which one depends on the clock
+        found["run/checkpoint-previous.pt"] = "of one of the steps before"  # which step depends on the time
         return found
 
 
@@ -162,7 +162,7 @@ def _digest_of(state: Any) -> str:
 
 
 class Ray(Kind):
-    """`kbnet.distributed` with a log, on a cluster that outlives its jobs."""
+    """`kbnet.distributed` with a log, on a cluster that keeps running after its jobs."""
 
     name = "ray"
 

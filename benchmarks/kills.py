@@ -1,14 +1,14 @@
-"""Kill -9 at random moments: of a folder, of one picture by rows, of a training and of a job on Ray.
+"""`kill -9` at random moments: folders, streaming, training and Ray jobs.
 
     python benchmarks/kills.py [--kills 200] [--only folder stream train ray]
 
-Each run is killed at a moment drawn evenly from the time that an uninterrupted one takes, started again as a user would
-start it again, perhaps killed again, and at last let finish. Then what it wrote must equal what the uninterrupted run
-wrote, and nothing else may lie beside it. On Ray the victim is the process of the job or one of its workers, at a time
-when results appear.
+Each run is killed at a random moment, uniformly distributed over the time of an uninterrupted run, then restarted as a
+user would do it, sometimes killed again, and finally allowed to finish. Its output must be the same as that of the
+uninterrupted run, without any other files. On Ray, the job's process or one of its workers is killed while results are
+being written.
 
-Runs are forked from a process that has loaded the package, so that kills fall into the work and not into imports.
-Writes benchmarks/results/kills.json, also where something went wrong, and exits with 1 then.
+Runs are forked from a process that has already loaded the package, so that kills hit the work and not the imports.
+Writes benchmarks/results/kills.json in any case. Exits with 1 if there was a problem.
 """
 
 import argparse
@@ -30,12 +30,12 @@ import torch
 from facts import RESULTS, write
 from killed_runs import LOG, Folder, Kind, Ray, Stream, Training
 
-AGAIN = 0.3  # of the runs that were started again are killed again
-PATIENCE = 900.0  # seconds for a run that nobody kills
+AGAIN = 0.3  # share of the restarted runs that are killed again
+PATIENCE = 900.0  # seconds for an uninterrupted run
 
 
 class Cluster:
-    """A Ray of this machine alone, in a process of its own; its processes end with that one."""
+    """A local Ray cluster in a separate process; its processes end together with that process."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -54,7 +54,7 @@ class Cluster:
         self.process = fork(hold, place.with_name("cluster.log"))
 
     def address(self) -> str:
-        """Where it answers."""
+        """The cluster's address."""
         deadline = time.monotonic() + PATIENCE
         while not self.place.exists():
             if time.monotonic() > deadline:
@@ -63,7 +63,7 @@ class Cluster:
         return self.place.read_text(encoding="ascii")
 
     def workers(self) -> list[int]:
-        """Processes that restore pictures now."""
+        """Processes that are restoring images."""
         import psutil
 
         found = []
@@ -82,7 +82,7 @@ class Cluster:
 
 
 def fork(work: Callable[[], int], output: Path) -> int:
-    """Do it in a process of its own, whose words go to a file; its id."""
+    """Run it in a separate process with its output in a file; return the process ID."""
     process = os.fork()
     if process:
         return process
@@ -103,7 +103,7 @@ def fork(work: Callable[[], int], output: Path) -> int:
 
 
 def wait(process: int, until: float) -> int | None:
-    """The exit code of a process, negative for a signal; None if it still runs at that time."""
+    """The exit code of a process, negative for a signal; None if it is still running then."""
     while True:
         found, status = os.waitpid(process, os.WNOHANG)
         if found:
@@ -114,14 +114,14 @@ def wait(process: int, until: float) -> int | None:
 
 
 class Trial:
-    """One run of a kind: started, killed, started again, until it has finished."""
+    """One run of a kind: started, killed and restarted until it finishes."""
 
     def __init__(self, kind: Kind, shared: Path, folder: Path, rng: random.Random, seconds: float) -> None:
         self.kind, self.shared, self.folder, self.rng, self.seconds = kind, shared, folder, rng, seconds
         self.kills = 0
 
     def run(self, cluster: Cluster | None) -> int:
-        """Kill once, perhaps again, then let it finish; the exit code of the last start."""
+        """Kill once or twice, then let it finish; return the last exit code."""
         while True:
             begun = time.monotonic()
             process = fork(lambda: self.kind.start(self.shared, self.folder), self.folder / LOG)
@@ -134,20 +134,20 @@ class Trial:
                 os.waitpid(process, 0)
                 return 124
             if code != -signal.SIGKILL:
-                if not self.kills:  # it was quicker than its moment
+                if not self.kills:  # it finished before the chosen moment
                     self.seconds = min(self.seconds, time.monotonic() - begun)
                 return code
 
     def _kill(self, process: int) -> int | None:
         code = wait(process, time.monotonic() + self.rng.uniform(0, self.seconds))
         if code is not None:
-            return code  # it was quicker than the one that was timed
+            return code  # it finished faster than the timed run
         os.kill(process, signal.SIGKILL)
         self.kills += 1
         return wait(process, time.monotonic() + PATIENCE)
 
     def _kill_worker(self, process: int, cluster: Cluster) -> int | None:
-        """The same on Ray: once some results are there, the job or one of its workers."""
+        """The same on Ray: kill the job or one of its workers after the first results."""
         results, deadline = self.rng.randrange(24), time.monotonic() + PATIENCE
         while len(list((self.folder / "out").glob("*.png"))) < results and time.monotonic() < deadline:
             if (code := wait(process, 0)) is not None:
@@ -160,12 +160,12 @@ class Trial:
             os.kill(victim, signal.SIGKILL)
             self.kills += 1
         except ProcessLookupError:
-            pass  # a worker that had just ended
+            pass  # the worker had just exited
         return wait(process, time.monotonic() + PATIENCE)
 
 
 def measure(kind: Kind, kills: int, rng: random.Random, place: Path) -> dict[str, Any]:
-    """Kill runs of a kind until there were so many kills; what came of it."""
+    """Kill runs of a kind until the number of kills is reached; return the results."""
     shared = place / "shared"
     shared.mkdir(parents=True)
     finish(fork(lambda: kind.prepare(shared) or 0, place / "prepare.log"), place / "prepare.log")
@@ -204,13 +204,13 @@ def measure(kind: Kind, kills: int, rng: random.Random, place: Path) -> dict[str
 
 
 def judge(code: int, kind: Kind, folder: Path, expected: dict[str, str]) -> str:
-    """What is wrong with what a run left, in a line; nothing if it is what an uninterrupted one leaves."""
+    """The difference from an uninterrupted run's output, in one line; empty if there is none."""
     if code:
-        return f"it ended with {code}"
+        return f"it exited with {code}"
     try:
         left = kind.left(folder)
     except (OSError, ValueError) as error:
-        return f"what it left cannot be read: {error}"
+        return f"its output cannot be read: {error}"
     if more := sorted(left.keys() - expected.keys()):
         return f"left behind: {', '.join(more)}"
     if fewer := sorted(expected.keys() - left.keys()):
@@ -219,23 +219,25 @@ def judge(code: int, kind: Kind, folder: Path, expected: dict[str, str]) -> str:
 
 
 def finish(process: int, output: Path) -> None:
-    """Wait for a process that nobody kills."""
+    """Wait for an uninterrupted process."""
     if code := wait(process, time.monotonic() + PATIENCE):
-        raise SystemExit(f"a run that nobody killed ended with {code}: {output.read_text(encoding='utf-8')}")
+        raise SystemExit(f"an uninterrupted run exited with {code}: {output.read_text(encoding='utf-8')}")
 
 
 def main() -> int:
     kinds: list[Kind] = [Folder(), Stream(), Training(), Ray()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="of each kind")
-    parser.add_argument("--only", nargs="+", choices=[kind.name for kind in kinds], help="these kinds; others are kept")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--kills", type=int, default=200, help="kills of each kind")
+    parser.add_argument(
+        "--only", nargs="+", choices=[kind.name for kind in kinds], help="only these kinds; results of others are kept"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # so that Ray stays on 127.0.0.1; it is read at its import
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # the token of the cluster is that of its own process alone
-    # By itself Ray gives way to everything else on the machine.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # keeps Ray on 127.0.0.1; Ray reads it at import
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # the cluster's token is known only to its own process
+    # By default, Ray's workers run at low priority.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # Ray spells it so
     torch.set_num_threads(1)
 

@@ -1,12 +1,12 @@
-"""Many clients at once: is any reply lost, mixed up or late, does memory grow, are too many told to come back?
+"""Load test with many clients: lost, mixed up or late replies, memory growth, and rejected requests.
 
     python benchmarks/load.py
 
-Starts `kbnet serve` in a process of its own, on the loopback, and asks it from here for a bounded time. Every client
-has pictures of its own, and every reply is compared with what the Restorer makes of that picture in this process. At
-last the server is told to stop while requests are under way: those that it accepted must still be answered.
+Starts `kbnet serve` in a separate process, on the loopback address, and sends requests from this process for a limited
+time. Each client has its own images, and every reply is compared with the Restorer's result in this process. Finally,
+the server is stopped during requests; it must still answer those that it has accepted.
 
-Writes benchmarks/results/load.json, and exits 1 if a reply was wrong or lost, or if memory grew.
+Writes benchmarks/results/load.json. Exits with 1 if a reply was wrong or lost, or if memory grew.
 """
 
 import argparse
@@ -29,24 +29,24 @@ import kbnet
 from kbnet.imaging import Photo, read_photo, write_photo
 
 SIDES = (48, 64, 80, 96)
-TOLERANCE = 1  # of 255: sums in another order
-WAITING = 8  # places in the queue, so that twenty clients find it full
-GROWTH = 1.10  # of resident memory, from the first quarter of the time to the last
+TOLERANCE = 1  # of 255: sums in a different order
+WAITING = 8  # places in the queue, few enough that twenty clients fill it
+GROWTH = 1.10  # of resident memory, from the first to the last quarter of the time
 PATIENCE = 120.0  # seconds for one reply
 
 
 @dataclass
 class Client:
-    """One client's pictures, and what became of its requests."""
+    """One client's images, and the outcomes of its requests."""
 
     pictures: list[tuple[bytes, np.ndarray]]
     seconds: list[float] = field(default_factory=list)
     busy: int = 0
-    refused: int = 0  # connections, once the server has ended
+    refused: int = 0  # connections after the server has stopped
     wrong: list[str] = field(default_factory=list)
 
     def run(self, port: int, stop: threading.Event, ended: threading.Event) -> None:
-        """Ask until told to stop."""
+        """Send requests until stopped."""
         turn = 0
         while not stop.is_set():
             data, expected = self.pictures[turn % len(self.pictures)]
@@ -68,7 +68,7 @@ class Client:
                 continue
             if reply.status == 429:
                 self.busy += 1
-                # sooner than asked for, or there would be no load; bounded by the time of the whole
+                # sooner than Retry-After, to keep up the load; the total time is limited
                 stop.wait(min(float(reply.headers["Retry-After"]), 0.2))
             elif reply.status == 503 and ended.is_set():
                 self.refused += 1
@@ -90,7 +90,7 @@ class Client:
 
 
 def make_clients(count: int) -> list[Client]:
-    """Clients with two pictures each, which no other has."""
+    """Clients with two unique images each."""
     restorer = kbnet.Restorer.from_pretrained("denoise", device="cpu")
     clients = []
     for number in range(count):
@@ -107,13 +107,13 @@ def make_clients(count: int) -> list[Client]:
 
 
 def resident(process: int) -> float:
-    """Megabytes in memory."""
+    """Resident memory in megabytes."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
 def run(count: int, seconds: float) -> dict[str, Any]:
-    """Load a server and say what happened."""
+    """Load a server and return the results."""
     clients = make_clients(count)
     command = [sys.executable, "-m", "kbnet", "serve", "--port", "0", "--no-page", "--max-waiting", str(WAITING)]
     stop, ended = threading.Event(), threading.Event()
@@ -122,7 +122,7 @@ def run(count: int, seconds: float) -> dict[str, Any]:
         port = int(server.stderr.readline().split()[3].rstrip(";/").rpartition(":")[2])
         log: list[str] = []
         threading.Thread(target=lambda lines=server.stderr: log.extend(lines), daemon=True).start()
-        # The first reply waits for the network to be loaded.
+        # The first reply waits until the network is loaded.
         first = Client(clients[0].pictures[:1])
         once = threading.Event()
         warm = threading.Thread(target=first.run, args=(port, once, ended))
@@ -140,7 +140,7 @@ def run(count: int, seconds: float) -> dict[str, Any]:
             memory.append(resident(server.pid))
             time.sleep(min(0.25, seconds / 40))
         ended.set()
-        server.send_signal(signal.SIGTERM)  # with requests under way
+        server.send_signal(signal.SIGTERM)  # during requests
         for thread in threads:
             thread.join(PATIENCE)
         stop.set()

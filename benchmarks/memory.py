@@ -1,9 +1,9 @@
-"""Peak memory of `kbnet restore` on a 1-megapixel photograph: the process's maximum resident size.
+"""Peak memory of `kbnet restore` on a one-megapixel photo: the maximum resident size of the process.
 
     python benchmarks/memory.py
 
-Runs the command in a process of its own for the shipped denoiser and for KBNet-S as published (random weights, saved
-to a file). Writes benchmarks/results/memory.json.
+Runs the command in a separate process for the included denoiser and for full-size KBNet-S (random weights, saved to a
+file). Writes benchmarks/results/memory.json.
 """
 
 import os
@@ -30,7 +30,7 @@ def main() -> None:
         photo = folder / "noisy.png"
         write_photo(Photo(np.clip(ramp + noise, 0, 255).astype(np.uint8)), photo)
         published = folder / "kbnet-s-gaussian-color.safetensors"
-        # In a process of its own: a child's maximum counts what its parent held when it was started.
+        # In a separate process: a child's maximum includes its parent's memory at the start.
         code = (
             "import sys; from pathlib import Path; from kbnet import create_model; from kbnet.models import save_file; "
         )
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measure(photo: Path, output: Path, model: str, options: list[str]) -> tuple[float, float]:
-    """Maximum resident size in MB and seconds of one `kbnet restore`, start-up included."""
+    """Maximum resident size in MB and seconds of one `kbnet restore`, including startup."""
     command = [sys.executable, "-m", "kbnet", "restore", str(photo), "-o", str(output), "--model", model]
     start = time.perf_counter()
     with subprocess.Popen([*command, "--overwrite", "--quiet", *options]) as process:

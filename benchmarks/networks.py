@@ -1,9 +1,9 @@
-"""Time and memory of whole networks against the published formula and against their own layers one by one.
+"""Time and memory of whole networks, compared with the published formula and with running layer by layer.
 
     python benchmarks/networks.py            # KBNet-S, KBNet-L and nano, 256 to 1024 pixels, forward and training step
-    python benchmarks/networks.py --largest 0 --keep    # training steps alone, beside the rows measured before
+    python benchmarks/networks.py --largest 0 --keep    # only training steps; keeps the other rows
 
-Writes benchmarks/results/networks.json. Random weights: neither time nor memory depends on them.
+Writes benchmarks/results/networks.json. The weights are random, because time and memory don't depend on them.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from kbnet.models import Network
 from timing import agree, best, peak_bytes
 
 SIZES = {"kbnet-s-gaussian-color": (256, 512, 1024), "kbnet-l-derain": (256, 512), "kbnet-nano": (256, 512, 1024)}
-# The published formula needs 12 GB and more at a megapixel: it is compared where it fits, layers where they are quick.
+# The published formula needs at least 12 GB at a megapixel, so it runs only at sizes that fit.
+# Layer by layer runs only at sizes that are fast.
 PUBLISHED_UP_TO, LAYERS_UP_TO = 256, {"kbnet-s-gaussian-color": 512, "kbnet-l-derain": 256, "kbnet-nano": 1024}
 STEPS = {"kbnet-nano": (16, 64), "kbnet-s-gaussian-color": (1, 64), "kbnet-l-derain": (1, 64)}
 
@@ -31,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--largest", type=int, default=1024, help="side of the largest image")
-    parser.add_argument("--name", default="networks", help="of the results file")
-    parser.add_argument("--keep", action="store_true", help="keep the file's rows that are not measured now")
+    parser.add_argument("--name", default="networks", help="name of the results file")
+    parser.add_argument("--keep", action="store_true", help="keep rows of the file that are not measured")
     options = parser.parse_args()
     rates = {str(d).removeprefix("torch."): matmul_rate(d) / 1e9 for d in (torch.float32, torch.bfloat16)}
     rows = []
@@ -54,7 +55,7 @@ def _key(row: dict[str, object]) -> str:
 
 
 def forward(name: str, side: int) -> dict[str, object]:
-    """One image, best of some runs, with the memory that the activations take."""
+    """One image, the best of several runs, with the memory of activations."""
     torch.manual_seed(0)
     network = _network(name).eval()
     half = _network(name).eval()
@@ -122,7 +123,7 @@ def training_step(name: str) -> dict[str, object]:
 
 def _network(name: str) -> Network:
     network = create_model(name)
-    with torch.no_grad():  # scales start near zero: errors of the inner layers would not show in the output
+    with torch.no_grad():  # scales start near zero, which would hide errors of inner layers
         for key, parameter in network.named_parameters():
             if key.endswith("_scale"):
                 parameter.fill_(0.3)

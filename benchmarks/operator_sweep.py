@@ -1,17 +1,17 @@
-"""Time and memory of the operator against the published formula and against the machine's own matrix product.
+"""Time and memory of the operator, compared with the published formula and a plain matrix product.
 
-    python benchmarks/operator_sweep.py            # every level of the networks, and sweeps of N and G: four minutes
-    python benchmarks/operator_sweep.py --quick    # two small sizes: seconds, and no figures worth quoting
+    python benchmarks/operator_sweep.py            # all levels of the networks, and sweeps of N and G: four minutes
+    python benchmarks/operator_sweep.py --quick    # two small sizes: seconds, as a test
 
-Features and coefficients are in channels-last order, as in the networks; the published formula gets the contiguous
-order it is written for. Everything of one size alternates, torch's 2048 x 2048 matrix product included. Native and
-reference results, gradients included, must agree before anything is timed. Operations are counted alike for all: those
-of `kbnet.ops.multiply_adds`, twice, and three times as many for the backward pass. bfloat16 is compared with the
-published formula in accuracy only. Where there is a CUDA device, the Triton backend is measured on it too.
+Features and coefficients are in channels-last order, as in the networks; the published formula gets contiguous
+tensors, which it is written for. All implementations alternate, including torch's 2048 x 2048 matrix product. Native
+and reference results and gradients must agree before anything is timed. Operations are counted alike for all: twice
+`kbnet.ops.multiply_adds`, and three times as many for the backward pass. bfloat16 is compared with the published
+formula only in accuracy. If there is a CUDA device, the Triton backend is measured on it too.
 
-The C library's allocator is left as it is: large tensors get fresh pages at every call, as they do for users. That
-weighs most on the published formula, which stores most; MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 in the
-environment makes glibc keep its pages, and shows the rest.
+The C library's allocator has its default settings: large tensors get new pages at every call, as for users. This
+affects the published formula most, because it stores most. With MALLOC_MMAP_MAX_=0
+MALLOC_TRIM_THRESHOLD_=20000000000 in the environment, glibc keeps its pages, which shows the difference.
 
 Writes benchmarks/results/operator.json.
 """
@@ -36,7 +36,7 @@ KERNEL = 3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
 RESULTS_OF = ("y", "gradient of x", "of coefficients", "of bases", "of biases")
-# What a pass costs, in forward passes.
+# The cost of a pass, in forward passes.
 PASSES = {"forward": 1, "backward": 3, "forward and backward": 4}
 PUBLISHED = "published formula"
 
@@ -60,7 +60,7 @@ class Size:
 
 
 # KBNet-L's last is its decoder's first level and its refinement, which run at twice the width.
-# The sweep of G takes G = 4 from that of N.
+# The sweep of G takes G = 4 from the sweep of N.
 SIZES = [
     *(Size("KBNet-S", c, side) for c, side in ((64, 256), (128, 128), (256, 64), (512, 32), (1024, 16))),
     *(Size("KBNet-L", c, side, 32, 2) for c, side in ((72, 256), (144, 128), (288, 64), (576, 32), (144, 256))),
@@ -74,7 +74,7 @@ QUICK += [Size("bases", 8, 24, 8), Size("group channels", 8, 24, 8, 2)]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="small sizes, as a test")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results file")
     options = parser.parse_args()
     if "native" not in available_backends():
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def on_gpu(sizes: list[Size], matmul: int) -> dict[str, Any] | str:
-    """The same sweep by the Triton backend, where there is a GPU that it runs on."""
+    """The same sweep with the Triton backend, if there is a suitable GPU."""
     reason = triton.refuses_here() if torch.cuda.is_available() else "no GPU"
     if reason is not None:
         return f"not measured: {reason}"
@@ -98,11 +98,11 @@ def on_gpu(sizes: list[Size], matmul: int) -> dict[str, Any] | str:
 
 
 def sweep(sizes: list[Size], device: str, matmul: int) -> list[dict[str, Any]]:
-    """Rows of all sizes, told as they come."""
-    # What is loaded at the first use would count as the memory of whoever comes first.
+    """Rows of all sizes, printed as they are measured."""
+    # Memory that is allocated at first use would count for the first implementation.
     for _ in measure(Size("", 8, 16), device, matmul):
         pass
-    gc.freeze()  # what exists now stays: looking for garbage in it would take longer than many a call
+    gc.freeze()  # excludes existing objects from garbage collection, which would take longer than many calls
     rows = []
     for size in sizes:
         for row in measure(size, device, matmul):
@@ -112,20 +112,20 @@ def sweep(sizes: list[Size], device: str, matmul: int) -> list[dict[str, Any]]:
 
 
 def measure(size: Size, device: str, matmul: int) -> Iterator[dict[str, Any]]:
-    """A row for each pass and dtype: seconds, operations a second, extra memory and accuracy of each implementation."""
+    """One row per pass and dtype: seconds, operations per second, extra memory and accuracy of each implementation."""
     ours = "triton" if device == "cuda" else "native"
     inputs = make(size, device)
     calls: dict[tuple[str, str, str], Call] = {}
     for name in PASSES:
         for dtype, tensors in inputs.items():
-            # The reference computes bfloat16 in float32: there is nothing new to see.
+            # The reference computes bfloat16 in float32, which adds no information.
             others = ("reference", PUBLISHED) if dtype == "float32" else (PUBLISHED,)
             for implementation in (ours, *others) if name != "backward" else (ours,):
                 calls[dtype, name, implementation] = run(name, implementation, *tensors)
     found = {key: first_run(call, device) for key, call in calls.items()}
     accuracy = {key: compare(size, key, found) for key in calls}
 
-    # The published formula is not made for bfloat16: its accuracy is told, and no time.
+    # The published formula isn't made for bfloat16: only its accuracy is reported, not its time.
     timed = {" / ".join(k): call for k, call in calls.items() if k[0] == "float32" or k[2] == ours}
     squares = {dtype: torch.randn(matmul, matmul, device=device).to(DTYPES[dtype]) for dtype in DTYPES}
     products: dict[str, Callable[[], object]] = {d: lambda a=a: (a @ a,) for d, a in squares.items()}  # type: ignore[misc]
@@ -157,7 +157,7 @@ def measure(size: Size, device: str, matmul: int) -> Iterator[dict[str, Any]]:
 
 
 def make(size: Size, device: str) -> dict[str, tuple[Tensor, ...]]:
-    """dy, x, coefficients, bases and biases by dtype; those of float32 have values that bfloat16 has too."""
+    """dy, x, coefficients, bases and biases by dtype; the float32 values are representable in bfloat16."""
     torch.manual_seed(0)
     n, c, g = size.bases, size.channels, size.group_channels
     x, dy = torch.randn(2, 1, c, size.side, size.side)
@@ -201,7 +201,7 @@ def run(name: str, implementation: str, dy: Tensor, *inputs: Tensor) -> Call:
 
 
 def first_run(call: Call, device: str) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    """Results, and the memory taken beyond them: in all, and on the CPU for each thread."""
+    """Results, and the memory in addition to them: in total, and on the CPU per thread."""
     results: list[Tensor] = []
     if device == "cuda":
         torch.cuda.synchronize()
@@ -220,9 +220,9 @@ def first_run(call: Call, device: str) -> tuple[tuple[Tensor, ...], dict[str, An
 
 
 def compare(size: Size, key: tuple[str, str, str], found: dict[tuple[str, str, str], tuple[Any, Any]]) -> float:
-    """Largest difference from the reference in float32, as a share of the largest value; too large a one ends the run.
+    """Largest difference from the reference in float32, relative to the largest value; stops the run if too large.
 
-    How far the published formula is off in bfloat16 is told, not judged.
+    The error of the published formula in bfloat16 is reported, but has no limit.
     """
     dtype, name, implementation = key
     truth = found["float32", "forward and backward", "reference"][0]
@@ -236,7 +236,7 @@ def compare(size: Size, key: tuple[str, str, str], found: dict[tuple[str, str, s
 
 
 def finished(call: Callable[[], object], device: str, repeats: int) -> Callable[[], object]:
-    """A GPU is asked for several runs and waited for once: launching them is not what a user waits for."""
+    """On a GPU, several runs are launched before one synchronization, to exclude launch overhead."""
     if device != "cuda":
         return call
 
@@ -249,12 +249,12 @@ def finished(call: Callable[[], object], device: str, repeats: int) -> Callable[
 
 
 def digits(value: float, count: int = 4) -> float:
-    """Rounded to the digits that a measurement has."""
+    """Round to the significant digits of a measurement."""
     return float(f"{value:.{count}g}")
 
 
 def show(row: dict[str, Any]) -> None:
-    """One line for people."""
+    """Print one line."""
     mine = next(iter(row["runs"].values()))
     line = f"{row['set']:14} {row['channels']:4}x{row['side']:<3} N={row['bases']:<2} G={row['group_channels']} "
     line += f"{row['dtype']:8} {row['pass']:20} {mine['seconds'] * 1e3:8.2f} ms {mine['gflops']:7.1f} GFLOP/s, "
@@ -266,7 +266,7 @@ def show(row: dict[str, Any]) -> None:
 
 
 def summary(rows: list[dict[str, Any]]) -> None:
-    """Median and range of what matters, over the levels of the networks."""
+    """Print median and range of the main figures over the levels of the networks."""
     levels = [row for row in rows if row["set"] not in ("bases", "group channels")]
     for name in PASSES:
         for dtype in DTYPES:

@@ -1,11 +1,11 @@
-"""Networks and peers on folders of clean test pictures: PSNR by the Gaussian protocol, and seconds a megapixel.
+"""Compare networks and other denoisers on folders of clean test images: PSNR and seconds per megapixel.
 
     python benchmarks/peers.py --data .../CBSD68 .../Set12 --sigma 15 25 50 --models denoise --peers all
-    python benchmarks/peers.py --tune      # how the strengths that no manual names were chosen
+    python benchmarks/peers.py --tune      # how strengths without a documented rule were chosen
 
-Writes benchmarks/results/peers.json (a row an image) and docs/peers.png. A run that was killed goes on where it was;
-rows measured under other settings, versions, weights or threads are measured again. Peers need the extra `peers`;
-BM3D's package is for non-commercial use, and takes about a minute a megapixel.
+Uses the Gaussian protocol. Writes benchmarks/results/peers.json (one row per image) and docs/peers.png. A killed run
+resumes; rows with other settings, versions, weights or threads are measured again. The other denoisers need the `peers`
+extra. BM3D's package is for non-commercial use only, and takes about a minute per megapixel.
 """
 
 import argparse
@@ -36,15 +36,17 @@ MACHINE = ("processor", "cores", "threads", "system")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders of clean images, a set each")
+    parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders of clean images, one per set")
     parser.add_argument("--sigma", type=float, nargs="+", default=[15, 25, 50])
-    parser.add_argument("--models", nargs="*", default=["denoise"], help="shipped models, tasks or weights files")
+    parser.add_argument("--models", nargs="*", default=["denoise"], help="models, tasks or weights files")
     parser.add_argument("--peers", nargs="*", default=["all"], choices=["all", *PEERS])
     parser.add_argument("--limit", type=int, help="images of each set, for a quick look")
     parser.add_argument("--results", type=Path, default=RESULTS / "peers.json")
     parser.add_argument("--plot", type=Path, default=DOCS / "peers.png", help="the picture")
-    parser.add_argument("--plot-only", action="store_true", help="draw what was measured before")
-    parser.add_argument("--tune", action="store_true", help="print PSNR over the strength of peers without a rule")
+    parser.add_argument("--plot-only", action="store_true", help="only draw existing results")
+    parser.add_argument(
+        "--tune", action="store_true", help="print PSNR by strength for denoisers without a documented rule"
+    )
     options = parser.parse_args()
     if options.tune:
         tune()
@@ -59,7 +61,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run what is missing, with a bar."""
+    """Measure missing rows, with a progress bar."""
     sets = {folder.name: load(folder, options.limit) for folder in options.data}
     about = facts()
     machine = {key: about[key] for key in MACHINE}
@@ -72,17 +74,17 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def load(folder: Path, limit: int | None) -> dict[str, Any]:
-    """Pictures by name: a set whose pictures are all gray stays gray."""
+    """Images by name; a set with only gray images stays gray."""
     paths = list_photos(folder)[:limit]
     channels = 3 if any(read_photo(path).pixels.ndim == 3 for path in paths) else 1
     return {path.name: decode(path, channels) for path in paths}
 
 
 def show(results: dict[str, Any]) -> None:
-    """A row a method, a column a set and sigma."""
+    """Print one row per method, one column per set and sigma."""
     summary = results["summary"]
     columns = list(dict.fromkeys((row["set"], row["sigma"]) for row in summary))
-    table = Table("method", title="PSNR in dB, and seconds a megapixel (CPU seconds of all threads)")
+    table = Table("method", title="PSNR in dB, and seconds per megapixel (CPU seconds of all threads)")
     for name, sigma in columns:
         table.add_column(f"{name} {sigma:g}", justify="right")
     for method, about in results["methods"].items():
@@ -96,7 +98,7 @@ def show(results: dict[str, Any]) -> None:
 
 
 def tune() -> None:
-    """Mean PSNR of photographs of scikit-image, none of them in a test set, over multiples of sigma."""
+    """Print the mean PSNR of scikit-image's photos, none of them in a test set, over multiples of sigma."""
     from skimage import data
 
     photos = [data.astronaut()[::2, ::2], data.coffee()[:256, :256], data.chelsea()[:256, :256], data.rocket()[:256]]
@@ -119,7 +121,7 @@ def tune() -> None:
 
 
 def mean_psnr(denoise: Callable[..., Any], photos: list[Any], sigma: float) -> float:
-    """By the protocol."""
+    """Mean PSNR with the Gaussian protocol."""
     return float(np.mean([psnr(to_uint8(denoise(noisy(photo, sigma), sigma)), photo) for photo in photos]))
 
 

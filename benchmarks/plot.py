@@ -2,7 +2,7 @@
 
     python benchmarks/plot.py [--results FOLDER] [--output FOLDER]
 
-A picture whose results are missing is left out. Colours are those of Okabe and Ito, told apart by the colour-blind.
+Skips a figure if its results are missing. Uses the colour-blind safe palette of Okabe and Ito.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from facts import RESULTS
 
 DOCS = Path(__file__).parents[1] / "docs"
 GREY, ORANGE, BLUE, SKY, GREEN, LIME = "#8C8C8C", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#F0E442"
-# What is drawn of a size and a pass: dtype and implementation.
+# Bars for a size and a pass: dtype and implementation.
 OPERATOR = {
     ("float32", "published formula"): ("published formula, float32", GREY),
     ("float32", "reference"): ("reference, float32", ORANGE),
@@ -31,7 +31,7 @@ OPERATOR = {
     ("bfloat16", "native"): ("native, bfloat16", SKY),
 }
 PASSES = ("forward", "forward and backward")
-# What is drawn of a network and a size: the first of these runs that there is.
+# Bars for a network and a size: the first available of these runs.
 NETWORK = {
     ("published formula, float32", GREY): ("published formula",),
     ("reference operator, float32", ORANGE): ("reference",),
@@ -47,13 +47,13 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results files")
-    parser.add_argument("--output", type=Path, default=DOCS, help="folder of the pictures")
+    parser.add_argument("--output", type=Path, default=DOCS, help="folder for the images")
     options = parser.parse_args()
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True})
     for name, draw in (("operator", draw_operator), ("network", draw_networks)):
         results = options.results / ("operator.json" if name == "operator" else "networks.json")
         if not results.exists():
-            print(f"{name}-speed.png is left out: there is no {results.name}")
+            print(f"{name}-speed.png skipped: there is no {results.name}")
             continue
         options.output.mkdir(parents=True, exist_ok=True)
         path = options.output / f"{name}-speed.png"
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def draw_operator(results: Row, path: Path) -> None:
-    """Operations a second: a row of panels for each network, one for the sweeps; a column for each pass."""
+    """Operations per second: one row of panels per network, one for the sweeps; one column per pass."""
     networks = list(dict.fromkeys(row["set"] for row in results["rows"]))
     networks = [name for name in networks if name not in ("bases", "group channels")]
     figure, axes = plt.subplots(len(networks) + 1, 2, figsize=(11, 2.6 * len(networks) + 3.6), sharey=True)
@@ -84,7 +84,7 @@ def draw_operator(results: Row, path: Path) -> None:
         axes[-1], (("bases", "bases", "N"), ("group channels", "group_channels", "G")), strict=True
     ):
         rows = _rows(results, sweep, "forward")
-        if letter == "G":  # the G of the networks is in the sweep of N
+        if letter == "G":  # the networks' G is in the sweep of N
             more = _rows(results, "bases", "forward")
             same = {d: [r for r in more[d] if r["bases"] == rows[d][0]["bases"]] for d in more}
             rows = {d: sorted(rows[d] + same[d], key=lambda r: r[key]) for d in rows}
@@ -102,10 +102,10 @@ def draw_operator(results: Row, path: Path) -> None:
             f"by {letter}, forward ({first['channels']} channels, {first['side']}², {fixed})",
             loc="left", fontweight="bold",
         )  # fmt: skip
-        panel.set_xlabel({"N": "N, bases", "G": "G, channels a group"}[letter])
+        panel.set_xlabel({"N": "N, bases", "G": "G, channels per group"}[letter])
     axes[-1][0].set_ylabel("GFLOP/s")
     axes[0][0].set_ylim(0)
-    finish(figure, axes[0][0], "Kernel basis attention: floating-point operations a second", results, path)
+    finish(figure, axes[0][0], "Kernel basis attention: floating-point operations per second", results, path)
 
 
 def operator_bars(rows: dict[str, list[Row]]) -> dict[tuple[str, str], list[float | None]]:
@@ -117,7 +117,7 @@ def operator_bars(rows: dict[str, list[Row]]) -> dict[tuple[str, str], list[floa
 
 
 def rates(panel: Axes, rows: dict[str, list[Row]]) -> None:
-    """Lines at the machine's matrix product, measured beside each size: their median."""
+    """Lines for the machine's matrix product, measured with each size: the median."""
     for dtype, dashes in (("float32", "--"), ("bfloat16", ":")):
         measured = sorted(row["matmul_gflops"] for row in rows[dtype])
         panel.axhline(
@@ -126,14 +126,14 @@ def rates(panel: Axes, rows: dict[str, list[Row]]) -> None:
 
 
 def draw_networks(results: Row, path: Path) -> None:
-    """Seconds and memory: a row of panels for each network."""
+    """Seconds and memory: one row of panels per network."""
     networks = list(dict.fromkeys(row["network"] for row in results["rows"]))
     figure, axes = plt.subplots(len(networks), 2, figsize=(11, 2.9 * len(networks) + 1.2), squeeze=False)
     for panels, network in zip(axes, networks, strict=True):
         rows = [row for row in results["rows"] if row["network"] == network]
         for panel, key, unit, scale in (
             (panels[0], "seconds", "seconds", 1.0),
-            (panels[1], "activation_megabytes", "memory of activations, GB", 1e-3),
+            (panels[1], "activation_megabytes", "activation memory, GB", 1e-3),
         ):
             heights = {style: [_value(row, runs, key, scale) for row in rows] for style, runs in NETWORK.items()}
             bars(panel, [_work(row) for row in rows], heights, number, log=True)
@@ -149,7 +149,7 @@ def bars(
     text: Callable[[float], str] | None = None,
     log: bool = False,
 ) -> None:
-    """Groups of bars side by side, those that exist closed up around the middle of their group."""
+    """Grouped bars; missing bars leave no gap."""
     for group in range(len(names)):
         there = [(style, values[group]) for style, values in heights.items() if values[group] is not None]
         width = 0.82 / max(len(there), 1 if log else len(heights))
@@ -170,12 +170,12 @@ def bars(
 
 
 def number(value: float) -> str:
-    """Two digits, or all before the point."""
+    """Two significant digits, or all integer digits."""
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def finish(figure: Any, panel: Axes, title: str, results: Row, path: Path) -> None:
-    """Title, the machine, one legend for all panels; write the picture."""
+    """Add the title, the machine and a common legend; write the image."""
     facts = results["facts"]
     handles: dict[str, Any] = {}
     for axes in figure.axes:

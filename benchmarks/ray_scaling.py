@@ -1,10 +1,10 @@
-"""A folder restored by Ray: one worker, two, two of which one is killed in the middle; against the plain folder run.
+"""A folder restored with Ray: one worker, two workers, and two of which one is killed; compared with a plain run.
 
     python benchmarks/ray_scaling.py [--pictures 500] [--side 384] [--model denoise]
 
-One thread a worker in all of them, the plain run too. Every result must be there and equal to the plain run's, or
-nothing is written. Rates are of the time from the first result to the last; the start (of Ray, of workers)
-is told apart from it. Writes benchmarks/results/ray.json.
+All runs use one thread per worker, and so does the plain run. All results must exist and be equal to those of the plain
+run, or nothing is written. Rates are for the time from the first to the last result; startup time (Ray, workers) is
+reported separately. Writes benchmarks/results/ray.json.
 """
 
 import argparse
@@ -32,10 +32,10 @@ SIGMA = 25
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=500)
-    parser.add_argument("--side", type=int, default=384, help="of the square pictures, pixels")
-    parser.add_argument("--model", default="denoise", help="shipped model, task or weights file")
-    parser.add_argument("--name", default="ray", help="of the results file")
-    parser.add_argument("--results", type=Path, help="another folder for it")
+    parser.add_argument("--side", type=int, default=384, help="size of the square images, in pixels")
+    parser.add_argument("--model", default="denoise", help="model, task or weights file")
+    parser.add_argument("--name", default="ray", help="name of the results file")
+    parser.add_argument("--results", type=Path, help="folder of the results file")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -60,13 +60,13 @@ def main() -> int:
     where = {} if options.results is None else {"folder": options.results}
     print(write(options.name, results | {"runs": runs}, **where))
     for label, run in runs.items():
-        print(f"{label:20} {run['start']:6.1f} s to the first result, {run['pictures_an_hour']:8.0f} pictures an hour")
+        print(f"{label:20} {run['start']:6.1f} s to the first result, {run['pictures_an_hour']:8.0f} images per hour")
     print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
     return 0
 
 
 def _make(folder: Path, count: int, side: int) -> None:
-    """Noisy crops of scikit-image's photographs."""
+    """Noisy crops of scikit-image's photos."""
     from skimage import data
 
     photographs = [getattr(data, name)() for name in ("astronaut", "coffee", "chelsea")]
@@ -113,7 +113,7 @@ def _ray(folder: Path, label: str, model: str, workers: int, *, kill: bool) -> d
 
 
 def _summary(times: list[float], workers: int) -> dict[str, Any]:
-    """Each worker's first picture waits for its network; counted are those that came after the last of these."""
+    """Count only results after each worker's first one, which includes loading the network."""
     counted = len(times) - workers
     seconds = times[-1] - times[workers - 1]
     return {

@@ -1,6 +1,6 @@
-"""The page of results, docs/results.md, from benchmarks/results/*.json and published.toml.
+"""Generate docs/results.md from benchmarks/results/*.json and published.toml.
 
-python benchmarks/results_page.py            # writes it; a test holds the page to what this would write
+python benchmarks/results_page.py            # writes the page; a test checks that it is up to date
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
-SOURCES = {"paper": "published", "second-hand": "published, seen second-hand"}
+SOURCES = {"paper": "published", "second-hand": "published, quoted by others"}
 SIGMAS = ("15", "25", "50")
 ON_Y = ("test100", "rain100h", "rain100l", "test1200", "test2800")
 
@@ -22,9 +22,9 @@ Results = Mapping[str, Any]
 
 INTRODUCTION = """# Results
 
-`python benchmarks/results_page.py` makes this page from the files in `benchmarks/results`. Each of them names its
-command, the machine and the SHA-256 of the weights, and has a row for every picture. PSNR is in dB, as the mean over
-the pictures of a set. `kbnet evaluate --list` describes how each benchmark is measured.
+`python benchmarks/results_page.py` generates this page from the files in `benchmarks/results`. Each file names its
+command, the machine and the SHA-256 of the weights, and has one row per image. PSNR is in dB, averaged over the images
+of a set. `kbnet evaluate --list` describes the protocol of each benchmark.
 """
 
 
@@ -38,12 +38,12 @@ def main() -> None:
 
 
 def read(folder: Path) -> dict[str, Results]:
-    """Every results file by its name."""
+    """All results files by name."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def published() -> Results:
-    """What others published, and what could not be run."""
+    """Figures published by others, and benchmarks that could not be run."""
     return tomllib.loads((HERE / "published.toml").read_text(encoding="utf-8"))
 
 
@@ -66,7 +66,7 @@ def page(files: Mapping[str, Results], others: Results) -> str:
 
 
 def gaussian(files: Mapping[str, Results], others: Sequence[Results]) -> str:
-    """A table a set: measured models and peers first, then what was published."""
+    """One table per set: measured models and peers, then published figures."""
     tables: dict[str, list[list[str]]] = {}
     noisy: dict[str, dict[str, float]] = {}
     for name, results in files.items():
@@ -75,7 +75,7 @@ def gaussian(files: Mapping[str, Results], others: Sequence[Results]) -> str:
             cells = [label, *(_decibels(scores.get(sigma)) for sigma in SIGMAS), _seconds(seconds)]
             tables.setdefault(set_name, []).append([*cells, f"`{name}`"])
     published_by_set = {entry["set"]: entry["rows"] for entry in others}
-    text = "## Gaussian noise\n\nThe protocol of the papers: noise not clipped, full frame, result rounded to 8 bits.\n"
+    text = "## Gaussian noise\n\nThe papers' protocol: unclipped noise, full frame, results rounded to 8 bits.\n"
     for set_name in [*tables, *(name for name in published_by_set if name not in tables)]:
         rows = []
         if noisy.get(set_name):
@@ -84,14 +84,14 @@ def gaussian(files: Mapping[str, Results], others: Sequence[Results]) -> str:
         for row in published_by_set.get(set_name, []):
             cells = [row["method"], *(_decibels(row["psnr"].get(sigma)) for sigma in SIGMAS), "–"]
             rows.append([*cells, SOURCES[row["source"]]])
-        heads = [set_name, "sigma 15", "25", "50", "seconds a megapixel", "from"]
+        heads = [set_name, "sigma 15", "25", "50", "seconds per megapixel", "from"]
         text += f"\n{table(heads, rows)}"
     return text
 
 
 def _measured(results: Results) -> Iterable[tuple[str, str, dict[str, float], dict[str, float], float | None]]:
-    """(set, method, PSNR by sigma, that of the noisy pictures, seconds a megapixel) of a file of any kind."""
-    if "psnr" in results and "restorer" in results:  # before there was `kbnet evaluate`
+    """(set, method, PSNR by sigma, PSNR of the noisy images, seconds per megapixel) of any results file."""
+    if "psnr" in results and "restorer" in results:  # files from before `kbnet evaluate`
         how = results["restorer"]
         scores = {name.removeprefix("sigma "): value for name, value in results["psnr"].items()}
         before = {
@@ -116,7 +116,7 @@ def _measured(results: Results) -> Iterable[tuple[str, str, dict[str, float], di
 
 
 def pairs(files: Mapping[str, Results]) -> str:
-    """Everything else that `kbnet evaluate` measured against a clean picture, input beside output."""
+    """All other benchmarks of `kbnet evaluate` with clean references, input and output."""
     rows = []
     for name, results in _evaluations(files):
         for group, mean in results["means"].items():
@@ -138,12 +138,12 @@ def pairs(files: Mapping[str, Results]) -> str:
                     f"`{name}`",
                 ]
             )
-    heads = ["set (pictures)", "benchmark", "on", "model", "input", "restored", "gain", "lowest", "worse than input"]
-    return f"## Real noise, rain, blur\n\n{table([*heads, 'from'], rows)}" if rows else ""
+    heads = ["set (images)", "benchmark", "on", "model", "input", "restored", "gain", "lowest", "worse than input"]
+    return f"## Real noise, rain and blur\n\n{table([*heads, 'from'], rows)}" if rows else ""
 
 
 def clean(files: Mapping[str, Results]) -> str:
-    """What the models do to photographs that need nothing."""
+    """How much the models change clean photos."""
     rows = [
         [
             f"{_set(results)} ({mean['pictures']})",
@@ -157,13 +157,13 @@ def clean(files: Mapping[str, Results]) -> str:
         if not mean["input"]
     ]
     text = (
-        "## Clean photographs\n\nEach clean photograph against itself after restoration: the higher, the less harm.\n\n"
+        "## Clean photos\n\nPSNR of restored clean photos, compared with the originals. Higher means less damage.\n\n"
     )
-    return text + table(["set (pictures)", "model", "mean", "lowest", "from"], rows) if rows else ""
+    return text + table(["set (images)", "model", "mean", "lowest", "from"], rows) if rows else ""
 
 
 def runtimes(files: Mapping[str, Results]) -> str:
-    """Exported graphs beside PyTorch with the compiled kernels."""
+    """Exported graphs compared with PyTorch and the compiled kernels."""
     rows = []
     for name, results in files.items():
         for one in results.get("networks", []) if "tolerance" in results else []:
@@ -183,15 +183,15 @@ def runtimes(files: Mapping[str, Results]) -> str:
                     ]
                 )
     text = (
-        "## Exported graphs\n\nOne picture in float32. The difference is the largest one from PyTorch over three "
-        "sizes, including odd ones, on values in [0,1].\n\n"
+        "## Exported graphs\n\nOne image in float32. The difference is the largest deviation from PyTorch over three "
+        "sizes, including odd ones, for values in [0,1].\n\n"
     )
-    heads = ["network", "picture", "runtime", "time", "of PyTorch's", "memory", "difference", "from"]
+    heads = ["network", "image", "runtime", "time", "relative to PyTorch", "memory", "difference", "from"]
     return text + table(heads, rows) if rows else ""
 
 
 def eight_bits(files: Mapping[str, Results]) -> str:
-    """What OpenVINO's lower precisions cost and save."""
+    """Quality, time and size of OpenVINO's lower precisions."""
     rows = []
     for name, results in files.items():
         if one := results.get("int8"):
@@ -208,14 +208,14 @@ def eight_bits(files: Mapping[str, Results]) -> str:
                 for what, taken in one["milliseconds"].items()
             ]
     text = (
-        "## Lower precision\n\nThe shipped denoiser in OpenVINO, on photographs that were not used to calibrate its "
-        "8-bit graph, with noise of sigma 5 to 55; the time for one picture, and the size of the weights.\n\n"
+        "## Lower precision\n\nThe included denoiser in OpenVINO, on photos that were not used to calibrate its 8-bit "
+        "graph, with noise of sigma 5 to 55. Time for one image, and size of the weights.\n\n"
     )
-    return text + table(["precision", "PSNR", "picture", "time", "file", "from"], rows) if rows else ""
+    return text + table(["precision", "PSNR", "image", "time", "file", "from"], rows) if rows else ""
 
 
 def training(files: Mapping[str, Results]) -> str:
-    """What the compiled kernels do for training."""
+    """Training speed with and without the compiled kernels."""
     rows = [
         [
             results["recipe"],
@@ -230,13 +230,13 @@ def training(files: Mapping[str, Results]) -> str:
         for one in results["rows"]
         if "loader_share" in one
     ]
-    text = "## Training\n\nThe same steps with the compiled kernels and with the reference operator.\n\n"
-    heads = ["recipe", "phase", "operator", "patches a second", "waiting for the loader", "from"]
+    text = "## Training\n\nThe same training steps with the compiled kernels and with the reference operator.\n\n"
+    heads = ["recipe", "phase", "operator", "patches per second", "time waiting for the loader", "from"]
     return text + table(heads, rows) if rows else ""
 
 
 def workers(files: Mapping[str, Results]) -> str:
-    """Folders restored by Ray."""
+    """Folders restored with Ray."""
     rows = [
         [
             f"{results['pictures']} of {results['side']} x {results['side']}",
@@ -249,29 +249,32 @@ def workers(files: Mapping[str, Results]) -> str:
         if "scaling_efficiency_1_to_2" in results
         for label, run in results["runs"].items()
     ]
-    text = "## Many workers\n\nOne thread per worker, as in the plain run; a result that differs from it is wrong.\n\n"
-    return text + table(["pictures", "run", "pictures an hour", "wrong or missing", "from"], rows) if rows else ""
+    text = (
+        "## Many workers\n\nOne thread per worker, also in the plain run without Ray. A result is wrong if it differs "
+        "from the plain run.\n\n"
+    )
+    return text + table(["images", "run", "images per hour", "wrong or missing", "from"], rows) if rows else ""
 
 
 def beside(others: Sequence[Results]) -> str:
-    """What was published on sets that were not measured here."""
+    """Published figures for sets that were not measured here."""
     rows = [
         [entry["set"], row["method"], _decibels(row["psnr"]), SOURCES[row["source"]]]
         for entry in others
         for row in entry["rows"]
     ]
-    text = "## Published by others\n\nFigures from papers, not measured here.\n\n"
+    text = "## Published by others\n\nThese figures come from papers and were not measured here.\n\n"
     return f"{text}{table(['set', 'method', 'PSNR', 'from'], rows)}"
 
 
 def not_run(entries: Sequence[Results]) -> str:
-    """What is missing, and why."""
+    """The missing benchmarks, with reasons."""
     lines = [f"- **{entry['what']}.** {entry['why']}" for entry in entries]
     return "## Not measured\n\n" + "\n".join(lines) + "\n"
 
 
 def sources(files: Mapping[str, Results]) -> str:
-    """Every file with its command and machine."""
+    """All files with their commands and machines."""
     rows = []
     for name, results in files.items():
         facts = results["facts"]
@@ -282,7 +285,7 @@ def sources(files: Mapping[str, Results]) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown."""
+    """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 

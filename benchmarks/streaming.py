@@ -1,11 +1,11 @@
-"""A picture larger than memory restored by rows: peak memory of the process, time, and its centre against memory's.
+"""Restore an image larger than memory by rows: peak memory, time, and its centre compared with an in-memory run.
 
     python benchmarks/streaming.py                          # 400 megapixels: hours on 2 cores, 4 GB of disk
-    python benchmarks/streaming.py --side 1500 --name try   # a small one, to see it run
+    python benchmarks/streaming.py --side 1500 --name try   # a small image, as a test
 
-The picture is made of photographs of scikit-image, enlarged side by side, with noise of sigma 25. The command runs in a
-process of its own; started again after an interruption, with a --folder that was kept, this goes on with it. Refuses
-results whose memory or difference is over the limit. Writes benchmarks/results/streaming.json.
+The image consists of enlarged scikit-image photos, side by side, with noise of sigma 25. The command runs in a separate
+process. With a --folder, an interrupted run resumes. Refuses results if memory or difference exceed the
+limits. Writes benchmarks/results/streaming.json.
 """
 
 import argparse
@@ -26,16 +26,16 @@ from facts import write
 from kbnet import Restorer
 
 LIMIT_BYTES = 1.2e9
-AROUND = 320  # pixels around the compared centre: beyond what the network and its windows see
+AROUND = 320  # pixels around the compared centre: more than the network's receptive field and windows
 SIGMA = 25
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=20_000, help="of the square picture, pixels")
+    parser.add_argument("--side", type=int, default=20_000, help="size of the square image, in pixels")
     parser.add_argument("--model", default="denoise")
-    parser.add_argument("--folder", type=Path, help="for the pictures, kept; by default a temporary one")
-    parser.add_argument("--name", default="streaming", help="of the results file")
+    parser.add_argument("--folder", type=Path, help="folder for the images, which is kept; by default, a temporary one")
+    parser.add_argument("--name", default="streaming", help="name of the results file")
     options = parser.parse_args()
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run(side: int, model: str, folder: Path, name: str) -> None:
-    """Make the picture, restore it, compare its centre, and write the figures."""
+    """Make the image, restore it, compare its centre, and write the results."""
     source, target = folder / f"noisy-{side}.tif", folder / f"restored-{side}.tif"
     if not source.exists():
         make(source, side)
@@ -72,7 +72,7 @@ def run(side: int, model: str, folder: Path, name: str) -> None:
 
 
 def make(path: Path, side: int) -> None:
-    """A noisy picture of that side, written by rows."""
+    """Write a noisy square image by rows."""
     photos = [
         pyvips.Image.new_from_array(getattr(data, kind)()) for kind in ("astronaut", "coffee", "chelsea", "rocket")
     ]
@@ -80,7 +80,7 @@ def make(path: Path, side: int) -> None:
     block = pyvips.Image.arrayjoin(tiles, across=2)
     count = -(-side // block.width)
     clean = block.replicate(count, count).crop(0, 0, side, side)
-    # far apart: libvips gives neighbouring seeds the same noise, shifted by a pixel
+    # far apart: with adjacent seeds, libvips makes the same noise, shifted by one pixel
     bands = [pyvips.Image.gaussnoise(side, side, sigma=SIGMA, mean=0, seed=seed) for seed in (1, 99_991, 54_321)]
     noisy = (clean + bands[0].bandjoin(bands[1:])).rint().cast("uchar").copy(interpretation="srgb")
     partial = path.with_suffix(".part.tif")
@@ -102,7 +102,7 @@ def restore(source: Path, target: Path, model: str) -> int:
 def centre_difference(source: Path, target: Path, model: str, side: int) -> int:
     """Largest difference, in levels of 255, of the centre from the same crop restored in memory."""
     inner = min(512, side - 2 * AROUND)
-    # a multiple of 16 from the corner, so that the crop halves its resolution on the picture's grid
+    # a multiple of 16 from the corner, so that the crop is downsampled on the image's grid
     corner = (side - inner) // 2 // 16 * 16
 
     def crop(path: Path, left: int, length: int) -> Any:

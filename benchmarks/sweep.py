@@ -1,15 +1,13 @@
-"""What makes a compact network learn fastest: short runs of variants of one recipe, each for the same processor time.
+"""Find settings that train a compact network fastest: short runs of variants of a recipe, with equal CPU time.
 
     python benchmarks/sweep.py --data FOLDER_OF_CLEAN_PHOTOS --minutes 2
 
-Each variant replaces fields of the recipe. What a step of it costs is measured first, then it is given the steps that
-fill the time, with its schedule scaled to them, and the averaged weights are scored on the photos that the recipe holds
-out. Time is that of the training process on all its cores, so that other work on the machine does not decide the order.
-The recipe as it stands is run a second time with another seed: what the others gain or lose must exceed the difference
-between these two to mean anything.
+Each variant replaces fields of the recipe. The script measures the time of a step, trains for as many steps as fit with
+a schedule scaled to them, and scores the averaged weights on the recipe's validation photos. It measures the CPU time
+of the training process, so that other load on the machine doesn't affect the order. The unchanged recipe also runs with
+a second seed; differences between variants are significant only if they exceed the difference between these two.
 
-Writes benchmarks/results/sweep.json, a row at a time; rows that are there already are kept, so a sweep that was cut
-short goes on.
+Writes benchmarks/results/sweep.json row by row. Existing rows are kept, so an interrupted sweep resumes.
 """
 
 import argparse
@@ -27,11 +25,11 @@ from kbnet.training import Progress, Recipe, Run, make_accelerator
 Settings = dict[str, str]
 
 BASE: Settings = {"optimizer.kind": "muon", "optimizer.lr": "1e-2", "optimizer.schedule": "linear"}
-"""What the variants are variants of, beside a warm-up of a tenth and a way down of half the run."""
+"""The common settings of all variants, in addition to warm-up over a tenth and decay over half of the run."""
 
 PHASE = {"patch": 64, "batch": 16}
 WARM = 12
-"""Steps of which the cost of one is measured; the first third is left out."""
+"""Steps for measuring the time of one step; the first third is ignored."""
 
 VARIANTS: dict[str, tuple[Settings, dict[str, int]]] = {
     "Muon, lr 1e-2, patch 64, batch 16": ({}, {}),
@@ -66,9 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=Path("recipes/denoise-gaussian-nano.toml"))
     parser.add_argument("--data", action="append", required=True, help="as for kbnet train")
-    parser.add_argument("--minutes", type=float, default=2.0, help="processor time of each variant")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="variants to run; all if not given")
-    parser.add_argument("--name", default="sweep", help="of the results file")
+    parser.add_argument("--minutes", type=float, default=2.0, help="CPU time of each variant")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="variants to run; all by default")
+    parser.add_argument("--name", default="sweep", help="name of the results file")
     options = parser.parse_args()
 
     path = RESULTS / f"{options.name}.json"
@@ -85,7 +83,7 @@ def main() -> None:
 
 
 def measure(recipe: Path, data: list[str], settings: Settings, phase: dict[str, int], seconds: float) -> dict[str, Any]:
-    """Train one variant for so many seconds of processor time; what it was and what it scored."""
+    """Train one variant for the given CPU time; return its settings and score."""
     phase = PHASE | phase
     _, costs = train(recipe, data, settings, phase, WARM)
     costs = costs[WARM // 3 :]
@@ -105,7 +103,7 @@ def measure(recipe: Path, data: list[str], settings: Settings, phase: dict[str, 
 
 
 def plan(recipe: Path, settings: Settings, phase: dict[str, int], steps: int) -> Recipe:
-    """The recipe of a variant for so many steps."""
+    """The recipe of a variant, for a number of steps."""
     fields = ", ".join(f"{name} = {value}" for name, value in phase.items())
     length = {
         "phases": f"[{{ steps = {steps}, {fields} }}]",
@@ -120,12 +118,12 @@ def plan(recipe: Path, settings: Settings, phase: dict[str, int], steps: int) ->
 def train(
     recipe: Path, data: list[str], settings: Settings, phase: dict[str, int], steps: int
 ) -> tuple[Progress, list[float]]:
-    """The last report of a run, and the processor seconds of each step but the first."""
+    """The last report of a run, and the CPU seconds of each step except the first."""
     times: list[float] = []
     reports: list[Progress] = []
 
     def clock() -> bool:
-        times.append(time.process_time())  # asked after a step, before a validation
+        times.append(time.process_time())  # after a step, before validation
         return False
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""Tiles against the full frame: largest difference, PSNR and time, by context and overlap.
+"""Compare tiles with the full frame: largest difference, PSNR and time, by context and overlap.
 
     python benchmarks/tiles.py [--data FOLDER] [--model denoise] [--tile 256]
     python benchmarks/tiles.py --data LARGE_PHOTOS --tile auto --name tiles-large
 
-Without --data the photographs are those that come with scikit-image, of a quarter of a megapixel: tiles of 256 pixels
-cut them into many, where by default they would go through whole. Noise of sigma 25, full frame and tiles by the same
-context. Writes benchmarks/results/tiles.json, or the file that --name names.
+Without --data, it uses scikit-image's photos of a quarter of a megapixel. Tiles of 256 pixels divide them into several
+tiles; by default, they would fit into one. Noise has sigma 25; full frame and tiles use the same context. Writes
+benchmarks/results/tiles.json, or the file given by --name.
 """
 
 import argparse
@@ -37,11 +37,11 @@ def photographs(folder: Path | None, limit: int) -> dict[str, NDArray[np.uint8]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of clean photographs")
-    parser.add_argument("--limit", type=int, default=8, help="photographs at most")
-    parser.add_argument("--model", default="denoise", help="shipped model, task or weights file")
-    parser.add_argument("--tile", type=_side, default=256, help="side of a tile, pixels, or auto")
-    parser.add_argument("--name", default="tiles", help="of the results file")
+    parser.add_argument("--data", type=Path, help="folder of clean photos")
+    parser.add_argument("--limit", type=int, default=8, help="maximum number of photos")
+    parser.add_argument("--model", default="denoise", help="model, task or weights file")
+    parser.add_argument("--tile", type=_side, default=256, help="tile size in pixels, or auto")
+    parser.add_argument("--name", default="tiles", help="name of the results file")
     options = parser.parse_args()
 
     overlaps = LARGE_OVERLAPS if options.tile == "auto" else OVERLAPS

@@ -1,4 +1,4 @@
-"""Times and peaks of memory that can be compared: everything alternates in one process, and the best run counts."""
+"""Comparable times and peak memory: all calls alternate in one process, and the best run counts."""
 
 import ctypes
 import gc
@@ -17,10 +17,10 @@ def best(
     between: Collection[str] = (),
     warm_up: bool = True,
 ) -> dict[str, float]:
-    """Shortest time of each call in seconds, in turns, so that a slow moment of the machine hits all of them.
+    """Shortest time of each call in seconds. The calls alternate, so that slow phases affect all of them.
 
-    After a warm-up round there are at least two rounds, and no more than `repeats`, or `seconds` in all. The calls
-    named in `between` run after each of the others: short ones have as many chances as long ones have duration.
+    After a warm-up round, there are at least two rounds, up to `repeats` rounds or `seconds` in total. The calls
+    named in `between` run after each of the others, so that short calls get enough repetitions.
     """
     others = [name for name in calls if name not in between]
     turns = [name for other in others for name in (other, *between)] or list(between)
@@ -40,12 +40,12 @@ def best(
 
 
 def peak_bytes(call: Callable[[], object]) -> int | None:
-    """How far the process's resident size rises above its level before the call, while it runs; None where unknown."""
+    """How much the process's resident size grows during the call, in bytes; None if unknown."""
     status = Path("/proc/self/status")
     try:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _kilobytes(status, "VmRSS")
         result = call()
         peak = _kilobytes(status, "VmHWM")
@@ -61,7 +61,7 @@ def _kilobytes(status: Path, name: str) -> int:
 
 
 def agree(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> float:
-    """Largest difference over the largest value; refuses to go on where it is too large: no speed-up is then real."""
+    """Largest difference relative to the largest value; exits if too large, because times would be meaningless."""
     difference = float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
     if not difference <= tolerance:
         raise SystemExit(f"{what}: results differ by {difference:.2g} of the largest value, allowed {tolerance:.2g}")

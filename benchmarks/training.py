@@ -1,10 +1,10 @@
-"""Patches a second of a recipe with the compiled operator and with the reference one, and the loader's share of it.
+"""Training speed of a recipe with the compiled operator and with the reference, and the share of loading time.
 
     python benchmarks/training.py --recipe recipes/denoise-gaussian-nano.toml --data FOLDER
 
 Writes benchmarks/results/training.json: for each phase size of the recipe and each backend, the rate of training steps
-from the run's own clock, after the first ones. Before it is timed, both backends take the same two steps: where their
-losses differ by more than rounding, nothing is timed.
+from the run's clock, without the first steps. Before timing, both backends run the same two steps; if their losses
+differ by more than rounding errors, nothing is timed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ CUT = {
     "run.validation_photos": "1",
     "run.checkpoint_minutes": "1e9",
 }
-"""What a run of a few steps cannot have: the schedule of a long one, validations and checkpoints between steps."""
+"""Settings for a run of a few steps: no long schedule, validations or checkpoints between steps."""
 
 
 class Timed:
@@ -43,7 +43,7 @@ class Timed:
         self.accelerator = make_accelerator()
 
     def train(self, phase: str, steps: int, backend: str) -> tuple[list[Progress], Run]:
-        """Reports of so many steps, without validations and checkpoints between them."""
+        """Reports of a number of steps, without validations and checkpoints between them."""
         reports: list[Progress] = []
         with tempfile.TemporaryDirectory() as folder, operator(backend, fused=backend == "native"):
             plan = Recipe.read(self.path, self.settings | {"phases": f"[{{steps = {steps}, {phase}}}]"})
@@ -59,8 +59,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for kbnet train")
     parser.add_argument("--steps", type=int, default=60, help="timed steps")
     parser.add_argument("--backends", nargs="+", default=["native", "reference"], choices=available_backends())
-    parser.add_argument("--workers", type=int, help="loader processes; chosen by the run if not given")
-    parser.add_argument("--name", default="training", help="of the results file")
+    parser.add_argument("--workers", type=int, help="loader processes; by default, chosen by the run")
+    parser.add_argument("--name", default="training", help="name of the results file")
     options = parser.parse_args()
 
     settings = dict(text.split("=", 1) for text in options.set)
@@ -74,7 +74,9 @@ def main() -> None:
         expected = losses[options.backends[-1]]
         for backend, found in losses.items():
             if not np.allclose(found, expected, rtol=AGREE):
-                raise SystemExit(f"{backend} gives the losses {found} and {options.backends[-1]} {expected}: not timed")
+                raise SystemExit(
+                    f"{backend} has the losses {found}, {options.backends[-1]} has {expected}; nothing is timed"
+                )
         for backend in options.backends:
             reports, run = timed.train(phase, options.steps, backend)
             last = reports[-1]

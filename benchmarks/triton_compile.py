@@ -1,12 +1,12 @@
-"""Compile the Triton kernels ahead of time for sm_80 and sm_90 and report what they take; needs no GPU.
+"""Compile the Triton kernels ahead of time for sm_80 and sm_90 and report their resources; needs no GPU.
 
     python benchmarks/triton_compile.py            # every kernel at the published sizes: some minutes
     python benchmarks/triton_compile.py --quick    # one network, dtype and architecture; writes nothing
 
-Writes benchmarks/results/triton-compile.json: registers a thread, bytes spilled and shared memory, as ptxas reports
-them. Exits with 1 if any kernel spills; does nothing where Triton is not installed. Neither the image's size nor the
-number of channels is compiled in, so one row stands for all widths of a network; tensors whose strides or pixels need
-64-bit integers get a kernel of their own. How fast the kernels are is not measured here.
+Writes benchmarks/results/triton-compile.json: registers per thread, spilled bytes and shared memory, as reported by
+ptxas. Exits with 1 if any kernel spills. Does nothing if Triton isn't installed. The image size and the number of
+channels are not compiled in, so one row covers all widths of a network; tensors whose strides or pixels need 64-bit
+integers get separate kernels. Speed is not measured here.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 if find_spec("triton") is None:
-    print("nothing to compile: the package triton is not installed, pip install 'kbnet[triton]' brings it")
+    print("nothing to compile: triton is not installed; to install it, run pip install 'kbnet[triton]'")
     sys.exit(0)
 
 import triton
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def compile_all(quick: bool) -> Iterator[dict[str, Any]]:
-    """Rows for every combination, or for the few of a quick run."""
+    """Rows for all combinations, or for the few of a quick run."""
     for name, (n, g, _) in NETWORKS.items():
         weight = torch.empty(n, g, g, 3, 3, device="meta")
         for dtype, tf32 in PRECISIONS:
@@ -109,7 +109,7 @@ def compile_all(quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def strides(n: int, g: int, layout: str) -> dict[str, int]:
-    """Of bases and biases, by the names of the kernels' arguments."""
+    """Strides of bases and biases, by the names of the kernels' arguments."""
     weight = torch.empty(n, 16 * g, g, 3, 3, device="meta")
     if layout == "packed":
         weight = weight.permute(3, 4, 2, 1, 0).contiguous().permute(4, 3, 2, 0, 1)
@@ -133,7 +133,7 @@ def compile_one(
     bits: int,
     architecture: int,
 ) -> dict[str, int]:
-    """Registers a thread, bytes of spills and shared memory of one kernel on one architecture."""
+    """Registers per thread, spilled bytes and shared memory of one kernel on one architecture."""
     compiled = compiled_kernel(settings, dtype, output, strides, bits, architecture)
     return {**ptxas_report(compiled.asm["ptx"]), "shared_bytes": compiled.metadata.shared}
 
@@ -146,10 +146,10 @@ def compiled_kernel(
     bits: int,
     architecture: int,
 ) -> Any:
-    """As Triton compiles it at a launch with these strides."""
+    """Compile the kernel as Triton does for a launch with these strides."""
     function = getattr(triton_kernels, settings.kernel)
     constants = backend.constants_for_triton(settings)
-    # Triton takes a stride of 1 for a constant, and knows of the others whether 16 divides them.
+    # Triton treats a stride of 1 as a constant, and specializes on whether 16 divides the others.
     constants |= {name: value for name, value in strides.items() if value == 1 and name in function.arg_names}
     pointers = {"dw_ptr": torch.float32, "db_ptr": torch.float32, "part_ptr": torch.float32, "da_ptr": output}
     signature, attributes = {}, {}
@@ -158,7 +158,7 @@ def compiled_kernel(
             signature[name] = "constexpr"
         elif name.endswith("_ptr"):
             signature[name] = f"*{SHORT[pointers.get(name, dtype)]}"
-            attributes[(position,)] = [["tt.divisibility", 16]]  # what PyTorch allocates is aligned
+            attributes[(position,)] = [["tt.divisibility", 16]]  # PyTorch's allocations are aligned
         else:
             signature[name] = f"i{bits if name in WIDE else 32}"
             if strides.get(name, 1) % 16 == 0:
@@ -170,12 +170,12 @@ def compiled_kernel(
     )
 
 
-# What outgrows 32 bits on a very large image: the number of its pixels, and the tensors' strides.
+# On a very large image, the number of pixels and the strides exceed 32 bits.
 WIDE = {"pixels", *triton_kernels.X, *triton_kernels.A, *triton_kernels.DY, *triton_kernels.Y, *triton_kernels.DA}
 
 
 def ptxas_report(ptx: str) -> dict[str, int]:
-    """What ptxas says of a kernel's PTX."""
+    """The ptxas report for a kernel's PTX."""
     target = re.search(r"^\.target (sm_\w+)", ptx, re.MULTILINE)
     assert target is not None
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,12 @@
-"""Measure every shipped model on the sets of its task, by `kbnet evaluate`, beside the weights that shipped before.
+"""Measure all included models on the sets of their tasks with `kbnet evaluate`, and compare with earlier weights.
 
     python benchmarks/weights.py --data FOLDER [--model NAME ...] [--before NAME=FILE ...]
 
-FOLDER holds the sets by name (CBSD68, BSD68, Set12, polyu-dev, renoir-dev, sidd-dev, Rain100L-dev, Rain100H-dev,
-motion-dev). Each result goes to results/MODEL-BENCHMARK-SET.json, that of earlier weights to results/before/ under the
-name of the model that they preceded. What lies there for the same weights is not measured again. The table goes to
-docs/weights.md. A kbnet.json beside FILE, as on a hub, says its context and window. About 15 minutes a compact model.
+FOLDER contains the sets by name (CBSD68, BSD68, Set12, polyu-dev, renoir-dev, sidd-dev, Rain100L-dev, Rain100H-dev,
+motion-dev). Each result goes to results/MODEL-BENCHMARK-SET.json, results of earlier weights to results/before/
+under the name of the newer model. Existing results for the same weights are not measured again. The table goes to
+docs/weights.md. A kbnet.json next to FILE, as on the Hub, sets its context and window. Takes about 15 minutes per
+compact model.
 """
 
 import argparse
@@ -39,19 +40,18 @@ SETS = {
 }
 GRAY = (("bsd68", "BSD68"), ("set12", "Set12"))
 CLEAN = (("clean", "CBSD68"), ("charts", ""))
-INTRODUCTION = """# Shipped weights, measured
+INTRODUCTION = """# Quality of the included weights
 
-PSNR in dB of every shipped model on the sets of its task, measured from the stored file by
-`python benchmarks/weights.py`;
-"before" is what the weights of the release before give, measured the same way. Rain is measured on Y, everything else
-on all channels. "Lowest" is the worst picture of a set of clean ones, which a model must leave alone.
+PSNR in dB of all included models on the sets of their tasks, measured by `python benchmarks/weights.py`. "Before" is
+the same measurement with the weights of the previous release. Rain is measured on Y, everything else on all channels.
+"Lowest" is the worst image of a set of clean images, which models must not change.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", action="append", help="measure these alone")
+    parser.add_argument("--model", action="append", help="measure only these")
     parser.add_argument("--before", action="append", default=[], metavar="NAME=FILE", help="weights before NAME's")
     options = parser.parse_args()
     before = dict(one.split("=", 1) for one in options.before)
@@ -69,17 +69,17 @@ def main() -> None:
 
 
 def sets_of(entry: CatalogueEntry) -> tuple[tuple[str, str], ...]:
-    """(benchmark, set) of everything that a model is measured on."""
+    """All (benchmark, set) pairs of a model."""
     return (GRAY if entry.variant == "gray" else SETS[entry.task]) + CLEAN
 
 
 def file_of(entry: CatalogueEntry, benchmark: str, set_name: str, folder: Path) -> Path:
-    """Where the results of a model on a set lie."""
+    """The path of a model's results on a set."""
     return folder / f"{'-'.join(part for part in (entry.name, benchmark, set_name) if part)}.json"
 
 
 def measure(benchmark: str, set_name: str, data: Path, model: str, entry: CatalogueEntry, folder: Path) -> None:
-    """Run `kbnet evaluate` unless its results for these weights are there."""
+    """Run `kbnet evaluate` unless there are results for these weights."""
     target = file_of(entry, benchmark, set_name, folder)
     digest = hashlib.sha256(resolve(model).read_bytes()).hexdigest()
     if target.exists() and json.loads(target.read_text(encoding="utf-8"))["settings"]["sha256"] == digest:
@@ -94,7 +94,7 @@ def measure(benchmark: str, set_name: str, data: Path, model: str, entry: Catalo
 
 
 def figures(entry: CatalogueEntry, folder: Path, digest: str | None = None) -> dict[str, float]:
-    """What the results files of a model say, by the names that the catalogue gives its metrics."""
+    """The figures in a model's results files, by the catalogue's metric names."""
     found: dict[str, float] = {}
     for benchmark, set_name in sets_of(entry):
         path = file_of(entry, benchmark, set_name, folder)
@@ -106,18 +106,18 @@ def figures(entry: CatalogueEntry, folder: Path, digest: str | None = None) -> d
 
 
 def told(name: str, benchmark: str) -> bool:
-    """Whether a figure is worth telling: the lowest of clean pictures, and otherwise means and those of inputs."""
+    """Whether to include a figure: the lowest of clean images, otherwise means and those of inputs."""
     return name.endswith(", lowest") == (benchmark in ("clean", "charts")) or name.endswith(" clean")
 
 
 def page() -> str:
-    """The table of all models, from the results there are."""
+    """The table of all models, from the existing results."""
     lines = [INTRODUCTION, *table()]
     return "\n".join(lines) + "\n"
 
 
 def table() -> Iterator[str]:
-    """A row a figure."""
+    """One row per figure."""
     yield "| model | measured on | input | before | now |"
     yield "|---|---|---|---|---|"
     for entry in catalogue().values():
@@ -130,7 +130,7 @@ def table() -> Iterator[str]:
 
 
 def cell(value: Any) -> str:
-    """A figure, or nothing."""
+    """A figure, or an empty cell."""
     return "" if value is None else f"{value:.2f}"
 
 

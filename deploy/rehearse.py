@@ -1,11 +1,12 @@
-"""Do what deploy/Dockerfile says without a container runtime: the same commands, in empty folders of this machine.
+"""Run the commands of deploy/Dockerfile without a container runtime, in temporary folders on this machine.
 
     python deploy/rehearse.py [--torch-index URL]
 
-Runs every RUN, COPY and ENV of the build stage, except for system packages, with /opt/kbnet and /source moved below a
-temporary folder; then the last stage's command as its user, its health check, and one picture over HTTP. It shows that
-the commands, the ignore file, the user and the health check fit together, not that the base image holds what they need.
-Takes two minutes; as root it changes to the image's user, otherwise it stays who it is. Port 8000 must be free.
+Runs every RUN, COPY and ENV of the build stage except system packages, with /opt/kbnet and /source below a temporary
+folder. Then runs the last stage's command as its user, its health check, and one image over HTTP. This verifies that
+the commands, the ignore file, the user and the health check work together, but not that the base image contains what
+they need. Takes two minutes. As root, it switches to the image's user; otherwise it keeps the current one. Port 8000
+must be free.
 """
 
 import argparse
@@ -26,7 +27,7 @@ Instruction = tuple[str, str]
 
 
 def stages(text: str) -> list[list[Instruction]]:
-    """The instructions of each stage, as word and arguments; comments and line ends removed."""
+    """The instructions of each stage as (keyword, arguments), without comments and line continuations."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     found: list[list[Instruction]] = []
@@ -39,7 +40,7 @@ def stages(text: str) -> list[list[Instruction]]:
 
 
 def context(target: Path) -> None:
-    """Copy what the ignore file lets into the build; it lists what stays, after leaving out everything."""
+    """Copy the build context. The ignore file excludes everything and then lists what to include."""
     rules = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text(encoding="utf-8").split("\n")
     for name in (rule[1:] for rule in rules if rule.startswith("!")):
         source = ROOT / name
@@ -50,7 +51,7 @@ def context(target: Path) -> None:
 
 
 class Rehearsal:
-    """The file system and environment that the instructions see."""
+    """The file system and environment for the instructions."""
 
     def __init__(self, place: Path, python: str) -> None:
         self.place, self.python = place, python
@@ -60,12 +61,12 @@ class Rehearsal:
         (place / "opt").mkdir()
 
     def moved(self, text: str) -> str:
-        """A command or a path as it is below the temporary folder."""
+        """A command or path, moved below the temporary folder."""
         text = re.sub(r"(?<![\w.])/(opt/kbnet|source)", rf"{self.place}/\1", text)
         return re.sub(r"^python(?= -m venv)", self.python, text)
 
     def do(self, word: str, rest: str, build_arguments: dict[str, str]) -> None:
-        """Carry out one instruction."""
+        """Run one instruction."""
         if word == "ARG":
             name, _, default = rest.partition("=")
             self.environment[name] = build_arguments.get(name, default)
@@ -98,8 +99,12 @@ class Rehearsal:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch-index", default="", help="in place of the Dockerfile's; empty: as pip is configured")
-    parser.add_argument("--python", default="/usr/bin/python3", help="the interpreter that stands for the base image's")
+    parser.add_argument(
+        "--torch-index", default="", help="replaces the Dockerfile's index; empty: pip's configured index"
+    )
+    parser.add_argument(
+        "--python", default="/usr/bin/python3", help="the interpreter to use instead of the base image's"
+    )
     given = parser.parse_args()
     build, last = stages((ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8"))
     place = Path(tempfile.mkdtemp(prefix="rehearsal-"))
@@ -119,8 +124,8 @@ def main() -> None:
                     sys.exit("the server did not become healthy")
                 time.sleep(1)
             print("healthy")
-            picture = (ROOT / "examples" / "noisy.jpg").read_bytes()
-            ask = urllib.request.Request("http://127.0.0.1:8000/v1/restore", picture, {"Content-Type": "image/jpeg"})
+            image = (ROOT / "examples" / "noisy.jpg").read_bytes()
+            ask = urllib.request.Request("http://127.0.0.1:8000/v1/restore", image, {"Content-Type": "image/jpeg"})
             with urllib.request.urlopen(ask, timeout=120) as reply:
                 print(f"restored: status {reply.status}, {len(reply.read()):,} bytes, {reply.headers['Content-Type']}")
         finally:

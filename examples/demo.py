@@ -1,6 +1,6 @@
-"""Restore a noisy photograph and write it beside its input: what `make demo` runs.
+"""The script for `make demo`: restores a noisy photo and shows it next to its input.
 
-Reads examples/noisy.jpg; writes demo/restored.jpg and demo/before-after.jpg, replacing those of an earlier run.
+Reads examples/noisy.jpg. Writes demo/restored.jpg and demo/before-after.jpg, and replaces those of earlier runs.
 """
 
 import math
@@ -40,7 +40,7 @@ def main() -> None:
 
     before, after = psnr(photo.pixels, clean), psnr(restored, clean)
     print(f"Restored examples/noisy.jpg, {photo.width}x{photo.height} pixels, in {seconds:.1f} s")
-    print(f"PSNR against the clean photograph: {before:.1f} dB before, {after:.1f} dB after")
+    print(f"PSNR compared with the clean photo: {before:.1f} dB before, {after:.1f} dB after")
     print(f"Result:           {(FOLDER / 'restored.jpg').resolve()}")
     print(f"Before and after: {(FOLDER / 'before-after.jpg').resolve()}")
 

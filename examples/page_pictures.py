@@ -1,7 +1,7 @@
-"""Make the web page's example pictures, one a task, into src/kbnet/server/static.
+"""Make the example photos of the web page, one per task, in src/kbnet/server/static.
 
-The photographs come with scikit-image: a cat (CC0, Stefan van der Walt), a cup of coffee (CC0, Rachel Michetti) and a
-rocket (CC0, SpaceX). The page shows those of the tasks that it offers.
+The photos come with scikit-image: a cat (CC0, Stefan van der Walt), a cup of coffee (CC0, Rachel Michetti) and a rocket
+(CC0, SpaceX). The page shows the examples of its tasks.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ _STILL = {"turning_share": 0, "object_share": 0, "highlight_gain": 1}
 
 
 def degraded(clean: NDArray[np.uint8], kind: str, **settings: object) -> NDArray[np.uint8]:
-    """A photograph [H,W,3] as `kind` leaves it."""
+    """A photo [H,W,3] with the degradation `kind`."""
     channels = torch.from_numpy(clean.transpose(2, 0, 1) / np.float32(255))
     result = create_degradation(kind, **settings)(channels, torch.Generator().manual_seed(1))
     return to_uint8(result.permute(1, 2, 0).numpy())

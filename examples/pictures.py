@@ -1,17 +1,17 @@
-"""Make every picture that the README and the documentation show of restored photographs.
+"""Make all before-and-after images of the README and the documentation.
 
     python examples/pictures.py
 
-The photographs come with scikit-image: a cat (CC0, Stefan van der Walt), a cup of coffee (CC0, Rachel Michetti) and a
-rocket (CC0, SpaceX). None of them was trained on. Writes
+The photos come with scikit-image: a cat (CC0, Stefan van der Walt), a cup of coffee (CC0, Rachel Michetti) and a rocket
+(CC0, SpaceX). None of them was used in training. Writes
 
-- examples/clean.jpg and examples/noisy.jpg, the photograph of the demo;
-- docs/before-after.jpg, the picture of the README: each photograph split, before on the left, after on the right;
-- docs/gallery/*.jpg, whole photographs before and after;
+- examples/clean.jpg and examples/noisy.jpg, the demo's photo;
+- docs/before-after.jpg, the README's image: photos split into before on the left and after on the right;
+- docs/gallery/*.jpg, whole photos before and after;
 - docs/tasks/*.jpg, 1:1 crops of them;
-- benchmarks/results/tasks.json and the table of docs/which-task.md: what every task makes of every kind of damage.
+- benchmarks/results/tasks.json and the table in docs/which-task.md: the result of every task for every degradation.
 
-Run it after new weights land; all of it takes a minute.
+Run it after changing weights. It takes about a minute.
 """
 
 import json
@@ -36,27 +36,27 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from facts import RESULTS, facts  # noqa: E402
 
 EXAMPLES, DOCS = ROOT / "examples", ROOT / "docs"
-SIGMA = 25  # of the Gaussian noise, on the scale of 255
+SIGMA = 25  # of the Gaussian noise, on a scale of 0 to 255
 CROP = (200, 320)  # height and width of the crops, pixels
-SPLIT = (280, 420)  # height and width of a photograph in the README's picture
+SPLIT = (280, 420)  # height and width of each photo in the README's image
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A kind of damage, shown on one photograph."""
+    """A degradation, shown on one photo."""
 
     title: str
     photo: Callable[[], Pixels]
     degrade: Callable[[Pixels], Pixels]
-    task: str  # the one that is meant for it
+    task: str  # the matching task
     crop: tuple[int, int]  # top and left edge
-    split: tuple[int, int]  # the same of the README's picture
+    split: tuple[int, int]  # the same for the README's image
 
 
 def degraded(kind: str, seed: int, **fields: object) -> Callable[[Pixels], Pixels]:
-    """The degradation of a training recipe, as a function of a photo [H,W,3]."""
+    """A training recipe's degradation, as a function of a photo [H,W,3]."""
     worse = create_degradation(kind, **fields)
 
     def degrade(clean: Pixels) -> Pixels:
@@ -67,7 +67,7 @@ def degraded(kind: str, seed: int, **fields: object) -> Callable[[Pixels], Pixel
 
 
 def gaussian(clean: Pixels) -> Pixels:
-    """The noise of the papers' protocol."""
+    """The noise in the papers' protocol."""
     return to_uint8(noisy(clean, SIGMA))
 
 
@@ -93,12 +93,12 @@ TABLE = re.compile(r"(?<=<!-- tasks -->\n).*?(?=<!-- end of tasks -->)", re.DOTA
 
 
 def colour_tasks() -> list[str]:
-    """Every task with default weights that is not for gray pictures alone, in the catalogue's order."""
+    """All tasks with default weights, except those for gray images only, in the catalogue's order."""
     return [entry.task for entry in kbnet.list_models() if entry.default and not entry.task.endswith("-gray")]
 
 
 def joined(rows: list[list[Pixels]], gap: int = 6) -> Pixels:
-    """Pictures of one size in rows and columns, with white between them."""
+    """Images of the same size in rows and columns, separated by white lines."""
     height, width, _ = rows[0][0].shape
     whole = np.full((len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3), 255, np.uint8)
     for down, row in enumerate(rows):
@@ -118,7 +118,7 @@ def split(before: Pixels, after: Pixels, corner: tuple[int, int]) -> Pixels:
 
 
 def write(pixels: Pixels, path: Path, quality: int | None = None) -> None:
-    """A picture, in the place of an older one."""
+    """Write an image and replace an older one."""
     path.parent.mkdir(exist_ok=True)
     photo = Photo(np.ascontiguousarray(pixels), format="png" if path.suffix == ".png" else "jpeg")
     write_photo(photo, path, overwrite=True, quality=quality)
@@ -126,12 +126,12 @@ def write(pixels: Pixels, path: Path, quality: int | None = None) -> None:
 
 
 def write_table(rows: list[dict[str, object]]) -> None:
-    """The scores as benchmarks/results/tasks.json and as the table of docs/which-task.md."""
+    """Write the scores to benchmarks/results/tasks.json and the table in docs/which-task.md."""
     known = facts() | {"command": "python examples/pictures.py"}
     text = json.dumps({"facts": known, "title": "every task on every kind of damage, PSNR", "rows": rows}, indent=1)
     (RESULTS / "tasks.json").write_text(text + "\n", encoding="utf-8")
     tasks = colour_tasks()
-    lines = ["| damage | input |" + "".join(f" `{task}` |" for task in tasks), "|---|---|" + "---|" * len(tasks)]
+    lines = ["| degradation | input |" + "".join(f" `{task}` |" for task in tasks), "|---|---|" + "---|" * len(tasks)]
     for row in rows:
         cells = (f"**{row[task]:.2f}**" if task == row["meant for it"] else f"{row[task]:.2f}" for task in tasks)
         lines.append(f"| {row['damage']} | {row['input']:.2f} | {' | '.join(cells)} |")
@@ -142,7 +142,7 @@ def write_table(rows: list[dict[str, object]]) -> None:
 
 def main() -> None:
     """The script."""
-    # The demo's photograph is compressed twice, as a noisy photograph that somebody sends is.
+    # The demo's photo is compressed twice, like noisy photos that people send.
     write(data.chelsea(), EXAMPLES / "clean.jpg", quality=95)
     dark = degraded("camera-noise", 3, **_DARK, smoothed_share=0.0)
     write(dark(read_photo(EXAMPLES / "clean.jpg").pixels), EXAMPLES / "noisy.jpg", quality=92)

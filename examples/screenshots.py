@@ -1,13 +1,12 @@
-"""Take the pictures of the web page: docs/page/*.jpg, and docs/page.jpg and docs/page-phone.jpg for the README.
+"""Take the screenshots of the web page: docs/page/*.jpg.
 
     python examples/screenshots.py
 
-Starts `kbnet serve` and drives Chromium, found as tests/server/browser.py finds it. What each picture shows is recorded
-in docs/page/controls.json; a test compares that with the page, so that the pictures cannot go stale unnoticed.
+Starts `kbnet serve` and drives Chromium, which tests/server/browser.py finds. docs/page/controls.json records the
+controls in each screenshot; a test compares it with the page, so that outdated screenshots are noticed.
 """
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,27 +18,26 @@ sys.path.insert(0, str(ROOT / "tests" / "server"))
 from browser import FLAGS, chromium  # noqa: E402
 from page_states import PHOTO, PICTURES, RECORD, SCHEMES, SIZES, arrange, describe  # noqa: E402
 
-# How long a picture takes is known after the first, so that those at work show how far they are.
+# The server estimates times after its first photo, so that "working" can show progress.
 ORDER = ("done", "working", "empty", "error")
-FOR_README = {"done-laptop-light": "page.jpg", "done-phone-light": "page-phone.jpg"}
 
 
 def take(browser: Browser, url: str, state: str, size: str, scheme: str) -> dict[str, object]:
-    """One picture; what it shows. Work that ends while it is photographed is done once more."""
+    """Take one screenshot and return what it shows. Retries if the work finishes before the screenshot."""
     while (shown := attempt(browser, url, state, size, scheme)) is None:
         pass
     return shown
 
 
 def attempt(browser: Browser, url: str, state: str, size: str, scheme: str) -> dict[str, object] | None:
-    """As `take`, or None where the work ended too soon."""
+    """Like `take`, or None if the work finished too early."""
     context = browser.new_context(color_scheme=scheme, locale="en", reduced_motion="reduce", **SIZES[size])
     page = context.new_page()
     page.goto(url)
     page.wait_for_selector("html[data-kbnet=ready]")
     arrange(page, state, PHOTO.read_bytes())
-    page.mouse.move(0, 0)  # no button looks as if pointed at
-    page.wait_for_timeout(100 if state == "working" else 500)  # for what is still being painted
+    page.mouse.move(0, 0)  # no button in its hover state
+    page.wait_for_timeout(100 if state == "working" else 500)  # for pending repaints
     target = PICTURES / f"{state}-{size}-{scheme}.jpg"
     page.screenshot(path=target, type="jpeg", quality=75)
     shown = describe(page)
@@ -69,8 +67,6 @@ def main() -> None:
         finally:
             server.terminate()
     RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    for name, target in FOR_README.items():
-        shutil.copyfile(PICTURES / f"{name}.jpg", ROOT / "docs" / target)
 
 
 if __name__ == "__main__":

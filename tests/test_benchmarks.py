@@ -133,7 +133,7 @@ for backend in sys.argv[1:]:
 def test_pictures_are_drawn_of_what_there_is(results, tmp_path):
     child = run("plot.py", "--results", results, "--output", tmp_path)
     assert (child.returncode, child.stderr) == (0, "")
-    assert "network-speed.png is left out: there is no networks.json" in child.stdout
+    assert "network-speed.png skipped: there is no networks.json" in child.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["operator-speed.png"]
     assert (tmp_path / "operator-speed.png").read_bytes().startswith(b"\x89PNG")
 
@@ -175,7 +175,7 @@ def test_learning_curves_and_the_sweep_are_drawn_and_the_table_written(tmp_path)
     for name in ("learning-curves.png", "sweep.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
     before, _, head, _, better, plain, _, after = (tmp_path / "training.md").read_text().splitlines()
-    assert head == "| variant | kMACs a pixel | steps | sigma 15 | mean |"
+    assert head == "| variant | kMACs per pixel | steps | sigma 15 | mean |"
     assert (before, after) == ("before", "after")
     assert better == "| better | 58.4 | 200 | 30.00 | 31.00 |"
     assert plain == "| plain | 58.4 | 200 | 30.00 | 30.00 |"

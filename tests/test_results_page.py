@@ -75,7 +75,7 @@ def test_each_kind_of_result_has_its_table(script):
         "| noisy | 24.60 | 20.20 | – |  |  |",
         "| `nano`, context local | 33.50 | 31.00 | – | 1.23 | `noise` |",
         "| BM3D | – | 30.70 | – | 70 | `peers` |",
-        "| KBNet-S | 34.41 | 31.80 | – | – | published, seen second-hand |",
+        "| KBNet-S | 34.41 | 31.80 | – | – | published, quoted by others |",
         "| Mine (3) | a title | Y | `nano`, context local | 26.20 | 34.12 | +7.92 | 33.12 | 1 | `rain` |",
         "| Mine, defocus (3) | a title | RGB | `nano`, context local, strength 0.5 | 24.00 | 26.50 | +2.50 | 25.50 | 1 "
         "| `blur` |",

@@ -21,7 +21,7 @@ from kbnet.ops import available_backends
 PAGE = DOCS / "tutorial.md"
 OUTPUT = '```text title="Output"\n'
 # what differs from run to run: times
-VARIES = re.compile(r"\b\d+(?:\.\d+)?(?= s\b| a second\b)")
+VARIES = re.compile(r"\b\d+(?:\.\d+)?(?= s\b| per second\b)")
 
 
 @pytest.fixture

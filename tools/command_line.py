@@ -1,6 +1,6 @@
-"""Write docs/reference/command-line.md, and the screens that tests compare: python tools/command_line.py
+"""Write docs/reference/command-line.md and the help screens in tests/cli/screens: python tools/command_line.py
 
-Both follow from the commands themselves; a test fails where they are out of date.
+Both are generated from the commands; a test fails if they are out of date.
 """
 
 import contextlib
@@ -26,37 +26,37 @@ COMMANDS = {
     "kbnet-restore-help.txt": (["restore", "--help"], None),
     "kbnet-models-head.txt": (["models"], 10),
 }
-"""What is kept as a screen of 80 columns: file, arguments, and how many lines of it (None for all)."""
+"""Screens of 80 columns to keep: file name, arguments, number of lines (None for all)."""
 
 HEAD = """\
 # Command line
 
-<!-- Written by tools/command_line.py from the commands themselves. Do not edit it by hand. -->
+<!-- Written by tools/command_line.py from the commands. Do not edit. -->
 
-`kbnet COMMAND --help` shows the same in the terminal. Misspelt commands, options, tasks, models and recipe fields are
-answered with the nearest name.
+`kbnet COMMAND --help` shows the same in the terminal. If you misspell a command, option, task, model or recipe field,
+kbnet suggests the nearest name.
 
 | exit code | meaning |
 |---|---|
 | 0 | success |
-| 1 | something failed, for example one picture of a folder |
-| 2 | the command is wrong, or asks for something that cannot be |
-| 130, 143 | stopped by Ctrl-C, or by a request to terminate |
+| 1 | something failed, for example one photo in a folder |
+| 2 | wrong usage, for example conflicting options |
+| 130, 143 | stopped by Ctrl-C or SIGTERM |
 
 ## Shell completion
 
-`kbnet --install-completion` adds completion of commands and options to bash, zsh, fish or PowerShell; open a new shell
-afterwards. `kbnet --show-completion` prints the script instead, to install it by other means.
+`kbnet --install-completion` adds completion of commands and options to bash, zsh, fish or PowerShell. Open a new shell
+afterwards. `kbnet --show-completion` prints the script, so that you can install it yourself.
 
 ## Environment variables
 
 | variable | effect |
 |---|---|
-| `OMP_NUM_THREADS` | number of threads of PyTorch and of the compiled kernels |
-| `COLUMNS` | width of tables and help, also in a pipe |
-| `KBNET_INSTRUCTION_SET` | use one of the processor's instruction sets: `avx512bf16`, `avx512`, `avx2` or `portable` |
-| `KBNET_THREAD_SOURCE=own` | the compiled kernels start their own threads instead of using PyTorch's |
-| `KBNET_FUSED=off` | run blocks layer by layer, for comparison |
+| `OMP_NUM_THREADS` | number of threads for PyTorch and the compiled kernels |
+| `COLUMNS` | width of tables and help, also in pipes |
+| `KBNET_INSTRUCTION_SET` | force an instruction set: `avx512bf16`, `avx512`, `avx2` or `portable` |
+| `KBNET_THREAD_SOURCE=own` | compiled kernels use their own threads instead of PyTorch's |
+| `KBNET_FUSED=off` | run networks layer by layer, for comparison |
 | `KBNET_API_KEY` | the key that requests to `kbnet serve` must carry |
 | `KBNET_DEBUG=1` | show the traceback of an internal error |
 """

@@ -1,7 +1,7 @@
-"""Build the documentation into build/site, and fail on anything that the build reports.
+"""Build the documentation into build/site; any message of the build is an error.
 
-`zensical build --strict` fails on broken links and the like, but lets warnings about docstrings pass: those come from
-griffe, which prints them and goes on. Here every line fails the build that is not one of its usual ones.
+`zensical build --strict` fails on problems such as broken links, but not on warnings about docstrings, which griffe
+only prints. Here, every unexpected line fails the build.
 """
 
 import re
@@ -15,19 +15,19 @@ COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
 
 def complaints(output: str) -> list[str]:
-    """The lines that a build without problems does not print."""
+    """The lines that a successful build doesn't print."""
     lines = (COLOURS.sub("", line).strip() for line in output.splitlines())
     return [line for line in lines if not USUAL.fullmatch(line)]
 
 
 def main() -> int:
-    """The command."""
+    """Build the documentation and return the exit code."""
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     sys.stdout.write(done.stdout)
     found = complaints(done.stdout)
     if found:
-        print(f"The build printed {len(found)} unexpected lines, and every one counts as a failure")
+        print(f"The build printed {len(found)} unexpected lines, which count as errors")
     elif done.returncode == 0:
         print("The documentation is in build/site; open build/site/index.html")
     return done.returncode or bool(found)

@@ -1,14 +1,14 @@
-"""Prepare the environment that the Makefile's targets run in. Needs Python 3.11 and nothing else.
+"""Prepare the environment for the Makefile's targets. Needs only Python 3.11.
 
-    tools/environment.py --extra dev           create .venv if there is none, and install kbnet with its extra there
-    tools/environment.py --extra dev --check   change nothing; say what this interpreter lacks
+    tools/environment.py --extra dev           create .venv if needed, and install kbnet with the extra there
+    tools/environment.py --extra dev --check   change nothing; report missing packages
 
-Packages come at the versions of constraints.txt, through uv where it is installed and through pip otherwise. What was
-installed is recorded in .venv, so a second call returns at once until a file that describes the package changes.
+Installs the versions in constraints.txt, with uv if it is installed and otherwise with pip. A file in .venv records the
+installation, so later calls return immediately until a file that describes the package changes.
 
-On Linux the torch of the Python package index is a CUDA build of several gigabytes. TORCH_INDEX names the index that
-torch comes from instead. Its default is PyTorch's own index of CPU builds, unless pip is configured with sources of its
-own: then those decide. TORCH_INDEX=none adds nothing.
+On Linux, torch on the Python package index is a CUDA build of several gigabytes. TORCH_INDEX selects another index for
+torch. Its default is PyTorch's own index of CPU builds, unless pip's configuration sets package sources.
+TORCH_INDEX=none adds no index.
 """
 
 import argparse
@@ -27,19 +27,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTORCH_CPU = "https://download.pytorch.org/whl/cpu"
-# pip's settings that name where packages come from
+# pip's settings for package sources
 SOURCES = ("index-url", "extra-index-url", "find-links", "no-index")
 UV_SOURCES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_TORCH_BACKEND")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def say(*lines: str) -> None:
-    """Print to stderr, so that a target's own output stays clean."""
+    """Print to stderr, to keep the target's own output clean."""
     print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
 def fingerprint() -> str:
-    """A hash of everything that an installation depends on; Python sources are used in place."""
+    """A hash of all files that affect the installation, except Python sources, which are used in place."""
     described = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "CMakeLists.txt")]
     described += sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
     digest = hashlib.sha256()
@@ -49,7 +49,7 @@ def fingerprint() -> str:
 
 
 def requirements(extra: str) -> dict[str, str]:
-    """What kbnet and its extra ask for on this system: each distribution's name, and its line in pyproject.toml."""
+    """The requirements of kbnet and its extra on this system: names and their lines in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
     found: dict[str, str] = {}
@@ -68,7 +68,7 @@ def requirements(extra: str) -> dict[str, str]:
 
 
 def lacking(extra: str) -> list[str]:
-    """The distributions that this interpreter does not have."""
+    """The distributions that are missing in this interpreter."""
 
     def installed(name: str) -> bool:
         try:
@@ -81,7 +81,7 @@ def lacking(extra: str) -> list[str]:
 
 
 def check(extra: str) -> int:
-    """Say what the interpreter that somebody chose lacks, and the command that brings it; install nothing."""
+    """Report missing packages of the chosen interpreter and the command that installs them; install nothing."""
     missing = lacking(extra)
     if not missing:
         return 0
@@ -89,27 +89,27 @@ def check(extra: str) -> int:
     say(
         f"{sys.executable} lacks {', '.join(missing[:6])}{' and more' if len(missing) > 6 else ''}. Install with:",
         f"  {shlex.join([sys.executable, '-m', 'pip', 'install', '-c', 'constraints.txt', '-e', target])}",
-        "or deactivate this environment and leave out PYTHON=, and make uses .venv.",
+        "To use .venv instead, deactivate this environment and leave out PYTHON=.",
     )
     return 1
 
 
 def pip_has_sources() -> bool:
-    """Whether pip is configured, by files or by its environment, with places to take packages from."""
+    """Whether pip's configuration files or environment variables set package sources."""
     done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
     keys = [line.partition("=")[0].rpartition(".")[2].lower().replace("_", "-") for line in done.stdout.splitlines()]
     return any(key in SOURCES for key in keys)
 
 
 def uses_uv() -> bool:
-    """Whether uv installs. It does not read pip's configuration, so sources that only pip knows call for pip."""
+    """Whether to use uv. It doesn't read pip's configuration, so sources set there need pip."""
     if shutil.which("uv") is None:
         return False
     return any(name in os.environ for name in UV_SOURCES) or not pip_has_sources()
 
 
 def torch_options(uv: bool) -> list[str]:
-    """The options that keep torch from being a CUDA build."""
+    """The options that select a CPU build of torch."""
     index = os.environ.get("TORCH_INDEX", "")
     if index == "none":
         return []
@@ -124,7 +124,7 @@ def torch_options(uv: bool) -> list[str]:
 
 
 def usable() -> bool:
-    """Whether .venv is absent, or has an interpreter that kbnet runs on."""
+    """Whether .venv doesn't exist or has a suitable interpreter."""
     if not (VENV / "pyvenv.cfg").exists():
         return True
     code = "import sys; sys.exit(sys.version_info < (3, 11))"
@@ -135,7 +135,7 @@ def usable() -> bool:
 
 
 def make_venv(uv: bool) -> None:
-    """Make .venv, or explain which package of the system brings the tool for it."""
+    """Create .venv, or print which system package is needed for that."""
     if (VENV / "bin" / "python").exists():
         return
     say(f"Creating .venv with Python {sys.version.split()[0]}{' and uv' if uv else ''}")
@@ -143,26 +143,26 @@ def make_venv(uv: bool) -> None:
         subprocess.run(["uv", "venv", "--quiet", "--seed", "--python", sys.executable, str(VENV)], check=True)
         return
     try:
-        import ensurepip  # noqa: F401  # Debian has it in a package of its own
+        import ensurepip  # noqa: F401  # a separate package on Debian
         import venv  # noqa: F401
     except ImportError:
         say(
             "This Python has no venv module. To install it:",
             f"  sudo apt install python3.{sys.version_info.minor}-venv",
-            "or install uv (https://docs.astral.sh/uv/), which needs none.",
+            "or install uv (https://docs.astral.sh/uv/), which doesn't need it.",
         )
         raise SystemExit(1) from None
     making = VENV.with_name(f".venv-{os.getpid()}")
     try:
         subprocess.run([sys.executable, "-m", "venv", str(making)], check=True)
-        shutil.rmtree(making)  # it works here: now in place, since scripts in it hold its path
+        shutil.rmtree(making)  # it works: now create it in place, because its scripts contain its path
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
 
 def mention_missing_tools(extra: str) -> None:
-    """Name the optional tools that are missing, each with the command that brings it."""
+    """Report missing optional tools with the commands that install them."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")))):
         say("No C++ compiler found: kbnet works without its compiled kernels, but slower. To get them:")
@@ -181,13 +181,13 @@ def mark(extra: str) -> Path:
 
 
 def installed(extra: str) -> bool:
-    """Whether the extra is installed for the package as it is described now."""
+    """Whether the extra is installed and up to date."""
     path = mark(extra)
     return path.exists() and path.read_text(encoding="utf-8") == fingerprint()
 
 
 def install(extra: str) -> None:
-    """Install kbnet in place, with its extra, at the versions of constraints.txt."""
+    """Install kbnet in place with its extra, at the versions in constraints.txt."""
     uv = uses_uv()
     make_venv(uv)
     mention_missing_tools(extra)
@@ -198,12 +198,12 @@ def install(extra: str) -> None:
     else:
         command = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     command += [*torch_options(uv), "--constraint", constraints]
-    if extra and installed(""):  # the package itself is there, compiled
+    if extra and installed(""):  # the package is already compiled
         command += sorted(requirements(extra).values())
     else:
         command += ["--editable", f"{ROOT}[{extra}]" if extra else str(ROOT)]
-    say(f"Installing kbnet{f'[{extra}]' if extra else ''} into .venv: a few minutes, once")
-    # the tools of the build itself: older releases of pip read the first name, newer ones the second
+    say(f"Installing kbnet{f'[{extra}]' if extra else ''} into .venv; this takes a few minutes, once")
+    # constraints for build tools: older releases of pip read the first name, newer ones the second
     environment = os.environ | {"PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints}
     done = subprocess.run(command, env=environment)
     if done.returncode != 0:
@@ -214,13 +214,13 @@ def install(extra: str) -> None:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--extra", default="", help="the extra of pyproject.toml to install beside the package")
+    parser.add_argument("--extra", default="", help="the extra of pyproject.toml to install with the package")
     parser.add_argument("--check", action="store_true", help="install nothing")
     given = parser.parse_args()
     if given.check:
         return check(given.extra)
     if not usable():
-        say(".venv has no Python that is 3.11 or newer. Remove it and repeat this command.")
+        say(".venv contains no Python 3.11 or newer. Remove it and repeat this command.")
         return 1
     if not installed(given.extra):
         install(given.extra)

@@ -32,13 +32,13 @@ def complaint(done):
         (["restore", "x.png", "--model", "nothing"], "got 'nothing'"),
         (["restore", "x.png", "-o", "out.bmp"], "ending in png"),
         (["restore", "no*such"], "found none for no*such"),
-        (["restore", "-", "x.png"], "a pipe carries one picture"),
+        (["restore", "-", "x.png"], "a pipe carries one photo"),
         (["restore", "-", "--suffix", "+"], "a pipe has no file name"),
-        (["restore", "-", "--json"], "stdout carries the picture; add -o FILE"),
+        (["restore", "-", "--json"], "stdout carries the photo; add -o FILE"),
         (["restore", "..", "-o", "-"], "got the folder .."),
         (["restore", "x.png", "--format", "gif"], "expected an output format among"),
         (["convert", "x.pth", "y.bin"], "ending in .safetensors or .pth"),
-        (["convert", "x.pth", "y.safetensors", "--layout", "net"], "only a .pth has a layout"),
+        (["convert", "x.pth", "y.safetensors", "--layout", "net"], "applies only to .pth files"),
         (["info", "nothing"], "got 'nothing'"),
         (["train", "x.toml"], "--data"),
         (["train", "x.toml", "--data", ".", "--set", "lr"], "expected KEY=VALUE"),
@@ -72,7 +72,7 @@ def test_no_picture_is_read_from_or_written_to_a_terminal(restore, tmp_path, mon
         with os.fdopen(terminal, "r") as stream:
             monkeypatch.setattr("kbnet.cli._restore_options.sys", types.SimpleNamespace(stdin=stream, stdout=stream))
             assert "not written to a terminal" in complaint(restore(picture(tmp_path / "a.png"), "-o", "-"))
-            assert "stdin, which is the terminal" in complaint(restore("-", "-o", tmp_path / "b.png"))
+            assert "stdin is a terminal" in complaint(restore("-", "-o", tmp_path / "b.png"))
     finally:
         os.close(controller)
 

@@ -84,7 +84,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(evaluate, pairs, tmp_pat
     finally:
         signal.signal(signal.SIGINT, before)
     assert done.code == 130
-    assert done.err == "kbnet: interrupted: 1 of 3 pictures measured; continue with --resume\n"
+    assert done.err == "kbnet: interrupted: 1 of 3 images measured; continue with --resume\n"
     assert (evaluate(*arguments).code, evaluate(*arguments).err.count("\n")) == (1, 1)
     seen.clear()
     with monkeypatch.context() as patch:
@@ -122,7 +122,7 @@ def test_a_broken_picture_is_named_the_others_are_measured_and_the_exit_code_tel
     done = evaluate(*arguments, "-q", "--report", tmp_path / "r.html")
     assert done.code == 1
     assert done.err.splitlines()[0].startswith("kbnet: error: all/1: ")
-    assert done.err.splitlines()[1] == "kbnet: error: 1 of 3 pictures failed: all/1"
+    assert done.err.splitlines()[1] == "kbnet: error: 1 of 3 images failed: all/1"
     results = json.loads((tmp_path / "r.json").read_text())
     assert results["failed"] == ["all/1"]
     assert [("error" in row) for row in results["images"]] == [False, True, False]
@@ -145,10 +145,10 @@ def test_a_submission_is_packed_from_every_block(evaluate, tmp_path):
     (tmp_path / "sidd").mkdir()
     savemat(tmp_path / "sidd" / "BenchmarkNoisyBlocksSrgb.mat", {"BenchmarkNoisyBlocksSrgb": blocks})
     arguments = ("--benchmark", "sidd-benchmark", "--data", tmp_path / "sidd", "--submission", tmp_path / "s.csv")
-    assert "expected --benchmark sidd-benchmark, --save FOLDER" in evaluate(*arguments).err
+    assert "needs --benchmark sidd-benchmark and --save FOLDER" in evaluate(*arguments).err
     done = evaluate(*arguments, "--save", tmp_path / "saved")
     assert done.code == 0
-    assert "has 1280 pictures as published, 4 are here" in done.err
+    assert "has 1280 images, this folder has 4" in done.err
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 5
 
 

@@ -34,11 +34,11 @@ def test_a_graph_restores_like_the_weights_it_was_made_of(kbnet_, tiny, tmp_path
 
 def test_plain_tiles_are_said_to_be_all_there_is(kbnet_, tiny, tmp_path):
     done = kbnet_("export", tiny, "-o", tmp_path / "g.onnx")
-    assert "only plain tiles are offered" in done.err
+    assert "this graph averages over each tile separately" in done.err
     source = picture(tmp_path / "a.png")
     done = kbnet_("restore", source, "--model", tmp_path / "g.onnx", "-o", tmp_path / "b.png")
     assert done.code == 0
-    assert "this graph averages over each tile alone" in done.err
+    assert "this graph averages over each tile separately" in done.err
     done = kbnet_("restore", source, "--model", tmp_path / "g.onnx", "-o", tmp_path / "c.png", "--context", "global")
     assert done.code == 2
     assert "export one with --context" in done.err
@@ -57,9 +57,9 @@ def test_a_shipped_models_window_and_licence_are_exported(kbnet_, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "g.bin"], "expected a name ending in .onnx, .xml, .pt2"),
+        (["-o", "g.bin"], "expected a file name ending in .onnx, .xml, .pt2"),
         (["-o", "g.onnx", "--format", "openvino"], "expected a name ending in .xml for openvino"),
-        (["-o", "g.onnx", "--dynamic", "--tile", "64"], "any size or one"),
+        (["-o", "g.onnx", "--dynamic", "--tile", "64"], "conflicts with --dynamic"),
         (["-o", "g.onnx", "--tile", "66"], "expected a tile size that is a multiple of 8"),
     ],
     ids=str,

@@ -36,7 +36,7 @@ def test_a_killed_run_is_resumed_to_the_same_end(spawn, restore, tmp_path):
 
     done = restore(tmp_path / "in", "-o", out, "--log", log)
     assert done.code == 0, done.err
-    assert f"{COUNT - len(complete)} restored, {len(complete)} done before; " in done.err
+    assert f"{COUNT - len(complete)} restored, {len(complete)} already done; " in done.err
     assert {name: (out / name).stat().st_mtime_ns for name in complete} == times  # none was made twice
     for number in range(COUNT):  # and none is wrong
         name = f"{number:03}.png"
@@ -83,7 +83,7 @@ def test_files_are_restored_as_they_come(spawn, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--log", "x", "--stream"], "--stream resumes without it"),
+        (["--log", "x", "--stream"], "--stream resumes without a log"),
         (["--watch", "--engine", "ray"], "leave out --engine ray"),
         (["--watch", "-o", "-"], "not a pipe"),
     ],

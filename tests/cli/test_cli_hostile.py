@@ -1,4 +1,4 @@
-"""Pictures and places that go wrong: a clear line, the right exit code, nothing partial left."""
+"""Pictures and places that go wrong: a clear line, the right exit code, no partial files left."""
 
 import contextlib
 import json
@@ -173,7 +173,7 @@ def test_a_signal_in_the_middle_of_a_folder(spawn, tiny, tmp_path, number, code,
     assert 1 <= len(done) < 8
     assert done == [f"{index}.png" for index in range(len(done))]
     # the last one may have been finished and not yet counted
-    ends = [f"kbnet: {word}: {count} of 8 files done, nothing partial left" for count in (len(done), len(done) - 1)]
+    ends = [f"kbnet: {word}: {count} of 8 files done, no partial files left" for count in (len(done), len(done) - 1)]
     assert error[-1] in ends
     assert "Traceback" not in error
     for name in done:
@@ -192,7 +192,7 @@ def test_a_signal_whose_exception_is_lost_stops_after_the_file(restore, tmp_path
     for index in range(3):
         picture(tmp_path / "in" / f"{index}.png")
     done = restore(tmp_path / "in", "-o", tmp_path / "out", "-q")
-    assert (done.code, done.err) == (143, "kbnet: terminated: 1 of 3 files done, nothing partial left\n")
+    assert (done.code, done.err) == (143, "kbnet: terminated: 1 of 3 files done, no partial files left\n")
     assert names(tmp_path / "out") == ["0.png"]
 
 

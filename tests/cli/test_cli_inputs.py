@@ -31,7 +31,7 @@ def test_a_folder_names_what_it_passes_over_and_takes_the_rest_by_content(restor
     assert len(made) == 3
     for name in made:
         assert read_photo(tmp_path / "out" / name).format == "jpeg"
-    notes = [line for line in done.err.splitlines() if line.startswith("kbnet: note: passed over: ")]
+    notes = [line for line in done.err.splitlines() if line.startswith("kbnet: note: skipped: ")]
     (note,) = notes  # a line for each reason
     assert "00.txt, " in note
     assert "and 2 more (not a picture)" in note
@@ -73,7 +73,7 @@ def test_a_second_task_leaves_the_results_of_the_first_alone(kbnet_, tmp_path):
     done = kbnet_("restore", tmp_path / "in", "--task", "derain")
     assert done.code == 0
     assert names(tmp_path / "in") == ["a-denoised.png", "a-derained.png", "a.png"]
-    assert "passed over: " in done.err
+    assert "skipped: " in done.err
     assert "named as a result of " in done.err
 
 
@@ -124,11 +124,11 @@ def test_a_picture_that_hardly_changes_says_so_and_what_else_to_try(kbnet_, tmp_
     Image.new("RGB", (64, 64), (90, 120, 150)).save(flat)
     done = kbnet_("restore", flat, "-o", tmp_path / "out.png")
     assert done.code == 0
-    assert "note: changed almost nothing (mean change 0." in done.err
+    assert "note: hardly any change (mean 0." in done.err
     assert "try --task derain or --task deblur" in done.err
     told = json.loads(kbnet_("restore", flat, "-o", tmp_path / "again.png", "--json").out)
     assert 0 <= told["change"] < 0.002
-    assert any("changed almost nothing" in note for note in told["notes"])
+    assert any("hardly any change" in note for note in told["notes"])
     noisy = json.loads(kbnet_("restore", picture(tmp_path / "noise.png"), "-o", tmp_path / "c.png", "--json").out)
     assert noisy["change"] > 0.02
     assert not any("changed" in note for note in noisy["notes"])
@@ -168,16 +168,19 @@ def test_former_names_of_tasks_still_work_and_say_so(kbnet_, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a.png", "-o", "b.png", "--preset", "best", "--model", "kbnet-nano-derain"], "leave out --preset or --model"),
-        (["a.png", "-o", "b.png", "--stream", "--quality", "3"], "its results are lossless"),
+        (
+            ["a.png", "-o", "b.png", "--preset", "best", "--model", "kbnet-nano-derain"],
+            "conflicts with --model; leave one of them out",
+        ),
+        (["a.png", "-o", "b.png", "--stream", "--quality", "3"], "results are lossless"),
         (["a.png", "-o", "b.png", "--stream", "--engine", "ray"], "leave out --engine ray"),
-        (["a.png", "-o", "b.png", "--workers", "2"], "'--workers': add --engine ray"),
-        (["a.png", "-o", "b.png", "--address", "auto"], "'--address': add --engine ray"),
-        (["s3://bucket/a.png", "-o", "b.png"], "add --engine ray for URLs"),
+        (["a.png", "-o", "b.png", "--workers", "2"], "'--workers': needs --engine ray"),
+        (["a.png", "-o", "b.png", "--address", "auto"], "'--address': needs --engine ray"),
+        (["s3://bucket/a.png", "-o", "b.png"], "URLs need --engine ray"),
         (["-", "-o", "b.png", "--engine", "ray"], "Ray needs files or URLs"),
-        (["-", "--log", "x.jsonl"], "it needs files or folders, not a pipe"),
-        (["pipe", "-o", "out/", "--watch"], "it needs files or folders, not a pipe"),
-        (["pipe", "-o", "out.png", "--stream"], "it needs files, not a pipe"),
+        (["-", "--log", "x.jsonl"], "needs files or folders, not a pipe"),
+        (["pipe", "-o", "out/", "--watch"], "needs files or folders, not a pipe"),
+        (["pipe", "-o", "out.png", "--stream"], "needs files, not a pipe"),
     ],
 )
 def test_contradictions_are_one_line_and_start_nothing(kbnet_, tmp_path, monkeypatch, arguments, words):

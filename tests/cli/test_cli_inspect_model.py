@@ -34,11 +34,14 @@ def test_a_block_is_drawn_beside_the_photo_and_not_over_a_file(kbnet_, tiny, pho
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--block", "encoder.7.0"), "expected a block, one of encoder.0.0, middle.0, decoder.0.0; got 'encoder.7.0'"),
+        (
+            ("--block", "encoder.7.0"),
+            "expected one of the blocks encoder.0.0, middle.0, decoder.0.0; got 'encoder.7.0'",
+        ),
         (("--pixel", "70,0"), "expected a pixel x,y inside the picture of 70 x 50, got 70,0"),
-        (("--pixel", "1;2"), "expected --pixel X,Y with whole numbers, as 120,45; got '1;2'"),
-        (("--pixel", "-1,2"), "expected --pixel X,Y with whole numbers, as 120,45; got '-1,2'"),
-        (("--pixel", "0,0", "--pixel", "69,49", "--size", "32"), "inside the part shown"),
+        (("--pixel", "1;2"), "expected --pixel X,Y with whole numbers, such as 120,45; got '1;2'"),
+        (("--pixel", "-1,2"), "expected --pixel X,Y with whole numbers, such as 120,45; got '-1,2'"),
+        (("--pixel", "0,0", "--pixel", "69,49", "--size", "32"), "the part drawn"),
         (("--pixel", "1,1") * 7, "expected up to 6 pixels, got 7"),
         (("--group", "99"), "expected a group from 0 to 1 in block decoder.0.0, got 99"),
         (("--context", "tile"), "expected --context global or local, got 'tile'"),
@@ -57,7 +60,7 @@ def test_an_exported_graph_has_no_blocks_to_look_into(kbnet_, tiny, photo, monke
     monkeypatch.setattr("kbnet.inference.exported.ExportedNetwork", object)
     done = kbnet_("inspect", "model", tiny, photo)
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "expected weights with blocks to look into, got an exported graph" in done.err
+    assert "expected weights, got the exported graph" in done.err
 
 
 def test_too_small_a_photo_and_a_missing_extra(kbnet_, tiny, photo, tmp_path, monkeypatch):
@@ -82,14 +85,14 @@ def test_costs_as_a_table_and_as_json(kbnet_):
     table = kbnet_("inspect", "cost", *some, "--size", "128x64")
     assert (table.code, table.err) == (0, "")
     text = table.out.decode()
-    assert all(part in text for part in (*some, "128 x 64", "GMACs", "arXiv 1710.04026", "convolutions alone"))
+    assert all(part in text for part in (*some, "128 x 64", "GMACs", "arXiv 1710.04026", "convolutions only"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("ResNet",), "unknown network ResNet; expected one of kbnet-s-gaussian-color; "),
-        (("--size", "256"), "expected --size WxH, as 256x256; got '256'"),
+        (("--size", "256"), "expected --size WxH, such as 256x256; got '256'"),
         (("kbnet-nano", "--size", "250x256"), "expected sides that are multiples of 16, got 250 x 256"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_folder_becomes_a_tree_with_one_json_object_a_file(restore, tmp_path):
     ]
     assert "expected PNG" in facts[1]["error"]
     note, first, second = done.err.splitlines()
-    assert note == f"kbnet: note: passed over: {tmp_path / 'in' / 'notes.txt'} (not a picture)"
+    assert note == f"kbnet: note: skipped: {tmp_path / 'in' / 'notes.txt'} (not a picture)"
     assert first == f"kbnet: error: {facts[1]['error']}"
     assert second == "kbnet: error: 1 of 3 files failed"
 
@@ -123,7 +123,7 @@ def test_a_pipe_without_a_picture(restore, data):
 def test_an_endless_pipe_is_cut_off(restore):
     done = restore("-", "--max-pixels", "10", stdin=bytes((64 << 20) + 200))
     assert done.code == 1
-    assert "stdin: over 67108944 bytes" in done.err
+    assert "stdin: more than 67108944 bytes" in done.err
 
 
 def test_notes_are_printed_unless_quiet(restore, tmp_path):

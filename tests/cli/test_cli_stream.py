@@ -33,7 +33,7 @@ def test_pipes_and_other_formats_are_refused(restore, tmp_path):
     source = picture(tmp_path / "a.png")
     done = restore(source, "-o", "-", "--stream")
     assert (done.code, done.out) == (2, b"")
-    assert "it needs files, not a pipe" in done.err
+    assert "needs files, not a pipe" in done.err
     done = restore(source, "-o", tmp_path / "b.jpg", "--stream")
     assert done.code == 1
     assert "expected an output name ending in .tif, .tiff or .png" in done.err

@@ -53,7 +53,7 @@ def test_a_run_ends_with_weights_and_is_not_started_over(train, kbnet_, tmp_path
     assert load_model(weights).config.width == 8
     again = train()
     assert (again.code, again.err.count("\n")) == (2, 1)
-    assert "already holds a run; continue it with --resume" in again.err
+    assert "already contains a run; add --resume to continue it" in again.err
     assert kbnet_("restore", tmp_path / "photos" / "0small.png", "--model", weights, "-q").code == 0
 
 
@@ -121,7 +121,7 @@ def test_the_weights_that_validated_best_are_written_where_they_are_not_the_last
     done = train("--set", "run.validation_steps=1", "--set", "optimizer.lr=0.5", "--set", "run.ema=0")
     best = tmp_path / "run" / "best.safetensors"
     assert done.code == 0
-    assert done.err.splitlines()[-1].startswith("those of step ")
+    assert done.err.splitlines()[-1].startswith("best weights in validation, step ")
     assert load_model(best).config.width == 8
     assert best.read_bytes() != (tmp_path / "run" / "model.safetensors").read_bytes()
 

@@ -116,8 +116,8 @@ def test_the_local_cluster_listens_on_this_machine_alone_and_reports_to_nobody(j
     ("arguments", "words"),
     [
         (["-", "--engine", "ray"], "not a pipe"),
-        (["s3://bucket/in", "-o", "out"], "add --engine ray for URLs"),
-        (["a.png", "--workers", "2"], "add --engine ray"),
+        (["s3://bucket/in", "-o", "out"], "URLs need --engine ray"),
+        (["a.png", "--workers", "2"], "needs --engine ray"),
         (["a.png", "--engine", "ray", "--model", "nothing"], "expected a shipped model"),
     ],
 )

@@ -1,4 +1,4 @@
-"""docs/metadata.md: a table of what becomes of every sample in every format. Run as a script, this writes it."""
+"""docs/metadata.md: a table of how each format handles each sample. Run as a script, this writes the page."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "metadata.md"
 
 
 def outcome(sample: Sample, format: str) -> str:
-    """What becomes of a sample in a result of a format: kept, converted, noted, removed, or lost without a word."""
+    """How a result in a format handles a sample: kept, converted, noted, removed, or lost without a note."""
     photo = read_photo(sample.data)
     _, lost = plan_output(photo, format)
     result = write_photo(photo, None, format=format)
@@ -42,7 +42,7 @@ def _body(sample: Sample) -> list[bytes]:
 OTHER_TITLES = {
     "profile": "the colour profile (ICC)",
     "resolution": "the resolution",
-    "channel": "an extra channel that is not transparency: infrared, a mask",
+    "channel": "a channel that isn't transparency: infrared, a mask",
     "extra": "a second image, a video, a sound, a gain map, a depth map, layers",
     "thumbnail": "thumbnails, previews and reduced copies of the image",
 }
@@ -53,15 +53,15 @@ TEXT = """\
 
 A result keeps the metadata of its input. Each kind of metadata has one rule per output format:
 
-- **kept**: the same bytes. In EXIF and XMP only the orientation changes, because results are upright.
-- **converted**: the same content in the output format's own form.
-- **noted**: the output format can't store it, or it describes only the unrestored image.
-  `kbnet restore` prints a note; in Python, see the notes of `read_photo(...)` and `plan_output(...)`.
-- **removed**: thumbnails and previews show the unrestored image. Programs create new ones.
+- **kept**: the bytes stay the same. In EXIF and XMP, only the orientation changes, because results are upright.
+- **converted**: the output format stores the same content in a different form.
+- **noted**: the output format can't store it, or it applies only to the original image. `kbnet restore` prints a
+  note; in Python, see the notes of `read_photo(...)` and `plan_output(...)`.
+- **removed**: thumbnails and previews show the original image. Other programs create new ones.
 
-Nothing is lost without a note, and nothing is invented: a file without EXIF or a resolution does not get one.
+kbnet loses no metadata without a note and adds none: a file without EXIF or a resolution doesn't get one.
 
-A test writes this table: it makes a file with each kind of metadata, converts it to every format, and looks for the
+This table is generated: a test makes a file with each kind of metadata, converts it to every format, and looks for the
 metadata in the result with other libraries.
 
 {table}
@@ -71,21 +71,21 @@ Details:
 - JPEG limits EXIF to 64 kB. A longer XMP packet is split into main and extended XMP; other formats get both in one
   packet.
 - PNG text becomes JPEG comments such as `Author: Ada`. TIFF has tags for title, description, author, copyright,
-  software, and comment; a note names other keywords.
-- The description, make, model, artist, copyright, date, and software of a TIFF count as EXIF. ImageJ, OME, GDAL, and
+  software and comment; a note names other keywords.
+- The description, make, model, artist, copyright, date and software of a TIFF count as EXIF. ImageJ, OME, GDAL and
   private tags keep their bytes.
-- Maker notes move when EXIF goes into or comes out of a TIFF. Some programs can't read them afterwards, and a note says
-  so.
-- Tags and chunks that only describe how the pixels are stored (strips, compression, bit depth) are rewritten.
-- GeoTIFF tags describe the stored rows and columns. If the image is rotated upright, they are dropped with a note.
-- Content credentials sign the bytes of the original file, so they are invalid for a result.
-- GIF and BMP can only be read. Their results are PNG unless you choose another format.
+- The position of maker notes changes when EXIF is converted to or from TIFF. Some programs can't read them afterwards;
+  kbnet prints a note.
+- Tags and chunks that only describe how the pixels are stored (strips, compression, bit depth) are written again.
+- GeoTIFF tags describe the stored rows and columns. If the image had to be rotated, kbnet drops them and prints a note.
+- Content credentials sign the bytes of the original image, so they can't be valid for a result.
+- Results of GIF and BMP images are PNG files unless you choose another format.
 
 ## Files with more than one image
 
-Phones append a video, a second image, a sound, or an HDR gain map to the image; Photoshop stores layers in TIFF files.
-Results can't contain these. If the result is another file, a note names what it lacks. If the result would replace its
-own input, kbnet refuses the file, so that nothing is lost:
+Some phones append a video, a second image, a sound or an HDR gain map to the image file. Photoshop stores layers in
+TIFF files. Results can't contain these. If the result is a different file, a note names what is missing. If the result
+would replace its own input, kbnet refuses the file, so that nothing is lost:
 
 ```text
 $ kbnet restore motion.jpg -o motion.jpg --overwrite
@@ -98,7 +98,7 @@ With `--drop-extras`, kbnet replaces the file and prints the note.
 
 
 def results() -> dict[str, tuple[list[str], list[set[str]]]]:
-    """Of each kind where it is found, and what became of its samples in each format."""
+    """For each kind, where it is found and how each format handles its samples."""
     rows: dict[str, tuple[list[str], list[set[str]]]] = {}
     for sample in samples() + other_samples():
         places, columns = rows.setdefault(sample.kind, ([], [set() for _ in FORMATS]))
@@ -110,7 +110,7 @@ def results() -> dict[str, tuple[list[str], list[set[str]]]]:
 
 
 def table() -> str:
-    """The table of the page, from what became of all samples."""
+    """The table of the page, from the outcomes of all samples."""
     lines = [f"| metadata | found in | {' | '.join(NAMES[format] for format in FORMATS)} |", "|---" * 7 + "|"]
     for kind, (places, columns) in results().items():
         cells = [" or ".join(sorted(column)) for column in columns]

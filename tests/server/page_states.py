@@ -1,4 +1,4 @@
-"""The states of the page that its pictures show, and the controls that are seen in each."""
+"""The states of the page that its screenshots show, and the controls visible in each."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def arrange(page, state, photo):
     page.wait_for_selector("#canvas[data-shown]")
     page.click("#act")
     if state == "working":
-        page.wait_for_selector("#busy-text >> text=/[1-9][0-9] %/")
+        page.wait_for_selector("#busy-text >> text=/[1-9][0-9]%/")
         return
     page.wait_for_selector("li[data-state=done]")
     page.wait_for_selector("#after[src]")
@@ -46,6 +46,6 @@ def arrange(page, state, photo):
 
 
 def describe(page):
-    """The names of the controls that can be used, in their order, and where the viewer begins."""
+    """The names of the usable controls, in order, and the top edge of the viewer."""
     top = page.evaluate("document.getElementById('viewer').getBoundingClientRect().top")
     return {"viewer_top": round(top), "controls": page.evaluate(_CONTROLS)}

@@ -1,7 +1,6 @@
-"""The command line: one file a command, each importing what it needs when it runs, so that --help is quick.
+"""The command line: one file per command. Each imports what it needs when it runs, so that --help is fast.
 
-Exit codes: 0 all went well, 1 something failed, 2 the command line asks for what cannot be, 130 interrupted (Ctrl-C),
-143 terminated.
+Exit codes: 0 success, 1 something failed, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated.
 """
 
 import logging
@@ -24,11 +23,11 @@ from kbnet.suggesting import did_you_mean
 
 __all__ = ["app", "main"]
 
-# The parser's own errors, whichever release: newer ones carry a copy of click instead of depending on it.
+# The parser's base error class. Newer typer releases vendor click instead of depending on it.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _CHOICE = re.compile(r"'(?P<word>[^']*)' is not one of (?P<known>'.+')")
 
-# Terminals, shells and job runners often send a signal twice at once, and the second would cut the tidying short.
+# Terminals, shells and job runners often send a signal twice in a row; the second one must not cut cleanup short.
 _SAME_REQUEST = 1.0  # seconds
 
 app = typer.Typer(
@@ -36,7 +35,7 @@ app = typer.Typer(
     cls=Group,
     help="Restore photos on your own computer: remove noise, rain or blur with KBNet (Kernel Basis Network).",
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # its boxes keep the line breaks of docstrings, and cut what does not fit
+    rich_markup_mode=None,  # rich keeps the line breaks of docstrings and truncates long text
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _function in (
@@ -73,7 +72,7 @@ def _common(
 
 
 class _Notes(logging.Handler):
-    """What the library warns of, such as a former name of a model, as lines on stderr."""
+    """Prints the library's warnings, such as a renamed model, on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         typer.echo(f"kbnet: note: {one_line(record.getMessage())}", err=True)
@@ -100,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _run(arguments, received)
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # the reader of stderr has gone, too
+    except BrokenPipeError:  # stderr's reader is gone too
         close_quietly()
         code = 1
     finally:
@@ -111,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None, received: list[int]) -> int:
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
-        # a command may ask its context's obj for signals received
+        # commands read received signals from their context's obj
         code = app(given or ["--help"], prog_name="kbnet", standalone_mode=False, obj=received)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -121,7 +120,7 @@ def _run(arguments: Sequence[str] | None, received: list[int]) -> int:
         complain(f"{text}{' See' if text.endswith('?') else '; see'} '{command} --help'")
         return 2
     except BrokenPipeError:
-        # The reader of our output has gone (`kbnet models | head`): nothing to say, but the interpreter flushes again.
+        # stdout's reader is gone (`kbnet models | head`). Nothing to report, but the interpreter flushes again at exit.
         close_quietly()
         return 1
     except KBNetError as error:
@@ -133,20 +132,20 @@ def _run(arguments: Sequence[str] | None, received: list[int]) -> int:
         complain(f"{place}: {error.strerror or error}" if place else str(error.strerror or error))
         return 1
     except MemoryError:
-        complain("not enough memory; close other programs, or give a smaller --tile")
+        complain("not enough memory; close other programs or use a smaller --tile")
         return 1
     except Exception as error:
         if os.environ.get("KBNET_DEBUG"):
             raise
         complain(
-            f"{type(error).__name__}: {error}. This is a bug in kbnet; please report it with the output of the same "
-            "command run with KBNET_DEBUG=1"
+            f"{type(error).__name__}: {error}. This is a bug in kbnet; report it with the output of the same "
+            "command with KBNET_DEBUG=1 set"
         )
         return 1
 
 
 def _in_our_words(error: Any) -> str:
-    """The parser's message, with the nearest name where one was misspelt."""
+    """The parser's message in kbnet's style, with the nearest name for a misspelling."""
     text = str(getattr(error, "format_message", error.__str__)())
     possible = getattr(error, "possibilities", None)
     if possible:

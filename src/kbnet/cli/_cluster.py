@@ -1,4 +1,4 @@
-"""`kbnet restore --engine ray`: the same command, its pictures shared out among workers."""
+"""`kbnet restore --engine ray`: the same command, distributed among workers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,17 +18,17 @@ ERRORS_NAME = "kbnet-errors.csv"
 
 
 def restore_on_ray(options: RestoreOptions) -> None:
-    """Restore all inputs, reporting each as it is done, and write the table of errors if there are any.
+    """Restore all inputs, report each as it finishes, and write a table of errors if there are any.
 
-    The table goes to --errors, else into the output folder, else into the working folder. One of an earlier run there
-    is replaced, by an empty one if all went well.
+    The table goes to --errors, otherwise to the output folder, otherwise to the working folder. A table from an
+    earlier run is replaced, by an empty one if nothing failed.
     """
     count = done = 0
     failed: list[Outcome] = []
     missed: list[PassedOver] = []
 
     def so_far() -> str:
-        return f"{done} of {count} files done, nothing partial left" if count else "nothing was done"
+        return f"{done} of {count} files done, no partial files left" if count else "nothing was done"
 
     with says_when_stopped(so_far):
         from kbnet.cli._progress import FileProgress
@@ -59,11 +59,11 @@ def restore_on_ray(options: RestoreOptions) -> None:
                     bar.finish()
                     report(outcome.row.input, outcome.row.output, outcome, bar, options, task)
         finally:
-            # an interrupted job's failures are worth as much
+            # also when the job is interrupted
             if failed or options.errors is not None or _is_there(place):
                 storage.write(place, error_table(failed), overwrite=True)
     if failed:
-        complain(f"{len(failed)} of {count} files failed; they are listed in {place}")
+        complain(f"{len(failed)} of {count} files failed; see {place}")
         raise typer.Exit(1)
 
 

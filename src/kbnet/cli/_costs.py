@@ -9,19 +9,19 @@ from kbnet.evaluation.costs import NetworkCost
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Width and height from "WxH".
+    """Parse "WxH" into width and height.
 
     Raises:
-        InvalidInputError: it is not of that form.
+        InvalidInputError: the text doesn't have that form.
     """
     found = re.fullmatch(r"(\d{1,5})\s*[x×]\s*(\d{1,5})", text.strip())
     if found is None:
-        raise InvalidInputError(f"expected --size WxH, as 256x256; got {text!r}")
+        raise InvalidInputError(f"expected --size WxH, such as 256x256; got {text!r}")
     return int(found[1]), int(found[2])
 
 
 def print_costs(rows: Sequence[NetworkCost]) -> None:
-    """Print a table, networks of other papers below this project's."""
+    """Print a table: kbnet's networks first, then those of other papers."""
     from rich.table import Table
 
     first = rows[0]
@@ -54,7 +54,7 @@ def print_costs(rows: Sequence[NetworkCost]) -> None:
     console = table_console()
     console.print(table)
     console.print(
-        "Published figures of KBNet and Restormer are those of the convolutions alone: the counters used do not see "
-        "kernel basis attention (KBA) nor the products of transposed attention.",
+        "The published figures of KBNet and Restormer count convolutions only: their counters miss kernel basis "
+        "attention (KBA) and the products of transposed attention.",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""What `kbnet evaluate` shows: the list of benchmarks, the progress line, the means."""
+"""What `kbnet evaluate` prints: the list of benchmarks, the progress line, the table of means."""
 
 import time
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def list_benchmarks(*, as_json: bool) -> None:
-    """Print what every benchmark needs, where it is published and how it is measured."""
+    """Print each benchmark's data layout, publication and protocol."""
     from kbnet.evaluation import BENCHMARKS
 
     fields = ("name", "title", "layout", "source", "protocol", "task", "sigmas", "pictures")
@@ -27,7 +27,7 @@ def list_benchmarks(*, as_json: bool) -> None:
     table = Table(title="Benchmarks", show_lines=True)
     table.add_column("name", no_wrap=True, style="bold")
     table.add_column("model", no_wrap=True)
-    table.add_column("pictures", justify="right")
+    table.add_column("images", justify="right")
     for heading in ("--data holds", "published", "measured"):
         table.add_column(heading, ratio=1)
     for benchmark in BENCHMARKS.values():
@@ -37,9 +37,9 @@ def list_benchmarks(*, as_json: bool) -> None:
 
 
 class RowProgress:
-    """One live line: the picture at work, rows done of all, pictures a second, the time left.
+    """A live progress line: the current image, finished rows, images per second, time left.
 
-    Not shown, it draws nothing; what is printed through it goes out all the same.
+    With shown=False it draws nothing, but still prints what goes through `say`.
     """
 
     def __init__(self, total: int, done: int, console: Console, *, shown: bool) -> None:
@@ -67,12 +67,12 @@ class RowProgress:
         self._progress.stop()
 
     def advance(self, row: "Row") -> None:
-        """Count one row more as done."""
+        """Count one more row as done."""
         self._count += 1
         rate = self._count / max(time.monotonic() - self._started, 1e-6)
         name = one_line(row.name)
         shown = name if len(name) <= 32 else "…" + name[-31:]
-        self._progress.update(self._task, advance=1, description=shown, rate=f"{rate:.2g} pictures/s")
+        self._progress.update(self._task, advance=1, description=shown, rate=f"{rate:.2g} images/s")
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""
@@ -80,7 +80,7 @@ class RowProgress:
 
 
 def show_summary(results: Mapping[str, Any], console: Console) -> None:
-    """The means as a table: input, restored and gain of every group, the lowest picture, how many got worse."""
+    """Print the means as a table: input, restored and gain per group, the lowest image, how many got worse."""
     from kbnet.evaluation.rows import label
 
     means: Mapping[str, Any] = results["means"]
@@ -90,7 +90,7 @@ def show_summary(results: Mapping[str, Any], console: Console) -> None:
     has_input = any(mean["input"] for mean in means.values())
     table = Table(title=Text(one_line(title)), caption=Text(results["protocol"]), caption_justify="left")
     table.add_column("group")
-    table.add_column("pictures", justify="right")
+    table.add_column("images", justify="right")
     for name in names:
         for side in ("input", "restored") if has_input else ("restored",):
             table.add_column(f"{label(name)}, {side}", justify="right")
@@ -114,7 +114,7 @@ def show_summary(results: Mapping[str, Any], console: Console) -> None:
         console.print(table)
     seconds = results["seconds_per_megapixel"]
     if seconds is not None:
-        console.print(f"{seconds:.2f} seconds a megapixel", highlight=False)
+        console.print(f"{seconds:.2f} seconds per megapixel", highlight=False)
 
 
 def _shown(value: float | str | None, name: str) -> str:

@@ -1,4 +1,4 @@
-"""`kbnet restore` in this process: one picture through a pipe, or files, once or as they come."""
+"""`kbnet restore` in this process: one photo through a pipe, or files, once or as they arrive."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def restore_pipe(ctx: typer.Context, options: RestoreOptions) -> None:
-    """Restore the one picture that comes from stdin, goes to stdout, or both."""
+    """Restore one photo from stdin, to stdout, or both."""
     from kbnet.cli._progress import FileProgress
 
     failed = False
@@ -49,7 +49,7 @@ def restore_pipe(ctx: typer.Context, options: RestoreOptions) -> None:
 
 
 def restore_files(ctx: typer.Context, options: RestoreOptions) -> None:
-    """Restore all files, or with --watch those that come, without end."""
+    """Restore all files, or with --watch new files until stopped."""
     from kbnet.cli._progress import FileProgress
 
     work = _Work(options)
@@ -65,7 +65,7 @@ def restore_files(ctx: typer.Context, options: RestoreOptions) -> None:
         work.tell_passed_over(bar)
         work.mark_output()
         for batch in work.batches(jobs, bar):
-            with closing(_results(batch, restorer, options, bar, ledger)) as results:  # before the log is closed
+            with closing(_results(batch, restorer, options, bar, ledger)) as results:  # closed before the log is
                 for result in results:
                     work.take(result)
                     bar.finish()
@@ -81,7 +81,7 @@ def restore_files(ctx: typer.Context, options: RestoreOptions) -> None:
 
 @dataclass
 class _Work:
-    """The files of one command: planned, counted, and what was passed over."""
+    """The files of one command: planned, counted, skipped."""
 
     options: RestoreOptions
     count: int = 0
@@ -91,7 +91,7 @@ class _Work:
     watch: "Watch | None" = None
 
     def plan(self) -> "list[Job]":
-        """The jobs of all files that are there now."""
+        """The jobs for all files that exist now."""
         from kbnet.inference.jobs import plan_jobs
 
         self.missed = []
@@ -106,7 +106,7 @@ class _Work:
         )
 
     def batches(self, jobs: "list[Job]", bar: "FileProgress") -> "Iterator[Sequence[Job]]":
-        """The jobs that are there, or with --watch those that come."""
+        """The given jobs, or with --watch those of new files."""
         if not self.options.watch:
             yield jobs
             return
@@ -127,7 +127,7 @@ class _Work:
             self.watch.finished(result.job, ok=result.ok)
 
     def tell_passed_over(self, bar: "FileProgress") -> None:
-        """Say what was passed over, each file once; with --watch pictures alone, for results come all the time."""
+        """Report skipped files, each once; with --watch only images, because new results keep appearing."""
         new = [one for one in self.missed if one not in self.told]
         self.told.update(new)
         if self.options.quiet:
@@ -136,18 +136,18 @@ class _Work:
             bar.say(line)
 
     def mark_output(self) -> None:
-        """Let later runs know a folder of results inside a folder of pictures."""
+        """Mark a folder of results inside the input folder, so that later runs recognize it."""
         from kbnet.inference.finding import mark_results
 
         if self.options.output is not None:
             mark_results(Path(self.options.output), [Path(name) for name in self.options.inputs])
 
     def so_far(self) -> str:
-        """What to say when the command is stopped."""
+        """The message for when the command is stopped."""
         if self.options.watch:
             return self.tally.summary
         finished = self.tally.done + self.tally.skipped
-        return f"{finished} of {self.count} files done, nothing partial left" if self.count else "nothing was done"
+        return f"{finished} of {self.count} files done, no partial files left" if self.count else "nothing was done"
 
 
 def _load(options: RestoreOptions) -> "Restorer":
@@ -156,8 +156,8 @@ def _load(options: RestoreOptions) -> "Restorer":
     restorer = Restorer.from_pretrained(options.model_name, **options.restorer_options())
     if getattr(restorer.network, "plain_tiles_only", False) and not options.quiet:
         typer.echo(
-            "kbnet: note: this graph averages over each tile alone, so large pictures may show seams; export one with "
-            "--context for tiles that fit together",
+            "kbnet: note: this graph averages over each tile separately, so large photos can show seams; to avoid "
+            "them, export the model with --context",
             err=True,
         )
     return restorer

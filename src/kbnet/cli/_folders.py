@@ -1,4 +1,4 @@
-"""Many files: the log that a run resumes from, and what to say at the end."""
+"""Restoring many files: the log to resume from, and the summary."""
 
 import time
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def open_ledger(path: Path, restorer: "Restorer", options: RestoreOptions) -> "Ledger":
-    """The log of this run and of earlier ones with the same weights and settings."""
+    """The log of this run and of earlier runs with the same weights and settings."""
     from kbnet.inference.identity import identity
     from kbnet.inference.ledger import Ledger
 
@@ -24,7 +24,7 @@ def open_ledger(path: Path, restorer: "Restorer", options: RestoreOptions) -> "L
 
 @dataclass
 class Tally:
-    """What has become of the files so far."""
+    """Counts of files so far, by outcome."""
 
     done: int = 0
     failed: int = 0
@@ -33,7 +33,7 @@ class Tally:
     started: float = field(default_factory=time.monotonic)
 
     def count(self, result: "Result") -> None:
-        """One more."""
+        """Count one result."""
         self.failed += not result.ok
         self.skipped += result.skipped
         self.done += result.ok and not result.skipped
@@ -41,12 +41,12 @@ class Tally:
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """The counts and the speed, in one line."""
         seconds = max(time.monotonic() - self.started, 1e-3)
         parts = [f"{self.done} restored"]
-        parts += [f"{self.skipped} done before"] if self.skipped else []
+        parts += [f"{self.skipped} already done"] if self.skipped else []
         parts += [f"{self.failed} failed"] if self.failed else []
         megapixels = self.pixels / 1e6
         return (
-            f"{', '.join(parts)}; {megapixels:.1f} megapixels in {seconds:.1f} s, {megapixels / seconds:.2f} a second"
+            f"{', '.join(parts)}; {megapixels:.1f} megapixels in {seconds:.1f} s, {megapixels / seconds:.2f} per second"
         )

@@ -1,11 +1,11 @@
-"""What --help prints: options in named groups, every summary whole, as wide as the terminal up to 80 columns."""
+"""The --help screens: options in named groups, untruncated summaries, up to 80 columns wide."""
 
 import re
 from typing import Any
 
 import typer.core
 
-# How the parser names values, whichever release, and what people expect to read.
+# The parser's placeholders, in all supported releases, and the ones to show instead.
 _VALUES = (
     (re.compile(r"<(?:int|integer)(?: range)?>", re.IGNORECASE), "N"),
     (re.compile(r"<float(?: range)?>", re.IGNORECASE), "X"),
@@ -19,7 +19,7 @@ _RANGE = re.compile(r"([\d.-]+)<=x<=([\d.-]+)")
 
 
 def help_rows(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    """The arguments and options of a command as (name, help), by the title of their group, in order of appearance."""
+    """The arguments and options of a command as (name, help), by group title, in order of appearance."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
@@ -29,26 +29,26 @@ def help_rows(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
             name = re.sub(r" <[^>]*>$| [A-Z]+$", "", record[0]) if usual == "Arguments" else _name(record[0])
             groups.setdefault(title, []).append((name, _text(record[1])))
     if "Options" in groups and next(iter(groups)) != "Options":
-        # --help comes last of all, and belongs to the common ones
+        # --help is declared last but belongs to the common options
         order = [title for title in ("Arguments", "Options") if title in groups]
         groups = {title: groups[title] for title in (*order, *(t for t in groups if t not in order))}
     return groups
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help is in groups."""
+    """A command with grouped help."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The usage line, with INPUT... for what newer parsers write as {INPUT}..."""
+        """The usage line, with INPUT... where newer parsers write {INPUT}..."""
         return [re.sub(r"\{(\S+)\}", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write one section a group."""
+        """Write one section per group."""
         _write(help_rows(self, ctx), formatter)
 
 
 class Group(typer.core.TyperGroup):
-    """Commands, each with its summary in full."""
+    """A group of commands with untruncated summaries."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the group's own options, then its commands."""
@@ -56,14 +56,14 @@ class Group(typer.core.TyperGroup):
         self.format_commands(ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write every command with its summary."""
+        """Write each command with its summary."""
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary(command)) for name, command in found if command is not None])
 
 
 def summary(command: Any) -> str:
-    """The first sentence of a command's help, whole."""
+    """The first sentence of a command's help, untruncated."""
     text: str = command.get_short_help_str(limit=10_000)
     return text.rstrip(".")
 

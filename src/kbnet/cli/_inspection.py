@@ -1,4 +1,4 @@
-"""From the arguments of `kbnet inspect model` to its figure."""
+"""Turns the arguments of `kbnet inspect model` into a figure."""
 
 import re
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from kbnet.errors import InvalidInputError
 from kbnet.evaluation.inspection import Pixel, block_names, default_block
 
-MAX_PIXELS = 6  # as many colours can be told apart
+MAX_PIXELS = 6  # as many colours as are easy to distinguish
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be drawn: a network, one of its blocks, and a part of a photo.
+    """What to draw: a network, one of its blocks, and a part of a photo.
 
     Attributes:
-        name: of the network, fit for a file's name.
-        network: in eval mode.
-        block: name of the block.
-        pixels: of the photo, none for typical ones.
-        shown: the part of the photo that is looked at, 8 bits, [H,W] or [H,W,3] as the network takes it.
+        name: the network's name, usable in a file name.
+        network: the network, in eval mode.
+        block: the block's name.
+        pixels: pixels of the photo; empty to choose typical ones.
+        shown: the part of the photo to run the network on, uint8, [H,W] or [H,W,3] as the network expects.
         corner: column and row of its first pixel in the photo.
         context: a context of `kbnet.nn.context` for the network.
     """
@@ -44,7 +44,7 @@ class Subject:
         """Read the network and the photo.
 
         Raises:
-            InvalidInputError: no such block or context, or a pixel outside the photo.
+            InvalidInputError: an unknown block or context, or a pixel outside the photo.
             KBNetError: the network or the photo cannot be read.
         """
         from kbnet.data import decode
@@ -61,10 +61,10 @@ class Subject:
         restorer = Restorer.from_pretrained(name, context=context or "auto")  # type: ignore[arg-type]  # checked above
         network = restorer.network
         if isinstance(network, ExportedNetwork):
-            raise InvalidInputError(f"expected weights with blocks to look into, got an exported graph, {name}")
+            raise InvalidInputError(f"expected weights, got the exported graph {name}, whose blocks can't be inspected")
         names = block_names(network)
         if block is not None and block not in names:
-            raise InvalidInputError(f"expected a block, one of {', '.join(names)}; got {block!r}")
+            raise InvalidInputError(f"expected one of the blocks {', '.join(names)}; got {block!r}")
         pixels_of_photo = decode(photo, network.config.channels)
         height, width = pixels_of_photo.shape[:2]
         check_pixels(chosen, width, height)
@@ -82,8 +82,8 @@ class Subject:
         right, bottom = left + shown.shape[1], top + shown.shape[0]
         if not all(left <= x < right and top <= y < bottom for x, y in chosen):
             raise InvalidInputError(
-                f"expected pixels inside the part shown, {left} to {right - 1} by {top} to {bottom - 1}; give a larger "
-                "--size, or other pixels"
+                f"expected pixels with x from {left} to {right - 1} and y from {top} to {bottom - 1}, the part drawn; "
+                "use a larger --size or other pixels"
             )
         return cls(
             name=re.sub(r"[^\w.-]+", "-", Path(restorer.name).stem),
@@ -122,12 +122,12 @@ class Subject:
 def _pixel(text: str) -> Pixel:
     found = re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*", text)
     if found is None:
-        raise InvalidInputError(f"expected --pixel X,Y with whole numbers, as 120,45; got {text!r}")
+        raise InvalidInputError(f"expected --pixel X,Y with whole numbers, such as 120,45; got {text!r}")
     return int(found[1]), int(found[2])
 
 
 def _start(side: int, size: int, at: int | None, multiple: int) -> int:
-    """First pixel of the part shown along one side: around `at`, or in the middle, on the network's grid."""
+    """First pixel of the part drawn, along one axis: around `at` or centred, aligned to the network's multiple."""
     centre = side // 2 if at is None else at
     start = max(0, min(centre - size // 2, side - size))
     return start // multiple * multiple

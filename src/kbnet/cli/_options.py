@@ -1,4 +1,4 @@
-"""Options of a command as one frozen object: each field of a dataclass is an argument or an option."""
+"""Command options as a frozen dataclass: each field is an argument or an option."""
 
 import inspect
 from collections.abc import Callable
@@ -11,16 +11,16 @@ _Options = TypeVar("_Options")
 
 
 def command_of(options: type[_Options], run: Callable[[typer.Context, _Options], None]) -> Callable[..., None]:
-    """A function for `typer.Typer.command`: it takes the fields of `options` one by one, and calls `run` with them.
+    """A function for `typer.Typer.command` with a parameter for each field of `options`; it calls `run` with them.
 
     Args:
-        options: a frozen dataclass whose fields are annotated with typer.Argument or typer.Option.
-        run: called with the context and the options as given; its docstring is the command's help.
+        options: a frozen dataclass with fields annotated with typer.Argument or typer.Option.
+        run: called with the context and the options; its docstring is the command's help.
     """
     hints = get_type_hints(options, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
-    for field in fields(options):  # type: ignore[arg-type]  # a dataclass, which the type system cannot say
+    for field in fields(options):  # type: ignore[arg-type]  # a dataclass; the type system can't express that
         default = inspect.Parameter.empty if field.default is MISSING else field.default
         parameters.append(inspect.Parameter(field.name, keyword, default=default, annotation=hints[field.name]))
 

@@ -10,9 +10,9 @@ from kbnet.cli._terminal import one_line
 
 
 class FileProgress:
-    """One live line: the file at work, how many are done, its tiles, tiles a second, the time left of all files.
+    """A live progress line: the current file, files done, its tiles, tiles per second, time left for all files.
 
-    Not shown, it draws nothing; what is printed through it goes out all the same.
+    With shown=False it draws nothing, but still prints what goes through `say`.
     """
 
     def __init__(self, files: int, console: Console, *, shown: bool) -> None:
@@ -30,7 +30,7 @@ class FileProgress:
             console=console,
             transient=True,
             disable=not shown,
-            # stdout may be the JSON or the picture itself
+            # stdout may carry JSON or the image itself
             redirect_stdout=False,
         )
         self._files = files
@@ -44,7 +44,7 @@ class FileProgress:
         self._progress.stop()
 
     def update(self, name: str, done: int, total: int) -> None:
-        """Tell how far the current file is; (name, 0, 0) when it begins."""
+        """Update the progress of the current file; (name, 0, 0) at its start."""
         now = time.monotonic()
         if total == 0:
             self._started, self._tiles = now, 0

@@ -1,4 +1,4 @@
-"""What `kbnet restore` says of each picture, of files passed over, and when it is stopped."""
+"""What `kbnet restore` prints for each photo, for skipped files, and when it is stopped."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 _NAMES_SHOWN = 10
 _OTHER_TASKS = {
-    "denoise": "it may be clean already; for rain or blur, try --task derain or --task deblur",
-    "denoise-gaussian": "for noise of cameras, phones or JPEG, try --task denoise",
+    "denoise": "the photo may already be clean; for rain or blur, try --task derain or --task deblur",
+    "denoise-gaussian": "for camera, phone or JPEG noise, try --task denoise",
     "derain": "for noise, try --task denoise",
     "deblur": "for noise, try --task denoise",
 }
 
 
 def report(source: str, target: str, result: Any, bar: "FileProgress", options: RestoreOptions, task: str = "") -> None:
-    """Say what became of a picture; `result` is a Result of a run here, or an Outcome of one on Ray.
+    """Print the outcome of one photo; `result` is a local Result or a Ray Outcome.
 
-    `task` is that of the model, if it is known; it says what else to try where a picture hardly changed.
+    `task` is the model's task, if known; it selects the advice for a photo that hardly changed.
     """
     change = getattr(result, "change", None)
     notes = (*result.notes, *_unchanged(change, options.strength, task))
@@ -59,27 +59,27 @@ def _unchanged(change: float | None, strength: float, task: str) -> Iterator[str
 
     if change is not None and strength > 0 and change / strength < UNCHANGED:
         advice = f"; {_OTHER_TASKS[task]}" if task in _OTHER_TASKS else ""
-        yield f"changed almost nothing (mean change {255 * change:.2f} of 255 levels){advice}"
+        yield f"hardly any change (mean {255 * change:.2f} of 255 levels){advice}"
 
 
 def shown(path: Path | bytes | None) -> str:
-    """A file as messages name it; "-" for a pipe."""
+    """A file's name in messages; "-" for a pipe."""
     return PIPE if path is None or isinstance(path, bytes) else str(path)
 
 
 def passed_over_lines(found: "Sequence[PassedOver]") -> Iterator[str]:
-    """Which files were passed over, a line for each reason."""
+    """Lines that name the skipped files, one per reason."""
     by_reason: dict[str, list[str]] = {}
     for one in found:
         by_reason.setdefault(one.why, []).append(one_line(str(one.path)))
     for why, names in by_reason.items():
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-        yield f"kbnet: note: passed over: {', '.join(names[:_NAMES_SHOWN])}{more} ({why})"
+        yield f"kbnet: note: skipped: {', '.join(names[:_NAMES_SHOWN])}{more} ({why})"
 
 
 @contextmanager
 def says_when_stopped(so_far: Callable[[], str]) -> Iterator[None]:
-    """Turn a signal to end within the block into a line that says what was done, and its exit code."""
+    """If a signal stops the block, print what was done and exit with the signal's code."""
     try:
         yield
     except KeyboardInterrupt as stop:

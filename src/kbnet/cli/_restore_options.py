@@ -1,4 +1,4 @@
-"""The options of `kbnet restore`: what each is, and which contradict each other."""
+"""The options of `kbnet restore`, and which of them conflict."""
 
 import re
 import stat
@@ -15,13 +15,13 @@ from kbnet.cli._pipes import PIPE
 from kbnet.cli._streams import is_closed
 from kbnet.suggesting import did_you_mean
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # kept here, since the room of Ray takes a second to import
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # defined here because importing Ray's package takes a second
 
 _TILES, _FOLDERS, _CLUSTER = "Tiles and memory", "Folders", "Many processes or machines (Ray)"
 
 
 TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
-FORMER_TASKS = ("denoise-real", "denoise-gray")  # of earlier releases, which the catalogue translates
+FORMER_TASKS = ("denoise-real", "denoise-gray")  # names in earlier releases; the catalogue translates them
 
 
 class Preset(StrEnum):
@@ -32,7 +32,7 @@ class Preset(StrEnum):
 
 
 class ContextChoice(StrEnum):
-    """Where averages over the image come from."""
+    """Where the network takes its averages."""
 
     AUTO = "auto"
     GLOBAL = "global"
@@ -41,7 +41,7 @@ class ContextChoice(StrEnum):
 
 
 class Engine(StrEnum):
-    """What runs the work."""
+    """What runs the jobs."""
 
     LOCAL = "local"
     RAY = "ray"
@@ -49,11 +49,11 @@ class Engine(StrEnum):
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """One command, as it was given; what is not given is None."""
+    """The command as given; None means not given."""
 
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT", help="Pictures, folders (with subfolders), quoted patterns, or - for stdin."),
+        typer.Argument(metavar="INPUT", help="Photos, folders (with subfolders), quoted patterns, or - for stdin."),
     ]
     output: Annotated[
         str | None,
@@ -61,7 +61,7 @@ class RestoreOptions:
             "--output",
             "-o",
             metavar="OUTPUT",
-            help="File for one picture, folder for several, or - for stdout. Without it, results go next to their "
+            help="File for one photo, folder for several, or - for stdout. By default, results go next to their "
             "inputs, named like photo-denoised.png.",
         ),
     ] = None
@@ -69,7 +69,7 @@ class RestoreOptions:
         str | None,
         typer.Option(
             metavar="|".join(TASKS),
-            help="What to remove. denoise is for photos with any noise; denoise-gaussian is for Gaussian noise alone, "
+            help="What to remove. denoise handles any noise; denoise-gaussian handles only synthetic Gaussian noise, "
             "as in papers.",
             show_default="denoise",
             autocompletion=lambda: list(TASKS),
@@ -78,7 +78,7 @@ class RestoreOptions:
     preset: Annotated[
         Preset | None,
         typer.Option(
-            help="fast: the task's default model. best: its larger and slower model, if one ships.",
+            help="fast: the default model. best: a larger, slower model, if the task has one.",
             show_default="fast",
         ),
     ] = None
@@ -102,8 +102,8 @@ class RestoreOptions:
         bool,
         typer.Option(
             "--drop-extras",
-            help="With --overwrite, also replace files that hold a video, a second picture or layers, which results "
-            "can't keep.",
+            help="With --overwrite, also replace files that contain a video, a second image or layers, which "
+            "results can't keep.",
         ),
     ] = False
     keep_time: Annotated[bool, typer.Option(help="Give each result the modification time of its input.")] = True
@@ -113,7 +113,7 @@ class RestoreOptions:
     guard: Annotated[
         bool,
         typer.Option(
-            "--guard", help="Keep areas unrestored where the model's result can't be the photo, such as color blotches."
+            "--guard", help="Leave areas unrestored where the result is implausible, such as colour blotches."
         ),
     ] = False
     model: Annotated[
@@ -132,7 +132,7 @@ class RestoreOptions:
         str,
         typer.Option(
             metavar="auto|N|0",
-            help="Tile size in pixels; 0 processes the whole picture at once.",
+            help="Tile size in pixels; 0 processes the whole photo at once.",
             rich_help_panel=_TILES,
         ),
     ] = "auto"
@@ -143,8 +143,7 @@ class RestoreOptions:
     context: Annotated[
         ContextChoice,
         typer.Option(
-            help="Averages are taken over the whole picture (global), a window around each pixel (local), or each "
-            "tile.",
+            help="Take averages over the whole photo (global), a window around each pixel (local), or each tile.",
             rich_help_panel=_TILES,
         ),
     ] = ContextChoice.AUTO
@@ -152,8 +151,8 @@ class RestoreOptions:
         bool,
         typer.Option(
             "--stream",
-            help="Restore pictures larger than memory strip by strip, into a tiled TIFF or a PNG. The same command "
-            "resumes an interrupted run.",
+            help="Restore photos larger than memory strip by strip, into a tiled TIFF or a PNG. To resume an "
+            "interrupted run, repeat the command.",
             rich_help_panel=_TILES,
         ),
     ] = False
@@ -162,7 +161,7 @@ class RestoreOptions:
         typer.Option(
             metavar="N",
             min=1,
-            help="Refuse larger pictures.",
+            help="Refuse photos with more pixels.",
             show_default="250000000, no limit with --stream",
             rich_help_panel=_TILES,
         ),
@@ -171,8 +170,8 @@ class RestoreOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Append one JSON line per file. The same command resumes an interrupted run and skips what is done, "
-            "by content.",
+            help="Append one JSON line per file. To resume an interrupted run, repeat the command; it skips finished "
+            "files.",
             rich_help_panel=_FOLDERS,
         ),
     ] = None
@@ -185,7 +184,7 @@ class RestoreOptions:
         ),
     ] = False
     engine: Annotated[
-        Engine, typer.Option(help="ray shares the files among worker processes.", rich_help_panel=_CLUSTER)
+        Engine, typer.Option(help="ray distributes the files among worker processes.", rich_help_panel=_CLUSTER)
     ] = Engine.LOCAL
     workers: Annotated[
         int | None,
@@ -222,17 +221,17 @@ class RestoreOptions:
 
     @property
     def model_name(self) -> str:
-        """The model, or the task that means its default one."""
+        """The model, or the task, which selects its default model."""
         return self.model or self.task or TASKS[0]
 
     @property
     def preset_name(self) -> str:
-        """Which of the task's models, as the library takes it."""
+        """The preset as a string, for the library."""
         return (self.preset or Preset.FAST).value
 
     @property
     def piped_in(self) -> bool:
-        """Whether the picture comes from stdin."""
+        """Whether the photo comes from stdin."""
         return PIPE in self.inputs
 
     @property
@@ -242,27 +241,27 @@ class RestoreOptions:
 
     @property
     def piped(self) -> bool:
-        """Whether there is a pipe at either end."""
+        """Whether the photo comes from stdin or the result goes to stdout."""
         return self.piped_in or self.piped_out
 
     @property
     def has_fifo(self) -> bool:
-        """Whether an input is the name of a pipe, which can be read only once, and from its beginning."""
+        """Whether an input is a named pipe, which can be read only once and in order."""
         return any(map(_is_fifo, self.inputs))
 
     @property
     def on_ray(self) -> bool:
-        """Whether Ray shares the work out."""
+        """Whether Ray distributes the work."""
         return self.engine is Engine.RAY
 
     @property
     def shows_progress(self) -> bool:
-        """Whether there is a live line: two programs may not draw on one, so not with JSON on the same terminal."""
+        """Whether to draw a live progress line; not if JSON goes to the same terminal, where the two would mix."""
         return sys.stderr.isatty() and not (self.quiet or self.watch or (self.as_json and sys.stdout.isatty()))
 
     @property
     def result_suffix(self) -> str:
-        """What goes between a result's name and its ending."""
+        """The text between a result's stem and its extension."""
         if self.suffix is not None:
             return self.suffix
         if self.output is not None:
@@ -290,10 +289,10 @@ class RestoreOptions:
         return given | {"preset": self.preset_name}
 
     def check(self) -> None:
-        """Refuse what contradicts itself, before anything is loaded.
+        """Refuse conflicting options before anything is loaded.
 
         Raises:
-            typer.BadParameter: two options, or an option and an input, do not go together.
+            typer.BadParameter: two options, or an option and an input, conflict.
         """
         if self.task is not None and self.task not in (*TASKS, *FORMER_TASKS):
             near = did_you_mean(self.task, TASKS)
@@ -308,7 +307,7 @@ class RestoreOptions:
 
 @dataclass(frozen=True)
 class Conflict:
-    """What does not go together: the option to name, when it applies, and what to do."""
+    """A conflict: the option to name, when it applies, and the message."""
 
     option: str
     applies: Callable[[RestoreOptions], bool]
@@ -316,45 +315,45 @@ class Conflict:
 
 
 CONFLICTS = (
-    Conflict("INPUT", lambda o: o.piped and len(o.inputs) > 1, "a pipe carries one picture; give one input with '-'"),
+    Conflict("INPUT", lambda o: o.piped and len(o.inputs) > 1, "a pipe carries one photo; give exactly one input"),
     Conflict(
         "INPUT",
         lambda o: not o.on_ray and any(URL.match(name) for name in (*o.inputs, o.output or "")),
-        "expected local files, got a URL; add --engine ray for URLs",
+        "expected local files, got a URL; URLs need --engine ray",
     ),
-    Conflict("'--preset'", lambda o: o.preset is not None and o.model is not None, "leave out --preset or --model"),
     Conflict(
-        "'--guard'", lambda o: o.guard and o.task == "derain", "rain hides too much to tell its removal from a fault"
+        "'--preset'",
+        lambda o: o.preset is not None and o.model is not None,
+        "conflicts with --model; leave one of them out",
     ),
-    Conflict("'--suffix'", lambda o: o.piped and o.suffix is not None, "a pipe has no file name to add it to"),
+    Conflict("'--guard'", lambda o: o.guard and o.task == "derain", "not available with --task derain; leave it out"),
+    Conflict("'--suffix'", lambda o: o.piped and o.suffix is not None, "a pipe has no file name; leave out --suffix"),
     Conflict("OUTPUT", lambda o: o.piped_out and is_closed("stdout"), "stdout is closed; add -o FILE"),
-    Conflict("INPUT", lambda o: o.piped_in and is_closed("stdin"), "stdin is closed; give the name of a file"),
-    Conflict("'--json'", lambda o: o.piped_out and o.as_json, "stdout carries the picture; add -o FILE"),
-    Conflict("'--stream'", lambda o: o.stream and o.piped, "it needs files, not a pipe"),
-    Conflict(
-        "'--stream'", lambda o: o.stream and o.quality is not None, "its results are lossless; leave out --quality"
-    ),
-    Conflict("'--stream'", lambda o: o.stream and o.on_ray, "it runs in one process; leave out --engine ray"),
-    Conflict("'--log'", lambda o: o.log is not None and o.piped, "it needs files or folders, not a pipe"),
-    Conflict("'--log'", lambda o: o.log is not None and o.stream, "--stream resumes without it; leave one of them out"),
-    Conflict("'--watch'", lambda o: o.watch and o.piped, "it needs files or folders, not a pipe"),
-    Conflict("'--watch'", lambda o: o.watch and o.on_ray, "it runs in one process; leave out --engine ray"),
-    Conflict("'--watch'", lambda o: o.watch and o.has_fifo, "it needs files or folders, not a pipe"),
-    Conflict("'--stream'", lambda o: o.stream and o.has_fifo, "it needs files, not a pipe"),
+    Conflict("INPUT", lambda o: o.piped_in and is_closed("stdin"), "stdin is closed; give a file name instead of -"),
+    Conflict("'--json'", lambda o: o.piped_out and o.as_json, "stdout carries the photo; add -o FILE"),
+    Conflict("'--stream'", lambda o: o.stream and o.piped, "needs files, not a pipe"),
+    Conflict("'--stream'", lambda o: o.stream and o.quality is not None, "results are lossless; leave out --quality"),
+    Conflict("'--stream'", lambda o: o.stream and o.on_ray, "runs in one process; leave out --engine ray"),
+    Conflict("'--log'", lambda o: o.log is not None and o.piped, "needs files or folders, not a pipe"),
+    Conflict("'--log'", lambda o: o.log is not None and o.stream, "--stream resumes without a log; leave out --log"),
+    Conflict("'--watch'", lambda o: o.watch and o.piped, "needs files or folders, not a pipe"),
+    Conflict("'--watch'", lambda o: o.watch and o.on_ray, "runs in one process; leave out --engine ray"),
+    Conflict("'--watch'", lambda o: o.watch and o.has_fifo, "needs files or folders, not a pipe"),
+    Conflict("'--stream'", lambda o: o.stream and o.has_fifo, "needs files, not a pipe"),
     Conflict("'--engine'", lambda o: o.on_ray and (o.piped or o.has_fifo), "Ray needs files or URLs, not a pipe"),
-    Conflict("'--workers'", lambda o: not o.on_ray and o.workers is not None, "add --engine ray"),
-    Conflict("'--threads'", lambda o: not o.on_ray and o.threads is not None, "add --engine ray"),
-    Conflict("'--address'", lambda o: not o.on_ray and o.address is not None, "add --engine ray"),
-    Conflict("'--errors'", lambda o: not o.on_ray and o.errors is not None, "add --engine ray"),
+    Conflict("'--workers'", lambda o: not o.on_ray and o.workers is not None, "needs --engine ray"),
+    Conflict("'--threads'", lambda o: not o.on_ray and o.threads is not None, "needs --engine ray"),
+    Conflict("'--address'", lambda o: not o.on_ray and o.address is not None, "needs --engine ray"),
+    Conflict("'--errors'", lambda o: not o.on_ray and o.errors is not None, "needs --engine ray"),
     Conflict(
         "INPUT",
         lambda o: o.piped_in and sys.stdin.isatty(),
-        "expected a picture on stdin, which is the terminal; redirect a file (< photo.png)",
+        "stdin is a terminal; redirect a photo to it (< photo.png)",
     ),
     Conflict(
         "OUTPUT",
         lambda o: o.piped_out and sys.stdout.isatty(),
-        "a picture is not written to a terminal; redirect it (> clean.png) or add -o FILE",
+        "images are not written to a terminal; redirect stdout (> clean.png) or add -o FILE",
     ),
 )
 
@@ -363,7 +362,7 @@ def parse_tile(text: str) -> int | Literal["auto"]:
     """The value of --tile.
 
     Raises:
-        typer.BadParameter: it is none.
+        typer.BadParameter: it is not auto, 0 or a number.
     """
     if text == "auto":
         return "auto"

@@ -1,4 +1,4 @@
-"""Where `kbnet serve` takes its options from besides the command line: the environment and a TOML file."""
+"""Options of `kbnet serve` from environment variables and a TOML file."""
 
 import os
 import tomllib
@@ -17,22 +17,22 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     float: ((int, float), "a number"),
     bool: ((bool,), "true or false"),
 }
-"""By the type of an option: what a file may hold for it, and how that is called; all others are strings."""
+"""For each option type: the TOML types it accepts, and their name in messages. All other options are strings."""
 
 
 def variable(option: str) -> str:
-    """The environment variable of an option: KBNET_MAX_WAITING for "max-waiting"."""
+    """The environment variable of an option, such as KBNET_MAX_WAITING for "max-waiting"."""
     return f"KBNET_{option.upper().replace('-', '_')}"
 
 
 def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Take the options of a TOML file for those that neither the command line nor the environment gives.
+    """Apply a TOML file to the options that neither the command line nor the environment sets.
 
     Raises:
-        InvalidInputError: the file cannot be read, or holds a key or a value that is none of this command's.
+        InvalidInputError: the file can't be read, or a key or value isn't valid for this command.
     """
     if os.environ.get("KBNET_PORT", "").startswith("tcp://"):
-        # Kubernetes sets this in every container beside a service named kbnet; it is not meant for this command.
+        # Kubernetes sets this variable in every container if a service is named kbnet. It isn't meant for this command.
         del os.environ["KBNET_PORT"]
     if path is None:
         return None
@@ -40,14 +40,14 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InvalidInputError(f"{path}: expected a TOML file with options of kbnet serve: {one_line(why)}") from None
+        raise InvalidInputError(f"{path}: not a valid TOML file: {one_line(why)}") from None
     options = {str(option.name).replace("_", "-"): option for option in ctx.command.params if option.name != "config"}
     ctx.default_map = {}
     for key, value in given.items():
         name = key.replace("_", "-")
         if name not in options:
             near = get_close_matches(name, options, 1)
-            hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(options)}"
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(options)}"
             raise InvalidInputError(f"{path}: unknown key {key!r}; {hint}")
         _check(path, key, value, options[name], ctx)
         ctx.default_map[str(options[name].name)] = value
@@ -62,6 +62,6 @@ def _check(path: Path, key: str, value: Any, option: Any, ctx: typer.Context) ->
         raise InvalidInputError(f"{path}: expected {key} to be {called}, got {value!r}")
     try:
         option.process_value(ctx, value)
-    except Exception as error:  # the parser's own, whose class differs by release
+    except Exception as error:  # the parser's error; its class differs between releases
         why = str(getattr(error, "message", error)).rstrip(".")
         raise InvalidInputError(f"{path}: {key}: {one_line(why)}") from None

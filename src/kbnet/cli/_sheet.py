@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kbnet.errors import MissingExtraError
 from kbnet.imaging import Photo, over_white, to_depth
 
-# Kinds by their names in recipes; each with the label and the settings of every severity.
+# Degradations by their names in recipes, with the label and settings of each severity.
 _RAIN = {"jpeg_share": 0}
 _STILL = {"turning_share": 0, "object_share": 0, "highlight_gain": 1}
 SEVERITIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
@@ -25,7 +25,7 @@ SEVERITIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("the same, smoothed", {"shot": 4e-3, "smoothed_share": 1, "jpeg_share": 0, "chroma_smoothing": [1, 2]}),
         ("shot noise 0.015, JPEG", {"shot": 1.5e-2, "smoothed_share": 1, "jpeg_share": 1}),
     ),
-    "photo-noise": tuple((f"drawn at random, {number}", {}) for number in (1, 2, 3, 4)),
+    "photo-noise": tuple((f"random sample {number}", {}) for number in (1, 2, 3, 4)),
     "rain": (
         ("light", {"heavy_share": 0, "short_share": 0, **_RAIN}),
         ("short", {"light_share": 0, "heavy_share": 0, **_RAIN}),
@@ -42,10 +42,10 @@ SEVERITIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("path of 8 pixels", {"length": 8, **_STILL}),
         ("path of 30 pixels", {"length": 30, **_STILL}),
         ("turning", {"length": 20, "turning": 1, **_STILL, "turning_share": 1}),
-        ("an object moves", {"length": [0, 30], **_STILL, "object_share": 1}),
+        ("moving object", {"length": [0, 30], **_STILL, "object_share": 1}),
     ),
     "jpeg": tuple((f"quality {quality}", {"quality": quality}) for quality in (90, 50, 20, 10)),
-    "blur": tuple((f"drawn at random, {number}", {}) for number in (1, 2, 3, 4)),
+    "blur": tuple((f"random sample {number}", {}) for number in (1, 2, 3, 4)),
 }
 
 _PIXELS_PER_POINT = 100 / 72
@@ -53,14 +53,14 @@ _PIXELS_PER_POINT = 100 / 72
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a sheet: `pixels` [H,W] or [H,W,3] uint8, and what stands above it."""
+    """One panel of a sheet: `pixels` [H,W] or [H,W,3] uint8, and its title."""
 
     pixels: NDArray[np.uint8]
     title: str
 
 
 def degradation_panels(photo: Photo, *, seed: int, size: int) -> list[list[Panel]]:
-    """Rows of panels, one row a kind of degradation: the middle of the photo, then every severity with its PSNR."""
+    """One row of panels per degradation: the centre of the photo, then each severity with its PSNR."""
     import torch
 
     from kbnet.data.photos import to_tensor
@@ -74,11 +74,11 @@ def degradation_panels(photo: Photo, *, seed: int, size: int) -> list[list[Panel
     for kind, severities in SEVERITIES.items():
         row = [Panel(shown, kind)]
         for number, (label, settings) in enumerate(severities):
-            # one seed a row, so that a row differs by its severities alone, where there are any
+            # one seed per row, so that only the severity differs within a row
             generator = torch.Generator().manual_seed(seed * 1_000_003 + (0 if settings else number))
             degraded = create_degradation(kind, **settings)(clean, generator)
             array = degraded.permute(1, 2, 0).numpy()
-            # Gaussian noise is not clipped, and neither is its PSNR
+            # Gaussian noise is not clipped, so neither is its PSNR
             score = psnr(array, clean.permute(1, 2, 0).numpy(), peak=1.0)
             visible = to_uint8(array)
             row.append(Panel(visible[..., 0] if shown.ndim == 2 else visible, f"{label}: {score:.1f} dB"))
@@ -87,7 +87,7 @@ def degradation_panels(photo: Photo, *, seed: int, size: int) -> list[list[Panel
 
 
 def draw(rows: list[list[Panel]]) -> NDArray[np.uint8]:
-    """The sheet [H,W,3], every panel at its own pixels or, if small, at whole multiples of them.
+    """The sheet [H,W,3]; panels keep their pixels, and small ones are enlarged by a whole factor.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -100,12 +100,12 @@ def draw(rows: list[list[Panel]]) -> NDArray[np.uint8]:
 
     height, width = rows[0][0].pixels.shape[:2]
     zoom = max(1, round(200 / max(height, width)))
-    gap, band, text = 8, 26, 9  # pixels between panels, pixels for a title, points of its letters
+    gap, band, text = 8, 26, 9  # pixels between panels, height of a title in pixels, font size in points
     cell_width, cell_height = max(width * zoom, 200) + gap, height * zoom + band
     columns = max(map(len, rows))
     dpi = 72 * _PIXELS_PER_POINT
     whole = (columns * cell_width + gap, len(rows) * cell_height + gap)
-    # no pyplot, which would keep figures and pick a window system
+    # not pyplot, which keeps figures and selects a GUI backend
     figure = Figure(figsize=(whole[0] / dpi, whole[1] / dpi), dpi=dpi, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     for down, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Ctrl-C and its relatives, turned into exceptions that unwind and tidy up."""
+"""Turns Ctrl-C and similar signals into exceptions, so that the stack unwinds and cleans up."""
 
 import signal
 import threading
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is a closed terminal, which Windows does not have
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # SIGHUP means a closed terminal; Windows has none
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the program to end."""
+    """A signal told the program to stop."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__()
@@ -19,20 +19,20 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that this signal ended."""
+        """The exit code that shells expect after this signal."""
         return 128 + self.number
 
     @property
     def word(self) -> str:
-        """How it came to its end."""
+        """How the program was stopped, in one word."""
         return "interrupted" if self.number == signal.SIGINT else "terminated"
 
 
 @contextmanager
 def stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Call `handle(number)` on a signal to end, within the block; those that the parent process had ignored stay so.
+    """Call `handle(number)` on a stop signal within the block; signals ignored by the parent process stay ignored.
 
-    Does nothing outside the main thread, where Python takes no handlers.
+    Does nothing outside the main thread, where Python doesn't allow handlers.
     """
     before: dict[int, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Standard streams that any terminal, pipe or service manager may have left in any state."""
+"""Makes the standard streams usable, whatever state the parent process left them in."""
 
 import codecs
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 _ERRORS = "kbnet-plain"
 _PLAIN = {"→": "->", "×": "x", "–": "-", "—": "-", "…": "...", "·": "*", "±": "+/-", "≤": "<=", "≥": ">=", "²": "2"}
-# The lines of tables, for the encodings that have none.
+# Substitutes for table lines in encodings that lack them.
 _PLAIN |= dict.fromkeys("─━═", "-") | dict.fromkeys("│┃║", "|")
 _PLAIN |= dict.fromkeys("┌┐└┘├┤┬┴┼┏┓┗┛┡┩┳┻╇╞╡╪", "+")
 
@@ -18,29 +18,29 @@ _closed: set[str] = set()
 
 
 def is_closed(name: str) -> bool:
-    """Whether the parent process closed "stdin", "stdout" or "stderr"; what is written there goes nowhere."""
+    """Whether the parent process closed "stdin", "stdout" or "stderr"; anything written there is lost."""
     return name in _closed
 
 
 def prepare_streams() -> None:
-    """Make printing safe: no closed descriptors, and characters of any text in any encoding.
+    """Make printing safe: no closed descriptors, and any text in any encoding.
 
-    A standard descriptor that the parent closed is opened on the null device, since otherwise the next file that is
-    opened gets its number, and with it what libraries print.
+    A standard descriptor that the parent closed is opened on the null device. Otherwise, the next file opened would
+    get its number, and libraries would print into that file.
     """
     codecs.register_error(_ERRORS, _plainly)
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             _closed.add(name)
             _fill(number)
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  # for good
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  # stays open until exit
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=_ERRORS)
 
 
 def close_quietly() -> None:
-    """After the reader of our output has gone: let the interpreter flush what is left into nothing."""
+    """After stdout's reader is gone: let the interpreter flush the rest into the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -51,13 +51,13 @@ def close_quietly() -> None:
 
 
 def culprit(error: OSError) -> str:
-    """The name of the standard stream that an error without a file name comes from, or ""."""
+    """The standard stream that caused an error without a file name, or ""."""
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()
         except (OSError, ValueError):
-            return name  # what could not be written is still there
-    # a stream without a buffer keeps nothing; then it was the printing that failed
+            return name  # unwritten data is still buffered
+    # an unbuffered stream keeps nothing; then the print itself failed
     places = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     return "stdout" if places and Path(places[-1]).parent.name in ("click", "_click", "typer", "rich") else ""
 
@@ -66,7 +66,7 @@ def _replace(stream: Any, descriptor: int) -> None:
     try:
         os.dup2(descriptor, stream.fileno())
     except (OSError, ValueError):
-        return  # a stream without a descriptor has nothing to flush at the end
+        return  # a stream without a descriptor has nothing to flush at exit
 
 
 def _fill(number: int) -> None:

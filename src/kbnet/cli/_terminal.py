@@ -1,4 +1,4 @@
-"""What the commands print with: data goes to stdout, everything meant for people to stderr or a table."""
+"""Printing for all commands: data and tables go to stdout, messages to stderr."""
 
 import json
 import os
@@ -13,38 +13,38 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-# A table that is piped somewhere has no width of its own; wide enough for any row here.
+# Width of piped tables: wide enough for any row here.
 _PIPE_WIDTH = 200
 
 
 def one_line(text: str) -> str:
-    """Text on one line of printable characters: file names may hold line breaks, colour codes or undecodable bytes."""
+    """Text as one line of printable characters: file names can contain line breaks, escape codes or invalid bytes."""
     shown = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 def complain(message: str) -> None:
-    """Say on stderr what went wrong, in one line."""
+    """Print an error on stderr, in one line."""
     typer.echo(f"kbnet: error: {one_line(message)}", err=True)
 
 
 def print_json(value: object) -> None:
-    """One line of JSON on stdout, at once, so that a program can follow along."""
+    """Print one line of JSON on stdout and flush it, so that programs can read along."""
     typer.echo(json.dumps(value))
     sys.stdout.flush()
 
 
 def table_console() -> "Console":
-    """A console on stdout that keeps rows whole when it is piped, unless COLUMNS says how wide it is."""
+    """A console on stdout that doesn't wrap rows in a pipe, unless COLUMNS sets a width."""
     from rich.console import Console
 
     return Console(width=_columns(_PIPE_WIDTH))
 
 
 def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Print a plain table on stdout; where it is wider than the terminal, a block of lines for each row.
+    """Print a plain table on stdout, or a block of lines per row if it is wider than the terminal.
 
-    Cells are never cut. Columns named in `right` are aligned to the right.
+    Cells are never truncated. Columns named in `right` are right-aligned.
     """
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     if sum(widths) + 2 * (len(widths) - 1) <= _columns(80):
@@ -60,7 +60,7 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]], *, rig
 
 
 def print_block(values: Mapping[str, str]) -> None:
-    """Print names and values on stdout, a line for each, longer values on several; words are never cut."""
+    """Print names and values on stdout, one per line; long values wrap between words."""
     indent = max(map(len, values)) + 2
     for name, value in values.items():
         space = max(_columns(80) - indent, 20)
@@ -71,7 +71,7 @@ def print_block(values: Mapping[str, str]) -> None:
 
 
 def _columns(piped: int) -> int:
-    """The width to print in: COLUMNS, else the terminal's, else `piped`."""
+    """The width to print in: COLUMNS, the terminal's width, or `piped`, in this order."""
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given) > 0:
         return int(given)
@@ -79,14 +79,14 @@ def _columns(piped: int) -> int:
 
 
 def message_console() -> "Console":
-    """A console on stderr, for progress and what is said beside it."""
+    """A console on stderr, for progress and messages."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def print_facts(facts: Mapping[str, Any], console: "Console") -> None:
-    """A two-column list of names and values; nested ones become "name value" pairs."""
+    """Print names and values in two columns; nested values become "name value" pairs."""
     from rich.table import Table
     from rich.text import Text
 

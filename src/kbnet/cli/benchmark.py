@@ -1,4 +1,4 @@
-"""`kbnet benchmark`: how fast this machine restores photos, beside reference machines."""
+"""`kbnet benchmark`: the speed of this machine, compared with reference machines."""
 
 import time
 import tomllib
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from kbnet.inference import Restorer
     from kbnet.models import CatalogueEntry
 
-_PHOTO = 12  # megapixels of a phone's photo
-_SIDES = (1024, 512, 256)  # pixels; the largest that fits into a network's share of the time is measured
+_PHOTO = 12  # megapixels of a typical phone photo
+_SIDES = (1024, 512, 256)  # pixels; the largest that fits a network's share of the time is used
 _REPEATS = 5
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine needs for one megapixel, by network."""
+    """A machine's time per megapixel, by network."""
 
     name: str
     seconds: Mapping[str, float]
@@ -32,17 +32,17 @@ class Machine:
 def benchmark(
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="Measure this model alone.", show_default="every network that ships"),
+        typer.Option(metavar="NAME|FILE", help="Measure only this model.", show_default="every included network"),
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32 or bfloat16.")] = "auto",
-    seconds: Annotated[float, typer.Option(metavar="N", min=0, help="Time to measure for, in all.")] = 60,
+    seconds: Annotated[float, typer.Option(metavar="N", min=0, help="Total measuring time.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
 ) -> None:
     """Measure how fast this machine restores photos, in about a minute.
 
-    Each network restores a picture of one megapixel several times; the best run counts. Close other programs first:
-    they make the figures worse.
+    Each network restores a one-megapixel image several times; the best run counts. Close other programs first: they
+    slow it down.
     """
     from kbnet.inference import Restorer
 
@@ -65,7 +65,7 @@ def benchmark(
 
 
 def reference_machines() -> list[Machine]:
-    """The machines that are kept as data."""
+    """The reference machines."""
     text = (resources.files("kbnet.cli") / "machines.toml").read_text(encoding="utf-8")
     return [Machine(**entry) for entry in tomllib.loads(text)["machines"]]
 
@@ -73,14 +73,14 @@ def reference_machines() -> list[Machine]:
 def seconds_per_megapixel(
     restorer: "Restorer | Callable[[Any], Any]", limit: float, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """The best of a few runs within about `limit` seconds, on a picture as large as fits into that time."""
+    """Seconds per megapixel, the best of a few runs within about `limit` seconds, on the largest image that fits."""
     import numpy as np
 
     generator = np.random.default_rng(0)
     started = clock()
 
     def timed(side: int) -> float:
-        # flat areas, an edge and noise; what a picture shows does not change the work
+        # flat areas, an edge and noise; the content doesn't affect the time
         picture = np.full((side, side, 3), 96, np.uint8)
         picture[:, side // 2 :] = 160
         picture += generator.integers(0, 32, picture.shape, dtype=np.uint8)
@@ -88,7 +88,7 @@ def seconds_per_megapixel(
         restorer(picture)
         return clock() - start
 
-    timed(_SIDES[-1])  # warm up: kernels are chosen and memory is fetched at the first run
+    timed(_SIDES[-1])  # warm up: the first run selects kernels and allocates memory
     small = timed(_SIDES[-1])
     side = next((s for s in _SIDES if small * (s / _SIDES[-1]) ** 2 * 2 <= limit), _SIDES[-1])
     best = timed(side)
@@ -100,7 +100,7 @@ def seconds_per_megapixel(
 
 
 def _networks(model: str | None) -> "list[CatalogueEntry | str]":
-    """One shipped model of each network that takes colour, or the one that is asked for."""
+    """One included model for each colour network, or the given model."""
     from kbnet.models import find, list_models
 
     if model is not None:

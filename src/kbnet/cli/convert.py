@@ -1,4 +1,4 @@
-"""`kbnet convert`: the authors' checkpoints to our weights files, and back."""
+"""`kbnet convert`: between the authors' checkpoints and kbnet's weights files."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Layout(StrEnum):
-    """Where the authors' file keeps its tensors."""
+    """Layout of the authors' file: where its tensors are."""
 
     NET = "net"
     MODEL = "model"
@@ -19,7 +19,7 @@ class Layout(StrEnum):
 
 
 class StoredDtype(StrEnum):
-    """Of the weights in a .safetensors."""
+    """Data type of the weights in a .safetensors file."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -29,34 +29,36 @@ class StoredDtype(StrEnum):
 def convert(
     source: Annotated[
         str,
-        typer.Argument(metavar="IN", help="A .pth file of the authors, a .safetensors file, or the name of a model."),
+        typer.Argument(metavar="IN", help="The authors' .pth file, a .safetensors file, or a model name."),
     ],
     target: Annotated[
         Path, typer.Argument(metavar="OUT", help="File to write: .safetensors, or .pth for the authors' code.")
     ],
     layout: Annotated[
         Layout | None,
-        typer.Option(help="Layout of a .pth file.", show_default="the one the authors use for this network"),
+        typer.Option(help="Layout of a .pth file.", show_default="the authors' layout for this network"),
     ] = None,
     dtype: Annotated[
         StoredDtype | None,
-        typer.Option(help="Of the stored weights; float16 halves the file.", show_default="as in the input"),
+        typer.Option(
+            help="Data type of the stored weights; float16 halves the file size.", show_default="as in the input"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Convert weights between the authors' .pth and .safetensors.
 
-    The extension of OUT sets the direction. A .safetensors file also holds the network's settings. Nothing inside a
+    The extension of OUT sets the direction. A .safetensors file also contains the network's settings. No code in a
     .pth file is executed.
     """
     ending = target.suffix.lower()
     if ending not in (".safetensors", ".pth"):
-        raise typer.BadParameter(f"expected a name ending in .safetensors or .pth, got {target}", param_hint="OUT")
+        raise typer.BadParameter(f"expected a file name ending in .safetensors or .pth, got {target}", param_hint="OUT")
     if ending == ".safetensors" and layout is not None:
-        raise typer.BadParameter("only a .pth has a layout", param_hint="'--layout'")
+        raise typer.BadParameter("applies only to .pth files; leave it out", param_hint="'--layout'")
 
     if ending == ".pth" and dtype is not None:
-        raise typer.BadParameter("a .pth keeps the network's own", param_hint="'--dtype'")
+        raise typer.BadParameter("applies only to .safetensors files; leave it out", param_hint="'--dtype'")
 
     import torch
 
@@ -71,7 +73,7 @@ def convert(
 
 
 def _usual_layout(network: "Network") -> Layout:
-    """As the authors' test scripts expect: Gaussian noise, real noise, and the tasks of KBNet-L."""
+    """The layout that the authors' test scripts expect, for Gaussian noise, real noise and KBNet-L's tasks."""
     if network.family == "kbnet-l":
         return Layout.PARAMS
     return Layout.MODEL if getattr(network.config, "lightweight", False) else Layout.NET

@@ -1,4 +1,4 @@
-"""`kbnet download`: the authors' own weights from a mirror."""
+"""`kbnet download`: the authors' weights from a mirror."""
 
 import sys
 from pathlib import Path
@@ -11,20 +11,22 @@ def download(
     name: Annotated[str, typer.Argument(metavar="NAME", help="kbnet-l-derain or kbnet-s-real.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="A .safetensors file.", show_default="NAME.safetensors"),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The .safetensors file to write.", show_default="NAME.safetensors"
+        ),
     ] = None,
     mirror: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="URL of the folder that holds the file.", show_default="OpenModelDB's"),
+        typer.Option(metavar="URL", help="URL of the folder that contains the file.", show_default="OpenModelDB's"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Download the authors' weights from a mirror.
 
-    The authors' own links are dead. The mirror belongs to someone else and publishes no checksums, so names and shapes
-    of all tensors are checked against the network, and nothing in the file is executed; check the results yourself. The
-    same command resumes an interrupted download.
+    The authors' links no longer work. The mirror is run by a third party and publishes no checksums, so kbnet checks
+    the names and shapes of all tensors and executes no code in the file. Check the results yourself. To resume an
+    interrupted download, repeat the command.
     """
     from kbnet.cli._terminal import message_console
     from kbnet.models.download import MIRROR

@@ -1,4 +1,4 @@
-"""`kbnet evaluate`: a model measured by the protocol of a benchmark, one row a picture."""
+"""`kbnet evaluate`: measures a model with a benchmark's protocol, one row per image."""
 
 import shlex
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kbnet.evaluation.report import Gallery
     from kbnet.evaluation.session import Session
 
-# Options that do not change a figure, and so are not told in results.
+# Options that don't affect the figures; results leave them out.
 _SILENT = {"output", "report", "save", "submission", "resume", "overwrite", "quiet", "as_json", "list_them"}
 
 
@@ -25,16 +25,16 @@ def evaluate(
     benchmark: Annotated[str | None, typer.Option(metavar="NAME", help="Name from --list.", show_default=False)] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of the data set; --list shows its layout.", show_default=False),
+        typer.Option(metavar="FOLDER", help="Data set folder; --list shows the layout.", show_default=False),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE", help="Name of a model or task, or a weights file.", show_default="set by the benchmark"
+            metavar="NAME|FILE", help="Model or task name, or weights file.", show_default="set by the benchmark"
         ),
     ] = None,
     list_them: Annotated[
-        bool, typer.Option("--list", help="List the benchmarks: what each needs and measures.")
+        bool, typer.Option("--list", help="List the benchmarks with their data and protocols.")
     ] = False,
     sigma: Annotated[
         list[float] | None,
@@ -42,7 +42,7 @@ def evaluate(
             metavar="X",
             min=0,
             max=255,
-            help="Standard deviation of the added noise, 0 to 255; may be repeated.",
+            help="Standard deviation of the added noise, 0 to 255; can be repeated.",
             show_default="set by the benchmark",
         ),
     ] = None,
@@ -50,22 +50,22 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE|FOLDER", help="Blur kernels for `blur`.", show_default="drawn with a fixed seed"),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure only the first N pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure only the first N images.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE.json", help="Write results, with one row per picture."),
+        typer.Option("--output", "-o", metavar="FILE.json", help="Write the results, one row per image."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that -o already holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows already in the -o file.")] = False,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with all rows and the worst pictures.")
+        Path | None, typer.Option(metavar="FILE.html", help="Write an HTML report with all rows and the worst images.")
     ] = None,
     save: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write the restored pictures, and inputs made by the benchmark, as PNG."),
+        typer.Option(metavar="FOLDER", help="Write the restored images and any generated inputs as PNG."),
     ] = None,
     submission: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write SubmitSrgb.csv or .mat for the server of `sidd-benchmark`."),
+        typer.Option(metavar="FILE", help="Write SubmitSrgb.csv or .mat for the `sidd-benchmark` server."),
     ] = None,
     lpips: Annotated[
         bool, typer.Option("--lpips", help="Also measure LPIPS (unverified); needs the `lpips` extra.")
@@ -76,28 +76,28 @@ def evaluate(
         str,
         typer.Option(
             metavar="protocol|auto|N|0",
-            help="protocol: as in the papers, mostly the full frame; else as in `kbnet restore`.",
+            help="protocol: as in the papers, mostly the full frame. Other values work as in `kbnet restore`.",
         ),
     ] = "protocol",
     context: Annotated[
         ContextChoice,
         typer.Option(
-            help="Averages are taken over the whole picture (global), a window around each pixel (local), or each tile."
+            help="Take averages over the whole image (global), a window around each pixel (local), or each tile."
         ),
     ] = ContextChoice.AUTO,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Average eight flipped and rotated passes.")] = False,
     strength: Annotated[float, typer.Option(metavar="X", min=0, max=1, help="0 = original, 1 = fully restored.")] = 1.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results, report and pictures.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the results, without rows, as JSON to stdout.")
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing results, reports and images.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results without rows as JSON to stdout.")] = False,
 ) -> None:
-    """Measure a model on a benchmark, by the protocol of the papers.
+    """Measure a model on a benchmark with the papers' protocol.
 
     The unrestored inputs are measured too. With -o, each row is saved as soon as it is measured; after an interruption,
-    run the same command with --resume. A picture that cannot be read is named and the others are still measured; the
-    exit code is then 1. Needs the `eval` extra.
+    repeat the command with --resume. If an image can't be read, the others are still measured and the exit code is 1.
+    Needs the `eval` extra.
     """
     if list_them:
         list_benchmarks(as_json=as_json)
@@ -136,8 +136,8 @@ def evaluate(
         rows = work.run(ctx.obj or [], quiet=quiet)
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped()
-        advice = "continue with --resume" if journal else "use -o FILE.json to keep them next time"
-        done = f"{len(work.rows)} of {len(samples)} pictures measured"
+        advice = "continue with --resume" if journal else "nothing saved; use -o FILE.json to save results"
+        done = f"{len(work.rows)} of {len(samples)} images measured"
         typer.echo(f"kbnet: {stopped.word}: {done}; {advice}", err=True)
         raise typer.Exit(stopped.exit_code) from None
     results = session.results(_command(ctx), rows, complete=len(samples) == len(every))
@@ -150,12 +150,12 @@ def evaluate(
     _tell(results, [path for path in (output, report, submission) if path], quiet=quiet, as_json=as_json)
     if failed := results["failed"]:
         more = " ..." if len(failed) > 5 else ""
-        complain(f"{len(failed)} of {len(rows)} pictures failed: {', '.join(failed[:5])}{more}")
+        complain(f"{len(failed)} of {len(rows)} images failed: {', '.join(failed[:5])}{more}")
         raise typer.Exit(1)
 
 
 class _Work:
-    """The rows made so far, and what is done with each."""
+    """The rows so far, and where each one goes."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class _Work:
         self.rows: dict[str, Row] = {s.name: known[s.name] for s in samples if s.name in known and not self._lacks(s)}
 
     def run(self, received: list[int], *, quiet: bool) -> list["Row"]:
-        """Make what is missing, and return all rows in order; `received` fills with signals that ask to stop."""
+        """Measure the missing rows and return all rows in order; stops when `received` has a signal."""
         from kbnet.evaluation import run
 
         session, console = self._session, message_console()
@@ -236,29 +236,29 @@ def _check_outputs(
     limit: int | None,
     overwrite: bool,
 ) -> None:
-    """Refuse before the work what would fail after it."""
+    """Check everything that would otherwise fail only at the end."""
     from kbnet.errors import InvalidInputError, OutputExistsError
 
     if submission is not None:
         if benchmark != "sidd-benchmark" or save is None or limit is not None:
             raise InvalidInputError(
-                "expected --benchmark sidd-benchmark, --save FOLDER and no --limit with --submission, "
-                "which packs all restored blocks of that folder"
+                "--submission packs all restored blocks of the --save folder: it needs --benchmark sidd-benchmark and "
+                "--save FOLDER, without --limit"
             )
         if submission.suffix.lower() not in (".csv", ".mat"):
-            raise InvalidInputError(f"expected a submission named .csv or .mat, got {submission}")
+            raise InvalidInputError(f"expected a submission file ending in .csv or .mat, got {submission}")
     for path in (report, submission):
         if path is not None and path.exists() and not overwrite:
             raise OutputExistsError(f"{path}: the file exists; choose another name or give --overwrite")
         if path is not None and not path.parent.is_dir():
-            raise InvalidInputError(f"{path}: its folder does not exist; create it first")
+            raise InvalidInputError(f"{path}: the folder does not exist; create it first")
 
 
 def _expect(session: "Session", samples: list["Sample"], *, quiet: bool) -> None:
     benchmark = session.benchmark
     found = len({sample.photo for sample in samples})
     if benchmark.pictures and found != benchmark.pictures and not quiet:
-        text = f"kbnet: note: {benchmark.title} has {benchmark.pictures} pictures as published, {found} are here"
+        text = f"kbnet: note: the published {benchmark.title} has {benchmark.pictures} images, this folder has {found}"
         typer.echo(text, err=True)
 
 
@@ -303,7 +303,7 @@ def _tell(results: dict[str, Any], written: list[Path], *, quiet: bool, as_json:
 
 
 def _command(ctx: typer.Context) -> str:
-    """The command as anyone may repeat it: options that change a figure, folders by their last part."""
+    """The command in a form that others can repeat: options that affect the figures, folders without their parents."""
     from kbnet.evaluation.environment import plain_path
 
     words = ["kbnet", "evaluate"]

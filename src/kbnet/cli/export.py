@@ -1,4 +1,4 @@
-"""`kbnet export`: a network as a file for other runtimes."""
+"""`kbnet export`: writes a model for other runtimes."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 
 class FormatChoice(StrEnum):
-    """What is written."""
+    """File format."""
 
     ONNX = "onnx"
     OPENVINO = "openvino"
@@ -16,7 +16,7 @@ class FormatChoice(StrEnum):
 
 
 class DtypeChoice(StrEnum):
-    """What the file computes in."""
+    """Data type of the computation."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -24,30 +24,28 @@ class DtypeChoice(StrEnum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model or task, or a weights file.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model or task name, or weights file.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="File to write: .onnx, .xml (OpenVINO) or .pt2.")
     ],
     format: Annotated[
         FormatChoice | None,
         typer.Option(
-            help="ONNX, OpenVINO (.xml and .bin), or a torch.export program.", show_default="from the name of FILE"
+            help="ONNX, OpenVINO (.xml and .bin), or a torch.export program.", show_default="by the extension of FILE"
         ),
     ] = None,
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Accept any height and width; the default without --tile.")
+        bool, typer.Option("--dynamic", help="Accept any height and width. This is the default without --tile.")
     ] = False,
     tile: Annotated[
         int,
-        typer.Option(
-            min=0, metavar="N", help="Accept images of N x N pixels only, for runtimes that need a fixed size."
-        ),
+        typer.Option(min=0, metavar="N", help="Accept only N x N pixels, for runtimes that need a fixed size."),
     ] = 0,
     context: Annotated[
         bool,
         typer.Option(
             "--context",
-            help="Make averages over the whole picture optional inputs and outputs, so that tiles fit together.",
+            help="Make averages over the whole image optional inputs and outputs, so that tiles join without seams.",
         ),
     ] = False,
     window: Annotated[
@@ -71,26 +69,30 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="At least eight photos for int8: clean ones, which are degraded to suit the task, or pairs in "
-            "DIR/input and DIR/target. Every fourth is kept for checking; a loss above 0.1 dB is refused.",
+            help="Folder of at least eight photos for int8: clean photos, which kbnet degrades to suit the task, or "
+            "pairs in DIR/input and DIR/target. Every fourth one tests the result; a loss above 0.1 dB is refused.",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Export a model to ONNX, OpenVINO or torch.export.
 
-    The graph uses standard operators and holds facts about the model as metadata. It is first run at several sizes and
-    compared with PyTorch; one that differs by more than 1e-4 is not written. `kbnet restore --model FILE` runs .onnx
-    and .xml. Needs the `export` extra.
+    The graph uses standard operators and contains facts about the model as metadata. Before writing, kbnet compares it
+    with PyTorch at several sizes and refuses differences above 1e-4. `kbnet restore --model FILE` runs .onnx and .xml
+    files. Needs the `export` extra.
     """
     if dynamic and tile:
-        raise typer.BadParameter("a graph takes any size or one: give --dynamic or --tile", param_hint="'--tile'")
+        raise typer.BadParameter("conflicts with --dynamic; leave one of them out", param_hint="'--tile'")
     chosen = format.value if format else _format_of(output)
     small = dtype is DtypeChoice.INT8
     if small and chosen != "openvino":
-        raise typer.BadParameter(f"graphs of 8 bits are OpenVINO's, got {chosen}: name an .xml", param_hint="'--dtype'")
+        raise typer.BadParameter(
+            f"int8 needs OpenVINO, got {chosen}; use a file name ending in .xml", param_hint="'--dtype'"
+        )
     if small != (calibrate is not None):
-        raise typer.BadParameter("int8 is calibrated: give both --dtype int8 and --calibrate", param_hint="'--dtype'")
+        raise typer.BadParameter(
+            "--dtype int8 and --calibrate need each other; add the other or leave out both", param_hint="'--dtype'"
+        )
 
     import hashlib
 
@@ -117,8 +119,8 @@ def export(
     if calibrate is not None:
         quality = export_int8(network, output, facts, calibrate, overwrite=overwrite)
         judged = (
-            f"restores at {quality.quantised:.2f} dB in 8 bits and at {quality.full:.2f} dB in float32, from "
-            f"{quality.degraded:.2f} dB ({quality.crops} crops that were not calibrated on)"
+            f"{quality.quantised:.2f} dB in 8 bits, {quality.full:.2f} dB in float32, {quality.degraded:.2f} dB before "
+            f"({quality.crops} crops held out from calibration)"
         )
     else:
         difference = export_model(network, output, facts, format=chosen, overwrite=overwrite)  # type: ignore[arg-type]  # one of the three
@@ -133,8 +135,8 @@ def export(
     )
     if not (context or window):
         typer.echo(
-            "kbnet: note: this graph averages over its own input, so only plain tiles are offered, with seams in large "
-            "pictures; give --context for tiles that fit together",
+            "kbnet: note: this graph averages over each tile separately, so large photos can show seams; to avoid "
+            "them, add --context",
             err=True,
         )
 
@@ -143,6 +145,6 @@ def _format_of(output: Path) -> str:
     formats = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch-export"}
     if output.suffix.lower() not in formats:
         raise typer.BadParameter(
-            f"expected a name ending in {', '.join(formats)}, or a --format; got {output}", param_hint="'--output'"
+            f"expected a file name ending in {', '.join(formats)}, or --format; got {output}", param_hint="'--output'"
         )
     return formats[output.suffix.lower()]

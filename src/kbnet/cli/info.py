@@ -1,4 +1,4 @@
-"""`kbnet info`: facts about a weights file, a picture, a shipped model, or this installation."""
+"""`kbnet info`: facts about an image, a model, a weights file or this installation."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,14 +16,14 @@ def info(
         str | None,
         typer.Argument(
             metavar="FILE|NAME",
-            help="Picture, weights file, exported graph, or the name of a model, task or network.",
+            help="Image, weights file, exported graph, or name of a model, task or network.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
 ) -> None:
-    """Show facts about a picture, a model, or this installation.
+    """Show facts about an image, a model or this installation.
 
-    Without an argument, shows versions, devices and which compute kernels run here.
+    Without an argument, it shows versions, devices and the available compute kernels.
     """
     facts = _installation() if target is None else _about(target)
     if as_json:
@@ -62,7 +62,7 @@ def _graph(path: Path) -> dict[str, Any]:
 
 
 def _is_weights(path: Path) -> bool:
-    """By the name, else by the first bytes: the header of safetensors, a zip of torch.save, or a pickle."""
+    """Whether a file has weights, by its name or first bytes: a safetensors header, a torch.save zip or a pickle."""
     from kbnet.imaging import is_supported
 
     if path.suffix.lower() in _WEIGHTS_ENDINGS or is_supported(path) or not path.is_file():

@@ -1,4 +1,4 @@
-"""`kbnet inspect`: pictures of what happens inside, one subcommand each."""
+"""`kbnet inspect`: subcommands that show how networks and degradations work."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,38 +10,38 @@ from kbnet.cli._terminal import one_line, print_json
 
 app = typer.Typer(
     cls=Group,
-    help="Look inside: a network at work, the cost of networks, the degradations used in training.",
+    help="Inspect networks at work, their cost, and the training degradations.",
     rich_markup_mode=None,
 )
 
 
 @app.command("model", cls=Command)
 def model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a model or task, or a weights file.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Model or task name, or weights file.")],
     photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="Photo to restore.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Picture to write.", show_default="IMAGE-NAME-BLOCK.png"),
+        typer.Option("--output", "-o", metavar="FILE", help="Image to write.", show_default="IMAGE-NAME-BLOCK.png"),
     ] = None,
     block: Annotated[
         str | None,
         typer.Option(
-            metavar="BLOCK", help="Block such as encoder.0.0; a wrong name lists all.", show_default="the last"
+            metavar="BLOCK",
+            help="Block, such as encoder.0.0. An unknown name lists all blocks.",
+            show_default="the last block",
         ),
     ] = None,
     pixel: Annotated[
         list[str] | None,
         typer.Option(
             metavar="X,Y",
-            help="Draw the kernel of this pixel, counted from the top left; up to six times.",
+            help="Draw the kernel of this pixel, counted from the top left. Repeat it for up to six pixels.",
             show_default="one on an edge, one in a flat area, one in a texture",
         ),
     ] = None,
     group: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=0, help="Group of channels to draw.", show_default="the one whose kernels differ most"
-        ),
+        typer.Option(metavar="N", min=0, help="Channel group to draw.", show_default="the one whose kernels vary most"),
     ] = None,
     size: Annotated[
         int,
@@ -53,13 +53,13 @@ def model(
         str | None,
         typer.Option(
             metavar="global|local",
-            help="Averages over the whole image or a window around each pixel.",
-            show_default="the model's own",
+            help="Take averages over the whole image or a window around each pixel.",
+            show_default="the model's setting",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Draw a block at work on a photo.
+    """Draw what a block computes on a photo.
 
     Shows its bases, coefficients, kernels and branches. Needs the `eval` extra.
     """
@@ -77,17 +77,17 @@ def model(
 def cost(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NETWORK", help="Networks of kbnet or of other papers.", show_default="all"),
+        typer.Argument(metavar="NETWORK", help="Networks of kbnet or other papers.", show_default="all"),
     ] = None,
-    size: Annotated[str, typer.Option(metavar="WxH", help="Size of the image, multiples of 16.")] = "256x256",
+    size: Annotated[str, typer.Option(metavar="WxH", help="Image size; both sides are multiples of 16.")] = "256x256",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
 ) -> None:
     """Count parameters, multiply-adds and memory of networks.
 
-    Nothing is computed. Multiply-adds (MACs) include convolutions, kernel basis attention (KBA) and the products of
-    transposed attention; the published figures of KBNet and Restormer are those of the convolutions alone. Networks of
-    other papers follow the descriptions there. Memory is that of float32 tensors, layer by layer: "stored kernels" is
-    what KBA needs as the authors compute it, "training" what a forward pass keeps for the backward pass.
+    The networks don't run. Multiply-adds (MACs) include convolutions, kernel basis attention (KBA) and the products of
+    transposed attention; the published figures of KBNet and Restormer count convolutions only. Networks of other papers
+    are built from their descriptions. Memory is for float32 tensors, layer by layer: "stored kernels" is what KBA needs
+    if it is computed like the authors do, "training" is what a forward pass keeps for the backward pass.
     """
     from kbnet.cli._costs import parse_size, print_costs
     from kbnet.evaluation.costs import network_costs
@@ -102,10 +102,10 @@ def cost(
 
 @app.command("degradations", cls=Command)
 def degradations(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Clean photo; its middle is used.")],
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Clean photo; the centre is used.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Picture to write.", show_default="PHOTO-degradations.png"),
+        typer.Option("--output", "-o", metavar="FILE", help="Image to write.", show_default="PHOTO-degradations.png"),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**31 - 1, help="Random seed.")] = 0,
     size: Annotated[int, typer.Option(metavar="N", min=16, max=1024, help="Use N x N pixels of the photo.")] = 256,

@@ -1,4 +1,4 @@
-"""`kbnet models`: the models that ship, what they cost, and the networks without weights."""
+"""`kbnet models`: the included models and their cost, and the networks without weights."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,16 +10,16 @@ from kbnet.cli._terminal import print_block, print_columns, print_json
 if TYPE_CHECKING:
     from kbnet.models import CatalogueEntry
 
-_SIDE = 256  # the size at which papers state costs
+_SIDE = 256  # the image size that papers state costs for
 
 
 def models(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Add measured quality, and the networks without weights.")
+        bool, typer.Option("--verbose", "-v", help="Also show measured quality, and networks without weights.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
 ) -> None:
-    """List the models that ship, with cost and licence.
+    """List the included models with cost and licence.
 
     COST is the number of multiply-adds per pixel. `kbnet info NAME` shows everything about one model.
     """
@@ -39,15 +39,13 @@ def models(
     for entry in shipped:
         typer.echo("")
         print_block(_facts(entry, costs[entry.preset]))
-    typer.echo(
-        "\nNetworks; GMACs are those of one 256x256 image, and papers of this family count convolutions alone.\n"
-    )
+    typer.echo("\nNetworks. GMACs are for one 256x256 image; papers of this family count only convolutions.\n")
     headings = ("NETWORK", "PARAMETERS", "GMACS", "CONVOLUTIONS", "MULTIPLE", "WEIGHTS")
     print_columns(headings, [_network_row(facts) for facts in costs.values()], right=headings[1:5])
 
 
 def _task(entry: "CatalogueEntry") -> str:
-    """The task, and in parentheses what chooses these weights of it: --preset best, or gray pictures."""
+    """The task, and in parentheses what selects these weights: --preset best, or gray images."""
     variant = {"hq": "best", "": "other"}.get(entry.variant, entry.variant)
     return entry.task if entry.default else f"{entry.task} ({variant})"
 
@@ -57,13 +55,13 @@ def _cost(facts: dict[str, Any]) -> str:
 
 
 def _facts(entry: "CatalogueEntry", network: dict[str, Any]) -> dict[str, str]:
-    # what the inputs score, and the worst picture, are left to `kbnet info`
+    # `kbnet info` also shows the inputs' scores and the lowest image
     measured = (f"{name} {value:.2f}" for name, value in entry.metrics.items() if "," not in name)
     return {
         "model": entry.name,
         "task": _task(entry),
         "summary": entry.summary,
-        "network": f"{entry.preset}, {entry.parameters / 1e6:.2f} M parameters, {_cost(network)} MACs a pixel",
+        "network": f"{entry.preset}, {entry.parameters / 1e6:.2f} M parameters, {_cost(network)} MACs per pixel",
         "licence": entry.license,
         "measured": ", ".join(measured),
     }

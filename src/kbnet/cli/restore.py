@@ -1,4 +1,4 @@
-"""`kbnet restore`: pictures in, restored pictures out."""
+"""`kbnet restore`: restores photos."""
 
 import typer
 
@@ -11,11 +11,11 @@ from kbnet.cli._restore_options import RestoreOptions
 def _restore(ctx: typer.Context, options: RestoreOptions) -> None:
     """Restore photos: remove noise, rain or blur.
 
-    Results keep the format, bit depth, transparency, colour profile and metadata of the original; a note names whatever
-    cannot be kept. Files are never overwritten unless --overwrite is given, and a result appears whole or not at all.
-    If a picture fails, the others are still restored.
+    Results keep the format, bit depth, transparency, colour profile and metadata of the original; a note names
+    anything that can't be kept. Existing files are never overwritten without --overwrite, and results are never
+    partial. If one photo fails, the others are still restored.
 
-    Exit codes: 0 success, 1 at least one picture failed, 2 wrong usage, 130 interrupted by Ctrl-C.
+    Exit codes: 0 success, 1 at least one photo failed, 2 wrong usage, 130 interrupted by Ctrl-C.
     """
     options.check()
     if options.on_ray:

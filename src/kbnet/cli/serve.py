@@ -12,7 +12,7 @@ log = logging.getLogger("kbnet.server")
 
 
 def _option(name: str, help: str, *flags: str, **options: Any) -> Any:
-    """An option that an environment variable sets too."""
+    """An option that an environment variable can set too."""
     return typer.Option(*flags, help=help, envvar=variable(name), **options)
 
 
@@ -29,51 +29,56 @@ def serve(
     host: Annotated[
         str, _option("host", "Address to listen on; 0.0.0.0 makes the server reachable from the network.")
     ] = "127.0.0.1",
-    port: Annotated[int, _option("port", "0 takes a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[int, _option("port", "Port to listen on; 0 selects a free port.", min=0, max=65535)] = 8000,
     device: Annotated[str, _option("device", "auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, _option("dtype", "auto, float32 or bfloat16.")] = "auto",
     max_bytes: Annotated[
         int, _option("max-bytes", "Largest request body; larger ones get HTTP 413.", min=1)
     ] = 200_000_000,
     max_pixels: Annotated[
-        int, _option("max-pixels", "Largest picture (HTTP 413); 0 derives it from the free memory.", min=0)
+        int,
+        _option(
+            "max-pixels",
+            "Largest image, in pixels; larger ones get HTTP 413. 0 derives it from the free memory.",
+            min=0,
+        ),
     ] = 0,
     max_waiting: Annotated[
         int, _option("max-waiting", "Maximum queue length; further requests get HTTP 429.", min=1)
     ] = 16,
     max_seconds: Annotated[
-        float, _option("max-seconds", "Time limit for a request, including its wait (HTTP 503).", min=1)
+        float, _option("max-seconds", "Time limit for a request, including its wait; then it gets HTTP 503.", min=1)
     ] = 600,
     keep_bytes: Annotated[
         int,
         _option("keep-bytes", "Memory for results kept for the page; 0 derives it from the free memory.", min=0),
     ] = 0,
     keep_seconds: Annotated[
-        float, _option("keep-seconds", "How long a result is kept after its last use.", min=1)
+        float, _option("keep-seconds", "Seconds to keep a result after its last use.", min=1)
     ] = 900,
     shutdown_seconds: Annotated[
-        float, _option("shutdown-seconds", "How long running requests may take to finish at shutdown.", min=1)
+        float, _option("shutdown-seconds", "Seconds for accepted requests to finish at shutdown.", min=1)
     ] = 7,
     api_key_file: Annotated[
         Path | None,
         _option("api-key-file", f"File with the key that requests must carry; or set {KEY_VARIABLE}."),
     ] = None,
-    page: Annotated[bool, _option("page", "Serve the web page; without it there is only the API.")] = True,
+    page: Annotated[bool, _option("page", "Serve the web page; --no-page serves only the API.")] = True,
     log_format: Annotated[
-        Literal["text", "json"], _option("log-format", "Log for people or, one JSON object a line, for programs.")
+        Literal["text", "json"], _option("log-format", "Log as text, or as one JSON object per line.")
     ] = "text",
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _option("log-level", "Least level that is logged.")
+        Literal["debug", "info", "warning", "error"], _option("log-level", "Lowest level to log.")
     ] = "info",
     quiet: Annotated[bool, _option("quiet", "The same as --log-level error.", "--quiet", "-q")] = False,
 ) -> None:
-    """Serve a web page and an HTTP API that restore pictures.
+    """Serve a web page and an HTTP API that restore photos.
 
-    Only this computer can reach the server unless --host says otherwise. Pictures are processed in memory and are
-    never saved. Ctrl-C stops accepting pictures and finishes running requests for a few seconds; a second Ctrl-C
-    ends the server at once. The page is at /, the API's documentation at /docs.
+    By default, only this computer can reach the server; --host changes that. Photos are processed in memory and never
+    saved. Ctrl-C stops accepting photos and gives accepted requests a few seconds to finish; a second Ctrl-C stops the
+    server immediately. The page is at /, the API documentation at /docs.
 
-    Each option is also an environment variable (--max-waiting is KBNET_MAX_WAITING) and a key in the file of --config.
+    Each option is also an environment variable (KBNET_MAX_WAITING for --max-waiting) and a key in the --config file.
     """
     from kbnet.server import Limits, create_app, run
     from kbnet.server.guard import LOOPBACK_NAMES
@@ -98,10 +103,10 @@ def serve(
         limits, device=device, dtype=dtype, page=page, api_key=key, hosts=LOOPBACK_NAMES if local else None
     )
     if not local and key is None:
-        log.warning("everyone who can reach %s can use this server; set %s to ask for a key", host, KEY_VARIABLE)
+        log.warning("anyone who can reach %s can use this server; set %s to require a key", host, KEY_VARIABLE)
 
     def ready() -> None:
-        text = f"serving at {url_of(listening)}; Ctrl-C ends it"
+        text = f"serving at {url_of(listening)}; press Ctrl-C to stop"
         if log_format == "json":
             log.info(text)
         elif not quiet:
@@ -121,4 +126,4 @@ def _read_key(path: Path | None) -> str | None:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = (getattr(error, "strerror", None) or "not text").lower()
-        raise InvalidInputError(f"expected a file with the API key, {path} cannot be read: {why}") from None
+        raise InvalidInputError(f"{path}: the API key file can't be read: {why}") from None

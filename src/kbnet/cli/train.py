@@ -1,4 +1,4 @@
-"""`kbnet train`: a recipe and a folder of photographs in, weights out."""
+"""`kbnet train`: trains weights from a recipe and folders of photos."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RESULT = "model.safetensors"
 BEST_RESULT = "best.safetensors"
-_LINE_EVERY = 100  # steps between lines where there is no live one, and between points of a curve
+_LINE_EVERY = 100  # steps between log lines without a terminal, and between points of a curve
 _SMOOTHING = 0.98
 _SAME_REQUEST = 1.0  # seconds
 
@@ -36,8 +36,8 @@ def train(
         list[str],
         typer.Option(
             metavar="FOLDER",
-            help="Folder of clean photos or of pairs; repeat it for more folders, and use NAME=FOLDER for one source "
-            "of a recipe with several.",
+            help="Folder of clean photos or pairs. Repeat it for more folders; for a recipe with several sources, use "
+            "NAME=FOLDER.",
         ),
     ],
     run: Annotated[
@@ -49,31 +49,29 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Replace a value of the recipe: --set optimizer.lr=1e-3 --set phases.0.steps=200",
+            help="Override a recipe value: --set optimizer.lr=1e-3 --set phases.0.steps=200",
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint of the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint in the run folder.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=0, max=256, help="Processes per device that prepare data.", show_default="by cores"
-        ),
+        typer.Option(metavar="N", min=0, max=256, help="Data loading processes per device.", show_default="by cores"),
     ] = None,
     memory: Annotated[
         float | None,
         typer.Option(
             metavar="GIB",
             min=0,
-            help="Memory for decoded photos; the rest is kept on disk.",
-            show_default="half of what is free",
+            help="Memory for decoded photos; the rest goes to disk.",
+            show_default="half of the free memory",
         ),
     ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder for decoded photos that do not fit into memory.",
-            show_default="beside the run",
+            help="Folder for decoded photos that don't fit into memory.",
+            show_default="next to the run folder",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
@@ -81,7 +79,7 @@ def train(
     """Train a network from a recipe.
 
     Ctrl-C saves a checkpoint after the current step, and --resume continues from it. At the end, the averaged weights
-    are in FOLDER/model.safetensors; if earlier ones validated better, those are in FOLDER/best.safetensors.
+    are in FOLDER/model.safetensors. If earlier weights validated better, those are in FOLDER/best.safetensors.
 
     For several devices or processes, use `accelerate launch -m kbnet train ...` or `torchrun -m -- kbnet train ...`.
     Needs the `train` extra.
@@ -100,7 +98,7 @@ def train(
         plan = Recipe.read(recipe, settings)
         if (folder / NAME).exists() and not resume:
             raise InvalidInputError(
-                f"{folder} already holds a run; continue it with --resume, or choose another --run folder"
+                f"{folder} already contains a run; add --resume to continue it, or choose another --run folder"
             )
         if resume and not (folder / NAME).exists():
             raise InvalidInputError(
@@ -129,10 +127,10 @@ def train(
 
 
 def _leave(code: int) -> NoReturn:
-    """End this process at once, without Python's own end.
+    """End this process immediately, without Python's shutdown.
 
-    DistributedDataParallel keeps the threads of its process group alive, and one that lets go of a tensor while Python
-    ends aborts the process (seen with gloo on a busy machine). Everything is written and closed by now.
+    DistributedDataParallel keeps the threads of its process group alive. If one of them releases a tensor while Python
+    shuts down, the process aborts (seen with gloo on a busy machine). All files are written and closed by now.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -147,7 +145,7 @@ def _train(work: "Run", console: "Console", *, quiet: bool) -> None:
     def stop(number: int) -> None:
         nonlocal last
         now = time.monotonic()
-        # Terminals and launchers often send a signal twice at once; only one that comes later is a second request.
+        # Terminals and launchers often send a signal twice in a row; only a later one is a second request.
         if stopping and now - last > _SAME_REQUEST:
             raise Stopped(number)
         if not stopping:
@@ -157,8 +155,10 @@ def _train(work: "Run", console: "Console", *, quiet: bool) -> None:
     with _Report(folder, work.step, plan.steps, console, quiet=quiet) as shown, stop_signals(stop):
         try:
             network = work.train(shown.step, lambda: bool(stopping))
-            stopped = Stopped(stopping[0] if stopping else signal.SIGTERM)  # another process may have been told
-        except Stopped as again:  # asked for twice: the step at hand is not whole, and not saved
+            stopped = Stopped(
+                stopping[0] if stopping else signal.SIGTERM
+            )  # another process may have received the signal
+        except Stopped as again:  # second request: the current step is incomplete and not saved
             stopped, network = again, None
     if network is None or work.step < plan.steps:
         if work.accelerator.is_main_process:
@@ -186,13 +186,13 @@ def _write_weights(work: "Run", network: "Network", console: "Console", *, quiet
     save_file(work.averaged(), folder / BEST_RESULT, overwrite=True)
     if not quiet:
         console.print(
-            f"those of step {best['step']}, which validated best: {folder / BEST_RESULT}", markup=False, soft_wrap=True
+            f"best weights in validation, step {best['step']}: {folder / BEST_RESULT}", markup=False, soft_wrap=True
         )
 
 
 @contextmanager
 def _one_voice() -> Iterator[None]:
-    """Of several processes, which fail alike, let the first one say why."""
+    """If all processes fail alike, report the error only in the first one."""
     try:
         yield
     except KBNetError:
@@ -202,7 +202,7 @@ def _one_voice() -> Iterator[None]:
 
 
 class _Report:
-    """What a run shows and records: a live line on a terminal, plain lines elsewhere, curves with tensorboard."""
+    """Output of a run: a live line on a terminal, plain lines elsewhere, curves for TensorBoard."""
 
     def __init__(self, folder: Path, step: int, steps: int, console: "Console", *, quiet: bool) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -233,7 +233,7 @@ class _Report:
             self._writer.close()
 
     def step(self, progress: "Progress") -> None:
-        """Take in one step."""
+        """Record one step."""
         self.seen = progress.step
         loss = progress.loss if self._loss is None else _SMOOTHING * self._loss + (1 - _SMOOTHING) * progress.loss
         self._loss = loss
@@ -271,7 +271,7 @@ class _Report:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Log records as lines above the live one."""
+    """Prints log records above the live line."""
 
     def __init__(self, console: "Console") -> None:
         super().__init__()
@@ -291,7 +291,7 @@ def _show_messages(console: "Console", level: int, *, shown: bool) -> None:
 
 
 def _curves(folder: Path, step: int) -> Any:
-    """A TensorBoard writer, or None where tensorboard is not installed."""
+    """A TensorBoard writer, or None if tensorboard isn't installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,11 +1,11 @@
-// The controls: what to remove, by which model, and how the result looks. Those of the look come from one table, so that
-// a backend which can blend colour and detail apart only has to say so.
+// The controls: what to remove, which model to use, and how the result looks. The look controls come from one table, so a
+// backend that can blend colour and detail separately only has to list them.
 import { element } from "./words.js";
 
 const LOOKS = [
-  { name: "strength", label: "Strength", title: "0 % = original, 100 % = fully restored" },
-  { name: "colour", label: "Colour", title: "0 % = original colours, 100 % = restored colours" },
-  { name: "detail", label: "Detail", title: "0 % = smooth, 100 % = all detail" },
+  { name: "strength", label: "Strength", title: "0% = original, 100% = fully restored" },
+  { name: "colour", label: "Colour", title: "0% = original colours, 100% = restored colours" },
+  { name: "detail", label: "Detail", title: "0% = smooth, 100% = all detail" },
 ];
 const PRESETS = { fast: "Fast", best: "Best (slower)" };
 const FORMATS = { png: "PNG", jpeg: "JPEG", tiff: "TIFF", webp: "WebP", avif: "AVIF" };
@@ -16,7 +16,7 @@ export class Controls extends EventTarget {
   #tasks = [];
   #looks = [];
 
-  // description: as the backend's describe() gives it
+  // description: the result of the backend's describe()
   fill({ tasks, formats, looks }) {
     this.#tasks = tasks;
     this.#looks = LOOKS.filter(({ name }) => looks.includes(name));
@@ -48,14 +48,14 @@ export class Controls extends EventTarget {
     return $("format").value;
   }
 
-  // look: {strength}, or null while there is no result to change
+  // look: {strength}, or null if there is no result
   setLook(look) {
     for (const { name } of this.#looks) {
       const slider = $(`look-${name}`);
       slider.disabled = !look;
       const percent = Math.round(100 * (look?.[name] ?? 1));
       slider.value = String(percent);
-      $(`look-${name}-now`).textContent = `${percent} %`;
+      $(`look-${name}-now`).textContent = `${percent}%`;
     }
   }
 
@@ -68,7 +68,7 @@ export class Controls extends EventTarget {
     const now = element("output", { id: `look-${name}-now`, htmlFor: `look-${name}` });
     const slider = element("input", { id: `look-${name}`, type: "range", min: 0, max: 100, step: 1, title });
     slider.oninput = () => {
-      now.textContent = `${slider.value} %`;
+      now.textContent = `${slider.value}%`;
       this.dispatchEvent(new CustomEvent("look", { detail: { [name]: Number(slider.value) / 100 } }));
     };
     return element("label", { className: "look" }, element("span", { textContent: label }), slider, now);

@@ -55,11 +55,11 @@ export class HttpBackend {
     const query = { strength, ...(format ? { format } : {}) };
     let reply;
     try {
-      if (!result.kept) throw new BackendError("the result is not kept", "gone");
+      if (!result.kept) throw new BackendError("the server didn't keep the result", "gone");
       reply = await this.#ask(`v1/results/${result.kept}?${new URLSearchParams(query)}`, { signal });
     } catch (error) {
       if (!(error instanceof BackendError) || error.code !== "gone") throw error;
-      // Restore the same file once more.
+      // Restore the file again.
       reply = await this.#post(file, { task, preset, ...query }, signal);
     }
     return { blob: await reply.blob(), notes: notesOf(reply) };
@@ -87,7 +87,7 @@ export class HttpBackend {
       reply = await fetch(this.#base + path, { ...options, headers: this.#headers(options.headers) });
     } catch (error) {
       options.signal?.throwIfAborted();
-      throw new BackendError("the server does not answer; is kbnet still running?", "offline");
+      throw new BackendError("the server doesn't respond; check that kbnet is running", "offline");
     }
     if (reply.ok || (reply.status === 429 && options.method === "POST")) return reply;
     throw new BackendError(await explanation(reply), { 401: "key", 404: "gone" }[reply.status] || "refused");
@@ -118,7 +118,7 @@ export class HttpBackend {
           progress({ state: "working", seconds, left, share: left === null ? undefined : seconds / (seconds + left || 1) });
         }
       }
-    } catch { /* it ended, or the picture's own request tells why not */ }
+    } catch { /* the request ended; if it failed, it reports the error itself */ }
   }
 }
 
@@ -130,11 +130,11 @@ async function explanation(reply) {
   try {
     return (await reply.json()).error;
   } catch {
-    return `the server answered with status ${reply.status}`;
+    return `the server returned HTTP status ${reply.status}`;
   }
 }
 
-// crypto.randomUUID is missing on pages of plain HTTP from another computer.
+// crypto.randomUUID isn't available on plain HTTP pages from another computer.
 function unguessable() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

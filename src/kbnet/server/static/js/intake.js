@@ -1,10 +1,10 @@
-// Ways in for pictures: chosen, dropped, pasted, photographed, examples.
+// Ways to add photos: choose, drop, paste, take a photo, use an example.
 import { element } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const EXAMPLES = ["denoise", "derain", "deblur"];
 
-// add: called with files, and with the task of an example; complain: called with what went wrong.
+// add: called with files, and for an example with its task; complain: called with an error message.
 export function connect(add, complain) {
   const files = $("files");
   for (const id of ["add", "choose"]) $(id).onclick = () => files.click();
@@ -13,9 +13,9 @@ export function connect(add, complain) {
     try {
       const found = await pasted();
       if (found.length) add(found);
-      else complain("There is no picture in the clipboard.");
+      else complain("The clipboard contains no image.");
     } catch {
-      complain("This browser does not let the page read the clipboard; press Ctrl+V instead.");
+      complain("The browser doesn't let this page read the clipboard. Press Ctrl+V instead.");
     }
   };
   $("camera").onclick = () => photograph(add, complain);
@@ -36,7 +36,7 @@ export function offerExamples(tasks, add) {
   const offered = tasks.filter(({ name }) => EXAMPLES.includes(name));
   const buttons = offered.map(({ name, label }) => {
     const source = `page/example-${name}.jpg`;
-    const button = element("button", { type: "button", className: "example", ariaLabel: `Use the example for ${label}` }, element("img", { src: source, alt: "", height: 72 }));
+    const button = element("button", { type: "button", className: "example", ariaLabel: `Try the example for ${label}` }, element("img", { src: source, alt: "", height: 72 }));
     button.onclick = async () => add([new File([await (await fetch(source)).blob()], `example-${name}.jpg`, { type: "image/jpeg" })], name);
     return button;
   });
@@ -54,13 +54,13 @@ async function pasted() {
 }
 
 async function photograph(add, complain) {
-  if (!navigator.mediaDevices) return complain("The camera needs a page from this computer or over HTTPS; choose a file instead.");
+  if (!navigator.mediaDevices) return complain("Browsers allow camera access only on localhost or over HTTPS. Choose a file instead.");
   const dialog = $("camera-dialog"), video = dialog.querySelector("video");
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 4096 } } });
   } catch (error) {
-    return complain(error.name === "NotFoundError" ? "This device has no camera." : `The camera cannot be used: ${error.message}`);
+    return complain(error.name === "NotFoundError" ? "This device has no camera." : `The camera can't be used: ${error.message}`);
   }
   video.srcObject = stream;
   dialog.onclose = () => { stream.getTracks().forEach((track) => track.stop()); video.srcObject = null; };

@@ -1,4 +1,4 @@
-// The queue as a list: a thumbnail, a name, how far it is.
+// The queue as a list: thumbnail, name and progress of each photo.
 import { element, remaining } from "./words.js";
 
 export class List {
@@ -60,11 +60,11 @@ export class List {
 export function wordsOf(item) {
   const { state, ahead, retry, share, left } = item.progress;
   if (item.state === "ready") return "Not restored yet";
-  if (item.state === "queued") return "Next in the queue";
+  if (item.state === "queued") return "Queued";
   if (item.state === "failed") return item.error;
-  if (item.state === "done") return item.hardly ? "Done; hardly any change" : `Done in ${item.result.seconds.toFixed(1)} s`;
+  if (item.state === "done") return item.hardly ? "Done, hardly any change" : `Done in ${item.result.seconds.toFixed(1)} s`;
   if (state === "sending") return "Sending";
-  if (state === "waiting") return retry ? `The server is busy; trying again in ${retry} s` : `Waiting; ${ahead} ahead`;
+  if (state === "waiting") return retry ? `Server busy, retrying in ${retry} s` : `Waiting, ${ahead} ahead`;
   if (share === undefined) return "Restoring";
-  return `${Math.floor(100 * share)} %${remaining(left)}`;
+  return `${Math.floor(100 * share)}%${remaining(left)}`;
 }

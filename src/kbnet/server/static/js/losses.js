@@ -1,4 +1,4 @@
-// What a reload loses: pictures live in this page alone, so their names are noted for the page that comes after it.
+// What a reload loses: photos exist only in this page, so it saves their names for the page loaded after it.
 
 const NOTE = "kbnet-queue";
 
@@ -7,10 +7,10 @@ export function note(queue) {
   try {
     if (lost.length) sessionStorage.setItem(NOTE, JSON.stringify(lost));
     else sessionStorage.removeItem(NOTE);
-  } catch { /* storage is switched off: then nothing is said */ }
+  } catch { /* storage is disabled: the next page reports nothing */ }
 }
 
-// What the page before this one lost by a reload, as one sentence; empty if nothing.
+// A message about the photos that a reload discarded; empty if there were none.
 export function lostBefore() {
   let lost = [];
   try {
@@ -20,10 +20,10 @@ export function lostBefore() {
   if (performance.getEntriesByType("navigation")[0]?.type !== "reload" || !Array.isArray(lost) || !lost.length) return "";
   const told = lost.slice(0, 5).map(({ name, restored }) => `${name} (${restored ? "restored, not downloaded" : "not restored"})`);
   if (lost.length > told.length) told.push(`${lost.length - told.length} more`);
-  return `Reloading the page removed ${lost.length === 1 ? "a picture" : `${lost.length} pictures`}: ${told.join(", ")}. Add ${lost.length === 1 ? "it" : "them"} again to restore ${lost.length === 1 ? "it" : "them"}.`;
+  return `Reloading the page discarded ${lost.length === 1 ? "a photo" : `${lost.length} photos`}: ${told.join(", ")}. To restore ${lost.length === 1 ? "it, add it" : "them, add them"} again.`;
 }
 
-// Ask before the page is left, while something would be lost.
+// Ask before leaving the page if something would be lost.
 export function guard(queue) {
   addEventListener("beforeunload", (event) => {
     if (queue.running || queue.items.some(({ result, taken }) => result && !taken)) event.preventDefault();

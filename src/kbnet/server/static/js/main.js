@@ -1,4 +1,4 @@
-// The page: puts backend, queue, viewer and controls together. Everything shown is drawn from the queue's state.
+// The page: connects backend, queue, viewer and controls. Everything on screen is drawn from the queue's state.
 import { Controls } from "./controls.js";
 import { HttpBackend } from "./http.js";
 import { connect, offerExamples } from "./intake.js";
@@ -19,7 +19,7 @@ const viewer = new Viewer();
 const controls = new Controls();
 const list = new List(queue, pictures);
 let saving = false;
-let drawn = null; // the item that was selected when the page was drawn last
+let drawn = null; // the item selected when the page was last drawn
 
 // ---- drawing
 
@@ -27,7 +27,7 @@ function draw() {
   const item = queue.selected;
   if (item !== drawn) {
     drawn = item;
-    if (item?.done && !queue.fresh.length) controls.wish = item.done; // as it was restored
+    if (item?.done && !queue.fresh.length) controls.wish = item.done; // the settings it was restored with
   }
   const result = item?.result && !["queued", "working"].includes(item.state);
   $("work").toggleAttribute("data-empty", !item);
@@ -49,7 +49,7 @@ function drawActions(item, result) {
   act.disabled = !controls.wish;
   act.classList.toggle("strong", !queue.running);
   if (queue.running) act.textContent = "Stop";
-  else if (fresh.length) act.textContent = fresh.length === 1 ? "Restore" : `Restore ${fresh.length} pictures`;
+  else if (fresh.length) act.textContent = fresh.length === 1 ? "Restore" : `Restore ${fresh.length} photos`;
   else if (again) act.textContent = item.state === "failed" ? "Try again" : "Restore again";
   $("download").hidden = !result;
   $("download").classList.toggle("strong", act.hidden);
@@ -69,7 +69,7 @@ function drawFacts(item, result) {
   if (!item) facts.textContent = "";
   else if (item.state === "failed") facts.textContent = `${item.name}: ${item.error}`;
   else if (result && item.hardly) {
-    facts.textContent = `${item.name}: hardly any change, ${(255 * item.result.change).toFixed(1)} of 255 levels on average`;
+    facts.textContent = `${item.name}: hardly any change (mean ${(255 * item.result.change).toFixed(1)} of 255 levels)`;
   } else facts.textContent = [item.name, viewer.size, bytes(item.file.size), result ? wordsOf(item) : ""].filter(Boolean).join(" · ");
   const notes = result ? item.told || item.result.notes : [];
   $("notes").replaceChildren(...notes.map((text) => element("li", { textContent: text })));
@@ -176,7 +176,7 @@ function askForKey(wrong = "") {
     try {
       await backend.describe();
     } catch (error) {
-      return askForKey(error.code === "key" ? "This is not the key of this server." : error.message);
+      return askForKey(error.code === "key" ? "Wrong key. Check the key and try again." : error.message);
     }
     $("key-dialog").close();
     begin();

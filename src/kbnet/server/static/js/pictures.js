@@ -1,17 +1,17 @@
-// Addresses by which the browser draws an item's pictures, and thumbnails.
+// Object URLs for an item's images, and thumbnails.
 
 const THUMBNAIL = 96; // pixels of the longer side
 
 export class Pictures {
   #backend;
-  #urls = new Map(); // of an item: {before, after, result}
-  #thumbnails = Promise.resolve(); // made one after another: each decodes a whole picture
+  #urls = new Map(); // per item: {before, after, result}
+  #thumbnails = Promise.resolve(); // one after another: each decodes a whole image
 
   constructor(backend) {
     this.#backend = backend;
   }
 
-  // {before, after}: object URLs; after is null as long as there is no result.
+  // {before, after}: object URLs; after is null until there is a result.
   async of(item) {
     const urls = this.#urls.get(item) || {};
     this.#urls.set(item, urls);
@@ -21,7 +21,7 @@ export class Pictures {
       urls.result = item.result;
       urls.after = item.result ? this.#drawable(item.result.blob) : null;
     }
-    // Failures stay, so that what cannot be drawn is asked for once.
+    // Failures are kept, so that an image that can't be displayed is requested only once.
     const [before, after] = await Promise.allSettled([urls.before, urls.after]);
     const failed = [before, after].find(({ status }) => status === "rejected");
     if (failed) throw failed.reason;
@@ -35,7 +35,7 @@ export class Pictures {
     this.#revoke(urls?.after);
   }
 
-  // A small picture of it, drawn into a canvas element, or nothing where it cannot be drawn.
+  // Draws a thumbnail into a canvas element, or nothing if the image can't be displayed.
   thumbnail(item, canvas) {
     this.#thumbnails = this.#thumbnails.then(() => this.#paint(item, canvas));
   }
@@ -50,7 +50,7 @@ export class Pictures {
       canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
       canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
       canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-    } catch { /* the row has its name */ }
+    } catch { /* the row still shows the name */ }
   }
 
   async #drawable(blob) {

@@ -1,5 +1,5 @@
-// The pictures of the page: added, restored one after another, each with its own settings. Knows no document and no
-// backend's ways; every change is told by a "change" event.
+// The photos of the page: added, restored one after another, each with its own settings. Independent of the document and
+// of the backend's details; every change fires a "change" event.
 import { HARDLY_CHANGED } from "./backend.js";
 
 const DONE_WORDS = { derain: "derained", deblur: "deblurred" };
@@ -25,7 +25,7 @@ export class Queue extends EventTarget {
     return this.items.filter((item) => item.result);
   }
 
-  // Those that the restore button is for.
+  // The items that the Restore button applies to.
   get fresh() {
     return this.items.filter((item) => item.state === "ready");
   }
@@ -38,7 +38,7 @@ export class Queue extends EventTarget {
     this.items.push(...items);
     this.selected = items[0];
     this.#changed();
-    this.#say(items.length === 1 ? `${items[0].name} added` : `${items.length} pictures added`);
+    this.#say(items.length === 1 ? `${items[0].name} added` : `${items.length} photos added`);
     return items;
   }
 
@@ -87,7 +87,7 @@ export class Queue extends EventTarget {
     this.#say("Stopped");
   }
 
-  // The result as it is seen, or in another format.
+  // The result as shown, or in another format.
   async encode(item, format = "") {
     const { blob, notes } = await this.#backend.encode(item.file, item.wish, item.result, item.look, format);
     return { blob, notes, name: nameOf(item, blob.type) };
@@ -112,7 +112,7 @@ export class Queue extends EventTarget {
       if (before) this.#backend.forget(before);
       const hardly = result.change < HARDLY_CHANGED;
       Object.assign(item, { state: "done", result, hardly, taken: false, look: { strength: 1 }, done: item.wish });
-      this.#say(`${item.name} restored in ${result.seconds.toFixed(1)} seconds${hardly ? "; it hardly differs" : ""}`);
+      this.#say(`${item.name} restored in ${result.seconds.toFixed(1)} seconds${hardly ? ", hardly any change" : ""}`);
     } catch (error) {
       if (item.stop.signal.aborted) Object.assign(item, { state: before ? "done" : "ready", wish: item.done });
       else {

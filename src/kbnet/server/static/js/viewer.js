@@ -1,20 +1,20 @@
-// Before and after: two layers on top of each other, cut at a divider that stays where it is while the picture under it
-// is moved and zoomed. The upper layer is a blend of both pictures, so strength costs nothing but a repaint.
+// Before and after: two stacked layers, clipped at a divider that stays in place while the photo moves and zooms. The
+// upper layer blends both images, so changing the strength only needs a repaint.
 
 const $ = (id) => document.getElementById(id);
-const LARGEST = 32; // screen pixels for one of the picture
-const SMALL_ENLARGED = 4; // when a small picture is fitted
-const STEP = 1.25, MOVE = 60; // of keys and buttons: zoom factor, CSS pixels
+const LARGEST = 32; // screen pixels per image pixel
+const SMALL_ENLARGED = 4; // limit when fitting a small image
+const STEP = 1.25, MOVE = 60; // for keys and buttons: zoom factor, CSS pixels
 
 export class Viewer {
   #shown = null; // {id, before, after?, name}
   #width = 0;
   #height = 0;
-  #scale = 1; // CSS pixels for one of the picture
-  #x = 0; // of the picture's left upper corner
+  #scale = 1; // CSS pixels per image pixel
+  #x = 0; // of the image's top left corner
   #y = 0;
   #mode = "fit"; // "fit", "one", "free"
-  #share = 0.5; // of the canvas that shows what was before
+  #share = 0.5; // of the canvas that shows the input
   #pointers = new Map();
 
   constructor() {
@@ -33,7 +33,7 @@ export class Viewer {
     new ResizeObserver(() => this.#resized()).observe(canvas);
   }
 
-  // picture: {id, name, before: URL, after: URL or null}, or null for none
+  // picture: {id, name, before: URL, after: URL or null}, or null
   async show(picture) {
     const other = picture?.id !== this.#shown?.id;
     const same = picture && !other && picture.before === this.#shown.before && picture.after === this.#shown.after;
@@ -52,7 +52,7 @@ export class Viewer {
     $("after").alt = after ? `${name}, after` : "";
     $("canvas").classList.toggle("single", !after);
     await Promise.allSettled([$("before").decode(), after ? $("after").decode() : null]);
-    if (this.#shown !== picture) return; // another one was opened meanwhile
+    if (this.#shown !== picture) return; // another one was opened in the meantime
     const resized = this.#width !== $("before").naturalWidth || this.#height !== $("before").naturalHeight;
     this.#width = $("before").naturalWidth;
     this.#height = $("before").naturalHeight;
@@ -73,7 +73,7 @@ export class Viewer {
     $("under").style.opacity = String(1 - strength);
   }
 
-  // One pixel of the picture on one of the screen.
+  // The scale of 1:1, one image pixel per screen pixel.
   get #one() {
     return 1 / devicePixelRatio;
   }
@@ -102,7 +102,7 @@ export class Viewer {
     this.#draw();
   }
 
-  // The point of the picture under `point` (of the canvas, by default its middle) stays there.
+  // Zooms around `point` of the canvas, by default its centre.
   #zoomTo(scale, point) {
     const { clientWidth, clientHeight } = $("canvas");
     const { x, y } = point || { x: clientWidth / 2, y: clientHeight / 2 };
@@ -135,7 +135,7 @@ export class Viewer {
       style.imageRendering = this.#scale * devicePixelRatio >= 2 ? "pixelated" : "auto";
     }
     const percent = 100 * this.#scale * devicePixelRatio;
-    $("zoom-now").textContent = `${percent < 10 ? percent.toFixed(1) : Math.round(percent)} %`;
+    $("zoom-now").textContent = `${percent < 10 ? percent.toFixed(1) : Math.round(percent)}%`;
     $("zoom-fit").ariaPressed = String(this.#mode === "fit");
     $("zoom-one").ariaPressed = String(Math.abs(this.#scale - this.#one) < 1e-9);
     this.#divide();
@@ -150,7 +150,7 @@ export class Viewer {
     $("layer-after").style.clipPath = `inset(0 0 0 ${across}px)`;
     const percent = Math.round(100 * this.#share);
     $("divider").ariaValueNow = String(percent);
-    $("divider").ariaValueText = `${percent} % before, ${100 - percent} % after`;
+    $("divider").ariaValueText = `${percent}% before, ${100 - percent}% after`;
   }
 
   #point({ clientX, clientY }) {

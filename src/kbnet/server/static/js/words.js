@@ -1,4 +1,4 @@
-// Small things of text and elements.
+// Helpers for text and elements.
 
 export function element(tag, properties, ...children) {
   const made = Object.assign(document.createElement(tag), properties);

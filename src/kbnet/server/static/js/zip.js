@@ -1,10 +1,10 @@
-// A ZIP file of blobs, stored as they are: pictures are compressed already.
+// A ZIP file of blobs, stored without compression: images are already compressed.
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? 0xedb88320 ^ (byte >>> 1) : byte >>> 1;
   return byte;
 });
-const LARGEST = 0xffffffff; // bytes; more needs another form of the format
+const LARGEST = 0xffffffff; // bytes; larger files need ZIP64
 
 export function crc32(bytes) {
   let crc = ~0;
@@ -12,7 +12,7 @@ export function crc32(bytes) {
   return ~crc >>> 0;
 }
 
-// files: [{name, blob}]; names that are taken get a number.
+// files: [{name, blob}]; duplicate names get a number.
 export async function zip(files, now = new Date()) {
   const day = ((now.getFullYear() - 1980) << 9) | ((now.getMonth() + 1) << 5) | now.getDate();
   const time = (now.getHours() << 11) | (now.getMinutes() << 5) | (now.getSeconds() >> 1);
@@ -26,7 +26,7 @@ export async function zip(files, now = new Date()) {
     parts.push(pack([4, 0x04034b50], ...common), path, blob);
     directory.push(pack([4, 0x02014b50], [2, 20], ...common, [2, 0], [2, 0], [2, 0], [4, 0], [4, offset]), path);
     offset += 30 + path.length + blob.size;
-    if (offset > LARGEST) throw new Error("the pictures are too large for one ZIP file; download them one by one");
+    if (offset > LARGEST) throw new Error("the photos are too large for one ZIP file; download them individually");
   }
   const size = directory.reduce((sum, part) => sum + part.length, 0);
   const end = pack([4, 0x06054b50], [2, 0], [2, 0], [2, files.length], [2, files.length], [4, size], [4, offset], [2, 0]);
