@@ -98,8 +98,9 @@ class Stepper:
 
         Doesn't use AveragedModel's own update, which synchronises with the GPU to read its step counter.
         """
-        averages = list(self.ema.module.parameters())
-        way = torch._foreach_sub(list(self.accelerator.unwrap_model(self.model).parameters()), averages)
+        averages: list[Tensor] = list(self.ema.module.parameters())
+        current: list[Tensor] = list(self.accelerator.unwrap_model(self.model).parameters())
+        way = list(torch._foreach_sub(current, averages))
         torch._foreach_mul_(way, self._share)
         torch._foreach_add_(averages, way)
         self.ema.n_averaged += 1
