@@ -151,7 +151,9 @@ def compiled_kernel(
     constants = backend.constants_for_triton(settings)
     # Triton takes a stride of 1 for a constant, and knows of the others whether 16 divides them.
     constants |= {name: value for name, value in strides.items() if value == 1 and name in function.arg_names}
-    pointers = {"dw_ptr": torch.float32, "db_ptr": torch.float32, "part_ptr": torch.float32, "da_ptr": output}
+    pointers = {f"{name}_part_ptr": torch.float32 for name in ("da", "dw", "db")}
+    if settings.kernel != "fold_kernel":
+        pointers |= {"dw_ptr": torch.float32, "db_ptr": torch.float32, "da_ptr": output}
     signature, attributes = {}, {}
     for position, name in enumerate(function.arg_names):
         if name in constants:
