@@ -148,7 +148,7 @@ def compiled_kernel(
 ) -> Any:
     """As Triton compiles it at a launch with these strides."""
     function = getattr(triton_kernels, settings.kernel)
-    constants = backend.constants_for_triton(settings)
+    constants = dict(settings.constants)
     # Triton takes a stride of 1 for a constant, and knows of the others whether 16 divides them.
     constants |= {name: value for name, value in strides.items() if value == 1 and name in function.arg_names}
     pointers = {f"{name}_part_ptr": torch.float32 for name in ("da", "dw", "db")}

@@ -1,9 +1,9 @@
 """The operator's Triton kernels as torch.compile sees them: launches in its graph, not a call it cannot look into.
 
-`torch.library.triton_op` does this for an operator that is Triton kernels and nothing else, and imports triton to declare
-one. This operator has three backends, of which each call has its own, so the rule is registered here by the same means:
-under the mode in which AOTAutograd traces, a call that the Triton backend would run is replaced by its launches, wrapped
-by `torch.library.wrap_triton`. All other calls stay whole; so do all in exported programs, which no kernel can be stored in.
+`torch.library.triton_op` does this for an operator that is Triton kernels and nothing else, and imports triton when one
+is declared. This operator has three backends and chooses for each call, so the rule is registered here, by the same
+means: while AOTAutograd traces, a call that the Triton backend would run is replaced by its launches, wrapped by
+`torch.library.wrap_triton`. All other calls stay whole, and so do those of exported programs, which hold no kernels.
 """
 
 from collections.abc import Callable

@@ -145,17 +145,8 @@ def settings(kernel: str, weight: Tensor, dtype: torch.dtype, *, backward: bool 
     }
     if kernel == "apply_kernel":
         # The interpreter multiplies bfloat16 as if it were integers.
-        constants |= {"BACKWARD": backward, "OPERAND": torch.float32 if _interpreted() else dtype}
+        constants |= {"BACKWARD": backward, "WIDEN": _interpreted()}
     return Settings(kernel, constants, num_warps, num_stages=2)
-
-
-def constants_for_triton(chosen: Settings) -> dict[str, Any]:
-    """The compile-time constants with dtypes as Triton has them."""
-    language = _kernels().tl
-    return {
-        key: getattr(language, str(value).removeprefix("torch.")) if isinstance(value, torch.dtype) else value
-        for key, value in chosen.constants.items()
-    }
 
 
 def _apply(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, y: Tensor, *, backward: bool) -> None:
@@ -230,12 +221,11 @@ def _fold(coefficients: _Partial, bases: _Partial) -> None:
 
 def _launch(chosen: Settings, programs: int, *arguments: Any) -> None:
     kernel = getattr(_kernels(), chosen.kernel)
-    constants = constants_for_triton(chosen)
     if traced():
         kernel = torch.library.wrap_triton(kernel)
     else:
         arguments = tuple(t.detach() if isinstance(t, Tensor) else t for t in arguments)
-    kernel[(programs,)](*arguments, **constants, num_warps=chosen.num_warps, num_stages=chosen.num_stages)
+    kernel[(programs,)](*arguments, **chosen.constants, num_warps=chosen.num_warps, num_stages=chosen.num_stages)
 
 
 @contextlib.contextmanager

@@ -99,13 +99,15 @@ def apply_kernel(
     w_basis, w_channel, w_input, w_row, w_column, b_basis, b_channel,
     N: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
     P: tl.constexpr, BN: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
-    BACKWARD: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    BACKWARD: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Output for one block of channels and of pixels: y, or dx from dy.
 
     The gradient of x is the same sum with the kernels flipped and the channels of a group exchanged, but for the
-    coefficients, which are then those of the pixel that is read, and for the bias.
+    coefficients, which are then those of the pixel that is read, and for the bias. Operands are multiplied as they are
+    stored, or `WIDEN`ed to float32.
     """
+    OPERAND: tl.constexpr = tl.float32 if WIDEN else x_ptr.dtype.element_ty
     program = tl.program_id(0)
     group, out = _channels(program % blocks, channels, G, GB, OG)
     image, row, column, exists = _pixels(program // blocks, pixels, height, width, P)
@@ -251,8 +253,8 @@ def bases_gradient_kernel(
 ):  # fmt: skip
     """dW and db of one block of channels, one offset and BN bases, summed over one part of the pixels.
 
-    Parts lie `dw_part` and `db_part` values apart, each laid out as dW and db are. db is the gradient of a basis whose x is 1
-    everywhere, and takes one step more.
+    Parts lie `dw_part` and `db_part` values apart, each laid out as dW and db are. db is the gradient of a basis whose
+    x is 1 everywhere, and takes one step more.
     """
     NS: tl.constexpr = (N + BN - 1) // BN
     IS: tl.constexpr = (G + IG - 1) // IG
@@ -294,7 +296,9 @@ def bases_gradient_kernel(
     if is_bias:
         at = (c0 + o) * b_channel
         # Of its inputs only the first.
-        tl.store(db_ptr + wide_part * db_part + at[:, None] + (wide_n * b_basis)[None, :], value, mask & (i == 0)[:, None])
+        tl.store(
+            db_ptr + wide_part * db_part + at[:, None] + (wide_n * b_basis)[None, :], value, mask & (i == 0)[:, None]
+        )
     else:
         at = (c0 + o) * w_channel + i * w_input + _offset(offset, w_row, w_column, K)
         tl.store(dw_ptr + wide_part * dw_part + at[:, None] + (wide_n * w_basis)[None, :], value, mask)
