@@ -278,3 +278,40 @@ def test_a_compiled_network_computes_what_its_layers_do(autocast, limit):
     for name, value in expected.items():
         found, truth = torch.from_numpy(ours[name]), torch.from_numpy(value)
         assert (found - truth).norm() <= limit * truth.norm() + 1e-6, name
+
+
+def compiled_by_inductor(shape, cache):
+    """Kernels that Inductor compiled for a GPU that is not there, to the last step but loading them."""
+    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1", "TRITON_CACHE_DIR": cache}
+    import torch._inductor.runtime.triton_heuristics as heuristics
+    from triton.backends.compiler import GPUTarget
+
+    compiled, ran = [], []
+
+    def target(*_):
+        compiled.append("sm_90")
+        return GPUTarget("cuda", 90, 32)
+
+    heuristics.GPUTarget = target
+    heuristics.CachingAutotuner._make_launchers = lambda self: None
+    heuristics.CachingAutotuner.run = lambda self, *_, **__: ran.append(self.fn.__name__)
+    triton_alone()
+    tensors = kba_cases.make(shape, torch.float32)
+    y = torch.compile(kernel_basis_attention, fullgraph=True)(*tensors)
+    torch.autograd.backward(y, torch.randn_like(y))
+    return len(compiled), ran
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "launches"),
+    [((2, 8, 32, 4, 3, 20, 24), FORWARD + BACKWARD), ((1, 1, 1, 1, 1, 1, 1), FORWARD + BACKWARD[:-1])],
+    ids=["plain", "every size is 1"],
+)
+def test_inductor_compiles_the_kernels_which_takes_ones_for_constants(shape, launches, tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=pretend_there_is_a_gpu) as pool:
+        compiled, ran = pool.submit(compiled_by_inductor, shape, str(tmp_path)).result()
+    assert ran == launches
+    assert compiled == len(launches)

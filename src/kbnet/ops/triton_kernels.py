@@ -26,7 +26,8 @@ Offsets into tensors are 64 bits wide; the numbers of pixels are as wide as they
 import triton
 import triton.language as tl
 
-# Integers are not specialised on their values: one compiled kernel serves every size of image.
+# Integers are not specialised on their values: one compiled kernel serves every size of image. Inductor, which compiles
+# the same kernels, takes any integer that is 1 for a constant all the same: `tl.cast` and `tl.to_tensor` know both.
 SIZES = ("blocks", "pixels", "height", "width", "channels")
 X, A, DY = (tuple(f"{t}_{axis}" for axis in ("image", "channel", "row", "column")) for t in ("x", "a", "dy"))
 Y = tuple(f"y_{axis}" for axis in ("image", "channel", "row", "column"))
@@ -38,12 +39,13 @@ B = ("b_basis", "b_channel")
 
 @triton.jit
 def _wide(stride):
-    return stride.to(tl.int64)
+    return tl.cast(stride, tl.int64)
 
 
 @triton.jit
 def _pixels(block, pixels, height, width, P: tl.constexpr):
     """Image, row and column of the pixels of a block, and which of them exist."""
+    pixels = tl.to_tensor(pixels)
     number = tl.full((P,), block, pixels.dtype) * P + tl.arange(0, P)
     exists = (number >= 0) & (number < pixels)  # the last block may run over the end of the integers
     column = number % width
@@ -204,7 +206,7 @@ def coefficients_gradient_kernel(
     x_row, x_column = _wide(x_row), _wide(x_column)
     w_n, b_n = n.to(tl.int64) * w_basis, n.to(tl.int64) * b_basis
     da = tl.zeros((BN, P), tl.float32)
-    unit = (pixels > 0).to(tl.float32)  # 1, which the compiler does not know: it would else join the two levels again
+    unit = tl.cast(pixels > 0, tl.float32)  # 1, which the compiler does not know: it would else join the two levels again
     each = (blocks + parts - 1) // parts
     for block in range(part * each, tl.minimum(part * each + each, blocks)):
         group, out = _channels(block, channels, G, GB, OG)
@@ -272,8 +274,8 @@ def bases_gradient_kernel(
     down, right = offset // K - K // 2, offset % K - K // 2
     c, c_real = _outputs(group, out, channels, G, GB, OG)
     dw = tl.zeros((IG * GB * OG, BN), tl.float32)
-    unit = (pixels > 0).to(tl.float32)  # as in coefficients_gradient_kernel
-    pixel_blocks = ((pixels + (P - 1)) // P).to(tl.int32)
+    unit = tl.cast(pixels > 0, tl.float32)  # as in coefficients_gradient_kernel
+    pixel_blocks = tl.cast((pixels + (P - 1)) // P, tl.int32)
     each = (pixel_blocks + parts - 1) // parts
     for block in range(part * each, tl.minimum(part * each + each, pixel_blocks)):
         image, row, column, exists = _pixels(block, pixels, height, width, P)
