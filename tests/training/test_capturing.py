@@ -130,6 +130,7 @@ def test_a_recorded_step_does_what_the_plain_one_does(sections, data, tmp_path, 
     run, reports = train(tmp_path / "taped", data, plan)
     # Three plain steps of each size, one recording of each that has more of them, and its repetitions.
     assert [tape.replays for tape in taped] == [3, 4]
+    assert run.stepper.recorded == 2
     assert reports == expected
     assert_same_state(state(run), state(plain))
 

@@ -44,6 +44,9 @@ class Graphs:
             nothing in it waits for the GPU.
         recording: what surrounds a recording of `work`, which runs none of its kernels.
         device: the GPU.
+
+    Attributes:
+        recorded: graphs so far.
     """
 
     def __init__(self, work: Work, recording: Callable[[], AbstractContextManager[None]], device: torch.device) -> None:
@@ -51,6 +54,7 @@ class Graphs:
         # All steps on one stream: autograd starts where a parameter was first used.
         self._stream = torch.cuda.Stream(device)
         self._refusal: str | None = None
+        self.recorded = 0
         self.forget()
 
     def forget(self) -> None:
@@ -105,6 +109,7 @@ class Graphs:
             say(self._refusal)
             return
         self._graph, self._buffers, self._result = graph, buffers, result
+        self.recorded += 1
 
 
 def say(reason: str) -> None:

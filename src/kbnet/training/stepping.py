@@ -118,6 +118,11 @@ class Stepper:
             for group in groups:
                 group["capturable"] = False
 
+    @property
+    def recorded(self) -> int:
+        """CUDA graphs that were recorded so far."""
+        return 0 if self._graphs is None else self._graphs.recorded
+
     def averaged(self) -> Network:
         """Return the network with averaged weights, in eval mode."""
         network = self.ema.module.eval()
