@@ -55,13 +55,16 @@ class Graphs:
         self._stream = torch.cuda.Stream(device)
         self._refusal: str | None = None
         self.recorded = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
         self.forget()
 
     def forget(self) -> None:
         """Drop the graph, since what it works on has moved or changed its size."""
+        if self._graph is not None:
+            torch.cuda.synchronize(self._stream.device)  # it may still run, in memory that goes with it
         self._key: Hashable = None
         self._seen = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph = None
         self._buffers: tuple[Tensor, ...] = ()
         self._result: Tensor | None = None
 
