@@ -51,7 +51,7 @@ _TILES = {
     ("apply_kernel", "half"): (128, 4, 8),
     ("coefficients_gradient_kernel", "ieee"): (128, 1, 8),
     ("coefficients_gradient_kernel", "tf32"): (128, 4, 8),
-    ("coefficients_gradient_kernel", "half"): (128, 4, 4),
+    ("coefficients_gradient_kernel", "half"): (128, 4, 8),
     ("bases_gradient_kernel", "ieee"): (64, 2, 4),
     ("bases_gradient_kernel", "tf32"): (64, 4, 4),
     ("bases_gradient_kernel", "half"): (64, 4, 4),
