@@ -166,7 +166,7 @@ def test_where_nothing_can_be_recorded_it_trains_without_and_says_so_once(data, 
     assert len(taped) == 1
     told = [record.message for record in caplog.records if "CUDA graph" in record.message]
     assert told == [
-        "training steps run without a CUDA graph, slower for small networks: "
+        "training steps run without CUDA graphs, which is slower for small networks: "
         "CUDA error: operation not permitted when stream is capturing"
     ]
 

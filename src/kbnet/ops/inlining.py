@@ -1,9 +1,9 @@
-"""The operator's Triton kernels as torch.compile sees them: launches in its graph, not a call it cannot look into.
+"""Shows the launches of the operator's Triton kernels to torch.compile, instead of one opaque call.
 
-`torch.library.triton_op` does this for an operator that is Triton kernels and nothing else, and imports triton when one
-is declared. This operator has three backends and chooses for each call, so the rule is registered here, by the same
-means: while AOTAutograd traces, a call that the Triton backend would run is replaced by its launches, wrapped by
-`torch.library.wrap_triton`. All other calls stay whole, and so do those of exported programs, which hold no kernels.
+`torch.library.triton_op` does this for an operator that always runs Triton kernels, and imports triton when it declares
+one. This operator selects one of three backends for each call, so the same dispatch rule is registered here directly:
+while AOTAutograd traces, a call that the Triton backend runs is replaced by its launches, wrapped by
+`torch.library.wrap_triton`. All other calls stay opaque, and so do all calls in exported programs, which hold no kernels.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from kbnet.ops.backends import choose
 
 
 def show_launches(operator: CustomOpDef, launches: Callable[..., Any]) -> None:
-    """Let torch.compile trace `launches(*tensors)` in the place of the operator where the Triton backend would run it.
+    """Let torch.compile trace `launches(*tensors)` instead of the operator if the Triton backend runs the call.
 
     Args:
-        operator: takes tensors, x and the weight under these names among them, and then the name of a backend.
-        launches: the same by the Triton backend.
+        operator: takes tensors, among them `x` and `weight`, and then the name of a backend.
+        launches: the same function in the Triton backend.
     """
     names = [argument.name for argument in operator._opoverload._schema.arguments]
 
@@ -32,7 +32,7 @@ def show_launches(operator: CustomOpDef, launches: Callable[..., Any]) -> None:
         *tensors, backend = (given[name] for name in names)
         if not _inlines(backend, given["x"], given["weight"]):
             return mode.__torch_dispatch__(op, types, args, kwargs)
-        # Its cache on disk tells compiled graphs apart by the operators' kernels, among others.
+        # The key of the compiler's cache includes the source of these kernels.
         known.triton_ops_to_kernels.setdefault(operator._qualname, triton.kernels())
         with mode, triton.tracing():
             return launches(*tensors)

@@ -206,7 +206,8 @@ def coefficients_gradient_kernel(
     x_row, x_column = _wide(x_row), _wide(x_column)
     w_n, b_n = n.to(tl.int64) * w_basis, n.to(tl.int64) * b_basis
     da = tl.zeros((BN, P), tl.float32)
-    unit = tl.cast(pixels > 0, tl.float32)  # 1, which the compiler does not know: it would else join the two levels again
+    # 1, but the compiler doesn't know that: otherwise it would join the two levels into one.
+    unit = tl.cast(pixels > 0, tl.float32)
     each = (blocks + parts - 1) // parts
     for block in range(part * each, tl.minimum(part * each + each, blocks)):
         group, out = _channels(block, channels, G, GB, OG)

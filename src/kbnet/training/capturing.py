@@ -1,8 +1,8 @@
-"""A training step as a CUDA graph: recorded once for each size of batch, then started by one call.
+"""Runs training steps as CUDA graphs: captured once for each batch size, then replayed with one launch.
 
-A step of a small network launches over a thousand kernels, and the processor takes longer to launch them than the GPU
-to run them. A graph holds them all. What it was recorded with, it repeats: the same memory, the same numbers. So
-everything that differs from step to step has to lie in tensors that stay where they are.
+A step of a small network launches more than a thousand kernels, and the CPU takes longer to launch them than the GPU
+takes to run them. A graph launches all of them at once. It replays the same kernels on the same memory with the same
+constants, so everything that changes from step to step must be in tensors that keep their addresses.
 """
 
 import logging
@@ -16,42 +16,42 @@ from torch import Tensor
 _log = logging.getLogger(__name__)
 
 WARM_UP = 3
-"""Steps of each size before the recording: they create what is created at the first use, and compile kernels. They are
-steps of the training like any other."""
+"""Steps of each batch size before the capture. They allocate optimizer state and compile kernels, and are ordinary
+steps of the training."""
 
 Work = Callable[[Tensor, Tensor], Tensor]
 
 
 def refuses(wanted: str, accelerator: Accelerator) -> str | None:
-    """Why steps run without a graph; None if they can have one. "" where nobody would expect one.
+    """Return why steps run without a graph; None if they can use one, and "" if nobody expects one.
 
     Args:
-        wanted: `run.cuda_graph` of a recipe.
+        wanted: `run.cuda_graph` of the recipe.
         accelerator: devices and processes.
     """
     if wanted == "off" or accelerator.device.type != "cuda":
         return ""
     if accelerator.num_processes > 1:
-        return "several processes train together, and their exchange of gradients is not recorded"
+        return "several processes train together, and their exchange of gradients can't be captured"
     return None
 
 
 class Graphs:
-    """Runs `work` as a CUDA graph where it can; where it cannot, as it is, with one line of log that says why.
+    """Runs `work` as a CUDA graph. If it can't be captured, runs it directly and logs one line that says why.
 
     Args:
-        work: a step: two batches -> a small tensor. Everything else that it reads or changes stays in its place, and
-            nothing in it waits for the GPU.
-        recording: what surrounds a recording of `work`, which runs none of its kernels.
+        work: one step, from two batches to a small tensor. All other tensors that it reads or changes keep their
+            addresses, and nothing in it synchronises with the GPU.
+        recording: context manager that surrounds the capture of `work`. A capture runs no kernels.
         device: the GPU.
 
     Attributes:
-        recorded: graphs so far.
+        recorded: number of graphs captured so far.
     """
 
     def __init__(self, work: Work, recording: Callable[[], AbstractContextManager[None]], device: torch.device) -> None:
         self._work, self._recording = work, recording
-        # All steps on one stream: autograd starts where a parameter was first used.
+        # All steps use one stream, because autograd accumulates gradients on the stream of a parameter's first use.
         self._stream = torch.cuda.Stream(device)
         self._refusal: str | None = None
         self.recorded = 0
@@ -59,9 +59,9 @@ class Graphs:
         self.forget()
 
     def forget(self) -> None:
-        """Drop the graph, since what it works on has moved or changed its size."""
+        """Drop the graph, because its tensors were replaced or the batch size changes."""
         if self._graph is not None:
-            torch.cuda.synchronize(self._stream.device)  # it may still run, in memory that goes with it
+            torch.cuda.synchronize(self._stream.device)  # a replay may still use memory that is freed with it
         self._key: Hashable = None
         self._seen = 0
         self._graph = None
@@ -69,11 +69,11 @@ class Graphs:
         self._result: Tensor | None = None
 
     def __call__(self, key: Hashable, *batches: Tensor) -> Tensor:
-        """Take a step.
+        """Take one step.
 
         Args:
-            key: what decides which kernels run, besides the shapes of the batches.
-            batches: on the processor or the GPU.
+            key: everything that selects the kernels of a step, other than the shapes of the batches.
+            batches: arguments of `work`, on the CPU or the GPU.
         """
         key = (key, *(batch.shape for batch in batches))
         if key != self._key:
@@ -101,13 +101,13 @@ class Graphs:
         buffers = tuple(batch.to(self._stream.device, copy=True) for batch in batches)
         graph = torch.cuda.CUDAGraph()
         try:
-            # The loader's threads may allocate pinned memory meanwhile, which only this thread must not.
+            # Other threads may keep allocating pinned memory during the capture, as those of the loader do.
             with (
                 self._recording(),
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 result = self._work(*buffers)
-        except RuntimeError as error:  # torch's errors of CUDA, memory among them
+        except RuntimeError as error:  # includes CUDA errors and out of memory
             self._refusal = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             say(self._refusal)
             return
@@ -116,5 +116,5 @@ class Graphs:
 
 
 def say(reason: str) -> None:
-    """One line of log on why there is no graph."""
-    _log.warning("training steps run without a CUDA graph, slower for small networks: %s", reason)
+    """Log one line that says why there is no graph."""
+    _log.warning("training steps run without CUDA graphs, which is slower for small networks: %s", reason)

@@ -21,9 +21,9 @@ from kbnet.training.sharing import part_of
 class Stepper:
     """Takes training steps, and holds everything that they change.
 
-    What differs from step to step (learning rate, weight of the average, batches) lies in tensors, and nothing in a
-    step waits for a GPU: so it can be recorded as a CUDA graph (`kbnet.training.capturing`), and is the same function
-    without one.
+    Everything that changes from step to step (learning rate, weight of the average, batches) is in tensors, and nothing
+    in a step synchronises with a GPU. So a step can be captured as a CUDA graph (`kbnet.training.capturing`), and is
+    the same function without one.
 
     Args:
         recipe: the recipe.
@@ -44,7 +44,7 @@ class Stepper:
         model.to(device)
         self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, recipe.optimizer))
         self._network = torch.compile(self.model) if recipe.run.compile else self.model
-        # Fused kernels read float32 on a GPU, and any precision on a CPU.
+        # Fused optimizers read the rate as float32 on a GPU, and in any precision on a CPU.
         self._rate = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
         self._share = torch.zeros((), device=device)
         reason = capturing.refuses(recipe.run.cuda_graph, accelerator)
@@ -67,7 +67,7 @@ class Stepper:
         return result
 
     def _work(self, clean: Tensor, degraded: Tensor) -> Tensor:
-        """What the device does in a step, for batches that lie there."""
+        """The part of a step that runs on the device, where the batches are."""
         phase, device = self.recipe.phase_at(self.step), self.accelerator.device
         degraded = degraded.contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad()
@@ -89,7 +89,7 @@ class Stepper:
         return torch.stack([total, norm])
 
     def _decay(self) -> float:
-        """How much of the average stays: less at the beginning, so that the random start is soon forgotten."""
+        """Decay of the average. It rises at first, so that the average soon forgets the random initial weights."""
         return min(self.recipe.run.ema, (1 + self.step) / (10 + self.step)) if self.step else 0.0
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class Stepper:
 
     @contextlib.contextmanager
     def _recorded(self) -> Iterator[None]:
-        """While `_work` is recorded: gradients in the graph's own memory, and optimisers that allow it."""
+        """Surround a capture of `_work`: gradients use the graph's memory, and the optimizers allow the capture."""
         self.optimizer.zero_grad()
         groups = [group for group in self.optimizer.param_groups if "capturable" in group]
         for group in groups:
@@ -120,7 +120,7 @@ class Stepper:
 
     @property
     def recorded(self) -> int:
-        """CUDA graphs that were recorded so far."""
+        """Number of CUDA graphs captured so far."""
         return 0 if self._graphs is None else self._graphs.recorded
 
     def averaged(self) -> Network:
@@ -142,7 +142,7 @@ class Stepper:
         """Load a state returned by `state()`."""
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
-        # A checkpoint may come from another device. Before it is loaded: it decides where counts of steps lie.
+        # The checkpoint may come from another device. `fused` decides on which device loading puts the step counters.
         fused = fuses(self.accelerator.device)
         self.optimizer.load_state_dict(
             _with_groups(state["optimizer"], lambda group: {**group, "fused": fused} if "fused" in group else group)
@@ -153,7 +153,7 @@ class Stepper:
 
 
 def _with_groups(state: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """The state of an optimiser, or of several by name, with each of its groups changed."""
+    """Apply `change` to every parameter group in the state of an optimizer, or of several optimizers by name."""
     if "param_groups" not in state:
         return {name: _with_groups(part, change) for name, part in state.items()}
     return {**state, "param_groups": [change(group) for group in state["param_groups"]]}
