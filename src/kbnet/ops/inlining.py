@@ -3,7 +3,7 @@
 `torch.library.triton_op` does this for an operator that always runs Triton kernels, and imports triton when it declares
 one. This operator selects one of three backends for each call, so the same dispatch rule is registered here directly:
 while AOTAutograd traces, a call that the Triton backend runs is replaced by its launches, wrapped by
-`torch.library.wrap_triton`. All other calls stay opaque, and so do all calls in exported programs, which hold no kernels.
+`torch.library.wrap_triton`. All other calls stay opaque, and so do those of exported programs, which hold no kernels.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def show_launches(operator: CustomOpDef, launches: Callable[..., Any]) -> None:
         *tensors, backend = (given[name] for name in names)
         if not _inlines(backend, given["x"], given["weight"]):
             return mode.__torch_dispatch__(op, types, args, kwargs)
-        # The key of the compiler's cache includes the source of these kernels.
-        known.triton_ops_to_kernels.setdefault(operator._qualname, triton.kernels())
+        # The key of the compiler's cache includes the source of these kernels, in releases that have the table.
+        getattr(known, "triton_ops_to_kernels", {}).setdefault(operator._qualname, triton.kernels())
         with mode, triton.tracing():
             return launches(*tensors)
 
