@@ -148,10 +148,12 @@ def compiled_kernel(
 ) -> Any:
     """Compile the kernel as Triton does for a launch with these strides."""
     function = getattr(triton_kernels, settings.kernel)
-    constants = backend.constants_for_triton(settings)
+    constants = dict(settings.constants)
     # Triton treats a stride of 1 as a constant, and specializes on whether 16 divides the others.
     constants |= {name: value for name, value in strides.items() if value == 1 and name in function.arg_names}
-    pointers = {"dw_ptr": torch.float32, "db_ptr": torch.float32, "part_ptr": torch.float32, "da_ptr": output}
+    pointers = {f"{name}_part_ptr": torch.float32 for name in ("da", "dw", "db")}
+    if settings.kernel != "fold_kernel":
+        pointers |= {"dw_ptr": torch.float32, "db_ptr": torch.float32, "da_ptr": output}
     signature, attributes = {}, {}
     for position, name in enumerate(function.arg_names):
         if name in constants:

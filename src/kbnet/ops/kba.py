@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.library import custom_op, register_autocast
 
 from kbnet.errors import InvalidInputError
-from kbnet.ops import transforms
+from kbnet.ops import transforms, triton
 from kbnet.ops.backends import choose
+from kbnet.ops.inlining import show_launches
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -135,3 +136,6 @@ _backward.register_autograd(_second_gradients, setup_context=_save_gradients)
 # float16 overflows in these networks and bfloat16 doesn't, so autocast always means bfloat16 here.
 for _device in ("cpu", "cuda"):
     register_autocast("kbnet::kernel_basis_attention", _device, torch.bfloat16)
+
+show_launches(_forward, triton.forward)
+show_launches(_backward, triton.backward)

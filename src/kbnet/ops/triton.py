@@ -3,8 +3,8 @@
 Float32, bfloat16 and float16, summed in float32; any memory format, sliced and transposed tensors included, without a
 copy of the image. The kernels never hold more than one block of pixels; beyond inputs and outputs a call takes, for
 large images, a packed copy of the bases and, in the backward pass, at most `SCRATCH_BYTES` of partial sums. No atomics:
-results do not depend on timing. A call forward is one launch, a call backward three to five; for large images one more
-each.
+results do not depend on timing. A call forward is one launch, a call backward three or four; for large images one more
+each. torch.compile sees the launches, not a call that it cannot look into (`tracing`).
 
 Products of float32 are exact unless PyTorch was told that matrix products may use TF32
 (`torch.backends.cuda.matmul.allow_tf32`). Half precisions multiply as they are stored; the gradients of coefficients
@@ -14,7 +14,11 @@ With the environment variable TRITON_INTERPRET=1, set before anything imports tr
 Triton's interpreter: slow, for tests.
 """
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -47,7 +51,7 @@ _TILES = {
     ("apply_kernel", "half"): (128, 4, 8),
     ("coefficients_gradient_kernel", "ieee"): (128, 1, 8),
     ("coefficients_gradient_kernel", "tf32"): (128, 4, 8),
-    ("coefficients_gradient_kernel", "half"): (128, 4, 4),
+    ("coefficients_gradient_kernel", "half"): (128, 4, 8),
     ("bases_gradient_kernel", "ieee"): (64, 2, 4),
     ("bases_gradient_kernel", "tf32"): (64, 4, 4),
     ("bases_gradient_kernel", "half"): (64, 4, 4),
@@ -100,7 +104,7 @@ def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Te
     """Apply the operator: x [B,C,H,W], coefficients [B,N,H,W], weight [N,C,G,k,k], bias [N,C] -> [B,C,H,W]."""
     y = torch.empty_like(x)
     if y.numel():
-        with torch.cuda.device_of(x):
+        with _on(x):
             _apply(x, coefficients, _readable(weight, x), bias, y, backward=False)
     return y
 
@@ -112,11 +116,10 @@ def backward(
     dx, da, dw, db = (torch.empty_like(t) for t in (x, coefficients, weight, bias))
     if x.numel() == 0:
         return dx, da, dw.zero_(), db.zero_()
-    with torch.cuda.device_of(x):
+    with _on(x):
         readable = _readable(weight, x)
         _apply(dy, coefficients, readable, bias, dx, backward=True)
-        _coefficients_gradient(dy, x, readable, bias, da)
-        _bases_gradient(dy, x, coefficients, dw, db)
+        _fold(_coefficients_gradient(dy, x, readable, bias, da), _bases_gradient(dy, x, coefficients, dw, db))
     return dx, da, dw, db
 
 
@@ -125,7 +128,7 @@ def settings(kernel: str, weight: Tensor, dtype: torch.dtype, *, backward: bool 
 
     Neither the size of the image nor C is compiled in.
     """
-    n, _, g, k, _ = weight.shape
+    n, g, k = (int(weight.shape[axis]) for axis in (0, 2, 3))  # a number also where a compiler keeps sizes open
     precision = "ieee" if dtype == torch.float32 and not _tf32_allowed() else "tf32"
     pixels, inputs, num_warps = _TILES[kernel, precision if dtype == torch.float32 else "half"]
     outputs = min(_power_of_two(g), 16)
@@ -142,17 +145,8 @@ def settings(kernel: str, weight: Tensor, dtype: torch.dtype, *, backward: bool 
     }
     if kernel == "apply_kernel":
         # The interpreter multiplies bfloat16 as if it were integers.
-        constants |= {"BACKWARD": backward, "OPERAND": torch.float32 if _interpreted() else dtype}
+        constants |= {"BACKWARD": backward, "WIDEN": _interpreted()}
     return Settings(kernel, constants, num_warps, num_stages=2)
-
-
-def constants_for_triton(chosen: Settings) -> dict[str, Any]:
-    """The compile-time constants with dtypes as Triton has them."""
-    language = _kernels().tl
-    return {
-        key: getattr(language, str(value).removeprefix("torch.")) if isinstance(value, torch.dtype) else value
-        for key, value in chosen.constants.items()
-    }
 
 
 def _apply(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, y: Tensor, *, backward: bool) -> None:
@@ -163,54 +157,108 @@ def _apply(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor, y: Ten
     _launch(chosen, programs, x, coefficients, weight, bias, y, blocks, *sizes, *strides)
 
 
-def _coefficients_gradient(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, da: Tensor) -> None:
+@dataclass(frozen=True)
+class _Partial:
+    """Where a kernel writes gradients: these themselves, or float32 sums of several parts, each laid out as they are.
+
+    Gradients are dense (`empty_like`), so what lies at a place in one lies there in all.
+    """
+
+    parts: int
+    written: tuple[Tensor, ...]
+    gradients: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, parts: int, *gradients: Tensor) -> "_Partial":
+        if parts == 1:
+            return cls(parts, gradients, gradients)
+        # A tensor each: a compiler must not see two views of one being written.
+        written = tuple(t.new_empty(parts * t.numel(), dtype=torch.float32) for t in gradients)
+        return cls(parts, written, gradients)
+
+    def size(self, index: int) -> int:
+        """Values of a gradient that are to be added up."""
+        return self.gradients[index].numel() if self.parts > 1 else 0
+
+
+def _coefficients_gradient(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, da: Tensor) -> _Partial:
     chosen = settings("coefficients_gradient_kernel", weight, x.dtype)
     blocks, sizes = _channel_blocks(x, chosen), _sizes(x)
     programs = _cdiv(sizes[0], chosen.constants["P"]) * _cdiv(weight.shape[0], chosen.constants["BN"])
     # A small image has many channels: its few blocks of pixels alone would not fill the GPU.
     parts = max(1, min(blocks, PROGRAMS // programs, SCRATCH_BYTES // (4 * da.numel())))
-    partial = _parts(parts, da)
+    partial = _Partial.of(parts, da)
     strides = (*dy.stride(), *x.stride(), da.numel(), *da.stride(), *weight.stride(), *bias.stride())
-    _launch(chosen, programs * parts, dy, x, weight, bias, partial[0], blocks, parts, *sizes, *strides)
-    if parts > 1:
-        _fold(partial[0], parts, da)
+    _launch(chosen, programs * parts, dy, x, weight, bias, *partial.written, blocks, parts, *sizes, *strides)
+    return partial
 
 
-def _bases_gradient(dy: Tensor, x: Tensor, coefficients: Tensor, dw: Tensor, db: Tensor) -> None:
+def _bases_gradient(dy: Tensor, x: Tensor, coefficients: Tensor, dw: Tensor, db: Tensor) -> _Partial:
     n, _, g, k, _ = dw.shape
     chosen = settings("bases_gradient_kernel", dw, x.dtype)
     blocks, sizes = _channel_blocks(x, chosen), _sizes(x)
     programs = blocks * _cdiv(n, chosen.constants["BN"]) * (k * k * _cdiv(g, chosen.constants["IG"]) + 1)
     parts = min(_cdiv(PROGRAMS, programs), _cdiv(sizes[0], chosen.constants["P"]))
     parts = max(1, min(parts, SCRATCH_BYTES // (4 * (dw.numel() + db.numel()))))
-    partial_dw, partial_db = _parts(parts, dw, db)
-    strides = (*dy.stride(), *x.stride(), *coefficients.stride(), dw.numel() + db.numel(), *dw.stride(), *db.stride())
-    _launch(chosen, programs * parts, dy, x, coefficients, partial_dw, partial_db, blocks, parts, *sizes, *strides)
-    if parts > 1:
-        _fold(partial_dw, parts, dw, db)
+    partial = _Partial.of(parts, dw, db)
+    strides = (*dy.stride(), *x.stride(), *coefficients.stride(), dw.numel(), db.numel(), *dw.stride(), *db.stride())
+    _launch(chosen, programs * parts, dy, x, coefficients, *partial.written, blocks, parts, *sizes, *strides)
+    return partial
 
 
-def _parts(parts: int, *gradients: Tensor) -> list[Tensor]:
-    """Where a kernel writes: the gradients, or float32 sums of several parts, each laid out as these are, in turn."""
-    if parts == 1:
-        return list(gradients)
-    partial = gradients[0].new_empty(parts * sum(t.numel() for t in gradients), dtype=torch.float32)
-    starts = [sum(t.numel() for t in gradients[:i]) for i in range(len(gradients))]
-    return [partial[start:] for start in starts]
-
-
-def _fold(partial: Tensor, parts: int, *gradients: Tensor) -> None:
-    """Add up the parts. Gradients are dense (`empty_like`), so what lies at a place in one lies there in all."""
-    size = sum(t.numel() for t in gradients)
-    first, rest = gradients[0], gradients[-1]
-    _launch(FOLD, _cdiv(size, FOLD.constants["P"]), partial, first, rest, parts, size, first.numel())
+def _fold(coefficients: _Partial, bases: _Partial) -> None:
+    """Add up all parts in one launch, or in none if nothing was cut."""
+    sizes = (coefficients.size(0), bases.size(0), bases.size(1))
+    programs = sum(_cdiv(size, FOLD.constants["P"]) for size in sizes)
+    if programs:
+        both = (coefficients, bases)
+        scratch = [t for one in both if one.parts > 1 for t in one.written]
+        # What was not cut is not read: something else stands there, so that nothing is both read and written.
+        read = [t for one in both for t in (one.written if one.parts > 1 else scratch[:1] * len(one.gradients))]
+        gradients = (*coefficients.gradients, *bases.gradients)
+        _launch(FOLD, programs, *read, *gradients, coefficients.parts, sizes[0], bases.parts, *sizes[1:])
 
 
 def _launch(chosen: Settings, programs: int, *arguments: Any) -> None:
-    tensors = [t.detach() if isinstance(t, Tensor) else t for t in arguments]
     kernel = getattr(_kernels(), chosen.kernel)
-    constants = constants_for_triton(chosen)
-    kernel[(programs,)](*tensors, **constants, num_warps=chosen.num_warps, num_stages=chosen.num_stages)
+    if traced():
+        kernel = torch.library.wrap_triton(kernel)
+    else:
+        arguments = tuple(t.detach() if isinstance(t, Tensor) else t for t in arguments)
+    kernel[(programs,)](*arguments, **chosen.constants, num_warps=chosen.num_warps, num_stages=chosen.num_stages)
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[None]:
+    """Within it, launches of this thread become nodes of the graph that torch.compile is making."""
+    _tracing.on = True
+    try:
+        yield
+    finally:
+        _tracing.on = False
+
+
+def traced() -> bool:
+    """Whether this thread is `tracing`."""
+    return getattr(_tracing, "on", False)
+
+
+def traceable() -> bool:
+    """Whether launches can become nodes of a graph; in Triton's interpreter they cannot."""
+    return not _interpreted()
+
+
+def kernels() -> list[Any]:
+    """The kernels that a call may launch; imports triton."""
+    return [getattr(_kernels(), name) for name in (*dict.fromkeys(kernel for kernel, _ in _TILES), FOLD.kernel)]
+
+
+_tracing = threading.local()
+
+
+def _on(x: Tensor) -> AbstractContextManager[Any]:
+    """Launches go to the GPU that holds x; in a graph the compiler sees to that."""
+    return contextlib.nullcontext() if traced() else torch.cuda.device_of(x)
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int, int]:

@@ -26,7 +26,8 @@ Offsets into tensors are 64 bits wide; the numbers of pixels are as wide as they
 import triton
 import triton.language as tl
 
-# Integers are not specialised on their values: one compiled kernel serves every size of image.
+# Integers are not specialised on their values: one compiled kernel serves every size of image. Inductor, which compiles
+# the same kernels, takes any integer that is 1 for a constant all the same: `tl.cast` and `tl.to_tensor` know both.
 SIZES = ("blocks", "pixels", "height", "width", "channels")
 X, A, DY = (tuple(f"{t}_{axis}" for axis in ("image", "channel", "row", "column")) for t in ("x", "a", "dy"))
 Y = tuple(f"y_{axis}" for axis in ("image", "channel", "row", "column"))
@@ -38,12 +39,13 @@ B = ("b_basis", "b_channel")
 
 @triton.jit
 def _wide(stride):
-    return stride.to(tl.int64)
+    return tl.cast(stride, tl.int64)
 
 
 @triton.jit
 def _pixels(block, pixels, height, width, P: tl.constexpr):
     """Image, row and column of the pixels of a block, and which of them exist."""
+    pixels = tl.to_tensor(pixels)
     number = tl.full((P,), block, pixels.dtype) * P + tl.arange(0, P)
     exists = (number >= 0) & (number < pixels)  # the last block may run over the end of the integers
     column = number % width
@@ -99,13 +101,15 @@ def apply_kernel(
     w_basis, w_channel, w_input, w_row, w_column, b_basis, b_channel,
     N: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
     P: tl.constexpr, BN: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
-    BACKWARD: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    BACKWARD: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Output for one block of channels and of pixels: y, or dx from dy.
 
     The gradient of x is the same sum with the kernels flipped and the channels of a group exchanged, but for the
-    coefficients, which are then those of the pixel that is read, and for the bias.
+    coefficients, which are then those of the pixel that is read, and for the bias. Operands are multiplied as they are
+    stored, or `WIDEN`ed to float32.
     """
+    OPERAND: tl.constexpr = tl.float32 if WIDEN else x_ptr.dtype.element_ty
     program = tl.program_id(0)
     group, out = _channels(program % blocks, channels, G, GB, OG)
     image, row, column, exists = _pixels(program // blocks, pixels, height, width, P)
@@ -202,7 +206,8 @@ def coefficients_gradient_kernel(
     x_row, x_column = _wide(x_row), _wide(x_column)
     w_n, b_n = n.to(tl.int64) * w_basis, n.to(tl.int64) * b_basis
     da = tl.zeros((BN, P), tl.float32)
-    unit = (pixels > 0).to(tl.float32)  # 1, which the compiler does not know: it would else join the two levels again
+    # 1, but the compiler doesn't know that: otherwise it would join the two levels into one.
+    unit = tl.cast(pixels > 0, tl.float32)
     each = (blocks + parts - 1) // parts
     for block in range(part * each, tl.minimum(part * each + each, blocks)):
         group, out = _channels(block, channels, G, GB, OG)
@@ -237,22 +242,22 @@ def coefficients_gradient_kernel(
     tl.store(da_at, da.to(da_ptr.dtype.element_ty), (n < N)[:, None] & exists[None, :])
 
 
-@triton.jit(do_not_specialize=["blocks", "parts", *SIZES[1:], *X, *DY, *A, "dw_part"])
+@triton.jit(do_not_specialize=["blocks", "parts", *SIZES[1:], *X, *DY, *A, "dw_part", "db_part"])
 def bases_gradient_kernel(
     dy_ptr, x_ptr, a_ptr, dw_ptr, db_ptr,
     blocks, parts, pixels, height, width, channels,
     dy_image, dy_channel, dy_row, dy_column,
     x_image, x_channel, x_row, x_column,
     a_image, a_channel, a_row, a_column,
-    dw_part, w_basis, w_channel, w_input, w_row, w_column, b_basis, b_channel,
+    dw_part, db_part, w_basis, w_channel, w_input, w_row, w_column, b_basis, b_channel,
     N: tl.constexpr, G: tl.constexpr, K: tl.constexpr,
     P: tl.constexpr, BN: tl.constexpr, IG: tl.constexpr, GB: tl.constexpr, OG: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dW and db of one block of channels, one offset and BN bases, summed over one part of the pixels.
 
-    Parts lie `dw_part` values apart, dW and db each with their own strides. db is the gradient of a basis whose x is 1
-    everywhere, and takes one step more.
+    Parts lie `dw_part` and `db_part` values apart, each laid out as dW and db are. db is the gradient of a basis whose
+    x is 1 everywhere, and takes one step more.
     """
     NS: tl.constexpr = (N + BN - 1) // BN
     IS: tl.constexpr = (G + IG - 1) // IG
@@ -270,8 +275,8 @@ def bases_gradient_kernel(
     down, right = offset // K - K // 2, offset % K - K // 2
     c, c_real = _outputs(group, out, channels, G, GB, OG)
     dw = tl.zeros((IG * GB * OG, BN), tl.float32)
-    unit = (pixels > 0).to(tl.float32)  # as in coefficients_gradient_kernel
-    pixel_blocks = ((pixels + (P - 1)) // P).to(tl.int32)
+    unit = tl.cast(pixels > 0, tl.float32)  # as in coefficients_gradient_kernel
+    pixel_blocks = tl.cast((pixels + (P - 1)) // P, tl.int32)
     each = (pixel_blocks + parts - 1) // parts
     for block in range(part * each, tl.minimum(part * each + each, pixel_blocks)):
         image, row, column, exists = _pixels(block, pixels, height, width, P)
@@ -288,28 +293,45 @@ def bases_gradient_kernel(
         else:
             dw = tl.dot(outer, tl.trans(a), dw, input_precision=PRECISION)
     c0, i, o, real = _members(group, out, first_i, channels, G, GB, OG, IG)
-    wide_n, wide_part = n.to(tl.int64), part.to(tl.int64) * dw_part
+    wide_n, wide_part = n.to(tl.int64), part.to(tl.int64)
     mask = real[:, None] & (n < N)[None, :]
     value = dw.to(dw_ptr.dtype.element_ty)
     if is_bias:
         at = (c0 + o) * b_channel
         # Of its inputs only the first.
-        tl.store(db_ptr + wide_part + at[:, None] + (wide_n * b_basis)[None, :], value, mask & (i == 0)[:, None])
+        tl.store(
+            db_ptr + wide_part * db_part + at[:, None] + (wide_n * b_basis)[None, :], value, mask & (i == 0)[:, None]
+        )
     else:
         at = (c0 + o) * w_channel + i * w_input + _offset(offset, w_row, w_column, K)
-        tl.store(dw_ptr + wide_part + at[:, None] + (wide_n * w_basis)[None, :], value, mask)
+        tl.store(dw_ptr + wide_part * dw_part + at[:, None] + (wide_n * w_basis)[None, :], value, mask)
 
 
-@triton.jit(do_not_specialize=["parts", "size", "first"])
-def fold_kernel(part_ptr, first_ptr, rest_ptr, parts, size, first, P: tl.constexpr, PARTS: tl.constexpr):
-    """Sums over `parts` of `size` values each; the first values go to one tensor, the others to a second."""
-    number = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P)
+@triton.jit
+def _fold(part_ptr, whole_ptr, parts, size, block, P: tl.constexpr, PARTS: tl.constexpr):
+    """Sums over `parts` of P of the `size` values of each."""
+    number = block.to(tl.int64) * P + tl.arange(0, P)
     exists = number < size
     total = tl.zeros((PARTS, P), tl.float32)
     for start in range(0, parts, PARTS):
         part = start + tl.arange(0, PARTS)
         at = part_ptr + part.to(tl.int64)[:, None] * size + number[None, :]
         total += tl.load(at, (part < parts)[:, None] & exists[None, :], 0)
-    value = tl.sum(total, 0)
-    tl.store(first_ptr + number, value.to(first_ptr.dtype.element_ty), exists & (number < first))
-    tl.store(rest_ptr + number - first, value.to(rest_ptr.dtype.element_ty), exists & (number >= first))
+    tl.store(whole_ptr + number, tl.sum(total, 0).to(whole_ptr.dtype.element_ty), exists)
+
+
+@triton.jit(do_not_specialize=["da_parts", "da_size", "dw_parts", "dw_size", "db_size"])
+def fold_kernel(
+    da_part_ptr, dw_part_ptr, db_part_ptr, da_ptr, dw_ptr, db_ptr,
+    da_parts, da_size, dw_parts, dw_size, db_size,
+    P: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """All gradients that were written in parts, in one launch; a size of 0 leaves one alone."""
+    program = tl.program_id(0)
+    in_da, in_dw = (da_size + (P - 1)) // P, (dw_size + (P - 1)) // P
+    if program < in_da:
+        _fold(da_part_ptr, da_ptr, da_parts, da_size, program, P, PARTS)
+    elif program < in_da + in_dw:
+        _fold(dw_part_ptr, dw_ptr, dw_parts, dw_size, program - in_da, P, PARTS)
+    else:
+        _fold(db_part_ptr, db_ptr, dw_parts, db_size, program - in_da - in_dw, P, PARTS)

@@ -74,7 +74,7 @@ class Muon(Optimizer):
 
     Args:
         parameters: parameters with at least two dimensions; all but the first form the columns of the matrix.
-        lr: learning rate.
+        lr: learning rate; a group's may become a tensor without dimensions.
         weight_decay: decoupled weight decay, multiplied by the learning rate.
     """
 
@@ -95,7 +95,9 @@ class Muon(Optimizer):
             torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
             directions = torch._foreach_lerp(gradients, momenta, _MOMENTUM)  # Nesterov momentum
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(parameters, _orthogonal(directions), alpha=-group["lr"])
+            steps = _orthogonal(directions)
+            torch._foreach_mul_(steps, group["lr"])
+            torch._foreach_sub_(parameters, steps)
         return loss
 
 
@@ -128,7 +130,12 @@ def newton_schulz(matrices: Tensor) -> Tensor:
 
 def _adamw(parameters: Iterable[Tensor], section: OptimizerSection) -> torch.optim.AdamW:
     parameters = list(parameters)
-    fused = parameters[0].device.type in ("cpu", "cuda")
+    fused = fuses(parameters[0].device)
     return torch.optim.AdamW(
         parameters, lr=section.lr, betas=section.betas, weight_decay=section.weight_decay, fused=fused
     )
+
+
+def fuses(device: torch.device) -> bool:
+    """Whether AdamW is one kernel there, which also takes its learning rate from a tensor."""
+    return device.type in ("cpu", "cuda")

@@ -198,6 +198,10 @@ class RunSection(_Section):
         default=False,
         description="compile the network with torch.compile: about a minute at the start, then faster on GPUs",
     )
+    cuda_graph: Literal["auto", "off"] = Field(
+        default="auto",
+        description="on a single GPU, run steps as CUDA graphs, so that small networks don't wait for kernel launches",
+    )
     validation_every: int = Field(default=20, ge=2, description="hold out every n-th photo or scene for validation")
     validation_steps: Positive = Field(default=1000, description="steps between validations")
     validation_photos: Positive = Field(default=64, description="maximum number of validation photos per source")
