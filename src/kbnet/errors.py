@@ -7,6 +7,7 @@
     │   ├── UnreadableImageError                    not an image, empty, truncated or damaged
     │   ├── UnsupportedImageError                   an image of a kind that is not handled (an animation, say)
     │   ├── ImageTooLargeError                      more pixels than the limit, refused before decoding
+    │   ├── NotEnoughMemoryError (MemoryError)      the image needs more memory than is free, refused before the work
     │   └── OutputError          (OSError)          the result could not be written; nothing partial is left
     │       └── OutputExistsError                   the result would overwrite a file
     ├── ModelError
@@ -49,6 +50,10 @@ class UnsupportedImageError(ImageError):
 
 class ImageTooLargeError(ImageError):
     """The image has more pixels than the limit; it was refused before decoding."""
+
+
+class NotEnoughMemoryError(ImageError, MemoryError):
+    """The image needs more memory than is free; it was refused before the work."""
 
 
 class OutputError(ImageError, OSError):

@@ -1,12 +1,11 @@
 """How much memory there is, and how large a tile fits into it."""
 
-import os
-from pathlib import Path
+from math import isqrt
 
 import torch
 
-from kbnet.inference.cgroups import memory_left
 from kbnet.inference.exported import ExportedNetwork
+from kbnet.inference.ram import free_memory
 from kbnet.models import KBNetL, KBNetS, Network
 from kbnet.nn import fused
 
@@ -16,24 +15,18 @@ BUDGET_BYTES = 768 * 2**20
 ENGINE_BUDGET_BYTES = 288 * 2**20
 """The same for networks that the engine runs, which takes a third of the memory for tiles of that size."""
 
+SMALLEST_TILE = 128
+"""Side of the smallest automatic tile, pixels: a smaller one would be all overlap."""
+
 _FALLBACK_BYTES = 2 * 2**30
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory of a device, within a container's limit; a cautious guess where it cannot be told."""
+    """Free memory of a device in bytes, within a container's limit; a cautious guess where it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [_FALLBACK_BYTES]
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                found = [int(line.split()[1]) * 1024]
-    except (OSError, ValueError):
-        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-            found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    if (left := memory_left()) is not None:
-        found.append(left)
-    return min(found)
+    free = free_memory()
+    return _FALLBACK_BYTES if free is None else free
 
 
 def bytes_per_pixel(network: Network | ExportedNetwork, device: torch.device) -> int:
@@ -64,8 +57,30 @@ def _by_engine(network: Network | ExportedNetwork, device: torch.device) -> bool
     return widest <= fused.MAX_CHANNELS and network.first.weight.dtype == torch.float32
 
 
-def auto_tile(network: Network | ExportedNetwork, device: torch.device) -> int:
-    """Side of the largest square tile that the budget and half the free memory allow, at least 128 pixels."""
-    budget = min(budget_bytes(network, device), available_bytes(device) // 2)
-    side = int((budget / bytes_per_pixel(network, device)) ** 0.5)
-    return max(128, side // 64 * 64)
+def auto_tile(network: Network | ExportedNetwork, device: torch.device, *, buffers: int = 0, row: int = 0) -> int:
+    """Side of the largest square tile that the budget and half the free memory allow, at least `SMALLEST_TILE` pixels.
+
+    Args:
+        network: whose activations a tile takes.
+        device: where it runs.
+        buffers: bytes of main memory that the work takes besides its tiles.
+        row: bytes of main memory for one row of pixels across a row of tiles.
+    """
+    pixel, budget, free = bytes_per_pixel(network, device), budget_bytes(network, device), available_bytes(device)
+    if device.type == "cuda":
+        side = side_within(min(budget, free // 2), pixel, 0)
+    else:
+        side = min(side_within(budget, pixel, 0), side_within(max(free - buffers, 0) // 2, pixel, row))
+    return max(SMALLEST_TILE, side // 64 * 64)
+
+
+def side_within(budget: int, pixel: int, row: int) -> int:
+    """The largest side of a tile whose activations and row of tiles stay within a budget.
+
+    Args:
+        budget: bytes.
+        pixel: bytes of activations for each pixel of the tile.
+        row: bytes of a row of tiles for each of its lines.
+    """
+    # side^2 * pixel + side * row = budget
+    return (isqrt(row**2 + 4 * pixel * budget) - row) // (2 * pixel)

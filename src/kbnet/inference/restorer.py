@@ -1,7 +1,7 @@
 """The Restorer: a network, where it runs, and how an image of any size goes through it."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,22 +9,19 @@ import torch
 from torch import Tensor
 
 from kbnet.errors import InvalidInputError, ModelError
-from kbnet.inference.arrays import Range, to_batch, to_channels
+from kbnet.inference.arrays import accept
 from kbnet.inference.devices import choose_device, choose_dtype
 from kbnet.inference.exported import ExportedNetwork
 from kbnet.inference.guard import undo_in
-from kbnet.inference.memory import auto_tile
 from kbnet.inference.runtimes import is_exported, open_exported
-from kbnet.inference.tiles import Span, plan, reflect_pad, sample_crops, turn, turn_back
+from kbnet.inference.samples import Range, Samples
+from kbnet.inference.tiles import plan, sample_crops
+from kbnet.inference.whole import Progress, restore_images
 from kbnet.models import Network, catalogue, find, load_file, resolve
 from kbnet.models.hub import settings_beside
-from kbnet.nn import FullFrame, Gather, Local, Shared
+from kbnet.nn import FullFrame, Gather
 
-Progress = Callable[[int, int], None]
 ContextName = Literal["global", "local", "tile"]
-
-SMALL_PIXELS, TOGETHER = 128 * 128, 8
-"""Images up to this size go through the network so many at a time; larger ones gain nothing (benchmarks/batches.py)."""
 
 DEFAULT_OVERLAP = 64
 DEFAULT_WINDOW = 64
@@ -35,8 +32,6 @@ SAMPLE_SIDE, SAMPLE_HALO = 128, 16
 A quarter of a photograph does not stand for the rest (tiles then differ from the full frame by up to 5 of 255), so the
 crops cover the image as far as memory allows. Smaller crops differ more by the zeros around them.
 """
-
-PADDING = 8  # the protocols of the paper pad to this by reflection; KBNet-S goes on to 16 with zeros by itself
 
 
 class Restorer:
@@ -223,8 +218,9 @@ class Restorer:
         """
         if not 0 <= strength <= 1:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
-        original, back = to_batch(image, value_range)
-        return back(self._restored(original, strength, progress or (lambda done, total: None)))
+        accepted = accept(image, value_range)
+        self._restore(accepted.images, strength, progress or (lambda done, total: None))
+        return accepted.result()
 
     def together(self, images: Sequence[Any], *, strength: float = 1.0, value_range: Range | None = None) -> list[Any]:
         """Restore images of one size and number of channels; small ones together, in a fraction of the time.
@@ -240,22 +236,15 @@ class Restorer:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
         if not images:
             return []
-        originals, backs = zip(*(to_batch(image, value_range) for image in images), strict=True)
-        if len(sizes := {original.shape[1:] for original in originals}) > 1:
+        accepted = [accept(image, value_range) for image in images]
+        every = [one for each in accepted for one in each.images]
+        if len(sizes := {(one.channels, one.height, one.width) for one in every}) > 1:
             raise InvalidInputError(f"expected images of one size, got {sorted(list(size) for size in sizes)}")
-        results = self._restored(torch.cat(originals), strength, lambda done, total: None)
-        parts = results.split([len(original) for original in originals])
-        return [back(part) for back, part in zip(backs, parts, strict=True)]
+        self._restore(every, strength, lambda done, total: None)
+        return [each.result() for each in accepted]
 
-    def _restored(self, original: Tensor, strength: float, progress: Progress) -> Tensor:
-        """[B,C,H,W] float32 -> the same, by the network that suits its channels."""
-        chosen = self.suited(original.shape[1])
-        batch, back_to_channels = to_channels(original, chosen.network.config.channels)
-        with torch.inference_mode():
-            result: Tensor = back_to_channels(chosen._restore(batch, progress).to(original.device))
-            if strength != 1:
-                result = original + strength * (result - original)
-        return result
+    def _restore(self, images: Sequence[Samples], strength: float, progress: Progress) -> None:
+        restore_images(self.suited(images[0].channels), images, strength, progress)
 
     def describe(self) -> dict[str, Any]:
         """How images are restored, as plain values for reports."""
@@ -272,81 +261,12 @@ class Restorer:
             "ensemble": self.ensemble,
         } | ({"guard": True} if self.guard else {})
 
-    def _restore(self, batch: Tensor, progress: Progress) -> Tensor:
-        """[B,C,H,W] float32 -> the same, on the network's device; tiles are cut from one image at a time.
-
-        Small images go through the network together.
-        """
-        turns = range(8) if self.ensemble else range(1)
-        # Once, since free memory changes, and with it the number of tiles that was announced.
-        largest = auto_tile(self.network, self.device)
-        total = 0
-
-        def advance(done: int, count: int) -> None:
-            for image in range(len(images)):  # several take one tile each, and are done at once
-                progress(total + done + image, count * len(batch) * len(turns))
-
-        results = []
-        for images in torch.split(batch, self._at_once(batch, largest)):
-            result = torch.zeros_like(images)
-            for index in turns:
-                turned = turn(images, index)
-                restored, count = self._restore_tiles(turned, largest, advance)
-                result += turn_back(restored, index).to(result.device) / len(turns)
-                total += count * len(images)
-            results.append(result)
-        return torch.cat(results)
-
-    def _at_once(self, batch: Tensor, largest: int) -> int:
-        """How many images of a batch go through the network in one pass; those in tiles one by one."""
-        height, width = batch.shape[2:]
-        small = height * width <= SMALL_PIXELS and max(height, width) + PADDING <= largest
-        alone = isinstance(self.network, ExportedNetwork) or self.tile not in ("auto", 0)
-        return TOGETHER if small and not alone else 1
-
-    def _restore_tiles(self, image: Tensor, largest: int, progress: Progress) -> tuple[Tensor, int]:
-        """[B,C,H,W] -> the same and the number of tiles each took; `largest` is the side of one that memory allows.
-
-        B is 1 for images that need several tiles.
-        """
-        height, width = image.shape[2:]
-        padded = reflect_pad(image, PADDING)
-        side = largest if self.tile == "auto" else self.tile or max(padded.shape[2:])
-        rows = plan(padded.shape[2], *self.tiling(side))
-        cols = plan(padded.shape[3], *self.tiling(side))
-        if len(rows) == len(cols) == 1:
-            context = Local(self.window) if self.context == "local" else FullFrame()
-            restored = self.run(padded, context).float()
-            progress(1, 1)
-        else:
-            restored = self._tiled(padded, rows, cols, largest, progress)
-        return restored[:, :, :height, :width], len(rows) * len(cols)
-
     def tiling(self, side: int) -> tuple[int, int, int]:
         """Tile, overlap and multiple, as `plan` takes them, for tiles of `side` pixels."""
         multiple = self.network.input_multiple
         side = max(side, multiple)
         usual = DEFAULT_OVERLAP + self.window if self.context == "local" else DEFAULT_OVERLAP
         return side, min(usual, side // 2) if self.overlap is None else self.overlap, multiple
-
-    def _tiled(self, image: Tensor, rows: list[Span], cols: list[Span], largest: int, progress: Progress) -> Tensor:
-        context: FullFrame = FullFrame()
-        if self.context == "local":
-            context = Local(self.window)
-        elif self.context == "global":
-            side, halo, corners = self.sample(image.shape[2], image.shape[3], largest**2)
-            context = Shared(
-                self.gather(torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners]), halo)
-            )
-        result = torch.zeros_like(image)
-        for i, row in enumerate(rows):
-            for j, col in enumerate(cols):
-                tile = image[:, :, row.start : row.stop, col.start : col.stop]
-                weights = row.weights[:, None] * col.weights
-                restored = self.run(tile, context).to(result.device, torch.float32)
-                result[:, :, row.start : row.stop, col.start : col.stop] += restored * weights.to(result.device)
-                progress(i * len(cols) + j + 1, len(rows) * len(cols))
-        return result
 
     def sample(self, height: int, width: int, limit: int) -> tuple[int, int, list[tuple[int, int]]]:
         """Side, halo and top-left corners of crops spread evenly over an image, of at most `limit` pixels together."""

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from kbnet.errors import InvalidInputError
 
+PADDING = 8
+"""Images are mirrored up to multiples of this, as the paper's protocols do; KBNet-S itself adds zeros up to 16."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -72,6 +75,11 @@ def _fade(length: int, overlap: int, *, first: bool, last: bool) -> Tensor:
         weights = weights * rise.flip(0)
     # Where three tiles meet in a short axis all could be zero; a trace of weight keeps the sum above it.
     return weights.clamp_min(1e-6)
+
+
+def padded(length: int) -> int:
+    """The length of an axis that is mirrored up to a multiple of `PADDING`."""
+    return -(-length // PADDING) * PADDING
 
 
 def reflect_pad(image: Tensor, multiple: int) -> Tensor:
