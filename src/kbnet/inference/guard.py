@@ -4,6 +4,7 @@ Published weights of this family are known to paint coloured blotches on flat wh
 the mean of an area little, even where clipping at black or white had biased it; an outbreak moves it a lot.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,33 @@ OVERSHOOT = 0.5
 Image = NDArray[np.float32]
 
 
-def outbreaks(before: Image, after: Image) -> NDArray[np.bool_]:
-    """Which areas of `after` are outbreaks.
+def outbreaks(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.bool_]:
+    """Find the areas of `after` that are outbreaks.
+
+    Memory does not depend on the image's height.
 
     Args:
-        before, after: [H,W,C] float on the scale of [0,1], input and output of the network.
+        before, after: [H,W] or [H,W,C], input and output of the network; uint8, uint16, or floating on the scale of
+            [0,1].
 
     Returns:
-        [H // CELL, W // CELL] of bool, at least 1 each; the last areas reach to the border.
+        [H // CELL, W // CELL] of bool, at least 1 each; the last areas extend to the border.
     """
-    low, high = float(before.min()), float(before.max())
-    outside = np.maximum(low - after, after - high).clip(min=0)
-    moved = np.abs(_cell_means(after) - _cell_means(before)).max(axis=2) > MEAN_CHANGE
+    low, high = (_as_unit(edge.reshape(1, 1))[0, 0, 0] for edge in (before.min(), before.max()))
+    height = before.shape[0]
+    tops = [top * CELL for top in range(max(height // CELL, 1))]
+    found = [_found(before[a:b], after[a:b], low, high) for a, b in pairwise([*tops, height])]
+    return np.concatenate(found)
+
+
+def _found(before: NDArray[Any], after: NDArray[Any], low: np.float32, high: np.float32) -> NDArray[np.bool_]:
+    """One row of areas, [1, W // CELL], in an image whose input has values from `low` to `high`."""
+    x, y = _as_unit(before), _as_unit(after)
+    means = _cell_means(y)
+    outside = np.maximum(low - y, y - high).clip(min=0)
+    moved = np.abs(means - _cell_means(x)).max(axis=2) > MEAN_CHANGE
     found: NDArray[np.bool_] = moved | (_cell_means(outside).max(axis=2) > OVERSHOOT)
-    return found | ~np.isfinite(_cell_means(after)).all(axis=2)
+    return found | ~np.isfinite(means).all(axis=2)
 
 
 def undo(before: Image, after: Image) -> Image:
@@ -75,7 +89,7 @@ def outbreak_note(before: NDArray[Any], after: NDArray[Any], task: str = "", *, 
     """
     if task == "derain" or guarded or before.size == 0:
         return None
-    share = float(outbreaks(_as_unit(before), _as_unit(after)).mean())
+    share = float(outbreaks(before, after).mean())
     if share == 0:
         return None
     percent = max(round(100 * share), 1)
@@ -87,7 +101,8 @@ def outbreak_note(before: NDArray[Any], after: NDArray[Any], task: str = "", *, 
 
 def _as_unit(image: NDArray[Any]) -> Image:
     scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
-    unit: Image = image.astype(np.float32) / np.float32(scale)
+    unit: Image = image.astype(np.float32)
+    unit /= np.float32(scale)
     return unit[..., None] if unit.ndim == 2 else unit
 
 
