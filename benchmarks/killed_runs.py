@@ -23,7 +23,7 @@ settings = {width = 4, encoder_blocks = [1], middle_blocks = 0, decoder_blocks =
 kind = "gaussian"
 sigma = [0, 55]
 [[phases]]
-steps = 60
+steps = 30
 patch = 16
 batch = 4
 [optimizer]
@@ -84,7 +84,7 @@ class Folder(Kind):
     def prepare(self, shared: Path) -> None:
         (shared / "in").mkdir()
         for seed in range(24):
-            write_photo(picture(seed, 160, 160), shared / "in" / f"{seed:02}.png")
+            write_photo(picture(seed, 64, 64), shared / "in" / f"{seed:02}.png")
         weights(shared)
 
     def start(self, shared: Path, folder: Path) -> int:
@@ -98,7 +98,7 @@ class Stream(Kind):
     name = "stream"
 
     def prepare(self, shared: Path) -> None:
-        write_photo(picture(0, 900, 300), shared / "in.tif")
+        write_photo(picture(0, 600, 160), shared / "in.tif")
         weights(shared)
 
     def start(self, shared: Path, folder: Path) -> int:
@@ -172,7 +172,7 @@ class Ray(Kind):
     def prepare(self, shared: Path) -> None:
         (shared / "in").mkdir()
         for seed in range(24):
-            write_photo(picture(seed, 400, 400), shared / "in" / f"{seed:02}.png")
+            write_photo(picture(seed, 160, 160), shared / "in" / f"{seed:02}.png")
         weights(shared)
 
     def start(self, shared: Path, folder: Path) -> int:

@@ -30,7 +30,7 @@ import torch
 from facts import RESULTS, write
 from killed_runs import LOG, Folder, Kind, Ray, Stream, Training
 
-AGAIN = 0.3  # of the runs that were started again are killed again
+AGAIN = 0.6  # of the runs that were started again are killed again
 PATIENCE = 900.0  # seconds for a run that nobody kills
 
 

@@ -77,10 +77,10 @@ def run_jobs(
             current = reading or reader.submit(steps.read, job)
             read = current.result()
             reading = reader.submit(steps.read, jobs[number + 1]) if number + 1 < len(jobs) else None
-            begun = steps.restore(job, read)
+            steps.restore(job, read)
             if writing is not None:
                 yield writing.result()
-            writing = writer.submit(steps.write, job, read, begun)
+            writing = writer.submit(steps.write, job, read)
         if writing is not None:
             yield writing.result()
     finally:

@@ -40,7 +40,7 @@ class Samples(Readable, Protocol):
         """Memory that the result takes once it is written."""
 
     def write(self, top: int, values: Tensor) -> None:
-        """Store rows [1,C,h,width] of the result, `top` being the first; integers are rounded half to even and clipped."""
+        """Store rows [1,C,h,width] of the result from row `top` down; integers are rounded half to even and clipped."""
 
 
 @dataclass(frozen=True)
