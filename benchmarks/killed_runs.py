@@ -23,7 +23,7 @@ settings = {width = 4, encoder_blocks = [1], middle_blocks = 0, decoder_blocks =
 kind = "gaussian"
 sigma = [0, 55]
 [[phases]]
-steps = 30
+steps = 20
 patch = 16
 batch = 4
 [optimizer]
@@ -62,6 +62,9 @@ class Kind:
 
     def prepare(self, shared: Path) -> None:
         """Make inputs, in a process of its own."""
+
+    def load(self, shared: Path, folder: Path) -> None:
+        """Import what a run needs, in the process that all runs are forked from; `folder` is for whatever it writes."""
 
     def start(self, shared: Path, folder: Path) -> int:
         """Run, or go on, in a process of its own; the exit code."""
@@ -120,6 +123,9 @@ class Training(Kind):
             write_photo(picture(seed, 48, 48), shared / "photos" / f"{seed}.png")
         (shared / "recipe.toml").write_text(RECIPE, encoding="utf-8")
 
+    def load(self, shared: Path, folder: Path) -> None:
+        self.start(shared, folder)  # PyTorch imports a thousand modules with its first optimizer
+
     def start(self, shared: Path, folder: Path) -> int:
         run = folder / "run"
         go_on = ["--resume"] if (run / "checkpoint.pt").exists() else []
@@ -174,6 +180,11 @@ class Ray(Kind):
         for seed in range(24):
             write_photo(picture(seed, 160, 160), shared / "in" / f"{seed:02}.png")
         weights(shared)
+
+    def load(self, shared: Path, folder: Path) -> None:
+        import ray.data  # noqa: F401
+
+        import kbnet.distributed.running  # noqa: F401
 
     def start(self, shared: Path, folder: Path) -> int:
         from kbnet.distributed import Settings, plan_rows, restore_rows

@@ -25,7 +25,7 @@ HIGHEST_MEDIAN = 4.0
 # Entries of a PIL image's info that remain true of the restored pixels.
 _KEPT_INFO = ("icc_profile", "exif", "dpi", "xmp", "comment", "photoshop")
 
-_PIECE = 1 << 22  # values checked at a time
+_PIECE = 1 << 18  # values checked at a time
 
 
 @dataclass(frozen=True)
