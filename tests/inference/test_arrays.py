@@ -413,7 +413,7 @@ REFUSED = {
     "nothing": (None, r"got NoneType"),
     "a row": (np.zeros(5), r"expected an array \[H,W\] or \[H,W,3\], got \[5\]"),
     "two channels": (np.zeros((5, 4, 2)), r"expected an array .* got \[5, 4, 2\]"),
-    "alpha": (np.zeros((5, 4, 4), np.uint8), r"got \[5, 4, 4\]; keep alpha apart"),
+    "alpha": (np.zeros((5, 4, 4), np.uint8), r"got \[5, 4, 4\]; pass alpha separately"),
     "channels first": (np.zeros((3, 5, 4)), r"expected an array .* got \[3, 5, 4\]"),
     "a batch of arrays": (np.zeros((2, 5, 4, 3)), r"expected an array .* got \[2, 5, 4, 3\]"),
     "no rows": (np.zeros((0, 4)), r"got \[0, 4\]"),

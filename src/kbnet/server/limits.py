@@ -1,11 +1,13 @@
-"""What one server takes on, and what it refuses."""
+"""How much work one server accepts, and what it refuses."""
 
 from dataclasses import dataclass, fields
 
 from kbnet.errors import InvalidInputError
 
-BYTES_PER_PIXEL = 96
-"""Memory of one picture at work, beside the tile: decoded, as float32 before and after, 16-bit, encoded, and kept."""
+BYTES_PER_PIXEL = 48
+"""Memory of one picture from decoding to encoding, besides the tiles at work: 16-bit RGB with alpha, in six copies
+(`kbnet.inference.steps.COPIES`).
+"""
 
 MOST_PIXELS = 100_000_000
 MOST_KEPT_BYTES = 1_000_000_000
@@ -14,23 +16,23 @@ _DERIVED = ("all_bytes", "pixels", "kept_bytes")
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a server takes on. More is refused with a status that says why, before it costs anything.
+    """How much work a server accepts. Anything beyond is refused early, with an HTTP status that says why.
 
     Attributes:
-        bytes: of one request's body, as it arrives (413).
-        all_bytes: of all bodies together (429 for the slowest sender). 0, the default, for four times `bytes`, but no
-            more than a quarter of the free memory holds.
-        pixels: of one picture, read from its header before it is decoded (413). 0, the default, for as many as half
-            the free memory holds, at most 100 million.
-        waiting: requests that may wait for their turn, beside the one at work (429 with Retry-After).
-        seconds: from a request's first byte to its reply, the wait included (503).
-        kept_bytes: memory for results that wait for another strength or format; the oldest go first. 0, the
-            default, for an eighth of the free memory, at most 1 GB.
+        bytes: maximum size of one request's body, checked while it arrives (413).
+        all_bytes: maximum size of all bodies in memory together (429 for the slowest sender). The default, 0, means
+            four times `bytes`, or a quarter of the free memory if that is less.
+        pixels: maximum size of one picture, read from its header before it is decoded (413). The default, 0, means
+            as many as half of the free memory holds, at most 100 million.
+        waiting: maximum queue length, besides the request being processed (429 with Retry-After).
+        seconds: maximum time from a request's first byte to its reply, including the wait (503).
+        kept_bytes: memory for results kept for another strength or format; the oldest are dropped first. The default,
+            0, means an eighth of the free memory, at most 1 GB.
         kept_seconds: how long a result is kept after its last use.
-        header_seconds: for the head of a request to arrive; then the connection is closed.
-        body_seconds: in each span of so many seconds at least `body_rate` bytes a second must arrive (408).
-        body_rate: bytes a second.
-        shutdown_seconds: how long requests that were accepted may take to finish after the server was told to stop.
+        header_seconds: time for the headers of a request to arrive; then the connection is closed.
+        body_seconds: interval over which a body's rate is measured (408 if it is below `body_rate`).
+        body_rate: minimum rate of a body, bytes per second.
+        shutdown_seconds: time for accepted requests to finish after the server is told to stop.
 
     Raises:
         InvalidInputError: a limit below 1.
