@@ -63,8 +63,8 @@ class Kind:
     def prepare(self, shared: Path) -> None:
         """Make inputs, in a process of its own."""
 
-    def load(self, shared: Path, folder: Path) -> None:
-        """Import what a run needs, in the process that all runs are forked from; `folder` is for whatever it writes."""
+    def load(self) -> None:
+        """Import what a run needs, in the process that all runs are forked from."""
 
     def start(self, shared: Path, folder: Path) -> int:
         """Run, or go on, in a process of its own; the exit code."""
@@ -123,8 +123,11 @@ class Training(Kind):
             write_photo(picture(seed, 48, 48), shared / "photos" / f"{seed}.png")
         (shared / "recipe.toml").write_text(RECIPE, encoding="utf-8")
 
-    def load(self, shared: Path, folder: Path) -> None:
-        self.start(shared, folder)  # PyTorch imports a thousand modules with its first optimizer
+    def load(self) -> None:
+        # Imports alone: a process in which gradients were computed has threads that a fork loses.
+        import torch._dynamo  # noqa: F401  # by the first optimizer
+
+        import kbnet.training.loop  # noqa: F401
 
     def start(self, shared: Path, folder: Path) -> int:
         run = folder / "run"
@@ -181,7 +184,7 @@ class Ray(Kind):
             write_photo(picture(seed, 160, 160), shared / "in" / f"{seed:02}.png")
         weights(shared)
 
-    def load(self, shared: Path, folder: Path) -> None:
+    def load(self) -> None:
         import ray.data  # noqa: F401
 
         import kbnet.distributed.running  # noqa: F401

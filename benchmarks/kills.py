@@ -175,8 +175,7 @@ def measure(kind: Kind, kills: int, rng: random.Random, place: Path) -> dict[str
     shared = place / "shared"
     shared.mkdir(parents=True)
     finish(fork(lambda: kind.prepare(shared) or 0, place / "prepare.log"), place / "prepare.log")
-    (place / "load").mkdir()
-    kind.load(shared, place / "load")
+    kind.load()
     cluster = None
     if isinstance(kind, Ray):
         cluster = Cluster(place / "address")

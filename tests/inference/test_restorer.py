@@ -278,7 +278,9 @@ def test_float16_is_refused_with_the_reason(dtype):
 
 @pytest.mark.parametrize("device", ["toaster", "cuda:99", "cpu:x"])
 def test_a_device_that_is_not_there_is_refused_in_one_line(device):
-    with pytest.raises(InvalidInputError, match=f"^expected a device of this machine, got '{device}': .*$") as refusal:
+    with pytest.raises(
+        InvalidInputError, match=f"^expected a device that this machine has, got '{device}': .*$"
+    ) as refusal:
         Restorer(QUIET, device=device)
     assert "\n" not in str(refusal.value)
 

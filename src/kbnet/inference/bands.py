@@ -1,6 +1,6 @@
-"""The bands of a picture that is restored by rows: rows of tiles across it, blended as the Restorer blends tiles.
+"""Restore a picture band by band: rows of tiles across its width, blended the same way as by the Restorer.
 
-Where two bands overlap, the sums of the upper are carried into the lower.
+Where two bands overlap, the sums of the upper one are carried into the lower one.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from kbnet.inference.tiles import Span, mirrored, padded, plan
 from kbnet.nn import FullFrame, Local, Shared
 
 BUDGET_BYTES = 512 * 2**20
-"""For a tile's activations and a band's sums together; a process has 300 MB more."""
+"""For a tile's activations and a band's sums together; the process itself takes another 300 MB."""
 
 Progress = Callable[[int, int], None]
 
-_LINES = 64  # rows that are turned into the picture's samples at once
+_LINES = 64  # rows converted to the picture's own sample type at a time
 
 
 def restore_bands(
@@ -38,16 +38,16 @@ def restore_bands(
     strength: float,
     progress: Progress,
 ) -> None:
-    """Restore the bands that `state` lacks, from top to bottom, and keep each there.
+    """Restore the bands that are missing in `state`, from top to bottom, and store each one there.
 
     Args:
-        restorer: for the picture's number of channels.
-        reader: of the picture.
+        restorer: suited to the picture's number of channels.
+        reader: reads the picture.
         rows, cols: the tiles, from `plan_tiles`.
         context: from `context_of`.
-        state: what is there.
+        state: the bands finished so far.
         strength: 1 for the restored picture, 0 for the input.
-        progress: called with (tiles done, tiles in all).
+        progress: called with (tiles done, tiles in total).
     """
     facts = reader.facts
     done = state.done * len(cols)
@@ -106,7 +106,7 @@ def _samples(rows: Pixels, facts: RowFacts, result: Pixels | None = None) -> Arr
 
 
 def plan_sizes(restorer: Restorer, facts: RowFacts) -> dict[str, int]:
-    """Side of the tiles, and pixels of the sample from which a global context is gathered."""
+    """Choose the side of the tiles, and how many pixels to sample for a global context."""
     pixel = bytes_per_pixel(restorer.network, restorer.device)
     limit = min(auto_tile(restorer.network, restorer.device) ** 2, BUDGET_BYTES // pixel)
     if restorer.tile != "auto":
@@ -125,7 +125,7 @@ def plan_tiles(restorer: Restorer, facts: RowFacts, side: int) -> tuple[list[Spa
 def context_of(
     restorer: Restorer, source: Path, facts: RowFacts, state: RowState, *, one_tile: bool, limit: int
 ) -> FullFrame:
-    """Where the averages over the picture come from; a global context is gathered in a pass of its own, and kept."""
+    """The source of averages over the picture; a global context is gathered in a separate pass and kept in `state`."""
     if restorer.context == "local":
         return Local(restorer.window)
     if restorer.context == "tile" or one_tile:
@@ -135,7 +135,7 @@ def context_of(
         height, width = padded(facts.height), padded(facts.width)
         side, halo, corners = restorer.sample(height, width, limit)
         crops = []
-        with open_rows(source) as reader:  # a pass of its own: rows are read once, from top to bottom
+        with open_rows(source) as reader:  # a separate pass: rows can be read only once, from top to bottom
             for top in sorted({y for y, _ in corners}):
                 count = min(side, facts.height - top)
                 band = reader.read(top, count)

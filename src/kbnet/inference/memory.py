@@ -1,4 +1,4 @@
-"""How much memory there is, and how large a tile fits into it."""
+"""Available memory, and the largest tile that fits into it."""
 
 from math import isqrt
 
@@ -10,10 +10,10 @@ from kbnet.models import KBNetL, KBNetS, Network
 from kbnet.nn import fused
 
 BUDGET_BYTES = 768 * 2**20
-"""Tiles are kept to this much even where there is more: larger ones are not faster, and others want memory too."""
+"""Upper limit for a tile even if more memory is free: larger tiles are not faster, and other programs need memory."""
 
 ENGINE_BUDGET_BYTES = 288 * 2**20
-"""The same for networks that the engine runs, which takes a third of the memory for tiles of that size."""
+"""The same for networks that run in the engine, which needs a third of the memory for tiles of that size."""
 
 SMALLEST_TILE = 128
 """Side of the smallest automatic tile, pixels: a smaller one would be all overlap."""
@@ -30,13 +30,13 @@ def available_bytes(device: torch.device) -> int:
 
 
 def bytes_per_pixel(network: Network | ExportedNetwork, device: torch.device) -> int:
-    """Peak activation memory of a forward pass over its input pixels, as measured, rounded up."""
+    """Peak activation memory of a forward pass per input pixel in bytes: measured, and rounded up."""
     if isinstance(network, ExportedNetwork):
         return network.bytes_per_pixel
-    # Measured as the growth of the process over one forward pass: as many float32 values a pixel as this times the
-    # width. KBNet-S 12.6 to 14.4 layer by layer, 5.0 to 8.4 where blocks run as one call of the compiled kernels.
-    # KBNet-L 25 to 28 either way: its first level has twice the width, and its queries, keys and values exist twice.
-    # By the engine 2.9 at the width of the compact networks: two images of the first level, and the input.
+    # Growth of the process during one forward pass, in float32 values per pixel, divided by the width. KBNet-S takes
+    # 12.6 to 14.4 layer by layer, and 5.0 to 8.4 where blocks run as one call of the compiled kernels. KBNet-L takes
+    # 25 to 28 either way: its first level has twice the width, and its queries, keys and values exist twice. The engine
+    # takes 2.9 at the width of the compact networks: two images of the first level, and the input.
     if _by_engine(network, device):
         return round(4 * 3.2 * network.config.width)
     as_one = device.type == "cpu" and fused.refuses_here() is None
@@ -45,12 +45,12 @@ def bytes_per_pixel(network: Network | ExportedNetwork, device: torch.device) ->
 
 
 def budget_bytes(network: Network | ExportedNetwork, device: torch.device) -> int:
-    """What a tile may take however much memory is free."""
+    """The most memory that a tile takes, however much is free."""
     return ENGINE_BUDGET_BYTES if _by_engine(network, device) else BUDGET_BYTES
 
 
 def _by_engine(network: Network | ExportedNetwork, device: torch.device) -> bool:
-    """Whether networks of these settings run by the engine; one that was changed since may still run otherwise."""
+    """Whether the engine runs networks with these settings; it refuses one whose modules were changed afterwards."""
     if not isinstance(network, KBNetS) or device.type != "cpu" or fused.refuses_here() is not None:
         return False
     widest = network.config.width * network.input_multiple

@@ -1,4 +1,4 @@
-"""The three steps of a job: read, restore, write; the first and the last run in threads of their own."""
+"""The three steps of a job: read, restore, write. The first and the last run in their own threads."""
 
 import stat
 import time
@@ -33,13 +33,13 @@ Examine = Callable[[Pixels, Pixels], str | None]
 
 
 class PixelRestorer(Protocol):
-    """What is done to the pixels: a `Restorer`, or anything else that is called like one."""
+    """Processes the pixels: a `Restorer`, or anything with the same call signature."""
 
     def __call__(self, image: Pixels, /, *, progress: Callable[[int, int], None]) -> Any: ...
 
 
 class FileRestorer(Protocol):
-    """What restores a file into another: `kbnet.inference.streaming.restore_streamed` with its other arguments set."""
+    """Restores a file into another one: `kbnet.inference.streaming.restore_streamed` with its other arguments bound."""
 
     def __call__(
         self,
@@ -55,19 +55,19 @@ class FileRestorer(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
         job: the job.
-        seconds: spent on it, reading and writing included.
-        error: one line naming the file, or None if all went well; then nothing was written.
-        width, height: of the picture as shown, 0 if it could not be read.
-        notes: one line for each thing that naming, reading or writing had to change.
-        data: the encoded result where the job names no output.
-        skipped: an earlier run wrote the output already, by its log; nothing was done now.
-        extras: pictures, videos and sounds in the input that the output does not hold, as in `Photo.extras`.
-        change: mean absolute difference between the picture and its result on the scale of [0,1]; None where it was not
-            restored, or where it went from file to file.
+        seconds: time spent, including reading and writing.
+        error: one line that names the file (then nothing was written), or None on success.
+        width, height: of the upright picture; 0 if it could not be read.
+        notes: one line for each change that naming, reading or writing had to make.
+        data: the encoded result if the job has no output file.
+        skipped: the log shows that an earlier run wrote the output; nothing was done.
+        extras: pictures, videos and sounds in the input that the output does not contain, as in `Photo.extras`.
+        change: mean absolute difference between the picture and its result on the scale of [0,1]; None if it was not
+            restored, or was restored by rows.
     """
 
     job: Job
@@ -104,7 +104,7 @@ class Read:
 
 @dataclass
 class Steps:
-    """The steps of all jobs of a run; arguments as of `run_jobs`."""
+    """The steps of all jobs in a run; for the arguments see `run_jobs`."""
 
     network: PixelRestorer
     format: str | None
@@ -122,7 +122,7 @@ class Steps:
         self.budget = Budget(BYTES_AT_A_TIME if free is None else min(BYTES_AT_A_TIME, free // 2))
 
     def read(self, job: Job) -> Read:
-        """Decode the picture, and refuse before the work what would be refused after it."""
+        """Decode the picture, and detect before the work whatever would fail after it."""
         start, read = time.monotonic(), Read()
         try:
             self._read(job, read)
@@ -137,7 +137,7 @@ class Steps:
     def _read(self, job: Job, read: Read) -> None:
         if job.problem is not None:
             raise job.problem
-        # what comes through a pipe can be read only once, so a log cannot tell whether it was restored before
+        # A pipe can be read only once, so its digest cannot be compared with the log first.
         if self.ledger is not None and job.output is not None and _is_regular(job.input):
             read.input_digest = digest(job.input)
             if self.ledger.is_done(job.output, read.input_digest):
@@ -149,7 +149,7 @@ class Steps:
         check_extras(read.photo.extras, read.photo.source, job.output, drop_extras=self.drop_extras)
         named = job.output.suffix if job.output is not None and is_supported(job.output) else read.photo.format
         read.format = format_of(self.format or named)
-        # Planned once before the work, for its notes and its refusals; writing plans again, with the restored pixels.
+        # Planned before the work for notes and refusals; writing plans again with the restored pixels.
         _, lost = plan_output(read.photo, read.format)
         read.notes = (*job.notes, *read.photo.notes, *lost)
 
@@ -198,7 +198,7 @@ class Steps:
             read.photo = None  # the restored one is enough
 
     def write(self, job: Job, read: Read) -> Result:
-        """Encode the picture and put it in its place; the outcome, which goes into the log."""
+        """Encode the picture and write it; return the outcome, which is also logged."""
         start, data = time.monotonic(), None
         result = Result(job, error=read.error, skipped=read.error is None and read.restored is None)
         if read.restored is not None:
@@ -231,7 +231,7 @@ class Steps:
 
 
 def times_of(source: Path) -> files.Times | None:
-    """When a file was accessed and changed; None for a pipe, and for one that has gone."""
+    """Access and modification time of a file; None for a pipe, or if it no longer exists."""
     try:
         state = source.stat()
     except OSError:
