@@ -26,7 +26,7 @@ BYTES_AT_A_TIME = 2_000_000_000
 """For all pictures that are read, restored and written at the same time, up to three; a larger one is alone."""
 
 COPIES = 6
-"""Memory of a picture in copies of its decoded samples: input, result, encoder; benchmarks/memory.py measures it."""
+"""Memory of a picture in copies of its decoded samples: input, result, encoder; tests measure it."""
 
 Progress = Callable[[Job, int, int], None]
 Examine = Callable[[Pixels, Pixels], str | None]

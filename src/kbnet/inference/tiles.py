@@ -93,7 +93,7 @@ def reflect_pad(image: Tensor, multiple: int) -> Tensor:
 
 
 def mirrored(length: int, start: int, stop: int) -> Tensor:
-    """Indices of the pixels at positions `start` to `stop` of an axis of `length` pixels that is mirrored at its end."""
+    """Indices of the pixels at positions `start` to `stop` of an axis of `length` pixels, mirrored at its end."""
     index = torch.arange(start, stop)
     period = max(2 * (length - 1), 1)
     index = index % period
