@@ -23,7 +23,7 @@ settings = {width = 4, encoder_blocks = [1], middle_blocks = 0, decoder_blocks =
 kind = "gaussian"
 sigma = [0, 55]
 [[phases]]
-steps = 60
+steps = 20
 patch = 16
 batch = 4
 [optimizer]
@@ -63,6 +63,9 @@ class Kind:
     def prepare(self, shared: Path) -> None:
         """Make the inputs, in a separate process."""
 
+    def load(self) -> None:
+        """Import what a run needs, in the process that all runs are forked from."""
+
     def start(self, shared: Path, folder: Path) -> int:
         """Run or resume in a separate process; return the exit code."""
         raise NotImplementedError
@@ -84,7 +87,7 @@ class Folder(Kind):
     def prepare(self, shared: Path) -> None:
         (shared / "in").mkdir()
         for seed in range(24):
-            write_photo(picture(seed, 160, 160), shared / "in" / f"{seed:02}.png")
+            write_photo(picture(seed, 64, 64), shared / "in" / f"{seed:02}.png")
         weights(shared)
 
     def start(self, shared: Path, folder: Path) -> int:
@@ -98,7 +101,7 @@ class Stream(Kind):
     name = "stream"
 
     def prepare(self, shared: Path) -> None:
-        write_photo(picture(0, 900, 300), shared / "in.tif")
+        write_photo(picture(0, 600, 160), shared / "in.tif")
         weights(shared)
 
     def start(self, shared: Path, folder: Path) -> int:
@@ -119,6 +122,12 @@ class Training(Kind):
         for seed in range(10):
             write_photo(picture(seed, 48, 48), shared / "photos" / f"{seed}.png")
         (shared / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+
+    def load(self) -> None:
+        # Imports alone: a process in which gradients were computed has threads that a fork loses.
+        import torch._dynamo  # noqa: F401  # by the first optimizer
+
+        import kbnet.training.loop  # noqa: F401
 
     def start(self, shared: Path, folder: Path) -> int:
         run = folder / "run"
@@ -172,8 +181,13 @@ class Ray(Kind):
     def prepare(self, shared: Path) -> None:
         (shared / "in").mkdir()
         for seed in range(24):
-            write_photo(picture(seed, 400, 400), shared / "in" / f"{seed:02}.png")
+            write_photo(picture(seed, 160, 160), shared / "in" / f"{seed:02}.png")
         weights(shared)
+
+    def load(self) -> None:
+        import ray.data  # noqa: F401
+
+        import kbnet.distributed.running  # noqa: F401
 
     def start(self, shared: Path, folder: Path) -> int:
         from kbnet.distributed import Settings, plan_rows, restore_rows

@@ -30,7 +30,7 @@ import torch
 from facts import RESULTS, write
 from killed_runs import LOG, Folder, Kind, Ray, Stream, Training
 
-AGAIN = 0.3  # share of the restarted runs that are killed again
+AGAIN = 0.6  # share of the restarted runs that are killed again
 PATIENCE = 900.0  # seconds for an uninterrupted run
 
 
@@ -147,7 +147,13 @@ class Trial:
         return wait(process, time.monotonic() + PATIENCE)
 
     def _kill_worker(self, process: int, cluster: Cluster) -> int | None:
-        """The same on Ray: kill the job or one of its workers after the first results."""
+        """The same on Ray: after the first results, kill the job, or some of its workers one after another."""
+        code = self._kill_one(process, cluster)
+        while code is None and self.rng.random() < AGAIN:
+            code = self._kill_one(process, cluster)
+        return wait(process, time.monotonic() + PATIENCE) if code is None else code
+
+    def _kill_one(self, process: int, cluster: Cluster) -> int | None:
         results, deadline = self.rng.randrange(24), time.monotonic() + PATIENCE
         while len(list((self.folder / "out").glob("*.png"))) < results and time.monotonic() < deadline:
             if (code := wait(process, 0)) is not None:
@@ -161,7 +167,7 @@ class Trial:
             self.kills += 1
         except ProcessLookupError:
             pass  # the worker had just exited
-        return wait(process, time.monotonic() + PATIENCE)
+        return wait(process, time.monotonic() + PATIENCE) if victim == process else None
 
 
 def measure(kind: Kind, kills: int, rng: random.Random, place: Path) -> dict[str, Any]:
@@ -169,6 +175,7 @@ def measure(kind: Kind, kills: int, rng: random.Random, place: Path) -> dict[str
     shared = place / "shared"
     shared.mkdir(parents=True)
     finish(fork(lambda: kind.prepare(shared) or 0, place / "prepare.log"), place / "prepare.log")
+    kind.load()
     cluster = None
     if isinstance(kind, Ray):
         cluster = Cluster(place / "address")

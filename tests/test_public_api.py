@@ -30,6 +30,7 @@ PUBLIC = {
         "UnreadableImageError",
         "UnsupportedImageError",
         "ImageTooLargeError",
+        "NotEnoughMemoryError",
         "OutputError",
         "OutputExistsError",
         "ModelError",

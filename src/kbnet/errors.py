@@ -7,6 +7,7 @@
     │   ├── UnreadableImageError                    not an image, or empty, truncated or damaged
     │   ├── UnsupportedImageError                   an unsupported kind of image, such as an animation
     │   ├── ImageTooLargeError                      more pixels than the limit; refused before decoding
+    │   ├── NotEnoughMemoryError (MemoryError)      an image needs more memory than is free; refused before processing
     │   └── OutputError          (OSError)          the result can't be written; no partial file is left behind
     │       └── OutputExistsError                   the result would overwrite an existing file
     ├── ModelError
@@ -50,6 +51,10 @@ class UnsupportedImageError(ImageError):
 
 class ImageTooLargeError(ImageError):
     """The image has more pixels than the limit. It was refused before decoding."""
+
+
+class NotEnoughMemoryError(ImageError, MemoryError):
+    """The image needs more memory than is free. It was refused before processing."""
 
 
 class OutputError(ImageError, OSError):

@@ -56,7 +56,7 @@ def test_mistakes_in_the_command_are_one_line_and_code_2(kbnet_, tmp_path, monke
     ("options", "words"),
     [
         (["--dtype", "float16"], "float16 overflows"),
-        (["--device", "gramophone"], "expected a device of this machine"),
+        (["--device", "gramophone"], "expected a device that this machine has"),
         (["--tile", "3"], "at least 64 pixels"),
     ],
 )

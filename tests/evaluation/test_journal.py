@@ -141,3 +141,15 @@ def test_means_are_plain_means_of_decibels_and_the_whole_comes_last():
         "lowest": {"photo": "b", "psnr": 21.0, "ssim": 0.7},
         "worse": 1,
     }
+
+
+def test_results_that_appeared_during_the_work_are_not_replaced_and_the_rows_are_kept(tmp_path):
+    path = tmp_path / "results.json"
+    journal = Journal(path, SETTINGS)
+    journal.add(ROWS[0])
+    path.write_text("precious")
+    with pytest.raises(OutputExistsError, match="the file exists"):
+        journal.finish({"settings": SETTINGS, "images": []})
+    journal.close()
+    assert path.read_text() == "precious"
+    assert [*Journal(path, SETTINGS, resume=True).rows.values()] == ROWS[:1]

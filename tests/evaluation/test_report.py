@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from evaluation_files import texture
 
+from kbnet.errors import OutputExistsError
 from kbnet.evaluation import Pictures, Row, Sample
 from kbnet.evaluation.report import FLAGGED, LOWEST, Gallery, flagged, lowest, wanted_names, write_report
 from kbnet.evaluation.rows import summarise
@@ -162,3 +163,11 @@ def test_pictures_of_rows_from_before_an_interruption_are_made_again():
     gallery.complete(rows, {"all/1": sample}, lambda image: asked.append(1) or image)
     assert gallery.pictures.keys() == {"all/1", "all/2"}
     assert asked == [1]
+
+
+def test_a_page_that_appeared_during_the_work_is_not_replaced_unless_asked(some, tmp_path):
+    page(tmp_path, *some)
+    (tmp_path / "report.html").write_text("precious")
+    with pytest.raises(OutputExistsError, match="the file exists"):
+        page(tmp_path, *some)
+    assert (tmp_path / "report.html").read_text() == "precious"

@@ -8,7 +8,7 @@ import pytest
 from evaluation_files import save_blocks
 from scipy.io import loadmat
 
-from kbnet.errors import InvalidInputError
+from kbnet.errors import InvalidInputError, OutputExistsError
 from kbnet.evaluation.submission import write_submission
 
 
@@ -18,9 +18,19 @@ def blocks(tmp_path):
     return {(scene, block): array[scene, block] for scene in range(2) for block in range(3)}
 
 
-def write(path, blocks):
-    write_submission(path, blocks, seconds_per_megapixel=1.5, method="nano")
+def write(path, blocks, **options):
+    write_submission(path, blocks, seconds_per_megapixel=1.5, method="nano", **options)
     return path
+
+
+@pytest.mark.parametrize("name", ["SubmitSrgb.csv", "SubmitSrgb.mat"])
+def test_a_file_that_appeared_during_the_work_is_not_replaced_unless_asked(blocks, tmp_path, name):
+    (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(OutputExistsError, match="the file exists"):
+        write(tmp_path / name, blocks)
+    assert (tmp_path / name).read_bytes() == b"precious"
+    write(tmp_path / name, blocks, overwrite=True)
+    assert (tmp_path / name).read_bytes() != b"precious"
 
 
 def test_the_csv_holds_every_block_in_order(blocks, tmp_path):

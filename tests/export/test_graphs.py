@@ -98,7 +98,7 @@ def test_a_graph_of_bytes_rounds_as_the_restorer_does(graph, runtime):
     assert (found.dtype, found.shape) == (np.uint8, pixels.shape)
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert (found == expected).mean() > 0.999
-    with pytest.raises(InvalidInputError, match="takes and gives uint8"):
+    with pytest.raises(InvalidInputError, match="has uint8 input and output"):
         Restorer.from_pretrained(path)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from graph_files import image, small
 
-from kbnet import __version__
+from kbnet import __version__, files
 from kbnet.errors import (
     CheckpointError,
     ExportError,
@@ -113,6 +113,35 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path):
     (tmp_path / "g.bin").write_bytes(b"old")
     with pytest.raises(OutputExistsError, match=r"g\.bin: the file exists"):
         export_model(network, tmp_path / "g.xml", graph_facts(network), format="openvino")
+
+
+@pytest.mark.parametrize("stop_before", ["new.bin", "new.xml"])
+def test_a_pair_that_is_replaced_is_at_no_moment_of_two_exports(tmp_path, monkeypatch, stop_before):
+    """As after a kill: what the program would clean up is not."""
+
+    class Kill(BaseException):
+        pass
+
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for name in ("new.xml", "new.bin"):
+        (tmp_path / name).write_bytes(b"old")
+        (folder / name).write_bytes(b"new")
+    seen, place, put_back = [], files.place, []
+
+    def killed(source, target, *, overwrite):
+        seen.append({path.name: path.read_bytes() for path in tmp_path.glob("new.*")})
+        if target.name == stop_before:
+            raise Kill
+        place(source, target, overwrite=overwrite)
+
+    monkeypatch.setattr(files, "place", killed)
+    monkeypatch.setattr(files, "write", lambda data, path: put_back.append((path.name, data)))
+    with pytest.raises(Kill):
+        write._place_pair(folder, tmp_path / "new.xml", overwrite=True)
+    seen.append({path.name: path.read_bytes() for path in tmp_path.glob("new.*")})
+    assert all("new.xml" not in pair for pair in seen)
+    assert put_back == ([("new.xml", b"old")] if stop_before == "new.bin" else [])
 
 
 @pytest.mark.parametrize(

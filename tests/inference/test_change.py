@@ -18,7 +18,7 @@ def test_the_mean_change_is_on_the_scale_of_one(dtype, level, shape):
 
 def test_images_that_cannot_be_compared_are_refused():
     for other in (np.zeros((2, 3), np.uint8), np.zeros((2, 2), np.uint16)):
-        with pytest.raises(InvalidInputError, match="one shape and dtype"):
+        with pytest.raises(InvalidInputError, match="the same shape and dtype"):
             mean_change(np.zeros((2, 2), np.uint8), other)
 
 

@@ -77,7 +77,7 @@ def test_nothing_after_a_told_result_has_been_written(folder):
 
 
 def test_pictures_beyond_the_budget_are_alone_in_memory(folder, monkeypatch):
-    monkeypatch.setattr(steps_module, "PIXELS_AT_A_TIME", 50)  # of one, not of two
+    monkeypatch.setattr(steps_module, "BYTES_AT_A_TIME", 50)  # of one, not of two
     decoded = []
 
     def read(path, **options):
@@ -94,7 +94,7 @@ def test_pictures_beyond_the_budget_are_alone_in_memory(folder, monkeypatch):
 
 
 def test_failures_of_every_step_give_their_place_back(folder, monkeypatch):
-    monkeypatch.setattr(steps_module, "PIXELS_AT_A_TIME", 50)
+    monkeypatch.setattr(steps_module, "BYTES_AT_A_TIME", 50)
     Path("in/3.png").write_bytes(Path("in/3.png").read_bytes()[:-20])  # passes the header, not the decoder
     Path("in/4.png").write_bytes(b"no picture")
     Path("out").mkdir()

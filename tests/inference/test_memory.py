@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kbnet.inference import memory
+from kbnet.inference import memory, ram
 from kbnet.models import create_model
 from kbnet.ops import native
 
@@ -22,10 +22,10 @@ no_deadline = settings(deadline=None)  # a busy machine is no failure
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """`machine(meminfo, left)`: a machine that says this of its memory, None for a missing file; a container's rest."""
-    monkeypatch.setattr(memory, "Path", lambda path: tmp_path / path.strip("/"))
+    monkeypatch.setattr(ram, "Path", lambda path: tmp_path / path.strip("/"))
 
     def build(meminfo=None, left=None):
-        monkeypatch.setattr(memory, "memory_left", lambda: left)
+        monkeypatch.setattr(ram, "memory_left", lambda: left)
         if meminfo is not None:
             file = tmp_path / "proc" / "meminfo"
             file.parent.mkdir(exist_ok=True)
@@ -48,16 +48,17 @@ def test_the_less_counts_of_what_the_system_has_and_what_a_container_is_left(mac
 def test_a_system_without_meminfo_is_asked_for_its_free_pages(machine, monkeypatch):
     machine()
     pages = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(memory.os, "sysconf_names", pages, raising=False)
-    monkeypatch.setattr(memory.os, "sysconf", pages.get, raising=False)
+    monkeypatch.setattr(ram.os, "sysconf_names", pages, raising=False)
+    monkeypatch.setattr(ram.os, "sysconf", pages.get, raising=False)
     assert memory.available_bytes(CPU) == 1000 * 4096
 
 
 @pytest.mark.parametrize("meminfo", [None, "", "MemTotal: 8000000 kB\n", "MemAvailable: plenty\n"])
 def test_a_system_that_does_not_say_is_guessed_at_cautiously(machine, monkeypatch, meminfo):
     machine(meminfo)
-    monkeypatch.delattr(memory.os, "sysconf", raising=False)
+    monkeypatch.delattr(ram.os, "sysconf", raising=False)
     assert memory.available_bytes(CPU) == 2 * 2**30
+    ram.check_memory(10**6, 10**6, 10**15)  # a guess refuses nothing
 
 
 @pytest.mark.parametrize("family", NETWORKS)
@@ -85,6 +86,23 @@ def test_a_tile_is_the_largest_of_its_step_that_fits(monkeypatch):
     assert memory.auto_tile(network, CPU) == 256
     monkeypatch.setattr(memory, "available_bytes", lambda device: needed - 2)
     assert memory.auto_tile(network, CPU) == 192
+
+
+def test_buffers_of_the_image_leave_less_for_tiles(monkeypatch):
+    network = NETWORKS["kbnet-s"]
+    pixel = memory.bytes_per_pixel(network, CPU)
+    tile, row = 256**2 * pixel, 12 * 30_000
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2 * (tile + 256 * row) + 1000)
+    assert memory.auto_tile(network, CPU) > 256
+    assert memory.auto_tile(network, CPU, buffers=1000, row=row) == 256
+    assert memory.auto_tile(network, CPU, buffers=1002, row=row) == 192
+    assert memory.auto_tile(network, CPU, buffers=10**15, row=row) == 128
+
+
+@given(st.integers(0, 10**12), st.integers(1, 10**5), st.integers(0, 10**7))
+def test_a_side_within_a_budget_is_the_largest(budget, pixel, row):
+    side = memory.side_within(budget, pixel, row)
+    assert side**2 * pixel + side * row <= budget < (side + 1) ** 2 * pixel + (side + 1) * row
 
 
 def test_a_wider_network_gets_smaller_tiles(monkeypatch):

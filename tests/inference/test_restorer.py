@@ -24,7 +24,7 @@ from small_networks import (
 from torch import nn
 
 from kbnet.errors import InvalidInputError, ModelError
-from kbnet.inference import Restorer, restorer
+from kbnet.inference import Restorer, devices, whole
 from kbnet.inference.tiles import plan, reflect_pad
 from kbnet.models import find
 
@@ -47,7 +47,7 @@ def test_the_full_frame_is_one_pass_over_the_image_mirrored_to_multiples_of_eigh
 def test_tile_auto_takes_an_image_that_fits_at_once_and_cuts_one_that_does_not(monkeypatch):
     auto = on_cpu(QUIET, tile="auto", overlap=32)
     asked = []
-    monkeypatch.setattr(restorer, "auto_tile", lambda network, device: asked.append((network, device)) or 128)
+    monkeypatch.setattr(whole, "auto_tile", lambda network, device, **_: asked.append((network, device)) or 128)
     image = noise(40, 200)
     assert recorded(auto, image[:, :128])[1] == [(1, 1)]
     assert asked == [(QUIET, torch.device("cpu"))]
@@ -212,13 +212,13 @@ def test_a_batch_is_restored_image_by_image(options):
 @FAMILIES
 def test_small_images_together_are_what_they_are_alone(family, context):
     restorer_ = on_cpu(NETWORKS[family], context=context, window=16)
-    images = list(noise(restorer.TOGETHER + 2, 33, 40, 3))
+    images = list(noise(whole.TOGETHER + 2, 33, 40, 3))
     together = restorer_.together(images, strength=0.7)
     assert len(together) == len(images)
     for image, one in zip(images, together, strict=True):
         assert largest_difference(one, restorer_(image, strength=0.7)) < 1e-5
-    whole = restorer_.together([(image * 255).clip(0, 255).astype(np.uint8) for image in images[:2]])
-    assert [one.dtype for one in whole] == [np.uint8, np.uint8]
+    eight_bits = restorer_.together([(image * 255).clip(0, 255).astype(np.uint8) for image in images[:2]])
+    assert [one.dtype for one in eight_bits] == [np.uint8, np.uint8]
 
 
 def test_images_of_several_sizes_are_not_taken_together():
@@ -242,7 +242,7 @@ def test_progress_counts_every_tile_once(images, ensemble, tile):
 
 def test_progress_keeps_its_total_when_memory_changes_on_the_way(monkeypatch):
     sides = iter([128, 192, 256, 320])
-    monkeypatch.setattr(restorer, "auto_tile", lambda network, device: next(sides))
+    monkeypatch.setattr(whole, "auto_tile", lambda network, device, **_: next(sides))
     _, calls = recorded(on_cpu(QUIET, tile="auto", overlap=32), torch.zeros(2, 3, 16, 240))
     count = 2 * tiles_of(16, 240, 128, 32, 4)
     assert count > 2
@@ -278,7 +278,9 @@ def test_float16_is_refused_with_the_reason(dtype):
 
 @pytest.mark.parametrize("device", ["toaster", "cuda:99", "cpu:x"])
 def test_a_device_that_is_not_there_is_refused_in_one_line(device):
-    with pytest.raises(InvalidInputError, match=f"^expected a device of this machine, got '{device}': .*$") as refusal:
+    with pytest.raises(
+        InvalidInputError, match=f"^expected a device that this machine has, got '{device}': .*$"
+    ) as refusal:
         Restorer(QUIET, device=device)
     assert "\n" not in str(refusal.value)
 
@@ -287,7 +289,7 @@ def test_the_device_chosen_is_the_graphics_card_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Restorer(QUIET).device == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert restorer.choose_device("auto") == torch.device("cuda")
+    assert devices.choose_device("auto") == torch.device("cuda")
 
 
 @pytest.mark.parametrize("context", ["global", "local"])

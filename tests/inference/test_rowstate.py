@@ -166,7 +166,7 @@ def test_whatever_is_wrong_with_the_state_the_picture_is_right(folder, damage):
     done = finish(folder)
     if damage in DAMAGE:
         assert done.resumed == 0
-        assert done.notes[-1].startswith("began anew: the state of an earlier run ")
+        assert done.notes[-1].startswith("started over: the state of an earlier run ")
 
 
 @pytest.mark.parametrize("what", ["rows.raw", "ledger.jsonl", "carried-3.npy", "means.npz"])
@@ -186,7 +186,9 @@ def test_the_state_of_other_weights_settings_and_pictures_is_not_used(folder):
         interrupt(folder / "in.tif", target, 10, **options)
         done = restore_streamed(restorer(), folder / "in.tif", target)
         assert done.resumed == 0
-        assert done.notes == ("began anew: the state of an earlier run is of another picture or of other settings",)
+        assert done.notes == (
+            "started over: the state of an earlier run belongs to another picture or to other settings",
+        )
         np.testing.assert_array_equal(read_photo(target).pixels, read_photo(folder / "expected.tif").pixels)
         target.unlink()
     write_photo(Photo(picture(1)), folder / "in.tif", overwrite=True)
@@ -294,7 +296,7 @@ def test_a_picture_that_changes_while_it_is_restored_gives_no_result(folder):
     def change(done, total):
         os.utime(folder / "in.tif", ns=(1, 1))
 
-    with pytest.raises(UnreadableImageError, match=r"in\.tif: the file was changed while it was restored"):
+    with pytest.raises(UnreadableImageError, match=r"in\.tif: the file changed while it was being restored"):
         restore_streamed(restorer(), folder / "in.tif", folder / "out.tif", progress=change)
     assert names(folder) == ["expected.tif", "in.tif"]
 
@@ -310,7 +312,7 @@ def test_a_damaged_picture_leaves_no_state(folder):
 
 def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UnsupportedImageError, match="a pipe is not read by rows"):
+    with pytest.raises(UnsupportedImageError, match="a pipe cannot be read by rows"):
         restore_streamed(restorer(), tmp_path / "pipe", tmp_path / "out.tif")
 
 

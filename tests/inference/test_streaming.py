@@ -129,7 +129,7 @@ def test_a_run_of_something_else_is_not_gone_on_with(tmp_path, source):
 def test_what_cannot_be_streamed_is_refused(tmp_path, source):
     restorer = on_cpu(NETWORK, tile=64, context="tile")
     target = tmp_path / "out.tif"
-    with pytest.raises(InvalidInputError, match="an ensemble turns the whole picture"):
+    with pytest.raises(InvalidInputError, match="an ensemble rotates the whole picture"):
         restore_streamed(on_cpu(NETWORK, tile=64, ensemble=True), source, target)
     with pytest.raises(InvalidInputError, match="the full frame does not fit"):
         restore_streamed(on_cpu(NETWORK, tile=0), source, target)

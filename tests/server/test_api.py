@@ -13,6 +13,7 @@ from serving import Inverting, picture, serving
 import kbnet
 from kbnet.errors import InvalidInputError
 from kbnet.imaging import Photo, read_photo, write_photo
+from kbnet.inference import steps
 from kbnet.server import Limits, create_app
 from kbnet.server import limits as limits_module
 
@@ -284,13 +285,14 @@ def test_senseless_limits_are_refused(limits):
         Limits(**limits)
 
 
-@pytest.mark.parametrize(("free", "megapixels"), [(10**12, 100), (192_000_000, 1), (0, 1e-6)])
+@pytest.mark.parametrize(("free", "megapixels"), [(10**12, 100), (96_000_000, 1), (0, 1e-6)])
 def test_limits_that_are_not_given_follow_from_the_memory(monkeypatch, free, megapixels):
     monkeypatch.setattr(limits_module, "_free_bytes", lambda: free)
     limits = Limits()
     assert limits.pixels == megapixels * 1e6
     assert limits.kept_bytes == max(min(free // 8, 10**9), 1)
     assert limits.all_bytes == (8 * 10**8 if free == 10**12 else limits.bytes)
+    assert limits_module.BYTES_PER_PIXEL == 4 * 2 * steps.COPIES  # of samples with alpha, of bytes, of copies
     given = Limits(pixels=7, kept_bytes=8, all_bytes=9)
     assert (given.pixels, given.kept_bytes, given.all_bytes) == (7, 8, 9)
 

@@ -144,9 +144,9 @@ def evaluate(
     if journal is not None:
         journal.finish(results)
     if report is not None and gallery is not None:
-        _write_report(report, session, samples, rows, results, gallery)
+        _write_report(report, session, samples, rows, results, gallery, overwrite=overwrite)
     if submission is not None and save is not None:
-        _submit(submission, save, rows, results)
+        _submit(submission, save, rows, results, overwrite=overwrite)
     _tell(results, [path for path in (output, report, submission) if path], quiet=quiet, as_json=as_json)
     if failed := results["failed"]:
         more = " ..." if len(failed) > 5 else ""
@@ -269,14 +269,16 @@ def _write_report(
     rows: list["Row"],
     results: dict[str, Any],
     gallery: "Gallery",
+    *,
+    overwrite: bool,
 ) -> None:
     from kbnet.evaluation.report import write_report
 
     gallery.complete(rows, {sample.name: sample for sample in samples}, session.restore)
-    write_report(path, results, rows, gallery)
+    write_report(path, results, rows, gallery, overwrite=overwrite)
 
 
-def _submit(path: Path, save: Path, rows: list["Row"], results: dict[str, Any]) -> None:
+def _submit(path: Path, save: Path, rows: list["Row"], results: dict[str, Any], *, overwrite: bool) -> None:
     import numpy as np
 
     from kbnet.evaluation.submission import write_submission
@@ -289,7 +291,8 @@ def _submit(path: Path, save: Path, rows: list["Row"], results: dict[str, Any]) 
             pixels = read_photo(_picture(save, "restored", row.name)).pixels
             blocks[scene, block] = pixels.astype(np.uint8, copy=False)
     seconds = results["seconds_per_megapixel"] or 0.0
-    write_submission(path, blocks, seconds_per_megapixel=seconds, method=results["settings"]["model"])
+    method = results["settings"]["model"]
+    write_submission(path, blocks, seconds_per_megapixel=seconds, method=method, overwrite=overwrite)
 
 
 def _tell(results: dict[str, Any], written: list[Path], *, quiet: bool, as_json: bool) -> None:

@@ -31,7 +31,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: Settings, *, resume: bool = False, overwrite: bool = False) -> None:
-        self.path = path
+        self.path, self._may_replace = path, resume or overwrite
         self.rows: dict[str, Row] = {}
         self._place = path.with_name(f"{path.name}.rows")
         if not path.parent.is_dir():
@@ -64,8 +64,13 @@ class Journal:
         self.rows[row.name] = row
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Write the results file and remove the journal."""
-        files.write((json.dumps(results, indent=1) + "\n").encode(), self.path, overwrite=True)
+        """Write the results file, and remove the journal.
+
+        Raises:
+            OutputExistsError: a file has appeared under that name, and neither `resume` nor `overwrite` was given. The
+                journal is kept.
+        """
+        files.write((json.dumps(results, indent=1) + "\n").encode(), self.path, overwrite=self._may_replace)
         self._lines.remove()
 
     def close(self) -> None:

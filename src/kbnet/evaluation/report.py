@@ -67,16 +67,20 @@ def wanted_names(rows: Sequence[Row]) -> set[str]:
     return {row.name for row in [*lowest(rows), *flagged(rows)]}
 
 
-def write_report(path: Path, results: Mapping[str, Any], rows: Sequence[Row], gallery: Gallery) -> None:
-    """Write the page. An existing file is replaced atomically.
+def write_report(
+    path: Path, results: Mapping[str, Any], rows: Sequence[Row], gallery: Gallery, *, overwrite: bool = False
+) -> None:
+    """Write the page.
 
     Args:
         path: path of the page.
         results: the result of `Session.results`.
         rows: all rows, in order.
         gallery: the pictures; call `Gallery.complete` first.
+        overwrite: whether to replace an existing file; it is replaced atomically.
 
     Raises:
+        OutputExistsError: the file exists, and `overwrite` is False.
         MissingExtraError: jinja2 isn't installed.
     """
     try:
@@ -99,7 +103,7 @@ def write_report(path: Path, results: Mapping[str, Any], rows: Sequence[Row], ga
         flagged_above=sum(row.worse for row in worst),
         pictures=gallery.pictures,
     )
-    files.write(page.encode(), path, overwrite=True)
+    files.write(page.encode(), path, overwrite=overwrite)
 
 
 def _measure(value: float | str | None, name: str) -> str:

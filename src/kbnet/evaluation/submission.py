@@ -15,7 +15,12 @@ from kbnet.errors import InvalidInputError, MissingExtraError
 
 
 def write_submission(
-    path: Path, blocks: Mapping[tuple[int, int], NDArray[np.uint8]], *, seconds_per_megapixel: float, method: str
+    path: Path,
+    blocks: Mapping[tuple[int, int], NDArray[np.uint8]],
+    *,
+    seconds_per_megapixel: float,
+    method: str,
+    overwrite: bool = False,
 ) -> None:
     """Write restored blocks as a submission file. The suffix of `path` selects the format.
 
@@ -28,8 +33,10 @@ def write_submission(
         blocks: restored blocks by (scene, block), counted from 0; none may be missing.
         seconds_per_megapixel: time of the restoration.
         method: name of the model.
+        overwrite: whether to replace an existing file.
 
     Raises:
+        OutputExistsError: the file exists, and `overwrite` is False.
         InvalidInputError: the suffix is wrong, or a block is missing or isn't [H,W,3] uint8.
         MissingExtraError: a .mat file needs scipy, which isn't installed.
     """
@@ -46,12 +53,12 @@ def write_submission(
         if blocks[key].dtype != np.uint8 or blocks[key].ndim != 3:
             raise InvalidInputError(f"expected uint8 blocks [H,W,3], got {blocks[key].dtype} {blocks[key].shape}")
     if suffix == ".csv":
-        files.write(_csv(blocks[key] for key in order), path, overwrite=True)
+        files.write(_csv(blocks[key] for key in order), path, overwrite=overwrite)
     else:
         cells = np.empty((scenes, count), dtype=object)
         for key in order:
             cells[key] = blocks[key]
-        files.write(_mat(cells, seconds_per_megapixel, method), path, overwrite=True)
+        files.write(_mat(cells, seconds_per_megapixel, method), path, overwrite=overwrite)
 
 
 def _csv(blocks: Iterator[NDArray[np.uint8]]) -> bytes:

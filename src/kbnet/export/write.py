@@ -165,14 +165,33 @@ def _appearing(path: Path, format: Format, *, overwrite: bool) -> Iterator[Path]
         files.check(target, overwrite=overwrite)
     with files.workspace(path) as folder:
         yield folder / path.name  # under its final name, which an .xml file may contain
-        for number, target in enumerate(targets):
-            try:
-                files.place(folder / target.name, target, overwrite=overwrite)
-            except BaseException:
-                if not overwrite:  # a file appeared meanwhile: don't leave half a pair
-                    for placed in targets[:number]:
-                        placed.unlink(missing_ok=True)
-                raise
+        if format == "openvino":
+            _place_pair(folder, path, overwrite=overwrite)
+        else:
+            files.place(folder / path.name, path, overwrite=overwrite)
+
+
+def _place_pair(folder: Path, path: Path, *, overwrite: bool) -> None:
+    """Put an .xml and its .bin in place so that no reader sees one beside the other of another export.
+
+    An .xml that is replaced goes first and the new one comes last. In between, also after a kill, there is no model.
+    """
+    weights = path.with_suffix(".bin")
+    before = path.read_bytes() if overwrite and path.is_file() else None
+    if before is not None:
+        files.discard(path)
+    try:
+        files.place(folder / weights.name, weights, overwrite=overwrite)
+    except BaseException:
+        if before is not None:
+            files.write(before, path)  # the .bin beside it is still its own
+        raise
+    try:
+        files.place(folder / path.name, path, overwrite=overwrite)
+    except BaseException:
+        if not overwrite:  # a file has appeared under this name: half of a pair is of no use
+            weights.unlink(missing_ok=True)
+        raise
 
 
 def _write_onnx(network: Network, path: Path, facts: GraphFacts) -> tuple[Run, GraphFacts]:

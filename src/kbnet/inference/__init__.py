@@ -1,6 +1,6 @@
-"""Running a network on images of any size: the Restorer, tiles that fit together, jobs over files.
+"""Run a network on images of any size: the Restorer, tiling, and jobs over files.
 
-`kbnet.inference.jobs` needs no torch, so the Restorer is imported at its first use (PEP 562).
+`kbnet.inference.jobs` works without torch, so the Restorer is imported on first use (PEP 562).
 """
 
 from typing import TYPE_CHECKING, Any

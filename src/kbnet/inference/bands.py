@@ -1,6 +1,6 @@
-"""The bands of a picture that is restored by rows: rows of tiles across it, blended as the Restorer blends tiles.
+"""Restore a picture band by band: rows of tiles across its width, blended the same way as by the Restorer.
 
-Where two bands overlap, the sums of the upper are carried into the lower.
+Where two bands overlap, the sums of the upper one are carried into the lower one.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,19 +12,20 @@ from torch import Tensor
 
 from kbnet.imaging import Pixels
 from kbnet.imaging.rows import RowFacts, RowReader, open_rows
-from kbnet.inference.arrays import to_channels
-from kbnet.inference.memory import auto_tile, bytes_per_pixel
-from kbnet.inference.restorer import PADDING, Restorer
+from kbnet.inference.blending import blend
+from kbnet.inference.memory import SMALLEST_TILE, auto_tile, bytes_per_pixel, side_within
+from kbnet.inference.restorer import Restorer
 from kbnet.inference.rowstate import RowState
-from kbnet.inference.tiles import Span, mirrored, plan
+from kbnet.inference.samples import ArraySamples, finish, fitted
+from kbnet.inference.tiles import Span, mirrored, padded, plan
 from kbnet.nn import FullFrame, Local, Shared
 
 BUDGET_BYTES = 512 * 2**20
-"""For a tile's activations and a band's sums together; a process has 300 MB more."""
+"""For a tile's activations and a band's sums together; the process itself takes another 300 MB."""
 
 Progress = Callable[[int, int], None]
 
-_LINES = 64  # rows that are turned into the picture's samples at once
+_LINES = 64  # rows converted to the picture's own sample type at a time
 
 
 def restore_bands(
@@ -37,104 +38,112 @@ def restore_bands(
     strength: float,
     progress: Progress,
 ) -> None:
-    """Restore the bands that `state` lacks, from top to bottom, and keep each there.
+    """Restore the bands that are missing in `state`, from top to bottom, and store each one there.
 
     Args:
-        restorer: for the picture's number of channels.
-        reader: of the picture.
+        restorer: suited to the picture's number of channels.
+        reader: reads the picture.
         rows, cols: the tiles, from `plan_tiles`.
         context: from `context_of`.
-        state: what is there.
+        state: the bands finished so far.
         strength: 1 for the restored picture, 0 for the input.
-        progress: called with (tiles done, tiles in all).
+        progress: called with (tiles done, tiles in total).
     """
     facts = reader.facts
-    start = state.done
-    carried = state.carried()
-    progress(start * len(cols), len(rows) * len(cols))
-    for i in range(start, len(rows)):
-        span = rows[i]
-        band = reader.read(span.start, min(span.stop, facts.height) - span.start)
-        sums = torch.zeros(1, restorer.network.config.channels, span.stop - span.start, cols[-1].stop)
-        if carried is not None:
-            sums[:, :, : carried.shape[2]] = carried
-        vertical = mirrored(facts.height, span.start, span.stop)
-        for j, col in enumerate(cols):
-            horizontal = mirrored(facts.width, col.start, col.stop)
-            tile = _floats(band, horizontal, facts)[:, :, vertical - span.start]
-            fitted, _ = to_channels(tile, restorer.network.config.channels)
-            with torch.inference_mode():
-                restored = restorer.run(fitted, context).to("cpu", torch.float32)
-            sums[:, :, :, col.start : col.stop] += restored * (span.weights[:, None] * col.weights)
-            progress(i * len(cols) + j + 1, len(rows) * len(cols))
-        final = (rows[i + 1].start if i + 1 < len(rows) else facts.height) - span.start
-        for top in range(0, final, _LINES):
-            part = slice(top, min(top + _LINES, final))
-            state.write(_samples(band[part], sums[:, :, part, : facts.width], facts, strength))
-        carried = sums[:, :, final:].clone() if i + 1 < len(rows) else None
-        state.commit(i + 1, span.start + final, carried)
+    done = state.done * len(cols)
+    progress(done, len(rows) * len(cols))
+    band = _Band(reader)
+
+    def restore(row: Span, col: Span) -> Tensor:
+        nonlocal done
+        tile = fitted(band.tile(row, col), restorer.network.config.channels)
+        with torch.inference_mode():
+            restored = restorer.run(tile, context).to("cpu", torch.float32)
+        done += 1
+        progress(done, len(rows) * len(cols))
+        return restored
+
+    for count, (top, values, carried) in enumerate(
+        blend(rows, cols, restore, start=state.done, carried=state.carried()), state.done + 1
+    ):
+        bottom = min(top + values.shape[2], facts.height)
+        for first in range(top, bottom, _LINES):
+            last = min(first + _LINES, bottom)
+            state.write(band.finished(first, values[:, :, first - top : last - top, : facts.width], strength))
+        state.commit(count, bottom, carried)
 
 
-def _floats(pixels: Pixels, columns: Tensor, facts: RowFacts) -> Tensor:
-    """Some columns of rows [h,width,bands] as float32 [1,C,h,columns] in [0,1], without alpha."""
-    chosen = pixels[:, columns.numpy(), : facts.channels].astype(np.float32)
-    return torch.from_numpy(chosen).div_(float(np.iinfo(facts.dtype).max)).permute(2, 0, 1)[None]
+class _Band:
+    """Rows of a picture [h,width,bands], those of one row of tiles at a time."""
+
+    def __init__(self, reader: RowReader) -> None:
+        self._reader, self._facts, self._top = reader, reader.facts, -1
+        self._rows: Pixels
+
+    def tile(self, row: Span, col: Span) -> Tensor:
+        """A tile as float32 [1,C,h,w] in [0,1], mirrored at the picture's end."""
+        if row.start != self._top:
+            bottom = min(row.stop, self._facts.height)
+            self._rows, self._top = self._reader.read(row.start, bottom - row.start), row.start
+        down = mirrored(self._facts.height, row.start, row.stop).numpy() - row.start
+        across = mirrored(self._facts.width, col.start, col.stop).numpy()
+        return _samples(self._rows, self._facts).read(down, across)
+
+    def finished(self, top: int, restored: Tensor, strength: float) -> Pixels:
+        """Restored values [1,C,h,width] as samples of the picture, with the alpha of its rows [h,width,bands]."""
+        first = top - self._top
+        rows = self._rows[first : first + restored.shape[2]]
+        result = rows.copy()
+        finish(_samples(rows, self._facts, result), 0, restored, strength)
+        return result
 
 
-def _samples(rows: Pixels, restored: Tensor, facts: RowFacts, strength: float) -> Pixels:
-    """Restored values [1,C,h,width] as samples of the picture, with the alpha of its rows [h,width,bands]."""
-    original = _floats(rows, torch.arange(facts.width), facts)
-    _, back = to_channels(original, restored.shape[1])
-    result = back(restored)
-    if strength != 1:
-        result = original + strength * (result - original)
-    top = np.float32(np.iinfo(facts.dtype).max)
-    samples = np.rint(np.clip(result[0].permute(1, 2, 0).numpy(), 0, 1) * top).astype(facts.dtype)
-    return np.concatenate([samples, rows[:, :, facts.channels :]], axis=2)
+def _samples(rows: Pixels, facts: RowFacts, result: Pixels | None = None) -> ArraySamples:
+    """Rows [h,width,bands] without their alpha, and those of a result."""
+    colours = slice(facts.channels)
+    result = rows[:0] if result is None else result
+    return ArraySamples(rows[:, :, colours], result[:, :, colours], (0.0, float(np.iinfo(facts.dtype).max)))
 
 
 def plan_sizes(restorer: Restorer, facts: RowFacts) -> dict[str, int]:
-    """Side of the tiles, and pixels of the sample from which a global context is gathered."""
+    """Choose the side of the tiles, and how many pixels to sample for a global context."""
     pixel = bytes_per_pixel(restorer.network, restorer.device)
     limit = min(auto_tile(restorer.network, restorer.device) ** 2, BUDGET_BYTES // pixel)
     if restorer.tile != "auto":
         return {"side": restorer.tile, "limit": limit}
     column = facts.width * (4 * restorer.network.config.channels + facts.bands * facts.dtype.itemsize)
-    # side^2 * pixel + side * column = budget
-    side = ((column**2 + 4 * pixel * BUDGET_BYTES) ** 0.5 - column) / (2 * pixel)
-    return {"side": max(128, min(int(side), auto_tile(restorer.network, restorer.device)) // 64 * 64), "limit": limit}
+    side = min(side_within(BUDGET_BYTES, pixel, column), auto_tile(restorer.network, restorer.device))
+    return {"side": max(SMALLEST_TILE, side // 64 * 64), "limit": limit}
 
 
 def plan_tiles(restorer: Restorer, facts: RowFacts, side: int) -> tuple[list[Span], list[Span]]:
     """The rows and the columns of tiles of `side` pixels, over the padded picture."""
-    height, width = (-(-length // PADDING) * PADDING for length in (facts.height, facts.width))
+    height, width = padded(facts.height), padded(facts.width)
     return plan(height, *restorer.tiling(side)), plan(width, *restorer.tiling(side))
 
 
 def context_of(
     restorer: Restorer, source: Path, facts: RowFacts, state: RowState, *, one_tile: bool, limit: int
 ) -> FullFrame:
-    """Where the averages over the picture come from; a global context is gathered in a pass of its own, and kept."""
+    """The source of averages over the picture; a global context is gathered in a separate pass and kept in `state`."""
     if restorer.context == "local":
         return Local(restorer.window)
     if restorer.context == "tile" or one_tile:
         return FullFrame()
     means = state.means()
     if means is None:
-        height, width = (-(-length // PADDING) * PADDING for length in (facts.height, facts.width))
+        height, width = padded(facts.height), padded(facts.width)
         side, halo, corners = restorer.sample(height, width, limit)
         crops = []
-        with open_rows(source) as reader:  # a pass of its own: rows are read once, from top to bottom
+        with open_rows(source) as reader:  # a separate pass: rows can be read only once, from top to bottom
             for top in sorted({y for y, _ in corners}):
                 count = min(side, facts.height - top)
                 band = reader.read(top, count)
-                vertical = mirrored(facts.height, top, top + side) - top
+                vertical = mirrored(facts.height, top, top + side).numpy() - top
                 for left in (x for y, x in corners if y == top):
-                    columns = mirrored(facts.width, left, left + side)
-                    crop, _ = to_channels(
-                        _floats(band, columns, facts)[:, :, vertical], restorer.network.config.channels
-                    )
-                    crops.append(crop)
+                    columns = mirrored(facts.width, left, left + side).numpy()
+                    crop = _samples(band, facts).read(vertical, columns)
+                    crops.append(fitted(crop, restorer.network.config.channels))
         with torch.inference_mode():
             means = restorer.gather(torch.cat(crops), halo)
         state.keep_means(means)

@@ -1,7 +1,7 @@
-"""Memory that a container's limits leave: Linux control groups, versions 1 and 2, from the process's own to the root.
+"""Memory left within a container's limits: Linux control groups, versions 1 and 2, from the process's own to the root.
 
-Limits hold on every level, so the least counts. What a level uses includes file contents that the system keeps in
-memory for no one and gives up when asked; they count as free.
+Limits apply on every level, so the smallest one counts. A group's usage includes cached file contents that the system
+drops when memory is needed; these count as free.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ class _Version(NamedTuple):
     reclaimable: str  # in memory.stat
 
 
-# In version 2 a process over memory.high is slowed down until it hardly moves, so that is a limit too.
+# In version 2, a process above memory.high is throttled until it nearly stops, so that is a limit too.
 _V2 = _Version(("memory.max", "memory.high"), "memory.current", "inactive_file ")
 _V1 = _Version(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file ")
 
 
 def memory_left(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take before it meets a limit; None where no limit is known.
+    """Bytes that this process can still allocate within its limits; None if it has no known limit.
 
     Args:
         root: where /proc and the control groups are mounted.
@@ -31,7 +31,7 @@ def memory_left(root: Path = Path("/")) -> int | None:
 
 
 def _levels(root: Path) -> Iterator[tuple[Path, _Version]]:
-    """The folders of the process's groups that can limit memory, from its own to the root of what is mounted."""
+    """The folders of the groups that can limit the process's memory, from its own to the root of the mount."""
     try:
         groups = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         mounts = (root / "proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -48,12 +48,12 @@ def _levels(root: Path) -> Iterator[tuple[Path, _Version]]:
             top = root / place.lstrip("/")
             folder = top / inside
             if not folder.is_dir():
-                folder = top  # a container sees its own group alone, by another name
+                folder = top  # a container sees only its own group, under another name
             yield from ((level, version) for level in (folder, *folder.parents) if level.is_relative_to(top))
 
 
 def _mounts(lines: list[str], version: _Version) -> Iterator[tuple[str, str]]:
-    """(path of the group that is mounted, where) of each mount of that version that knows of memory."""
+    """(path of the mounted group, mount point) for each mount of that version with the memory controller."""
     for line in lines:
         before, _, after = line.partition(" - ")
         fields, (kind, _, options) = before.split(" "), [*after.split(" "), "", "", ""][:3]
@@ -63,7 +63,7 @@ def _mounts(lines: list[str], version: _Version) -> Iterator[tuple[str, str]]:
 
 
 def _below(path: str, mounted: str) -> PurePosixPath:
-    """A group's path relative to the one that is mounted."""
+    """A group's path relative to the mounted group."""
     group = PurePosixPath(path)
     return group.relative_to(mounted) if group.is_relative_to(mounted) else PurePosixPath(path.lstrip("/"))
 
@@ -83,7 +83,7 @@ def _left(folder: Path, version: _Version) -> int | None:
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file; None where there is none, as where it says "max"."""
+    """The number in a file; None if it contains none, such as "max"."""
     try:
         return int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):

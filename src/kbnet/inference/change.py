@@ -1,4 +1,4 @@
-"""How much a restoration changed an image, so that a result that is hardly different can say so."""
+"""How much a restoration changed an image, so that users learn when a result hardly differs."""
 
 from typing import Any
 
@@ -8,18 +8,19 @@ from numpy.typing import NDArray
 from kbnet.errors import InvalidInputError
 
 UNCHANGED = 0.5 / 255
-"""Mean absolute change below which a result is called hardly different, on the scale of [0,1]: half an 8-bit level."""
+"""Mean absolute change, on the scale of [0,1], below which a result hardly differs from its input: half an 8-bit level.
+"""
 
 _SUGGESTIONS = {
     "denoise": "it may be clean already; for rain or blur, choose the task derain or deblur",
-    "denoise-gaussian": "for noise of cameras, phones or JPEG files, choose the task denoise",
-    "derain": "no rain was recognised; for noise, choose the task denoise",
-    "deblur": "no blur was recognised that it can remove; for noise, choose the task denoise",
+    "denoise-gaussian": "for camera, phone or JPEG noise, choose the task denoise",
+    "derain": "no rain was found; for noise, choose the task denoise",
+    "deblur": "no removable blur was found; for noise, choose the task denoise",
 }
 
 
 def mean_change(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """Mean absolute difference of two images of one shape and dtype, over all pixels and channels.
+    """Mean absolute difference of two images of the same shape and dtype, over all pixels and channels.
 
     Args:
         before, after: uint8, uint16, or float nominally in [0,1].
@@ -36,13 +37,13 @@ def mean_change(before: NDArray[Any], after: NDArray[Any]) -> float:
     """
     if before.shape != after.shape or before.dtype != after.dtype:
         raise InvalidInputError(
-            f"expected two images of one shape and dtype, got {list(before.shape)} {before.dtype} and "
+            f"expected two images of the same shape and dtype, got {list(before.shape)} {before.dtype} and "
             f"{list(after.shape)} {after.dtype}"
         )
     if before.size == 0:
         return 0.0
     white = float(np.iinfo(before.dtype).max) if np.issubdtype(before.dtype, np.integer) else 1.0
-    # Row by row: float copies of a whole photograph would take several times its memory.
+    # Row by row: float copies of the whole image would take several times its memory.
     total = sum(
         float(np.abs(a.astype(np.float32) - b.astype(np.float32)).sum(dtype=np.float64))
         for a, b in zip(np.atleast_1d(before), np.atleast_1d(after), strict=True)
@@ -51,11 +52,11 @@ def mean_change(before: NDArray[Any], after: NDArray[Any]) -> float:
 
 
 def unchanged_note(change: float, task: str = "") -> str | None:
-    """One line for people where `change` (see `mean_change`) is below `UNCHANGED`; None where it is not.
+    """A note for the user if `change` (see `mean_change`) is below `UNCHANGED`, else None.
 
     Args:
         change: on the scale of [0,1].
-        task: what the model restores; names what else to try.
+        task: the model's task; decides which alternative the note suggests.
     """
     if change >= UNCHANGED:
         return None

@@ -1,4 +1,4 @@
-"""Where and in which numbers a network computes, from what callers say."""
+"""Resolving device and dtype arguments."""
 
 import torch
 
@@ -6,9 +6,9 @@ from kbnet.errors import InvalidInputError
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """The device for "auto" (CUDA if there is one) or for what torch.device takes.
+    """The device for "auto" (CUDA if available) or for what torch.device accepts.
 
-    Raises InvalidInputError where this machine has none of that name.
+    Raises InvalidInputError if this machine has no such device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -17,7 +17,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise InvalidInputError(f"expected a device of this machine, got {device!r}: {reason}") from error
+        raise InvalidInputError(f"expected a device that this machine has, got {device!r}: {reason}") from error
     return found
 
 
@@ -29,7 +29,7 @@ def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
     name = str(dtype).removeprefix("torch.")
     if name == "float16":
         raise InvalidInputError(
-            "float16 overflows in these networks and gives black or coloured images; use bfloat16, which does not"
+            "float16 overflows in these networks and produces black or coloured images; use bfloat16"
         )
     if name not in ("auto", "float32", "bfloat16"):
         raise InvalidInputError(f"expected dtype 'auto', 'float32' or 'bfloat16', got {name!r}")

@@ -1,7 +1,7 @@
-"""Networks that were exported as graphs: what such a file says of itself, and how the Restorer runs one.
+"""Networks exported as graphs: the metadata in such a file, and how the Restorer runs it.
 
 GraphFacts          the metadata inside the file
-ExportedNetwork     called like a network, with a context; a runtime computes (`kbnet.inference.runtimes`)
+ExportedNetwork     called like a network, with a context; a runtime runs it (`kbnet.inference.runtimes`)
 """
 
 import json
@@ -22,10 +22,10 @@ from kbnet.models.checkpoint import config_from
 from kbnet.nn import FullFrame, Gather, Local, Shared
 
 SUFFIXES = (".onnx", ".xml")
-"""Endings of the files that are run here: ONNX, and OpenVINO's description beside its .bin."""
+"""File name endings: ONNX, and OpenVINO's .xml, which needs its .bin beside it."""
 
 PREFIX = "kbnet."
-"""Before the names of facts among a file's metadata."""
+"""Prefix of our entries in a file's metadata."""
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]
@@ -33,7 +33,7 @@ Run = Callable[[Arrays], list[NDArray[Any]]]
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What an exported file says of itself.
+    """The metadata of an exported file.
 
     Attributes:
         family, settings: of the network, `settings` as JSON.
@@ -143,7 +143,7 @@ class ExportedNetwork:
         """
         if self.facts.uint8:
             raise InvalidInputError(
-                "this graph takes and gives uint8, for programs of your own; to restore with it, export without --uint8"
+                "this graph has uint8 input and output, for other programs; to restore with it, export without --uint8"
             )
         if device != "cpu":
             raise InvalidInputError(f"exported graphs run on the CPU here, got device {device!r}; give device 'cpu'")

@@ -1,4 +1,4 @@
-"""What goes wrong with one picture, in one line that names it."""
+"""Errors of one picture, as one line that names it."""
 
 import os
 from pathlib import Path
@@ -8,15 +8,15 @@ from kbnet.imaging.photo import printable
 from kbnet.inference.naming import Job
 from kbnet.inference.places import is_folder
 
-# How PyTorch says that memory ran out, where it has no exception of its own for that.
+# PyTorch reports a lack of memory in these words where it has no dedicated exception.
 _MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def explain(error: Exception, job: Job) -> str:
-    """The error as a line that begins with the name of the input or the output.
+    """Describe an error in one line that starts with the name of the input or the output.
 
     Raises:
-        Exception: the error itself, where it is a mistake in the program, which no other file would be spared.
+        Exception: the error itself, if it is a bug in the program, which would affect every other file too.
     """
     if isinstance(error, KBNetError):
         text = str(error)
@@ -33,15 +33,15 @@ def explain(error: Exception, job: Job) -> str:
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse before the minutes of work what would be refused after them.
+    """Detect before the work whether writing the result would fail.
 
     Raises:
-        OutputExistsError: there is a file, and `overwrite` is False.
-        OutputError: its folder is none, or nothing may be written there.
+        OutputExistsError: the file exists, and `overwrite` is False.
+        OutputError: its parent is not a folder, or is not writable.
     """
     if not overwrite and os.path.lexists(path):
         raise OutputExistsError(f"{printable(path)}: the file exists; choose another name or give --overwrite")
-    # not made absolute: the folders above the working one may be closed to us
+    # not made absolute: parents of the working directory may not be accessible
     parent = next(filter(os.path.lexists, path.parents), path.parent)
     if not is_folder(parent):
         raise OutputError(f"{printable(path)}: cannot be written: {printable(parent)} is not a folder; choose another")

@@ -1,9 +1,9 @@
-"""Which files are meant by names, folders and patterns, and which are passed over and why.
+"""Finding the files that names, folders and patterns refer to, and which files are skipped and why.
 
-names, folders, globs --find--> Found, Found, ...      (every other file of a folder --> PassedOver)
+names, folders, globs --find--> Found, Found, ...      (every other file in a folder --> PassedOver)
 
-A folder's files are taken by their names; one whose name says nothing, or says another format, is opened and taken by
-its first bytes. Nothing is passed over in silence but hidden files and the folder that the results go to.
+Files in a folder are selected by name. If the name has no known ending, the file's first bytes decide. Every skipped
+file is reported, except hidden files and the folder of results.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from kbnet.imaging.sniff import sniff
 from kbnet.inference.places import Places, is_folder
 
 RESULTS_MARK = ".kbnet-results"
-"""File in a folder of results that lies inside a folder of pictures; later runs pass such a folder over."""
+"""Marks a folder of results inside a folder of pictures; later runs skip such a folder."""
 
-# Camera raw files are TIFFs whose first picture may be a small preview: restoring that would be a silent mistake.
+# Camera raw files are TIFFs whose first picture may be a small preview, which must not be restored by mistake.
 _RAW = {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".orf",
         ".pef", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"}  # fmt: skip
 
@@ -35,13 +35,13 @@ Kind = Literal["picture", "result", "other"]
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A file or folder that was met and not taken.
+    """A file or folder that was found and skipped.
 
     Attributes:
-        path: of the file or folder; a text for a URL.
+        path: of the file or folder; a string for a URL.
         why: the reason, without the name.
-        kind: "picture" for one of a format that is not read here, "result" for what an earlier run made, "other" for
-            all else: text, links to folders, pipes.
+        kind: "picture" for an unsupported picture format, "result" for results of an earlier run, "other" for
+            everything else: text, links to folders, pipes.
     """
 
     path: Path | str
@@ -55,10 +55,10 @@ class Found:
 
     Attributes:
         path: of the file.
-        root: the part of the path that is not mirrored under an output folder.
-        named: by the caller, rather than met in a folder or by a pattern.
-        format: by the file's content, where its name says none that is written here; else "".
-        problem: why it cannot be read, where that is known.
+        root: the part of the path that is not mirrored in an output folder.
+        named: whether the caller named the file, rather than a folder or pattern.
+        format: determined from the content if the name has no supported ending, else "".
+        problem: why it cannot be read, if that is already known.
     """
 
     path: Path
@@ -70,12 +70,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Search:
-    """Finds the files meant by what a caller names.
+    """Finds the files that names, folders and patterns refer to.
 
     Attributes:
-        output: the folder that results go to, whose files are no inputs; None for none.
-        places: how paths are compared.
-        passed_over: called with each file or folder that is not taken.
+        output: the folder for results, whose files are not inputs; None if there is none.
+        places: compares paths.
+        passed_over: called with each file or folder that is skipped.
     """
 
     output: Path | None
@@ -83,7 +83,7 @@ class Search:
     passed_over: Callable[[PassedOver], None]
 
     def find(self, item: str | Path, *, may_be_empty: bool = False) -> list[Found]:
-        """The files that one name, folder or pattern means, sorted.
+        """The files that one name, folder or pattern refers to, sorted.
 
         Raises:
             InvalidInputError: a folder or pattern without pictures, unless `may_be_empty`.
@@ -109,7 +109,7 @@ class Search:
 
     def _match(self, pattern: str, missed: list[PassedOver]) -> Iterator[Found]:
         root = _fixed_part(Path(pattern))
-        # glob.glob, for Path.glob takes no absolute patterns and shows hidden files
+        # glob.glob, since Path.glob rejects absolute patterns and includes hidden files
         for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207
             if is_folder(match):
                 if not self._holds_results(match, root, missed):
@@ -118,7 +118,7 @@ class Search:
                 yield from self._taken(match, root, missed)
 
     def _walk(self, folder: Path, root: Path, missed: list[PassedOver]) -> Iterator[Found]:
-        """The pictures below a folder; hidden ones, such as the ._files of other systems, are not looked at."""
+        """The pictures in a folder and its subfolders; hidden files, such as macOS's ._ files, are ignored."""
         try:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
@@ -127,7 +127,7 @@ class Search:
             problem = UnreadableImageError(
                 f"{printable(folder)}: cannot be read: {why}; check the folder's permissions"
             )
-            # its "file" is the folder itself: it has to have a place in the tree like any other
+            # the folder itself takes the place of a file: it needs a position in the tree like any other
             yield Found(folder, folder.parent if folder == root else root, named=False, problem=problem)
             return
         folders = []
@@ -151,7 +151,7 @@ class Search:
         try:
             state = path.stat()
         except OSError:
-            if is_supported(path):  # a broken link: reading it will say so
+            if is_supported(path):  # a broken link: reading it reports the error
                 yield Found(path, root, named=False)
             return
         if not stat.S_ISREG(state.st_mode):
@@ -166,7 +166,7 @@ class Search:
                 missed.append(PassedOver(path, why, kind))
 
     def _holds_results(self, folder: Path, root: Path, missed: list[PassedOver]) -> bool:
-        """Whether the folder, or one between it and the root of a pattern, is one of results."""
+        """Whether the folder, or one between it and the root of a pattern, contains results."""
         while folder != root and folder != folder.parent:
             if self._is_results(folder, missed):
                 return True
@@ -185,28 +185,28 @@ class Search:
 
 
 def mark_results(folder: Path, inputs: Sequence[Path]) -> None:
-    """Leave RESULTS_MARK in a folder of results that lies inside one of the input folders, for later runs to see.
+    """Write RESULTS_MARK into a folder of results inside one of the input folders, so that later runs skip it.
 
-    Does nothing elsewhere, nor where the file cannot be written.
+    Does nothing for other folders, or if the file cannot be written.
     """
     places = Places()
     key = places.real(folder)
     inside = any(is_folder(path) and key.startswith(places.real(path).rstrip(os.sep) + os.sep) for path in inputs)
     if not inside:
         return
-    text = "Results of kbnet, which passes over folders with this file in its search for pictures.\n"
+    text = "Results of kbnet. When kbnet searches for pictures, it skips folders that contain this file.\n"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         files.write(text.encode(), folder / RESULTS_MARK)
 
 
 def endings() -> str:
-    """The file name endings that are read and written, for messages."""
+    """The supported file name endings, for messages."""
     return ", ".join(ending.removeprefix(".") for ending in SUPPORTED_SUFFIXES)
 
 
 def is_pattern(item: str | Path) -> bool:
-    """Whether it has wildcards, and is no file's name as it is written."""
+    """Whether it contains wildcards, and no file has exactly this name."""
     try:
         return glob.has_magic(str(item)) and not os.path.lexists(item)
     except ValueError:
@@ -224,21 +224,21 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _format_by_content(path: Path) -> str:
-    """The format of a named file whose name says none, or "" where it cannot be told without waiting."""
+    """The format of a named file without a known ending, or "" if reading it might block."""
     if is_supported(path):
         return ""
     try:
         state = path.stat()
     except (OSError, ValueError):
-        return ""  # reading will say why
+        return ""  # reading reports the error
     return _content(os.fspath(path), state.st_size, state.st_mtime_ns)[0] if stat.S_ISREG(state.st_mode) else ""
 
 
 @lru_cache(maxsize=100_000)
 def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
-    """(format, "", "picture") by a file's first bytes, or ("", why not, kind).
+    """(format, "", "picture") from a file's first bytes, or ("", why not, kind).
 
-    Size and time of change are there so that a file that has changed is looked at again.
+    Size and modification time are part of the cache key, so that a changed file is read again.
     """
     name = printable(path)
     try:
@@ -258,7 +258,7 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
 def _summary(missed: Sequence[PassedOver]) -> str:
     if not missed:
         return ""
-    # what comes nearest to a picture says most
+    # the one most like a picture is the most informative
     first = min(missed, key=lambda one: ("picture", "result", "other").index(one.kind))
     more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
     return f"; passed over: {printable(first.path)} ({first.why}){more}"

@@ -1,9 +1,10 @@
-"""Outbreaks: places where a network returns something that cannot be the restored photo, and how they are undone.
+"""Outbreaks: areas where a network's output cannot be the restored photo. They are detected and undone here.
 
-Published weights of this family are known to paint coloured blotches on flat white or dark areas. Removing noise moves
-the mean of an area little, even where clipping at black or white had biased it; an outbreak moves it a lot.
+Published weights of this family are known to paint coloured blotches on flat white or dark areas. Denoising changes the
+mean of an area only slightly, even where clipping at black or white biased it; an outbreak changes it a lot.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,44 +13,57 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CELL = 32
-"""Side of the areas that are compared, pixels."""
+"""Side of the compared areas, pixels."""
 
 MEAN_CHANGE = 0.14
-"""Change of an area's mean in any channel beyond which it is an outbreak, on the scale of [0,1].
+"""An area is an outbreak if its mean changes by more than this in any channel, on the scale of [0,1].
 
-Noise of sigma 75 clipped at black raises the mean of a black area by 0.12, which a denoiser takes away again.
+Noise of sigma 75, clipped at black, raises the mean of a black area by 0.12, which a denoiser removes again.
 """
 
 OVERSHOOT = 0.5
-"""How far an area's values may lie outside the range of the input's, averaged over the area's pixels."""
+"""The largest accepted excess of an area's values over the input's range, averaged over the area's pixels."""
 
 Image = NDArray[np.float32]
 
 
-def outbreaks(before: Image, after: Image) -> NDArray[np.bool_]:
-    """Which areas of `after` are outbreaks.
+def outbreaks(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.bool_]:
+    """Find the areas of `after` that are outbreaks.
+
+    Memory does not depend on the image's height.
 
     Args:
-        before, after: [H,W,C] float on the scale of [0,1], input and output of the network.
+        before, after: [H,W] or [H,W,C], input and output of the network; uint8, uint16, or floating on the scale of
+            [0,1].
 
     Returns:
-        [H // CELL, W // CELL] of bool, at least 1 each; the last areas reach to the border.
+        [H // CELL, W // CELL] of bool, at least 1 each; the last areas extend to the border.
     """
-    low, high = float(before.min()), float(before.max())
-    outside = np.maximum(low - after, after - high).clip(min=0)
-    moved = np.abs(_cell_means(after) - _cell_means(before)).max(axis=2) > MEAN_CHANGE
+    low, high = (_as_unit(edge.reshape(1, 1))[0, 0, 0] for edge in (before.min(), before.max()))
+    height = before.shape[0]
+    tops = [top * CELL for top in range(max(height // CELL, 1))]
+    found = [_found(before[a:b], after[a:b], low, high) for a, b in pairwise([*tops, height])]
+    return np.concatenate(found)
+
+
+def _found(before: NDArray[Any], after: NDArray[Any], low: np.float32, high: np.float32) -> NDArray[np.bool_]:
+    """One row of areas, [1, W // CELL], in an image whose input has values from `low` to `high`."""
+    x, y = _as_unit(before), _as_unit(after)
+    means = _cell_means(y)
+    outside = np.maximum(low - y, y - high).clip(min=0)
+    moved = np.abs(means - _cell_means(x)).max(axis=2) > MEAN_CHANGE
     found: NDArray[np.bool_] = moved | (_cell_means(outside).max(axis=2) > OVERSHOOT)
-    return found | ~np.isfinite(_cell_means(after)).all(axis=2)
+    return found | ~np.isfinite(means).all(axis=2)
 
 
 def undo(before: Image, after: Image) -> Image:
-    """`after` with every outbreak blended back to `before`, smoothly over the areas around it.
+    """Replace every outbreak in `after` by `before`, with a smooth transition over the surrounding areas.
 
     Args:
         before, after: as for `outbreaks`.
 
     Returns:
-        `after` itself where there is no outbreak; else a new array.
+        `after` itself if it has no outbreak, else a new array.
     """
     found = outbreaks(before, after)
     if not found.any():
@@ -60,39 +74,40 @@ def undo(before: Image, after: Image) -> Image:
 
 
 def undo_in(x: Tensor, y: Tensor) -> Tensor:
-    """`undo` for each image of two batches [B,C,H,W], as the network's device and dtype have them."""
+    """Apply `undo` to each image of two batches [B,C,H,W]; keeps the network's device and dtype."""
     pairs = [[t.permute(1, 2, 0).float().cpu().numpy() for t in both] for both in zip(x, y, strict=True)]
     return torch.stack([torch.from_numpy(undo(before, after)).permute(2, 0, 1) for before, after in pairs]).to(y)
 
 
 def outbreak_note(before: NDArray[Any], after: NDArray[Any], task: str = "", *, guarded: bool = False) -> str | None:
-    """One line for people if a result has outbreaks; None if it has none, or for rain, where means change rightly.
+    """A note for the user if a result has outbreaks; None if it has none, or for rain, whose removal changes means.
 
     Args:
         before, after: uint8, uint16 or float, [H,W] or [H,W,C], of one shape and dtype.
         task: what the model restores.
-        guarded: whether outbreaks are undone already, so that there is nothing to do.
+        guarded: whether outbreaks were already undone.
     """
     if task == "derain" or guarded or before.size == 0:
         return None
-    share = float(outbreaks(_as_unit(before), _as_unit(after)).mean())
+    share = float(outbreaks(before, after).mean())
     if share == 0:
         return None
     percent = max(round(100 * share), 1)
     return (
         f"{percent} % of the picture changed far more than restoration explains: these weights may not suit it; "
-        "--guard keeps such areas as they were"
+        "--guard keeps the original in such areas"
     )
 
 
 def _as_unit(image: NDArray[Any]) -> Image:
     scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
-    unit: Image = image.astype(np.float32) / np.float32(scale)
+    unit: Image = image.astype(np.float32)
+    unit /= np.float32(scale)
     return unit[..., None] if unit.ndim == 2 else unit
 
 
 def _cell_means(image: Image) -> NDArray[np.float64]:
-    """Means [h,w,C] over cells; the last ones are larger, since means of small ones would be of noise."""
+    """Means [h,w,C] over cells; the last ones are larger, since means over small cells are noisy."""
     rows, columns = (np.arange(max(side // CELL, 1)) * CELL for side in image.shape[:2])
     sums = np.add.reduceat(np.add.reduceat(image, rows, axis=0, dtype=np.float64), columns, axis=1)
     heights = np.diff(np.append(rows, image.shape[0]))
@@ -102,13 +117,13 @@ def _cell_means(image: Image) -> NDArray[np.float64]:
 
 
 def _spread(found: NDArray[np.bool_], height: int, width: int) -> NDArray[np.float32]:
-    """Weights [H,W]: 1 in the cells found, falling to 0 over one cell around them."""
+    """Weights [H,W]: 1 in the found cells, falling to 0 over one cell around them."""
     padded = np.pad(found, 1)
     near = np.zeros((found.shape[0] + 2, found.shape[1] + 2), bool)
     for down in (-1, 0, 1):
         for across in (-1, 0, 1):
             near |= np.roll(padded, (down, across), axis=(0, 1))
-    # Interpolated between the centres of cells, so that the cells found are 1 throughout.
+    # Interpolated between cell centres, so that found cells are 1 throughout.
     y, x = ((np.arange(side) + 0.5) / CELL + 0.5 for side in (height, width))
     return _interpolate(near.astype(np.float32), y, x)
 

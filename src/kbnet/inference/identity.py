@@ -1,7 +1,7 @@
-"""What a result depends on besides its picture: which weights, and how they are computed.
+"""What a result depends on besides its picture: the weights, and how the network is computed.
 
-A run that goes on after an interruption compares this with what it was begun with, so that one job never mixes results
-of two forms of a network.
+A resumed run compares this with the identity it was started with, so that one job never mixes results of different
+weights or precisions.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ def digest(source: Path | bytes) -> str:
 
 
 def identity(restorer: "Restorer") -> dict[str, Any]:
-    """The identity of a Restorer as plain values: equal for two of them if their results may stand in one job.
+    """The identity of a Restorer as plain values; equal for two Restorers if their results may be mixed in one job.
 
     It holds the settings of `Restorer.describe` without the model's name, and
 
         weights            SHA-256 of the network's settings and tensors, or of an exported file
         instruction_set    of the native kernels and of PyTorch's own on this processor
         versions           of kbnet and of the runtime
-        gray               the same of the network that takes over for gray pictures, or None
+        gray               the identity of the Restorer for gray pictures, or None
     """
     about = restorer.describe()
-    about.pop("model")  # the same weights under another name are the same weights
+    about.pop("model")  # the name of the weights does not affect the result
     network, device = restorer.network, str(restorer.device)
     return about | {
         "weights": _weights(network),
@@ -51,7 +51,7 @@ def identity(restorer: "Restorer") -> dict[str, Any]:
 
 
 def instruction_set() -> str:
-    """Of the native kernels ("none" where there are none), and of PyTorch's own."""
+    """The instruction set of the native kernels ("none" without them) and of PyTorch."""
     import torch
 
     chosen = os.environ.get("KBNET_INSTRUCTION_SET") or _fastest()
@@ -93,4 +93,4 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "of no package"
+        return "unknown"

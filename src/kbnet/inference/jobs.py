@@ -1,8 +1,8 @@
-"""Jobs over picture files: each read, restored and written, with one outcome for each.
+"""Jobs over picture files: each file is read, restored and written, with one Result per job.
 
     list of Job --run_jobs--> Result, Result, ...
 
-Nothing is printed here, and a failure is a Result like any other: one bad file does not stop a folder.
+Nothing is printed here. A failure is a Result too, so one bad file does not stop a folder.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from kbnet.inference.steps import Examine, FileRestorer, PixelRestorer, Progress
 
 __all__ = ["FileRestorer", "Job", "PixelRestorer", "Result", "plan_jobs", "run_jobs"]
 
-_LEFT_BEHIND = 5.0  # seconds to wait for the reading of a file that nobody wants any more; a pipe may never come
+_LEFT_BEHIND = 5.0  # seconds to wait for a read that is no longer needed; a pipe may never deliver
 
 
 def run_jobs(
@@ -40,28 +40,28 @@ def run_jobs(
     ledger: Ledger | None = None,
     examine: Examine | None = None,
 ) -> Generator[Result]:
-    """Restore the jobs in order, yielding a Result after each.
+    """Restore the jobs in order, and yield a Result after each.
 
-    The next picture is decoded, and the last one encoded and written, while one is restored. A result is told once it
-    is written, and then nothing that comes after it has been.
+    While one picture is restored, the next one is decoded and the previous one is encoded and written. A Result is
+    yielded after its file is written and before any later file is.
 
-    Errors of kbnet, of the operating system and of memory become the Result's; anything else, an interruption above
-    all, ends the iteration, with no partial file left.
+    Errors raised by kbnet, the operating system or a lack of memory are reported in the Result. Anything else, such as
+    an interruption, ends the iteration without leaving a partial file.
 
     Args:
-        jobs: from `plan_jobs`, or made by hand.
+        jobs: from `plan_jobs`, or created directly.
         restore: a `Restorer`.
-        format: of the results, by default as their names say, else as the input's.
-        quality: 1 to 100, of JPEG, WebP and AVIF.
-        overwrite: whether existing files may be replaced.
-        drop_extras: whether an input may be replaced by its own result even if that loses a second picture, a video or
-            a sound (`kbnet.imaging.Photo.extras`).
-        keep_time: whether a result gets its input's times of access and change.
+        format: of the results; by default the output name decides, then the input's format.
+        quality: 1 to 100, for JPEG, WebP and AVIF.
+        overwrite: whether to replace existing files.
+        drop_extras: whether a result may replace its own input even if that loses a second picture, a video or a sound
+            (`kbnet.imaging.Photo.extras`).
+        keep_time: whether results get their input's access and modification times.
         max_pixels: larger pictures are refused before decoding.
-        progress: called with (job, 0, 0) when a job begins, then with (job, tiles done, tiles in all).
-        stream: restores from file to file in place of reading, `restore` and writing; then `max_pixels` is its own.
-        ledger: the log of this run and of earlier ones: what it shows to be done is skipped.
-        examine: looks at the pixels before and after, and returns a note for people, or None.
+        progress: called with (job, 0, 0) when a job starts, then with (job, tiles done, tiles in total).
+        stream: restores from file to file, instead of reading, `restore` and writing; `max_pixels` is then ignored.
+        ledger: the log of this run and earlier ones; jobs that it shows as done are skipped.
+        examine: compares the pixels before and after, and returns a note for the user, or None.
     """
     if stream is not None:
         for job in jobs:
@@ -77,10 +77,10 @@ def run_jobs(
             current = reading or reader.submit(steps.read, job)
             read = current.result()
             reading = reader.submit(steps.read, jobs[number + 1]) if number + 1 < len(jobs) else None
-            begun = steps.restore(job, read)
+            steps.restore(job, read)
             if writing is not None:
                 yield writing.result()
-            writing = writer.submit(steps.write, job, read, begun)
+            writing = writer.submit(steps.write, job, read)
         if writing is not None:
             yield writing.result()
     finally:

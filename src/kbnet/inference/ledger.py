@@ -1,13 +1,13 @@
-"""The ledger of a run that goes on after it was killed: what it is a run of, and what it has finished.
+"""The ledger of a resumable run: its settings, and what it has finished.
 
-One JSON object a line; `kbnet.lines` writes them. Every line holds the digest of the run's settings, so that what was
-done with others does not count, and the settings themselves stand in a line of their own. Before a result appears, its
-line {"event": "writing"} says where, and the SHA-256 of the input and of the result. So whenever the process dies, a
-result is known to be done by what it holds, and never by its name alone. Lines of other events (done, failed, skipped)
-are for people and programs.
+A file of JSON lines, written by `kbnet.lines`. Every line contains the digest of the run's settings, so that work done
+with other settings does not count; the settings themselves have a separate line. Before a result appears, a line
+{"event": "writing"} records its path and the SHA-256 of the input and of the result. So even if the process is killed,
+a result counts as done because of its contents, never because of its name alone. Lines of other events (done, failed,
+skipped) are for people and programs.
 
-A run over many files keeps its ledger where --log says, on one machine or with Ray; a run over the rows of a large
-picture keeps it in its state, with a line for each row of tiles.
+A run over many files has its ledger at the --log path, on one machine or with Ray. A run over the rows of a large
+picture has it in its state folder, with a line for each row of tiles.
 """
 
 import json
@@ -27,18 +27,17 @@ _VERSION = 1
 
 
 class Ledger:
-    """A log file that is read at the start and then appended to, each line whole on disk before the work goes on.
+    """A log file that is read at the start and then appended to; each line is on disk before the work continues.
 
-    One process at a time has it, and any number of its threads.
+    Only one process at a time can open it; its threads share it.
 
     Args:
-        path: the file, made if it is not there. A last line that was cut short, and lines of anything else, are passed
-            by.
-        settings: what changes a result: `kbnet.inference.identity.identity`, strength and so on, as plain values.
-        otherwise: advice for the message where another process has it.
+        path: the file; created if it does not exist. A truncated last line and unrelated lines are ignored.
+        settings: whatever affects a result: `kbnet.inference.identity.identity`, strength and so on, as plain values.
+        otherwise: advice for the message if another process has the file open.
 
     Raises:
-        OutputError: the file cannot be read or written, another process has it, or it is no log.
+        OutputError: the file cannot be read or written, another process has it open, or it is not a log.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, otherwise: str = "choose another --log") -> None:
@@ -59,29 +58,29 @@ class Ledger:
 
     @property
     def begun_before(self) -> bool:
-        """Whether there are lines of other settings, or of none."""
+        """Whether the file has lines of other settings, or without settings."""
         return len(self._lines.entries) > len(self._own)
 
     def entries(self, event: str) -> list[Entry]:
-        """The lines of an event that were there at the start, of these settings alone."""
+        """The lines of an event that the file had at the start, for these settings only."""
         return [entry for entry in self._own if entry.get("event") == event]
 
     def note(self, event: str, **values: Any) -> None:
-        """Add a line of these settings.
+        """Add a line for these settings.
 
         Raises:
-            OutputError: the disk is full, or the like.
+            OutputError: it cannot be written, for example because the disk is full.
         """
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._lines.append({"time": now, "event": event, "settings_sha256": self._settings} | values)
 
     def promised(self, output: Path | str) -> tuple[str, str] | None:
-        """SHA-256 of the input and of the result that was about to appear there, if any was."""
+        """SHA-256 of the input and of the result that was announced for this output, or None."""
         return self._promised.get(_key(output))
 
     def is_done(self, output: Path, input_digest: str) -> bool:
-        """Whether the output is there, with the bytes that were made of that input with these settings."""
-        files.sweep(output.parent)  # what a killed run left there, perhaps with nothing more to write
+        """Whether the output exists, and contains the result of that input with these settings."""
+        files.sweep(output.parent)  # leftovers of a killed run, which no later write may clean up
         promised = self.promised(output)
         if promised is None or promised[0] != input_digest:
             return False
@@ -91,7 +90,7 @@ class Ledger:
             return False
 
     def promise(self, output: Path | str, input_digest: str, made: bytes | Path | str) -> None:
-        """Say that these bytes, or those of this file or of this digest, are about to appear there."""
+        """Announce a result before it appears: its bytes, a file with them, or their digest."""
         key, result = _key(output), made if isinstance(made, str) else digest(made)
         self.note("writing", output=key, input_sha256=input_digest, output_sha256=result)
         self._promised[key] = (input_digest, result)
@@ -107,7 +106,7 @@ class Ledger:
         *,
         skipped: bool = False,
     ) -> None:
-        """Say what became of one input."""
+        """Log the outcome of one input."""
         self.note(
             "failed" if error else "skipped" if skipped else "done",
             input=name,
@@ -119,7 +118,7 @@ class Ledger:
         )
 
     def close(self) -> None:
-        """Close the file, which others may then have."""
+        """Close the file, so that other processes can open it."""
         self._lines.close()
 
 

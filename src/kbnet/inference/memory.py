@@ -1,49 +1,42 @@
-"""How much memory there is, and how large a tile fits into it."""
+"""Available memory, and the largest tile that fits into it."""
 
-import os
-from pathlib import Path
+from math import isqrt
 
 import torch
 
-from kbnet.inference.cgroups import memory_left
 from kbnet.inference.exported import ExportedNetwork
+from kbnet.inference.ram import free_memory
 from kbnet.models import KBNetL, KBNetS, Network
 from kbnet.nn import fused
 
 BUDGET_BYTES = 768 * 2**20
-"""Tiles are kept to this much even where there is more: larger ones are not faster, and others want memory too."""
+"""Upper limit for a tile even if more memory is free: larger tiles are not faster, and other programs need memory."""
 
 ENGINE_BUDGET_BYTES = 288 * 2**20
-"""The same for networks that the engine runs, which takes a third of the memory for tiles of that size."""
+"""The same for networks that run in the engine, which needs a third of the memory for tiles of that size."""
+
+SMALLEST_TILE = 128
+"""Side of the smallest automatic tile, pixels: a smaller one would be all overlap."""
 
 _FALLBACK_BYTES = 2 * 2**30
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory of a device, within a container's limit; a cautious guess where it cannot be told."""
+    """Free memory of a device in bytes, within a container's limit; a cautious guess where it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [_FALLBACK_BYTES]
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                found = [int(line.split()[1]) * 1024]
-    except (OSError, ValueError):
-        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-            found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    if (left := memory_left()) is not None:
-        found.append(left)
-    return min(found)
+    free = free_memory()
+    return _FALLBACK_BYTES if free is None else free
 
 
 def bytes_per_pixel(network: Network | ExportedNetwork, device: torch.device) -> int:
-    """Peak activation memory of a forward pass over its input pixels, as measured, rounded up."""
+    """Peak activation memory of a forward pass per input pixel in bytes: measured, and rounded up."""
     if isinstance(network, ExportedNetwork):
         return network.bytes_per_pixel
-    # Measured as the growth of the process over one forward pass: as many float32 values a pixel as this times the
-    # width. KBNet-S 12.6 to 14.4 layer by layer, 5.0 to 8.4 where blocks run as one call of the compiled kernels.
-    # KBNet-L 25 to 28 either way: its first level has twice the width, and its queries, keys and values exist twice.
-    # By the engine 2.9 at the width of the compact networks: two images of the first level, and the input.
+    # Growth of the process during one forward pass, in float32 values per pixel, divided by the width. KBNet-S takes
+    # 12.6 to 14.4 layer by layer, and 5.0 to 8.4 where blocks run as one call of the compiled kernels. KBNet-L takes
+    # 25 to 28 either way: its first level has twice the width, and its queries, keys and values exist twice. The engine
+    # takes 2.9 at the width of the compact networks: two images of the first level, and the input.
     if _by_engine(network, device):
         return round(4 * 3.2 * network.config.width)
     as_one = device.type == "cpu" and fused.refuses_here() is None
@@ -52,20 +45,42 @@ def bytes_per_pixel(network: Network | ExportedNetwork, device: torch.device) ->
 
 
 def budget_bytes(network: Network | ExportedNetwork, device: torch.device) -> int:
-    """What a tile may take however much memory is free."""
+    """The most memory that a tile takes, however much is free."""
     return ENGINE_BUDGET_BYTES if _by_engine(network, device) else BUDGET_BYTES
 
 
 def _by_engine(network: Network | ExportedNetwork, device: torch.device) -> bool:
-    """Whether networks of these settings run by the engine; one that was changed since may still run otherwise."""
+    """Whether the engine runs networks with these settings; it refuses one whose modules were changed afterwards."""
     if not isinstance(network, KBNetS) or device.type != "cpu" or fused.refuses_here() is not None:
         return False
     widest = network.config.width * network.input_multiple
     return widest <= fused.MAX_CHANNELS and network.first.weight.dtype == torch.float32
 
 
-def auto_tile(network: Network | ExportedNetwork, device: torch.device) -> int:
-    """Side of the largest square tile that the budget and half the free memory allow, at least 128 pixels."""
-    budget = min(budget_bytes(network, device), available_bytes(device) // 2)
-    side = int((budget / bytes_per_pixel(network, device)) ** 0.5)
-    return max(128, side // 64 * 64)
+def auto_tile(network: Network | ExportedNetwork, device: torch.device, *, buffers: int = 0, row: int = 0) -> int:
+    """Side of the largest square tile that the budget and half the free memory allow, at least `SMALLEST_TILE` pixels.
+
+    Args:
+        network: whose activations a tile takes.
+        device: where it runs.
+        buffers: bytes of main memory that the work takes besides its tiles.
+        row: bytes of main memory for one row of pixels across a row of tiles.
+    """
+    pixel, budget, free = bytes_per_pixel(network, device), budget_bytes(network, device), available_bytes(device)
+    if device.type == "cuda":
+        side = side_within(min(budget, free // 2), pixel, 0)
+    else:
+        side = min(side_within(budget, pixel, 0), side_within(max(free - buffers, 0) // 2, pixel, row))
+    return max(SMALLEST_TILE, side // 64 * 64)
+
+
+def side_within(budget: int, pixel: int, row: int) -> int:
+    """The largest side of a tile whose activations and row of tiles stay within a budget.
+
+    Args:
+        budget: bytes.
+        pixel: bytes of activations for each pixel of the tile.
+        row: bytes of a row of tiles for each of its lines.
+    """
+    # side^2 * pixel + side * row = budget
+    return (isqrt(row**2 + 4 * pixel * budget) - row) // (2 * pixel)

@@ -1,4 +1,4 @@
-"""Where the result of each picture goes, settled before anything is read.
+"""Choosing the output file of each picture, before anything is read.
 
 names, globs, folders --find--> Found --plan_jobs--> list of Job
 """
@@ -23,10 +23,10 @@ RESULT_SUFFIXES = {
     "deblur": "-deblurred",
     "": "-restored",
 }
-"""What results beside their inputs are named with, by the first word of the task; "" for weights of no known task."""
+"""Suffixes of results written beside their inputs, by the first word of the task; "" for weights without a task."""
 
 _ENDINGS = {"jpeg": ".jpg", "tiff": ".tif", "png": ".png", "webp": ".webp", "avif": ".avif"}
-_ENDING_OF_A_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # and not ".2023" in "scan.2023"
+_ENDING_OF_A_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # but not ".2023" in "scan.2023"
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Job:
 
     Attributes:
         input: a file, or the bytes of one.
-        output: the file to write, or None to have its bytes in the Result.
-        problem: what is known to be wrong before reading, such as a folder that cannot be listed, or a result that
-            would replace another.
-        overwrite: whether this output may be replaced, whatever holds for the others.
-        notes: what was settled for this picture alone, such as another name for its result.
+        output: the file to write, or None to return its bytes in the Result.
+        problem: an error that is known before reading, such as a folder that cannot be listed, or a result that would
+            replace another one.
+        overwrite: whether this output may be replaced, independent of the run's setting.
+        notes: remarks on this picture only, such as a changed name of its result.
     """
 
     input: Path | bytes
@@ -50,12 +50,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The input, as messages call it."""
+        """The input's name in messages."""
         return "the image data" if isinstance(self.input, bytes) else printable(self.input)
 
 
 def result_suffix(task: str) -> str:
-    """What results of a task are named with, as in photo-denoised.png; "-restored" for an unknown one.
+    """The suffix of a task's results, as in photo-denoised.png; "-restored" for an unknown task.
 
     >>> result_suffix("denoise-gray"), result_suffix("")
     ('-denoised', '-restored')
@@ -73,30 +73,29 @@ def plan_jobs(
     may_be_empty: bool = False,
     passed_over: Callable[[PassedOver], None] = lambda one: None,
 ) -> list[Job]:
-    """Which file is written where.
+    """Choose which file is written where.
 
-    A folder is searched for pictures all the way down, without hidden files: by their names, and by their content where
-    the name says nothing. A pattern such as "photos/**/*.jpg" is expanded unless a file has just that name.
+    Folders are searched recursively for pictures, except hidden files: by name, and by content if the name has no known
+    ending. A pattern such as "photos/**/*.jpg" is expanded unless a file has exactly that name.
 
-    Results of earlier runs are not taken for inputs: what lies in the output folder or in one marked as holding
-    results, what another input would be written to, and what is named as a result of another input.
+    Results of earlier runs are not inputs: files in the output folder or in a folder marked as results, the outputs of
+    other inputs, and files named as the result of another input.
 
-    Two results of one name keep their inputs' endings, as in a.jpg.webp and a.png.webp. A job that would still replace
-    another's result or an input has that as its problem; the others go ahead.
+    If two results would have the same name, they keep their inputs' endings, as in a.jpg.webp and a.png.webp. A job
+    that would still replace another result or an input gets a problem; the other jobs are not affected.
 
     Args:
         inputs: files, folders and patterns.
-        output: a file if there is one input and it is a file, otherwise (or if it is a folder, or ends in a separator)
-            a folder, in which the trees of folders and patterns are mirrored; None to write beside each input.
-        suffix: put between name and ending, as in photo-denoised.png.
-        format: ending to give all results; by default each keeps its own, and PNG replaces those not handled.
+        output: a file for a single input file; otherwise (or if it is a folder, or ends in a separator) a folder, in
+            which the trees of folders and patterns are mirrored; None to write beside each input.
+        suffix: inserted between name and ending, as in photo-denoised.png.
+        format: ending of all results; by default each keeps its own, and PNG replaces formats that are not written.
         overwrite: whether a file may be replaced by its own result.
-        may_be_empty: whether folders and patterns may have no pictures yet.
-        passed_over: called with each file or folder that was met and not taken.
+        may_be_empty: whether folders and patterns may contain no pictures yet.
+        passed_over: called with each file or folder that was found and skipped.
 
     Raises:
-        InvalidInputError: a folder or pattern without pictures, an argument that is none of these, or a problem that
-            every job has.
+        InvalidInputError: a folder or pattern without pictures, an invalid argument, or a problem that all jobs have.
 
     Example:
         >>> plan_jobs(["cat.jpg"], "clean/", suffix="-denoised", format="png")[0].output
@@ -120,14 +119,14 @@ def plan_jobs(
     jobs: dict[tuple[str, str], tuple[Found, Job]] = {}
     for one in found:
         target = file or _parent(one, folder) / _output_name(one, suffix, ending)
-        # the same file reached twice is one job
+        # a file that is found twice is one job
         key = (places.key(one.path), places.key(target))
         jobs.setdefault(key, (one, Job(one.path, target, one.problem)))
     planned = _told_apart(list(jobs.values()), suffix, places)
     checked = _checked(_without_own_results(planned, places, missed.append), overwrite, places)
     taken = {places.key(job.input) for job in checked if isinstance(job.input, Path)} if missed else set()
     for missing in missed:
-        if places.key(Path(missing.path)) not in taken:  # what a folder has, and is named too
+        if places.key(Path(missing.path)) not in taken:  # in a folder, and also named by the caller
             passed_over(missing)
     if not checked and not may_be_empty:
         raise InvalidInputError(
@@ -140,7 +139,7 @@ def plan_jobs(
 
 
 def _target(inputs: Sequence[str | Path], output: str | Path | None) -> tuple[Path | None, Path | None]:
-    """The output as (folder, None) or (None, file), or neither."""
+    """The output as (folder, None) or (None, file); (None, None) without one."""
     if output is None:
         return None, None
     path = Path(output)
@@ -159,7 +158,7 @@ def _target(inputs: Sequence[str | Path], output: str | Path | None) -> tuple[Pa
 
 
 def _parent(one: Found, folder: Path | None) -> Path:
-    """The folder of a result; never outside `folder`, whatever dots a pattern has."""
+    """The folder of a result; never outside `folder`, even if a pattern contains ".."."""
     if folder is None:
         return one.path.parent
     below = one.path.parent.parts[len(one.root.parts) :]
@@ -170,7 +169,7 @@ def _parent(one: Found, folder: Path | None) -> Path:
 def _without_results(
     found: list[Found], suffix: str, places: Places, passed_over: Callable[[PassedOver], None]
 ) -> list[Found]:
-    """Leave out what is named as a result of another input, or, in a folder, as one of this very kind of run."""
+    """Remove files named as the result of another input, and files in folders named as results of this task."""
     named_so = tuple(RESULT_SUFFIXES.values())
     if not any(_stem(one.path).endswith(named_so) for one in found):
         return found
@@ -192,7 +191,7 @@ def _without_results(
 
 
 def _told_apart(planned: list[tuple[Found, Job]], suffix: str, places: Places) -> list[tuple[Found, Job]]:
-    """Give results of one name the whole names of their inputs, where those differ in their endings."""
+    """Keep the inputs' endings in the names of results that would otherwise have the same name."""
     taken = Counter(places.key(job.output) for _, job in planned if job.output is not None)
     if all(count == 1 for count in taken.values()):
         return planned
@@ -212,7 +211,7 @@ def _told_apart(planned: list[tuple[Found, Job]], suffix: str, places: Places) -
 def _without_own_results(
     planned: list[tuple[Found, Job]], places: Places, passed_over: Callable[[PassedOver], None]
 ) -> list[Job]:
-    """Leave out what was met in a folder and is just what another job would write."""
+    """Remove files found in a folder that are the output of another job."""
     makers = {places.key(job.output): job for _, job in planned if job.output is not None}
     kept = []
     for one, job in planned:
@@ -225,7 +224,7 @@ def _without_own_results(
 
 
 def _checked(jobs: list[Job], overwrite: bool, places: Places) -> list[Job]:
-    """Give those jobs a problem that would undo others."""
+    """Add a problem to jobs that would overwrite the results or inputs of others."""
     sources = {source: job for job in jobs if isinstance(job.input, Path) for source in places.names(job.input)}
     writers: dict[str, Job] = {}
     checked = []

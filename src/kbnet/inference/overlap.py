@@ -1,4 +1,4 @@
-"""Threads that each do one thing after another, and how much may be decoded at a time."""
+"""Threads that run tasks in order, and a memory budget that they share."""
 
 import threading
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
-class Closed(Exception):  # no error: nobody waits for what it ends
-    """The run has ended meanwhile."""
+class Closed(Exception):  # not an error: no one waits for the work that it ends
+    """The run has ended in the meantime."""
 
 
 class Stage:
-    """A thread that does what it is given, in that order. Python does not wait for it at its end."""
+    """A thread that runs tasks in the order they are submitted. Python does not wait for it at exit."""
 
     def __init__(self, name: str) -> None:
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -22,7 +22,7 @@ class Stage:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def submit(self, function: Callable[..., _T], *arguments: Any) -> Future[_T]:
-        """Call it in the thread, after all else."""
+        """Call the function in the thread, after all earlier tasks."""
         future: Future[_T] = Future()
 
         def task() -> None:
@@ -39,7 +39,7 @@ class Stage:
         return future
 
     def close(self, timeout: float | None = None) -> None:
-        """Wait for what has begun, for so many seconds at most; what has not is not done."""
+        """Wait for the running task, at most `timeout` seconds; drop tasks that have not started."""
         self._closed = True
         self._tasks.put(None)
         if self._thread.ident is not None:
@@ -50,13 +50,13 @@ class Stage:
             if self._closed:
                 return
             task()
-            del task  # and with it the pictures that it holds
+            del task  # releases the pictures that it refers to
 
 
 class Budget:
-    """An amount that threads share: who wants more than is left waits until the others have given back.
+    """An amount that threads share: a thread that wants more than is left waits until others give some back.
 
-    One that alone wants more than there is gets all of it.
+    A request for more than the whole amount gets all of it.
     """
 
     def __init__(self, amount: int) -> None:
@@ -65,7 +65,7 @@ class Budget:
         self._changed = threading.Condition()
 
     def book(self, amount: int) -> int:
-        """Take the amount, or all; what was taken.
+        """Take the amount, or all of it if it is less; return what was taken.
 
         Raises:
             Closed: the run has ended.
@@ -79,13 +79,13 @@ class Budget:
         return amount
 
     def give_back(self, amount: int) -> None:
-        """Let others have it."""
+        """Return an amount that was booked."""
         with self._changed:
             self._left += amount
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Wake whoever waits, to no avail."""
+        """End the waiting of all threads with `Closed`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,20 +1,20 @@
-"""When two ways to write a path mean one place."""
+"""Deciding whether two paths refer to the same place."""
 
 import os
 from pathlib import Path
 
 
 class Places:
-    """Compares places, asking the file system once about each folder.
+    """Compares paths, and resolves each folder only once.
 
-    A new one sees what has changed meanwhile; plans are made with one of their own.
+    Folders that change later are not noticed; create a new instance for each plan.
     """
 
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
 
     def key(self, path: Path) -> str:
-        """One text for every way to write the place of a directory entry; a link at the end is not followed."""
+        """The same text for every spelling of a directory entry's path; a link at the end is not followed."""
         parent, name = os.path.split(path)
         if name in ("", ".", ".."):
             # normalised, so that "x/.." has a last part to keep
@@ -22,14 +22,14 @@ class Places:
         real = self._folders.get(parent)
         if real is None:
             real = self._folders[parent] = os.path.realpath(parent)
-        return os.path.normcase(os.path.join(real, name))  # noqa: PTH118  # thousands of them: texts are quicker
+        return os.path.normcase(os.path.join(real, name))  # noqa: PTH118  # called thousands of times: strings are faster
 
     def real(self, path: Path) -> str:
-        """The same for a folder, where a link at the end is followed too."""
+        """The same for a folder; a link at the end is followed."""
         return os.path.normcase(os.path.realpath(path))
 
     def names(self, path: Path) -> tuple[str, ...]:
-        """The keys of a file: of its entry, and of what that links to."""
+        """The keys of a file: its directory entry, and the target if that is a link."""
         key = self.key(path)
         if os.path.islink(path):  # noqa: PTH114  # as above
             return key, os.path.normcase(os.path.realpath(path))
@@ -37,8 +37,8 @@ class Places:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is one, as far as we may look."""
+    """Whether the path is a folder; False if it cannot be accessed."""
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # no permission to look, or a name with a null byte
+    except (OSError, ValueError):  # no permission, or a null byte in the name
         return False

@@ -1,7 +1,7 @@
-"""The Restorer: a network, where it runs, and how an image of any size goes through it."""
+"""The Restorer: a network, its device and precision, and how it processes images of any size."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,65 +9,61 @@ import torch
 from torch import Tensor
 
 from kbnet.errors import InvalidInputError, ModelError
-from kbnet.inference.arrays import Range, to_batch, to_channels
+from kbnet.inference.arrays import accept
 from kbnet.inference.devices import choose_device, choose_dtype
 from kbnet.inference.exported import ExportedNetwork
 from kbnet.inference.guard import undo_in
-from kbnet.inference.memory import auto_tile
 from kbnet.inference.runtimes import is_exported, open_exported
-from kbnet.inference.tiles import Span, plan, reflect_pad, sample_crops, turn, turn_back
+from kbnet.inference.samples import Range, Samples
+from kbnet.inference.tiles import plan, sample_crops
+from kbnet.inference.whole import Progress, restore_images
 from kbnet.models import Network, catalogue, find, load_file, resolve
 from kbnet.models.hub import settings_beside
-from kbnet.nn import FullFrame, Gather, Local, Shared
+from kbnet.nn import FullFrame, Gather
 
-Progress = Callable[[int, int], None]
 ContextName = Literal["global", "local", "tile"]
-
-SMALL_PIXELS, TOGETHER = 128 * 128, 8
-"""Images up to this size go through the network so many at a time; larger ones gain nothing (benchmarks/batches.py)."""
 
 DEFAULT_OVERLAP = 64
 DEFAULT_WINDOW = 64
 
 SAMPLE_SIDE, SAMPLE_HALO = 128, 16
-"""Crops from which the global context is gathered, and the border of each that is not averaged over, pixels.
+"""Side of the crops from which the global context is gathered, and the border of each that is not averaged, pixels.
 
-A quarter of a photograph does not stand for the rest (tiles then differ from the full frame by up to 5 of 255), so the
-crops cover the image as far as memory allows. Smaller crops differ more by the zeros around them.
+A quarter of a photograph does not represent the rest (tiles then differ from the full frame by up to 5 of 255), so the
+crops cover as much of the image as memory allows. In smaller crops, zero padding distorts the averages more.
 """
-
-PADDING = 8  # the protocols of the paper pad to this by reflection; KBNet-S goes on to 16 with zeros by itself
 
 
 class Restorer:
-    """Restores images with one network; build it once and call it for every image.
+    """Restores images with one network. Build it once and call it for every image.
 
-    Several threads may call one Restorer at once: nothing of a call is kept. On a CPU it is no faster than one after
-    another, since each call uses every core, and takes the memory of all.
+    A Restorer is thread-safe: calls share no state. On a CPU, concurrent calls are no faster than sequential ones,
+    since each call uses every core, and their memory adds up.
 
     Args:
-        network: a KBNet-S or KBNet-L, or one that was exported (`kbnet.inference.runtimes`), which settles the window,
-            offers the contexts that it was exported with, and perhaps takes one size of tile alone.
-        device: "auto" (CUDA if there is one), or what torch.device takes.
-        dtype: "auto" or "float32", or "bfloat16": a copy of the network computes in it, with sums and the image itself
-            in float32; faster where the processor has products of bfloat16. float16 is refused: it overflows in these
-            networks and gives black or coloured images.
-        tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that fits
-            into the memory available.
-        overlap: pixels that neighbouring tiles share; by default 64, or a window more with the local context, whose
-            windows reach beyond the tile, but no more than half a tile.
+        network: a KBNet-S or KBNet-L, or an exported network (`kbnet.inference.runtimes`). An exported network
+            determines the window, supports only the contexts that it was exported with, and may have a fixed tile
+            size.
+        device: "auto" (CUDA if available), or what torch.device accepts.
+        dtype: "auto", "float32" or "bfloat16". With bfloat16, a copy of the network computes in bfloat16, with sums
+            and the image in float32; this is faster on processors with bfloat16 instructions. float16 is refused: it
+            overflows in these networks and produces black or coloured images.
+        tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that
+            fits into the available memory.
+        overlap: pixels that neighbouring tiles share. The default is 64, plus the window with the local context
+            (whose windows extend beyond the tile), but at most half a tile.
         context: where averages over the image come from (`kbnet.nn.context`): "global" (one set for the image,
-            gathered from a sample of it, so that tiles fit together), "local" (a window around each pixel), "tile"
-            (each tile for itself, with visible seams), or "auto": the catalogue's choice for a shipped model, "global"
-            for others, which is what the authors' code does on a full frame.
-        window: side of the local context's window in pixels, best about the size of the training patches.
-        ensemble: average over the eight flips and quarter turns; eight times the work.
-        guard: keep areas as they were where the network returns something that cannot be the restored photo
-            (`kbnet.inference.guard`); weights of others are known for coloured blotches. Not for rain, which hides
-            so much that its removal looks alike.
+            gathered from a sample of it, so that tiles match), "local" (a window around each pixel), "tile" (each
+            tile on its own, which leaves visible seams), or "auto": the catalogue's choice for a shipped model,
+            otherwise "global", which is what the authors' code computes on a full frame.
+        window: side of the local context's window in pixels; works best near the size of the training patches.
+        ensemble: average eight flipped and rotated passes; takes eight times as long.
+        guard: keep the input in areas where the output cannot be the restored photo (`kbnet.inference.guard`);
+            third-party weights are known to produce coloured blotches. Don't use it for rain: removing rain changes
+            areas just as much.
 
     Raises:
-        InvalidInputError: an argument is none of these.
+        InvalidInputError: an argument has another type or value.
     """
 
     def __init__(
@@ -114,10 +110,10 @@ class Restorer:
         self.guard = guard
         self.name = name or self.network.family
         self.task = ""
-        """What the network restores, where that is known: the task of shipped weights."""
+        """The task of shipped weights; empty for other weights."""
         self.gray: Restorer | None = None
-        """Takes over for gray images: in a colour network their noise is equal in all three channels, as it never was
-        in its training. `from_pretrained` sets it for tasks that have a gray model."""
+        """Restores gray images. In a colour network, their noise is the same in all three channels, which never occurs
+        in training. `from_pretrained` sets it for tasks that have a gray model."""
 
     @classmethod
     def from_pretrained(
@@ -133,22 +129,22 @@ class Restorer:
         guard: bool = False,
         preset: Literal["fast", "best"] = "fast",
     ) -> "Restorer":
-        """A Restorer with shipped weights, by model or task name, or with those of a file (ours or the authors').
+        """Create a Restorer from shipped weights (by model or task name) or from a weights file (ours or the authors').
 
-        A task has one or two sets of weights: `preset="best"` takes the larger ones where they ship, which are better
-        and slower. It does not apply to the name of a model or file.
+        A task has one or two sets of weights: `preset="best"` selects the larger ones where they ship, which are
+        slower and more accurate. It does not apply to model names and files.
 
-        By the name of a task, gray images are restored by its gray weights if it has some; by the name of a model,
-        every image by that model.
+        With a task name, gray images are restored by the task's gray weights, if it has any. With a model name, that
+        model restores every image.
 
-        "user/repo" means a repository of the Hugging Face hub (`kbnet.models.hub`).
+        "user/repo" is a repository on the Hugging Face hub (`kbnet.models.hub`).
 
-        The file may also be a graph that `kbnet export` wrote for ONNX Runtime (.onnx) or OpenVINO (.xml).
+        The file can also be a graph that `kbnet export` wrote for ONNX Runtime (.onnx) or OpenVINO (.xml).
 
         Raises:
-            InvalidInputError: an argument has no such value.
-            UnknownModelError: there is no such model and no such file.
-            CheckpointError: the file is damaged, hostile, or of another network.
+            InvalidInputError: an argument has another value.
+            UnknownModelError: no such model or file exists.
+            CheckpointError: the file is damaged, unsafe, or belongs to another network.
             MissingExtraError: the file is a graph, and its runtime is not installed.
 
         Example:
@@ -198,7 +194,7 @@ class Restorer:
         return restorer
 
     def suited(self, channels: int) -> "Restorer":
-        """The one that restores images of so many channels: this one, or its `gray`."""
+        """The Restorer for images with this number of channels: itself, or its `gray`."""
         return self.gray if channels == 1 and self.gray is not None else self
 
     def __call__(
@@ -208,57 +204,54 @@ class Restorer:
 
         Args:
             image: PIL.Image; numpy uint8, uint16 or float [H,W] or [H,W,3]; or torch float [B,C,H,W] with 1 or 3
-                channels. Floats are nominally in [0,1]; values outside reach the network as they are and the result is
-                not clipped. Integers are rounded half to even and clipped. Alpha of a PIL image is kept.
-            strength: 1 for the restored image, 0 for the input, between for a blend.
-            value_range: what black and white are in the image, such as (0, 255) for floats or (0, 4095) for uint16 that
-                holds 12 bits; by default 0 and 1 for floats, and the whole range for integers. The result has it too.
-            progress: called with (tiles done, tiles in all) after each tile.
+                channels. Floats are nominally in [0,1]; values outside are passed to the network unchanged, and the
+                result is not clipped. Integers are rounded half to even and clipped. Alpha of a PIL image is kept.
+            strength: 1 for the restored image, 0 for the input; values in between blend the two.
+            value_range: black and white in the image, such as (0, 255) for floats or (0, 4095) for 12-bit values in
+                uint16; by default 0 and 1 for floats, and the whole range for integers. The result has the same range.
+            progress: called with (tiles done, tiles in total) after each tile.
 
         Raises:
             NonFiniteInputError: NaN or infinity in the image.
             InvalidInputError: any other kind of image, floats whose median exceeds 4 without a `value_range`, or a
                 strength outside [0,1].
             ModelError: the network returned NaN or infinity.
+            NotEnoughMemoryError: the image does not fit into the free memory, even in the smallest tiles. Restore the
+                file with `kbnet.inference.streaming.restore_streamed`.
         """
         if not 0 <= strength <= 1:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
-        original, back = to_batch(image, value_range)
-        return back(self._restored(original, strength, progress or (lambda done, total: None)))
+        accepted = accept(image, value_range)
+        self._restore(accepted.images, strength, progress or (lambda done, total: None))
+        return accepted.result()
 
     def together(self, images: Sequence[Any], *, strength: float = 1.0, value_range: Range | None = None) -> list[Any]:
-        """Restore images of one size and number of channels; small ones together, in a fraction of the time.
+        """Restore images that all have the same size and number of channels; small ones are batched, which is faster.
 
         Args:
-            images: as `__call__` takes them, all of one height, width and number of channels.
-            strength, value_range: as there.
+            images: as for `__call__`, all of the same height, width and number of channels.
+            strength, value_range: as for `__call__`.
 
         Raises:
-            InvalidInputError: as there, or the images differ in size; for one image too many nothing is restored.
+            InvalidInputError: as for `__call__`, or the images differ in size; then none is restored.
+            NonFiniteInputError, ModelError, NotEnoughMemoryError: as for `__call__`.
         """
         if not 0 <= strength <= 1:
             raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
         if not images:
             return []
-        originals, backs = zip(*(to_batch(image, value_range) for image in images), strict=True)
-        if len(sizes := {original.shape[1:] for original in originals}) > 1:
+        accepted = [accept(image, value_range) for image in images]
+        every = [one for each in accepted for one in each.images]
+        if len(sizes := {(one.channels, one.height, one.width) for one in every}) > 1:
             raise InvalidInputError(f"expected images of one size, got {sorted(list(size) for size in sizes)}")
-        results = self._restored(torch.cat(originals), strength, lambda done, total: None)
-        parts = results.split([len(original) for original in originals])
-        return [back(part) for back, part in zip(backs, parts, strict=True)]
+        self._restore(every, strength, lambda done, total: None)
+        return [each.result() for each in accepted]
 
-    def _restored(self, original: Tensor, strength: float, progress: Progress) -> Tensor:
-        """[B,C,H,W] float32 -> the same, by the network that suits its channels."""
-        chosen = self.suited(original.shape[1])
-        batch, back_to_channels = to_channels(original, chosen.network.config.channels)
-        with torch.inference_mode():
-            result: Tensor = back_to_channels(chosen._restore(batch, progress).to(original.device))
-            if strength != 1:
-                result = original + strength * (result - original)
-        return result
+    def _restore(self, images: Sequence[Samples], strength: float, progress: Progress) -> None:
+        restore_images(self.suited(images[0].channels), images, strength, progress)
 
     def describe(self) -> dict[str, Any]:
-        """How images are restored, as plain values for reports."""
+        """The settings, as plain values for reports."""
         runtime = self.network.runtime if isinstance(self.network, ExportedNetwork) else "torch"
         return {
             "model": self.name,
@@ -272,101 +265,32 @@ class Restorer:
             "ensemble": self.ensemble,
         } | ({"guard": True} if self.guard else {})
 
-    def _restore(self, batch: Tensor, progress: Progress) -> Tensor:
-        """[B,C,H,W] float32 -> the same, on the network's device; tiles are cut from one image at a time.
-
-        Small images go through the network together.
-        """
-        turns = range(8) if self.ensemble else range(1)
-        # Once, since free memory changes, and with it the number of tiles that was announced.
-        largest = auto_tile(self.network, self.device)
-        total = 0
-
-        def advance(done: int, count: int) -> None:
-            for image in range(len(images)):  # several take one tile each, and are done at once
-                progress(total + done + image, count * len(batch) * len(turns))
-
-        results = []
-        for images in torch.split(batch, self._at_once(batch, largest)):
-            result = torch.zeros_like(images)
-            for index in turns:
-                turned = turn(images, index)
-                restored, count = self._restore_tiles(turned, largest, advance)
-                result += turn_back(restored, index).to(result.device) / len(turns)
-                total += count * len(images)
-            results.append(result)
-        return torch.cat(results)
-
-    def _at_once(self, batch: Tensor, largest: int) -> int:
-        """How many images of a batch go through the network in one pass; those in tiles one by one."""
-        height, width = batch.shape[2:]
-        small = height * width <= SMALL_PIXELS and max(height, width) + PADDING <= largest
-        alone = isinstance(self.network, ExportedNetwork) or self.tile not in ("auto", 0)
-        return TOGETHER if small and not alone else 1
-
-    def _restore_tiles(self, image: Tensor, largest: int, progress: Progress) -> tuple[Tensor, int]:
-        """[B,C,H,W] -> the same and the number of tiles each took; `largest` is the side of one that memory allows.
-
-        B is 1 for images that need several tiles.
-        """
-        height, width = image.shape[2:]
-        padded = reflect_pad(image, PADDING)
-        side = largest if self.tile == "auto" else self.tile or max(padded.shape[2:])
-        rows = plan(padded.shape[2], *self.tiling(side))
-        cols = plan(padded.shape[3], *self.tiling(side))
-        if len(rows) == len(cols) == 1:
-            context = Local(self.window) if self.context == "local" else FullFrame()
-            restored = self.run(padded, context).float()
-            progress(1, 1)
-        else:
-            restored = self._tiled(padded, rows, cols, largest, progress)
-        return restored[:, :, :height, :width], len(rows) * len(cols)
-
     def tiling(self, side: int) -> tuple[int, int, int]:
-        """Tile, overlap and multiple, as `plan` takes them, for tiles of `side` pixels."""
+        """Tile, overlap and multiple for `plan`, with tiles of `side` pixels."""
         multiple = self.network.input_multiple
         side = max(side, multiple)
         usual = DEFAULT_OVERLAP + self.window if self.context == "local" else DEFAULT_OVERLAP
         return side, min(usual, side // 2) if self.overlap is None else self.overlap, multiple
 
-    def _tiled(self, image: Tensor, rows: list[Span], cols: list[Span], largest: int, progress: Progress) -> Tensor:
-        context: FullFrame = FullFrame()
-        if self.context == "local":
-            context = Local(self.window)
-        elif self.context == "global":
-            side, halo, corners = self.sample(image.shape[2], image.shape[3], largest**2)
-            context = Shared(
-                self.gather(torch.cat([image[:, :, y : y + side, x : x + side] for y, x in corners]), halo)
-            )
-        result = torch.zeros_like(image)
-        for i, row in enumerate(rows):
-            for j, col in enumerate(cols):
-                tile = image[:, :, row.start : row.stop, col.start : col.stop]
-                weights = row.weights[:, None] * col.weights
-                restored = self.run(tile, context).to(result.device, torch.float32)
-                result[:, :, row.start : row.stop, col.start : col.stop] += restored * weights.to(result.device)
-                progress(i * len(cols) + j + 1, len(rows) * len(cols))
-        return result
-
     def sample(self, height: int, width: int, limit: int) -> tuple[int, int, list[tuple[int, int]]]:
-        """Side, halo and top-left corners of crops spread evenly over an image, of at most `limit` pixels together."""
+        """Side, halo and top-left corners of crops spread evenly over an image; at most `limit` pixels in total."""
         multiple = self.network.input_multiple
         side = min(SAMPLE_SIDE, max(height // multiple, 1) * multiple, max(width // multiple, 1) * multiple)
         halo = SAMPLE_HALO if side == SAMPLE_SIDE else 0
         return side, halo, sample_crops(height, width, side, halo, limit, multiple)
 
     def gather(self, crops: Tensor, halo: int) -> list[Tensor]:
-        """An image's averages from crops of it, [B,C,h,w].
+        """Compute an image's averages from crops of it, [B,C,h,w].
 
-        The crops go through the network together, so that each averaging site sees inputs computed with the shared
-        averages of the sites before it, as it will in the tiles.
+        The crops go through the network together, so that the inputs of each averaging site are computed with the
+        shared averages of earlier sites, as in the tiles.
         """
         context = Gather(halo)
         self.run(crops, context)
         return context.means
 
     def run(self, x: Tensor, context: FullFrame) -> Tensor:
-        """One pass of the network over [B,C,H,W]; a ModelError if the result holds NaN or infinity."""
+        """Run the network once over [B,C,H,W]; raise ModelError if the result contains NaN or infinity."""
         x = x.to(self.device).contiguous(memory_format=torch.channels_last)
         y: Tensor = self.network(x, context)
         if self.guard:
@@ -374,7 +298,7 @@ class Restorer:
         if not bool(y.isfinite().all()):
             raise ModelError(
                 f"the network {self.name} returned NaN or infinity for this image, so there is no result; its weights "
-                "are damaged, or do not suit an image of such values"
+                "are damaged or unsuitable for such values"
             )
         return y
 
@@ -384,17 +308,17 @@ def restore(
 ) -> Any:
     """Restore an image with the task's default model; see `Restorer.__call__` for the kinds of image.
 
-    The model is loaded anew each time: for many images build a `Restorer`.
+    Each call loads the model again. For many images, create a `Restorer`.
 
     Args:
         image: PIL.Image, numpy array or torch tensor.
         task: "denoise" (any noise), "denoise-gaussian" (the papers' task), "derain" or "deblur".
-        preset: "best" for the larger weights of the task, where they ship.
-        value_range: what black and white are in the image, as for the Restorer; by default 0 and 1 for floats.
+        preset: "best" for the task's larger weights, where they ship.
+        value_range: black and white in the image, as for `Restorer.__call__`; by default 0 and 1 for floats.
 
     Raises:
         UnknownModelError: no weights ship for the task.
-        InvalidInputError: not such an image.
+        InvalidInputError: the image has another type, shape or dtype.
 
     Example:
         >>> import kbnet, numpy as np

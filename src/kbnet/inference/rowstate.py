@@ -1,14 +1,14 @@
-"""The state of a picture that is restored by rows: what a run that was killed goes on from.
+"""The state of a picture that is restored by rows, from which a killed run resumes.
 
-It lies in a hidden folder beside the result, which one process at a time holds:
+It is in a hidden folder beside the result, which one process at a time holds:
 
     ledger.jsonl     settings, the plan of tiles, and a line for each finished band; see ledger.py
-    rows.raw         restored rows, as large as the decoded picture
-    carried-N.npy    sums that the first N bands left for the next
+    rows.raw         restored rows; as large as the decoded picture in the end
+    carried-N.npy    sums that the first N bands carry into the next one
     means.npz        shared averages of the whole picture
 
-Nothing here is believed by its name. The ledger holds digests of all of it, and where anything is missing, cut, damaged
-or of another picture or other settings, the run begins anew and says so.
+No file is trusted because of its name. The ledger contains digests of all files. If anything is missing, truncated,
+damaged, or belongs to another picture or other settings, the run starts over, with a note.
 """
 
 import errno
@@ -33,36 +33,36 @@ from kbnet.inference.ledger import Ledger, digest
 from kbnet.lines import Entry
 
 _LEDGER, _ROWS, _MEANS = "ledger.jsonl", "rows.raw", "means.npz"
-_PIECE = 1 << 20  # bytes read at once
-# What the system says of something else in the place of a file; None where this program says it.
+_PIECE = 1 << 20  # bytes read at a time
+# The system's error for something other than a regular file; None where this program raised the error.
 _IN_THE_WAY = (None, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
 _OTHERWISE = "choose another name for the result"
 
 
 class Doubt(Exception):
-    """The state is not what a run left; its text says why, as the end of a sentence."""
+    """The state is not as a run left it; the text completes the sentence "the state of an earlier run"."""
 
 
 def folder_of(target: Path) -> Path:
-    """Where the state of a run into `target` lies."""
+    """The folder with the state of a run into `target`."""
     return target.with_name(f".{target.name}.kbnet-rows")
 
 
 class RowState:
-    """The state of one run; a context manager that holds its folder. On entry it is read and checked.
+    """The state of one run; a context manager that holds its folder, and reads and checks the state on entry.
 
     Args:
-        target: of the result.
-        settings: all that the result depends on besides the input, as plain values.
+        target: the result's path.
+        settings: everything that the result depends on besides the input, as plain values.
         input_digest: SHA-256 of the input.
         facts: of the picture.
 
     Attributes:
-        done: bands that are finished.
+        done: number of finished bands.
         note: why the state of an earlier run was not used, or None.
 
     Raises:
-        OutputError: another process restores into the same target, or the state cannot be written.
+        OutputError: another process is restoring into the same target, or the state cannot be written.
     """
 
     def __init__(self, target: Path, settings: dict[str, Any], input_digest: str, facts: RowFacts) -> None:
@@ -95,22 +95,22 @@ class RowState:
         self._stack.close()
 
     def finished_before(self) -> bool:
-        """Whether an earlier run put the result in its place, and was killed before it took its state away."""
+        """Whether an earlier run wrote the result, and was killed before it removed its state."""
         return self._ledger.is_done(self._target, self._input)
 
     def plan(self, make: Callable[[], dict[str, int]]) -> dict[str, int]:
-        """The plan of the run, made once: free memory, which it depends on, may be another after a restart."""
+        """The plan of the run, made only once: it depends on free memory, which may differ after a restart."""
         if self._plan is None:
             self._plan = make()
             self._ledger.note("plan", **self._plan)
         return self._plan
 
     def means(self) -> list[Tensor] | None:
-        """Shared averages that were kept, or None."""
+        """The stored shared averages, or None."""
         return self._means
 
     def keep_means(self, means: Sequence[Tensor]) -> None:
-        """Keep shared averages."""
+        """Store shared averages."""
         arrays: dict[str, NDArray[Any]] = {f"mean{i:04}": mean.float().cpu().numpy() for i, mean in enumerate(means)}
         with files.writing(self.path / _MEANS, overwrite=True) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # names, not allow_pickle
@@ -118,11 +118,11 @@ class RowState:
         self._means = list(means)
 
     def carried(self) -> Tensor | None:
-        """Sums that the finished bands left for the next, [1,C,h,width]."""
+        """Sums that the finished bands carry into the next one, [1,C,h,width]."""
         return self._carried
 
     def write(self, samples: Pixels) -> None:
-        """Add restored rows [h,width,bands] below those that are there."""
+        """Append restored rows [h,width,bands]."""
         data = np.ascontiguousarray(samples).data.cast("B")
         try:
             self._rows.write(data)
@@ -131,7 +131,7 @@ class RowState:
         self._hash.update(data)
 
     def commit(self, done: int, bottom: int, carried: Tensor | None) -> None:
-        """Count bands as finished, down to row `bottom`: first what they consist of reaches the disk, then the line."""
+        """Mark bands as finished, down to row `bottom`: their data is flushed to disk before the ledger line is."""
         try:
             self._rows.flush()
             os.fsync(self._rows.fileno())
@@ -149,21 +149,21 @@ class RowState:
         self.done, self._bottom, self._hash = done, bottom, hashlib.sha256()
 
     def rows(self) -> Path:
-        """The file of all rows, complete."""
+        """The complete file of rows."""
         self._rows.flush()
         return self.path / _ROWS
 
     def announce(self, encoded: Path) -> None:
-        """Say that this file is about to appear as the result."""
+        """Announce that this file is about to become the result."""
         self._ledger.promise(self._target, self._input, encoded)
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing that the next run would miss."""
+        """Whether the state contains nothing that a next run could use."""
         return not self.done and self._means is None
 
     def remove(self) -> None:
-        """Leave nothing; a kill on the way leaves what the next process removes."""
+        """Remove the state; if the process is killed here, the next one removes the rest."""
         files.discard(self.path)
 
     def _open(self, stack: ExitStack) -> None:
@@ -171,7 +171,7 @@ class RowState:
             self._ledger = Ledger(self.path / _LEDGER, self._about, otherwise=_OTHERWISE)
         except OutputError as error:
             if error.errno not in _IN_THE_WAY:
-                raise  # a full disk, say, which is no reason to drop hours of work
+                raise  # such as a full disk, which is no reason to discard hours of work
             raise Doubt("cannot be read") from error
         stack.callback(self._ledger.close)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -187,11 +187,11 @@ class RowState:
         self._rows = stack.enter_context(os.fdopen(descriptor, "r+b"))
 
     def _read(self) -> None:
-        """Take over what is there, if all of it is as it was left."""
+        """Load the state if all of it is intact."""
         bands, plans, means = (self._ledger.entries(event) for event in ("band", "plan", "means"))
         if not bands and not plans:
             if self._ledger.begun_before or os.fstat(self._rows.fileno()).st_size:
-                raise Doubt("is of another picture or of other settings")
+                raise Doubt("belongs to another picture or to other settings")
             return
         self._plan = _plan_of(plans)
         if means:
@@ -209,19 +209,19 @@ class RowState:
         if {name: band.get(name) for name in ("side", "limit")} != self._plan:
             raise Doubt("has two plans of tiles")
         if band.get("done") != number or type(bottom) is not int or not self._bottom < bottom <= self._facts.height:
-            raise Doubt("lacks a row of tiles")
+            raise Doubt("is missing a row of tiles")
         found, left = hashlib.sha256(), (bottom - self._bottom) * self._row
         while left and (piece := self._rows.read(min(left, _PIECE))):
             found.update(piece)
             left -= len(piece)
         if left or found.hexdigest() != band.get("rows_sha256"):
-            raise Doubt("has lost rows, or holds others")
+            raise Doubt("is missing rows, or has others")
         self._bottom = bottom
 
     def _read_carried(self, band: Entry) -> Tensor | None:
         if band.get("carried_sha256") is None:
             if self._bottom != self._facts.height:
-                raise Doubt("has lost the sums between two rows of tiles")
+                raise Doubt("is missing the sums between two rows of tiles")
             return None
         path = self.path / f"carried-{band['done']}.npy"
         self._check_file(path, band["carried_sha256"])
@@ -239,11 +239,11 @@ class RowState:
                 return
         except OSError:
             pass
-        raise Doubt("has lost a file, or holds another")
+        raise Doubt("is missing a file, or has another")
 
     def _begin_anew(self, stack: ExitStack, why: str) -> None:
         self._plan, self._means, self._carried, self._bottom = None, None, None, 0
-        self.note = f"began anew: the state of an earlier run {why}"
+        self.note = f"started over: the state of an earlier run {why}"
         if hasattr(self, "_ledger"):
             self._ledger.close()
         try:

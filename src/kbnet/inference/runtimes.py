@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO, each imported when a file of theirs is opened."""
+"""ONNX Runtime and OpenVINO; each is imported when a file for it is opened."""
 
 import json
 from pathlib import Path
@@ -14,27 +14,28 @@ _VALUES = {
     "onnxruntime": {"kbnet-s": 27, "kbnet-l": 106},
     "openvino": {"kbnet-s": 38, "kbnet-l": 142},
 }
-"""float32 values a pixel and channel of the first level at the peak of a forward pass, with a margin of a tenth;
-benchmarks/export.py measures the memory, from which the weights that OpenVINO packs at its first call are taken off.
+"""float32 values per pixel and per channel of the first level at the peak of a forward pass, plus a margin of 10%.
+
+benchmarks/export.py measures them; the weights that OpenVINO packs on its first call are not included.
 """
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether a file's name is that of a graph: ONNX, or OpenVINO's .xml."""
+    """Whether the file name is that of an exported graph: .onnx, or OpenVINO's .xml."""
     return Path(path).suffix.lower() in SUFFIXES
 
 
 def open_exported(path: str | Path, *, dtype: torch.dtype = torch.float32) -> ExportedNetwork:
-    """A graph that `kbnet export` wrote, ready to run on the CPU with as many threads as torch has.
+    """Open a graph that `kbnet export` wrote, to run on the CPU with torch's number of threads.
 
     Args:
         path: an .onnx file, or an .xml with its .bin beside it.
-        dtype: bfloat16 only with OpenVINO, which then computes in it where the processor can.
+        dtype: float32, or bfloat16 with OpenVINO, which uses it if the processor supports it.
 
     Raises:
-        MissingExtraError: its runtime is not installed.
-        CheckpointError: no such file, damaged, or not one of ours.
-        InvalidInputError: a dtype that the runtime does not compute in.
+        MissingExtraError: the runtime is not installed.
+        CheckpointError: the file does not exist, is damaged, or was not written by kbnet.
+        InvalidInputError: the runtime does not support the dtype.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,7 +55,7 @@ def open_exported(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Ex
 
 
 def run_onnx(path: Path) -> tuple[GraphFacts, Run]:
-    """The facts of an ONNX file, and what computes it; errors as `open_exported`."""
+    """The metadata of an ONNX file, and a function that runs it; raises the same errors as `open_exported`."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -62,10 +63,10 @@ def run_onnx(path: Path) -> tuple[GraphFacts, Run]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # warnings are about its own optimisations
+    options.log_severity_level = 3  # its warnings are about internal optimisations
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no base of their own
+    except Exception as error:  # its errors have no common base class
         raise _damaged(path, error) from error
     facts = GraphFacts.from_strings(session.get_modelmeta().custom_metadata_map, str(path))
 
@@ -76,14 +77,14 @@ def run_onnx(path: Path) -> tuple[GraphFacts, Run]:
 
 
 def run_openvino(path: Path, dtype: torch.dtype = torch.float32) -> tuple[GraphFacts, Run]:
-    """The facts of an OpenVINO file, and what computes it; errors as `open_exported`."""
+    """The metadata of an OpenVINO file, and a function that runs it; raises the same errors as `open_exported`."""
     try:
         import openvino
     except ModuleNotFoundError:
         raise MissingExtraError("openvino", "export") from None
 
     core = openvino.Core()
-    # Its own choice of precision is bfloat16 on processors that have it, whatever the graph says.
+    # By default OpenVINO computes in bfloat16 on processors that support it, whatever the graph says.
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -98,7 +99,7 @@ def run_openvino(path: Path, dtype: torch.dtype = torch.float32) -> tuple[GraphF
         raise _damaged(path, error) from error
 
     def run(inputs: Arrays) -> list[Any]:
-        # a request of its own for each call, for calls may come from several threads
+        # a separate request for each call, since several threads may call
         results = compiled.create_infer_request().infer(inputs)
         return [results[output] for output in compiled.outputs]
 
@@ -106,7 +107,7 @@ def run_openvino(path: Path, dtype: torch.dtype = torch.float32) -> tuple[GraphF
 
 
 def _rt_info(model: Any) -> dict[str, str]:
-    # one text rather than one for each fact: names with dots are paths to OpenVINO
+    # One JSON text: OpenVINO treats names with dots as paths.
     try:
         text = model.get_rt_info(PREFIX.rstrip(".")).astype(str)
         found = json.loads(text)

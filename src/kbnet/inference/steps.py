@@ -1,4 +1,4 @@
-"""The three steps of a job: read, restore, write; the first and the last run in threads of their own."""
+"""The three steps of a job: read, restore, write. The first and the last run in their own threads."""
 
 import stat
 import time
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kbnet import files
-from kbnet.imaging import Photo, Pixels, is_supported, plan_output, probe, read_photo, write_photo
+from kbnet.errors import NotEnoughMemoryError
+from kbnet.imaging import ImageInfo, Photo, Pixels, is_supported, plan_output, probe, read_photo, write_photo
 from kbnet.imaging.extras import check_extras
 from kbnet.imaging.planning import format_of
 from kbnet.inference.change import mean_change
@@ -16,25 +17,29 @@ from kbnet.inference.failures import check_output, explain
 from kbnet.inference.ledger import Ledger, digest
 from kbnet.inference.naming import Job
 from kbnet.inference.overlap import Budget, Closed
+from kbnet.inference.ram import check_memory, free_memory
 
 if TYPE_CHECKING:
     from kbnet.inference.streaming import Streamed
 
-PIXELS_AT_A_TIME = 100_000_000
-"""Of the pictures that are decoded at a time, up to three; a larger one is alone."""
+BYTES_AT_A_TIME = 2_000_000_000
+"""For all pictures that are read, restored and written at the same time, up to three; a larger one is alone."""
+
+COPIES = 6
+"""Memory of a picture in copies of its decoded samples: input, result, encoder; tests measure it."""
 
 Progress = Callable[[Job, int, int], None]
 Examine = Callable[[Pixels, Pixels], str | None]
 
 
 class PixelRestorer(Protocol):
-    """What is done to the pixels: a `Restorer`, or anything else that is called like one."""
+    """Processes the pixels: a `Restorer`, or anything with the same call signature."""
 
     def __call__(self, image: Pixels, /, *, progress: Callable[[int, int], None]) -> Any: ...
 
 
 class FileRestorer(Protocol):
-    """What restores a file into another: `kbnet.inference.streaming.restore_streamed` with its other arguments set."""
+    """Restores a file into another one: `kbnet.inference.streaming.restore_streamed` with its other arguments bound."""
 
     def __call__(
         self,
@@ -50,19 +55,19 @@ class FileRestorer(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
         job: the job.
-        seconds: spent on it, reading and writing included.
-        error: one line naming the file, or None if all went well; then nothing was written.
-        width, height: of the picture as shown, 0 if it could not be read.
-        notes: one line for each thing that naming, reading or writing had to change.
-        data: the encoded result where the job names no output.
-        skipped: an earlier run wrote the output already, by its log; nothing was done now.
-        extras: pictures, videos and sounds in the input that the output does not hold, as in `Photo.extras`.
-        change: mean absolute difference between the picture and its result on the scale of [0,1]; None where it was not
-            restored, or where it went from file to file.
+        seconds: time spent, including reading and writing.
+        error: one line that names the file (then nothing was written), or None on success.
+        width, height: of the upright picture; 0 if it could not be read.
+        notes: one line for each change that naming, reading or writing had to make.
+        data: the encoded result if the job has no output file.
+        skipped: the log shows that an earlier run wrote the output; nothing was done.
+        extras: pictures, videos and sounds in the input that the output does not contain, as in `Photo.extras`.
+        change: mean absolute difference between the picture and its result on the scale of [0,1]; None if it was not
+            restored, or was restored by rows.
     """
 
     job: Job
@@ -84,7 +89,7 @@ class Result:
 
 @dataclass
 class Read:
-    """A picture on its way: decoded, or known to be done, or why it could not be read."""
+    """A picture between its steps: decoded, known to be done, or not readable; then restored."""
 
     photo: Photo | None = None
     format: str = ""
@@ -94,11 +99,12 @@ class Read:
     booked: int = 0
     seconds: float = 0.0
     error: str | None = None
+    restored: Photo | None = None
 
 
 @dataclass
 class Steps:
-    """The steps of all jobs of a run; arguments as of `run_jobs`."""
+    """The steps of all jobs in a run; for the arguments see `run_jobs`."""
 
     network: PixelRestorer
     format: str | None
@@ -112,10 +118,11 @@ class Steps:
     examine: Examine | None = None
 
     def __post_init__(self) -> None:
-        self.budget = Budget(PIXELS_AT_A_TIME)
+        free = free_memory()
+        self.budget = Budget(BYTES_AT_A_TIME if free is None else min(BYTES_AT_A_TIME, free // 2))
 
     def read(self, job: Job) -> Read:
-        """Decode the picture, and refuse before the work what would be refused after it."""
+        """Decode the picture, and detect before the work whatever would fail after it."""
         start, read = time.monotonic(), Read()
         try:
             self._read(job, read)
@@ -130,55 +137,79 @@ class Steps:
     def _read(self, job: Job, read: Read) -> None:
         if job.problem is not None:
             raise job.problem
-        # what comes through a pipe can be read only once, so a log cannot tell whether it was restored before
+        # A pipe can be read only once, so its digest cannot be compared with the log first.
         if self.ledger is not None and job.output is not None and _is_regular(job.input):
             read.input_digest = digest(job.input)
             if self.ledger.is_done(job.output, read.input_digest):
                 return
         if job.output is not None:
             check_output(job.output, self.overwrite or job.overwrite)
-        read.booked = self.budget.book(_pixels(job.input, self.max_pixels))
+        read.booked = self._book(job.input)
         read.photo = read_photo(job.input, max_pixels=self.max_pixels)
         check_extras(read.photo.extras, read.photo.source, job.output, drop_extras=self.drop_extras)
         named = job.output.suffix if job.output is not None and is_supported(job.output) else read.photo.format
         read.format = format_of(self.format or named)
-        # Planned once before the work, for its notes and its refusals; writing plans again, with the restored pixels.
+        # Planned before the work for notes and refusals; writing plans again with the restored pixels.
         _, lost = plan_output(read.photo, read.format)
         read.notes = (*job.notes, *read.photo.notes, *lost)
 
-    def restore(self, job: Job, read: Read) -> Photo | str | None:
-        """The restored picture, or why there is none, or None where there is nothing to do."""
+    def _book(self, source: Path | bytes) -> int:
+        """Take a share of the memory for a picture; wait for it if others have it.
+
+        Raises:
+            NotEnoughMemoryError: the picture does not fit, even alone.
+        """
+        if not _is_regular(source):
+            return self.budget.book(BYTES_AT_A_TIME)  # a pipe can be read only once, so its size is unknown
+        info = probe(source)
+        if info.width * info.height > self.max_pixels:
+            return 0  # reading refuses it
+        needed = bytes_of(info)
+        booked = self.budget.book(needed)
+        try:
+            check_memory(info.width, info.height, needed)
+            return booked
+        except NotEnoughMemoryError:
+            self.budget.give_back(booked)
+        booked = self.budget.book(BYTES_AT_A_TIME)  # alone: what other pictures took is free by then
+        try:
+            check_memory(info.width, info.height, needed)
+        except NotEnoughMemoryError:
+            self.budget.give_back(booked)
+            raise
+        return booked
+
+    def restore(self, job: Job, read: Read) -> None:
+        """Restore the picture, or note why that failed; nothing where it could not be read or is done."""
         self.progress(job, 0, 0)
-        if read.error is not None or read.photo is None:
-            return read.error
+        if read.photo is None:
+            return
         start = time.monotonic()
         try:
             pixels = self.network(read.photo.pixels, progress=lambda done, total: self.progress(job, done, total))
             read.change = mean_change(read.photo.pixels, pixels)
             if self.examine is not None and (note := self.examine(read.photo.pixels, pixels)) is not None:
                 read.notes = (*read.notes, note)
-            return replace(read.photo, pixels=pixels)
+            read.restored = replace(read.photo, pixels=pixels)
         except Exception as error:
-            return explain(error, job)
+            read.error = explain(error, job)
         finally:
             read.seconds += time.monotonic() - start
-
-    def write(self, job: Job, read: Read, restored: Photo | str | None) -> Result:
-        """Encode the picture and put it in its place; the outcome, which goes into the log."""
-        start, data = time.monotonic(), None
-        result = Result(job, error=restored if isinstance(restored, str) else None, skipped=restored is None)
-        if isinstance(restored, Photo):
             read.photo = None  # the restored one is enough
-            result = Result(job, 0.0, None, restored.width, restored.height, read.notes)
-            result = replace(result, change=read.change, extras=restored.extras)
+
+    def write(self, job: Job, read: Read) -> Result:
+        """Encode the picture and write it; return the outcome, which is also logged."""
+        start, data = time.monotonic(), None
+        result = Result(job, error=read.error, skipped=read.error is None and read.restored is None)
+        if read.restored is not None:
+            result = Result(job, 0.0, None, read.restored.width, read.restored.height, read.notes)
+            result = replace(result, change=read.change, extras=read.restored.extras)
             try:
-                data = self._write(job, read, restored)
+                data = self._write(job, read, read.restored)
             except Exception as error:
                 result = Result(job, error=explain(error, job))
-            finally:
-                self.budget.give_back(read.booked)
-        elif read.booked:
-            self.budget.give_back(read.booked)
+            read.restored = None  # before its memory is promised to another
+        self.budget.give_back(read.booked)
         result = replace(result, data=data, seconds=read.seconds + time.monotonic() - start)
         if self.ledger is not None:
             self.ledger.tell(
@@ -200,7 +231,7 @@ class Steps:
 
 
 def times_of(source: Path) -> files.Times | None:
-    """When a file was accessed and changed; None for a pipe, and for one that has gone."""
+    """Access and modification time of a file; None for a pipe, or if it no longer exists."""
     try:
         state = source.stat()
     except OSError:
@@ -212,9 +243,7 @@ def _is_regular(source: Path | bytes) -> bool:
     return isinstance(source, bytes) or stat.S_ISREG(source.stat().st_mode)
 
 
-def _pixels(source: Path | bytes, most: int) -> int:
-    """Of the picture, by its header; `most` for a pipe, which can be read only once."""
-    if not _is_regular(source):
-        return most
-    info = probe(source)
-    return min(info.width * info.height, most)
+def bytes_of(info: ImageInfo) -> int:
+    """Memory that a picture takes from reading to writing, besides the tiles at work."""
+    samples = {"gray": 1, "RGB": 3, "CMYK": 4}[info.colour] + info.has_alpha
+    return info.width * info.height * samples * (2 if info.bit_depth > 8 else 1) * COPIES

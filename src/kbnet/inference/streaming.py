@@ -1,9 +1,9 @@
-"""Restoring pictures larger than memory: band by band of the same tiles that the Restorer would cut.
+"""Restore pictures larger than memory, in bands of the same tiles that the Restorer uses.
 
     rows of a file --bands.py: tiles, blended--> rowstate.py: a raw file of restored rows --> tiled BigTIFF or PNG
 
-What a restart needs lies in a folder beside the result, so that an interrupted run goes on and ends with the same
-picture. Memory depends on the picture's width, not on its height.
+The state of a run is in a folder beside the result, so that an interrupted run can resume and produce the same picture.
+Memory depends on the picture's width, not on its height.
 """
 
 import stat
@@ -23,7 +23,7 @@ from kbnet.inference.rowstate import RowState, folder_of
 
 @dataclass(frozen=True)
 class Streamed:
-    """What was restored: size in pixels, tiles, how many were there from an earlier run, and notes."""
+    """A restored picture: size in pixels, number of tiles, how many came from an earlier run, and notes."""
 
     width: int
     height: int
@@ -44,32 +44,32 @@ def restore_streamed(
     drop_extras: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Streamed:
-    """Restore a picture file of any size into another, in memory that does not depend on its height.
+    """Restore a picture file of any size into another file, in memory that does not depend on the height.
 
-    The tiles and averages are those of the Restorer on the whole picture, and so is the result. An interrupted run is
-    taken up again by calling this with the same arguments; until then its rows lie in a hidden folder beside `target`,
-    as large as the decoded picture. Where that state is damaged, or of another picture, other weights or settings, the
-    run begins anew, with a note.
+    Tiles, averages and result are the same as if the Restorer had the whole picture. To resume an interrupted run, call
+    this again with the same arguments; until then, its rows are kept in a hidden folder beside `target` that is as
+    large as the decoded picture. If that state is damaged or belongs to another picture, other weights or other
+    settings, the run starts over, with a note.
 
     Args:
-        restorer: without ensemble; its tile "auto" is chosen by memory and the picture's width.
-        source: TIFF, PNG or JPEG, not interlaced; it is read twice with a global context.
+        restorer: without ensemble. With tile "auto", the tile depends on memory and the picture's width.
+        source: TIFF, PNG or JPEG, not interlaced; with a global context it is read twice.
         target: .tif or .tiff (a tiled BigTIFF with a pyramid), or .png.
         strength: as for the Restorer.
-        overwrite: whether `target` may be replaced.
+        overwrite: whether to replace `target`.
         max_pixels: larger pictures are refused; None for any size.
-        times: of access and change that the result is to have, in nanoseconds; None for the present.
+        times: access and modification times of the result in nanoseconds; None for the current time.
         drop_extras: whether `target` may replace `source` even if that loses a second picture or layers.
-        progress: called with (tiles done, tiles in all).
+        progress: called with (tiles done, tiles in total).
 
     Raises:
         InvalidInputError: an ensemble, the full frame (tile 0), or a strength outside [0,1].
-        ImageError: as `kbnet.imaging.rows.open_rows` and `write_rows`; OutputError also where another process restores
-            into the same target.
+        ImageError: as `kbnet.imaging.rows.open_rows` and `write_rows`; also OutputError if another process is
+            restoring into the same target.
     """
     if restorer.ensemble:
         raise InvalidInputError(
-            "an ensemble turns the whole picture, which does not fit into memory; leave --ensemble out"
+            "an ensemble rotates the whole picture, which does not fit into memory; leave --ensemble out"
         )
     if restorer.tile == 0:
         raise InvalidInputError("the full frame does not fit into memory; leave --tile out, or give its side in pixels")
@@ -94,11 +94,11 @@ def restore_streamed(
                 done = _restore(restorer, reader, source, state, strength, progress)
                 if _facts(source) != before:
                     raise UnreadableImageError(
-                        f"{files.printable(source)}: the file was changed while it was restored; start again"
+                        f"{files.printable(source)}: the file changed while it was being restored; start again"
                     )
             except (UnreadableImageError, UnsupportedImageError):
                 with suppress(OSError):
-                    digest(source)  # unless it is the storage that fails, the next run would end in the same way
+                    digest(source)  # if the storage still works, the next run would fail in the same way
                     state.remove()
                 raise
             except Exception:
@@ -114,7 +114,7 @@ def restore_streamed(
 
 
 def _refused(target: Path, overwrite: bool) -> OutputExistsError | None:
-    """Why the target is not written, where that is not certain yet: it may be the result of a run that was killed."""
+    """The error for an existing target, if it may be the finished result of a run that was killed; else raise it."""
     try:
         check_row_target(target, overwrite)
     except OutputExistsError as error:
@@ -125,13 +125,15 @@ def _refused(target: Path, overwrite: bool) -> OutputExistsError | None:
 
 
 def _facts(source: Path) -> tuple[int, ...]:
-    """What changes when a file does."""
+    """Values that change when the file changes."""
     try:
         found = source.stat()
     except (OSError, ValueError):
-        return ()  # opening says more
+        return ()  # opening it gives a better message
     if stat.S_ISFIFO(found.st_mode):
-        raise UnsupportedImageError(f"{files.printable(source)}: a pipe is not read by rows; save it as a file first")
+        raise UnsupportedImageError(
+            f"{files.printable(source)}: a pipe cannot be read by rows; save it as a file first"
+        )
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -152,4 +154,4 @@ def _finished(restorer: Restorer, reader: RowReader, state: RowState) -> Streame
     facts = reader.facts
     rows, cols = plan_tiles(restorer, facts, state.plan(lambda: plan_sizes(restorer, facts))["side"])
     tiles = len(rows) * len(cols)
-    return Streamed(facts.width, facts.height, tiles, tiles, (*facts.notes, "an earlier run had finished it"))
+    return Streamed(facts.width, facts.height, tiles, tiles, (*facts.notes, "already finished by an earlier run"))

@@ -1,4 +1,4 @@
-"""Files as they come: looked for again and again, taken once they have stopped growing."""
+"""Watching for new files: polled periodically, and processed once they stop growing."""
 
 import stat
 import time
@@ -10,24 +10,24 @@ from kbnet.errors import KBNetError
 from kbnet.inference.naming import Job
 
 SECONDS = 1.0
-"""From one look to the next. Looking works on every file system, network shares included; notifications do not."""
+"""Between two polls. Polling works on every file system, including network shares; notifications do not."""
 
-_LARGEST_SHARE = 10  # a look that takes long is followed by a pause ten times as long
+_LARGEST_SHARE = 10  # the pause is at least ten times as long as the poll took
 
 _State = tuple[int, int]
 
 
 class Watch:
-    """The jobs of a folder that files come into.
+    """The jobs for files that arrive in a folder.
 
-    A file is taken when it was the same at two looks, and again when it has changed. What this watch made itself is
-    never taken for an input, and is replaced when its input has changed, as long as nobody else has changed it.
+    A file is processed when two polls find it unchanged, and again after it has changed. Results of this watch are
+    never used as inputs. They are replaced when their input has changed, unless someone else has modified them.
 
     Args:
-        plan: the jobs of all files that are there now. Errors of it are reported, and the next look goes on.
+        plan: returns the jobs of all current files. Its errors are reported, and watching continues.
         report: called with the text of each new error of `plan`.
-        sleep: waits for so many seconds.
-        clock: seconds from any start.
+        sleep: waits for a number of seconds.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class Watch:
     ) -> None:
         self._plan, self._report, self._sleep, self._clock = plan, report, sleep, clock
         self._last: dict[Path, _State] = {}
-        # with the problem that a file had, for it may be gone though the file is the same
+        # with the problem that a file had, since that may be resolved without a change of the file
         self._taken: dict[Path, tuple[_State, str]] = {}
-        self._made: dict[Path, tuple[_State, Path | bytes]] = {}  # outputs, and the inputs that they were made of
+        self._made: dict[Path, tuple[_State, Path | bytes]] = {}  # outputs, and the inputs they were made from
         self._error = ""
 
     def batches(self) -> Iterator[list[Job]]:
-        """Lists of jobs, without end; each job is to be reported by `finished` before the next list is asked for."""
+        """Yield lists of jobs, without end; call `finished` for each job before requesting the next list."""
         while True:
             start = self._clock()
             found = self._look()
@@ -56,7 +56,7 @@ class Watch:
             self._sleep(max(SECONDS, _LARGEST_SHARE * took))
 
     def finished(self, job: Job, *, ok: bool) -> None:
-        """Take note of the result that a job has written, or has not."""
+        """Record whether a job has written its result."""
         if not ok or job.output is None:
             return
         state = _state(job.output)
@@ -67,7 +67,7 @@ class Watch:
         try:
             jobs = self._plan()
         except (KBNetError, OSError) as error:
-            # the folder may be away for a moment; it is not this program's end
+            # the folder may be unavailable for a moment; keep watching
             if str(error) != self._error:
                 self._error = str(error)
                 self._report(self._error)
@@ -90,7 +90,7 @@ class Watch:
         return replace(job, overwrite=True) if self._is_own_result(job) else job
 
     def _is_own_result(self, job: Job) -> bool:
-        """Whether the output is what this watch made of the same input before, and nobody has changed it."""
+        """Whether the output is the unmodified result that this watch made from the same input."""
         if job.output is None or _place(job.output) not in self._made:
             return False
         state, source = self._made[_place(job.output)]
@@ -102,7 +102,7 @@ def _place(path: Path) -> Path:
 
 
 def _state(path: Path) -> _State | None:
-    """Size and time of change of a file or folder; None if it has gone, or is a pipe or device."""
+    """Size and modification time of a file or folder; None if it no longer exists, or is a pipe or device."""
     try:
         found = path.stat()
     except OSError:

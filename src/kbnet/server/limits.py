@@ -4,8 +4,10 @@ from dataclasses import dataclass, fields
 
 from kbnet.errors import InvalidInputError
 
-BYTES_PER_PIXEL = 96
-"""Peak memory per image, without tiles: decoded, as float32 before and after, as 16-bit, encoded, and kept."""
+BYTES_PER_PIXEL = 48
+"""Memory for one image from decoding to encoding, without the tiles in progress: 16-bit RGB with alpha, in six copies
+(`kbnet.inference.steps.COPIES`).
+"""
 
 MOST_PIXELS = 100_000_000
 MOST_KEPT_BYTES = 1_000_000_000

@@ -1,0 +1,66 @@
+"""Rows of tiles, blended into rows of the restored image as soon as no other tile reaches them.
+
+Whole images and pictures that are restored by rows go through here, so that their results are the same.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from kbnet.inference.tiles import Span
+
+
+class Band(NamedTuple):
+    """What a row of tiles completes.
+
+    Attributes:
+        top: the first of the rows that are complete.
+        values: these rows, float32 [B,C,h,width]; valid until the next band is asked for.
+        carried: sums [B,C,h,width] that belong to the next row of tiles, or None after the last; valid as long.
+    """
+
+    top: int
+    values: Tensor
+    carried: Tensor | None
+
+
+def blend(
+    rows: Sequence[Span],
+    cols: Sequence[Span],
+    restore: Callable[[Span, Span], Tensor],
+    *,
+    start: int = 0,
+    carried: Tensor | None = None,
+) -> Iterator[Band]:
+    """Restore tiles from left to right and top to bottom, and yield a band after each row of them.
+
+    Memory is that of one row of tiles.
+
+    Args:
+        rows, cols: the tiles, from `kbnet.inference.tiles.plan`.
+        restore: returns the restored tile [B,C,h,w], float32, on one device for all.
+        start: the row of tiles to start with.
+        carried: sums that the rows of tiles above left for it.
+    """
+    sums: Tensor | None = None
+    width = cols[-1].stop
+    for i in range(start, len(rows)):
+        row = rows[i]
+        for j, col in enumerate(cols):
+            tile = restore(row, col)
+            if sums is None:
+                tallest = max(span.stop - span.start for span in rows)
+                sums = tile.new_zeros(*tile.shape[:2], tallest, width)
+            if j == 0:
+                kept = 0 if carried is None else carried.shape[2]
+                if carried is not None:
+                    sums[:, :, :kept] = carried
+                sums[:, :, kept:] = 0
+            weights = (row.weights[:, None] * col.weights).to(tile.device)
+            sums[:, :, : row.stop - row.start, col.start : col.stop] += tile * weights
+        assert sums is not None
+        last = i + 1 == len(rows)
+        final = (row.stop if last else rows[i + 1].start) - row.start
+        carried = None if last else sums[:, :, final : row.stop - row.start].clone()
+        yield Band(row.start, sums[:, :, :final], carried)
