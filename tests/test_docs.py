@@ -6,6 +6,8 @@ import logging
 import pkgutil
 import re
 import runpy
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -100,12 +102,14 @@ def test_every_block_of_a_page_runs(page: str, folder: Path, hub: None) -> None:
                 said = run_command(command, f"{where}: {command}")
                 if shown:
                     check_output(shown, said, f"{where}: {command}")
+        elif block.language == "c":
+            check_c(block.code, where)
         elif block.language == "toml":
             tomllib.loads(block.code)
             if title := re.fullmatch(r'title="(.+)"', block.options):
                 (folder / title[1]).write_text(block.code, encoding="utf-8")
         else:
-            assert block.language == "text", f"{where}: blocks are python, console, toml or text"
+            assert block.language == "text", f"{where}: blocks are python, console, toml, c or text"
 
 
 def test_a_wrong_output_and_a_failing_command_are_noticed(folder: Path) -> None:
@@ -177,6 +181,32 @@ TEXTS = [
 ]
 
 
+def check_c(code: str, where: str) -> None:
+    """Compile the body of a function that has pixels, where there is a compiler."""
+    if shutil.which("cc") is None:
+        return
+    program = (
+        "#include <kbnet.h>\n#include <stdio.h>\nvoid f(unsigned char *pixels, int width, int height) {\n"
+        + code
+        + "}\n"
+    )
+    command = [
+        "cc",
+        "-std=c99",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-I",
+        ROOT / "csrc" / "include",
+        "-fsyntax-only",
+        "-x",
+        "c",
+        "-",
+    ]
+    child = subprocess.run(command, input=program, capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stderr) == (0, ""), where
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_the_english_is_not_a_literal_translation(page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
@@ -204,7 +234,7 @@ def test_every_command_and_every_option_of_the_environment_has_its_line() -> Non
     commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
     assert {name for name in commands if f"`kbnet {name}" not in text} == set()
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
-    sources += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "csrc").iterdir())
+    sources += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "csrc").glob("*.*") if path.is_file())
     variables = set(re.findall(r"""["'](KBNET_[A-Z_]+)["']""", sources))
     assert variables
     assert {name for name in variables if not re.search(rf"`{name}|env var: {name}", text)} == set()

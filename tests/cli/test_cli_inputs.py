@@ -34,7 +34,7 @@ def test_a_folder_names_what_it_passes_over_and_takes_the_rest_by_content(restor
     notes = [line for line in done.err.splitlines() if line.startswith("kbnet: note: skipped: ")]
     (note,) = notes  # a line for each reason
     assert "00.txt, " in note
-    assert "and 2 more (not a picture)" in note
+    assert "and 2 more (not an image)" in note
     assert restore(tmp_path / "in", "-o", tmp_path / "out2", "-q").err == ""
 
 

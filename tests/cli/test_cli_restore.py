@@ -86,7 +86,7 @@ def test_a_folder_becomes_a_tree_with_one_json_object_a_file(restore, tmp_path):
     ]
     assert "expected PNG" in facts[1]["error"]
     note, first, second = done.err.splitlines()
-    assert note == f"kbnet: note: skipped: {tmp_path / 'in' / 'notes.txt'} (not a picture)"
+    assert note == f"kbnet: note: skipped: {tmp_path / 'in' / 'notes.txt'} (not an image)"
     assert first == f"kbnet: error: {facts[1]['error']}"
     assert second == "kbnet: error: 1 of 3 files failed"
 

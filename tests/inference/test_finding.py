@@ -1,4 +1,4 @@
-"""Which files are inputs: by name and by content, what is passed over and why, and how results are told apart."""
+"""Which files are inputs: by name and by content, which files are skipped and why, and how results are told apart."""
 
 import io
 import os
@@ -39,7 +39,7 @@ def stranger(name, format):
 
 
 def plan(*arguments, **options):
-    """({input: output}, {name passed over: why})."""
+    """({input: output}, {name skipped: why})."""
     missed = {}
     jobs = plan_jobs(*arguments, passed_over=lambda one: missed.setdefault(str(one.path), one), **options)
     return {str(job.input): str(job.output) for job in jobs if job.problem is None}, missed
@@ -110,7 +110,7 @@ def test_what_is_passed_over_is_told_with_its_reason(here):
     assert "JPEG 2000" in missed["in/still.jp2"].why
     assert "PPM" in missed["in/x.xyz"].why
     assert "raw" in missed["in/x.dng"].why
-    assert "not a picture" in missed["in/notes.txt"].why
+    assert "not an image" in missed["in/notes.txt"].why
     assert "in/" not in missed["in/still.jp2"].why  # the name is beside it
 
 
@@ -119,7 +119,7 @@ def test_a_folder_without_a_picture_says_what_it_has_instead(here):
     Path("in/notes.txt").write_text("Dear Sir")
     stranger("in/still.jp2", "JPEG2000")
     with pytest.raises(
-        InvalidInputError, match=r"found none in in; passed over: in/still\.jp2 \(.*JPEG 2000.* and 1 more"
+        InvalidInputError, match=r"found none in in; skipped: in/still\.jp2 \(.*JPEG 2000.* and 1 more"
     ):
         plan_jobs(["in"], "out")
 

@@ -169,7 +169,7 @@ def test_a_result_that_hardly_differs_says_so(open_page):
         page.add(("clean.png", picture(20, 30)[1]))
         page.restore()
         assert "hardly any change (mean 0.0 of 255 levels)" in page.text("#facts")
-        assert "it may be clean already" in page.text("#notes")
+        assert "the photo may already be clean" in page.text("#notes")
         assert page.text("li .state") == "Done, hardly any change"
         assert "hardly" in page.text("#said")
 

@@ -12,7 +12,7 @@ UNCHANGED = 0.5 / 255
 """
 
 _SUGGESTIONS = {
-    "denoise": "it may be clean already; for rain or blur, choose the task derain or deblur",
+    "denoise": "the photo may already be clean; for rain or blur, choose the task derain or deblur",
     "denoise-gaussian": "for camera, phone or JPEG noise, choose the task denoise",
     "derain": "no rain was found; for noise, choose the task denoise",
     "deblur": "no removable blur was found; for noise, choose the task denoise",

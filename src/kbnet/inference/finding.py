@@ -248,7 +248,7 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
             return "", "camera raw by its name; develop it to a 16-bit TIFF or PNG in a raw converter first", "picture"
         return format, "", "picture"
     except UnreadableImageError:
-        return "", "not a picture", "other"
+        return "", "not an image", "other"
     except ImageError as error:
         return "", str(error).removeprefix(f"{name}: "), "picture"
     except OSError as error:
@@ -261,4 +261,4 @@ def _summary(missed: Sequence[PassedOver]) -> str:
     # the one most like a picture is the most informative
     first = min(missed, key=lambda one: ("picture", "result", "other").index(one.kind))
     more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
-    return f"; passed over: {printable(first.path)} ({first.why}){more}"
+    return f"; skipped: {printable(first.path)} ({first.why}){more}"
