@@ -118,9 +118,7 @@ def test_a_folder_without_a_picture_says_what_it_has_instead(here):
     Path("in").mkdir()
     Path("in/notes.txt").write_text("Dear Sir")
     stranger("in/still.jp2", "JPEG2000")
-    with pytest.raises(
-        InvalidInputError, match=r"found none in in; skipped: in/still\.jp2 \(.*JPEG 2000.* and 1 more"
-    ):
+    with pytest.raises(InvalidInputError, match=r"found none in in; skipped: in/still\.jp2 \(.*JPEG 2000.* and 1 more"):
         plan_jobs(["in"], "out")
 
 
