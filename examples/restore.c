@@ -40,5 +40,6 @@ int main(int argc, char **argv) {
     if (!out) return fprintf(stderr, "%s cannot be written\n", argv[4]), 1;
     fprintf(out, "P%c\n%d %d\n255\n", kind, width, height);
     if (fwrite(pixels, 1, size, out) != size || fclose(out)) return fprintf(stderr, "cannot write %s\n", argv[4]), 1;
+    free(pixels);
     return 0;
 }
