@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Restore a PPM file with the C library's example program, and compare with the Python package.
 
-.ci/use_library PROGRAM WEIGHTS
+.ci/use_library.py PROGRAM WEIGHTS
 """
 
 import subprocess
