@@ -99,12 +99,18 @@ private:
         return fits;
     }
 
-    // Pixels that may go through the network at once, however small the tiles are that were asked for.
-    int64_t sample_pixels() const {
+    // How many crops of rows x cols may go through the network together, however small the tiles are: at least one.
+    int64_t most_crops(int64_t rows, int64_t cols) const {
+        const auto bytes = [&](int64_t count) {
+            return network_.bytes(count, rows, cols) + static_cast<int64_t>(sizeof(float)) * 2 * count * channels_ * rows * cols;
+        };
         const int64_t most = std::min(task_.memory, kSampleMemory);
-        int64_t side = kLeastTile;
-        while (network_.bytes(1, side + kTileStep, side + kTileStep) <= most) side += kTileStep;
-        return side * side;
+        int64_t fits = 1, beyond = most / (rows * cols) + 2;  // more than a byte for each pixel
+        while (beyond - fits > 1) {
+            const int64_t middle = (fits + beyond) / 2;
+            (bytes(middle) <= most ? fits : beyond) = middle;
+        }
+        return fits;
     }
 
     Tensor4 view(float* data, int64_t rows, int64_t cols) const {
@@ -133,9 +139,9 @@ private:
         const int64_t side = std::min({kSampleSide, std::max(height_ / multiple, int64_t{1}) * multiple,
                                        std::max(width_ / multiple, int64_t{1}) * multiple});
         const int64_t halo = side == kSampleSide ? kSampleHalo : 0;
-        const auto corners = sample_crops(height_, width_, side, halo, sample_pixels(), multiple);
-        const int64_t count = static_cast<int64_t>(corners.size());
         const int64_t rows = std::min(side, height_), cols = std::min(side, width_), image = channels_ * rows * cols;
+        const auto corners = sample_crops(height_, width_, side, halo, most_crops(rows, cols) * side * side, multiple);
+        const int64_t count = static_cast<int64_t>(corners.size());
         const Floats crops = allocate(count * image), restored = allocate(count * image);
         for (int64_t i = 0; i < count; ++i) {
             const auto& corner = corners[static_cast<std::size_t>(i)];

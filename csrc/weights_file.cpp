@@ -180,7 +180,7 @@ Matrix WeightsFile::find(const std::string& name, int64_t values) {
     if (static_cast<int64_t>(found->second.size()) != values)
         throw BadWeights("the weights do not fit their settings: " + name + " has " + std::to_string(found->second.size()) +
                          " values, expected " + std::to_string(values));
-    used_[name] = true;
+    used_.insert(name);
     return {found->second.data(), false};
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "engine.h"
@@ -31,7 +32,7 @@ public:
 
 private:
     std::unordered_map<std::string, std::vector<float>> parameters_;
-    std::unordered_map<std::string, bool> used_;
+    std::unordered_set<std::string> used_;
     Settings settings_;
 };
 

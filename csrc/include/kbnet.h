@@ -65,7 +65,8 @@ typedef struct kbnet_options {
     int32_t window;      /* side in pixels of the window around each pixel over which the network averages; 0: the whole
                             image; the denoising weights of kbnet are best with 128, those for rain and blur with 0 */
     float strength;      /* 1: the restored image, 0: the input, between: a blend */
-    size_t memory_limit; /* bytes that a call may allocate; 0: 320 MB */
+    size_t memory_limit; /* bytes for the tiles and the network's activations; the scratch of each thread comes on top;
+                            0: 320 MB, or no limit if `tile` is given */
     kbnet_progress progress; /* may be NULL */
     void *user;              /* passed to `progress` */
 } kbnet_options;

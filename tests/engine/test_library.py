@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,8 @@ class Options(ctypes.Structure):
     ]
 
 
-@pytest.fixture(scope="module")
-def library():
-    library = ctypes.CDLL(extension().__file__)
+def declare(library):
+    """Tell ctypes the types of the functions."""
     library.kbnet_open.restype = library.kbnet_open_memory.restype = ctypes.c_void_p
     library.kbnet_open.argtypes = [ctypes.c_char_p]
     library.kbnet_open_memory.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
@@ -60,6 +60,11 @@ def library():
     )
     library.kbnet_restore.argtypes = [ctypes.c_void_p, ctypes.POINTER(Image), ctypes.POINTER(Image), ctypes.c_void_p]
     return library
+
+
+@pytest.fixture(scope="module")
+def library():
+    return declare(ctypes.CDLL(extension().__file__))
 
 
 @pytest.fixture(scope="module", params=[3, 1], ids=["colour", "gray"])
@@ -367,3 +372,37 @@ def test_structs_are_laid_out_as_a_compiler_lays_them_out(tmp_path):
     printed = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True).stdout
     expected = [getattr(kind, field[0]).offset for kind in structs.values() for field in kind._fields_]
     assert [int(line) for line in printed.split()] == expected + [ctypes.sizeof(kind) for kind in structs.values()]
+
+
+PEAK = """
+import ctypes, re, sys
+from pathlib import Path
+import numpy as np
+from kbnet.engine.native import extension
+
+sys.path.insert(0, sys.argv[1])
+from test_library import Image, Options, declare, options, restore, view
+
+def memory(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+library = declare(ctypes.CDLL(extension().__file__))
+model = library.kbnet_open(sys.argv[2].encode())
+array = np.random.default_rng(0).integers(0, 256, (1500, 1600, 3), np.uint8)
+assert restore(library, model, array[:40, :40], threads=2)[0] == 0
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = memory("VmRSS")
+status, _ = restore(library, model, array, array, memory_limit=96 << 20, window=int(sys.argv[3]), threads=2)
+print(status, memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("window", [0, 16])
+def test_the_memory_limit_holds(weights, window):
+    arguments = (str(Path(__file__).parent), str(weights), str(window))
+    child = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, check=True)
+    status, grown = map(int, child.stdout.split())
+    assert status == OK
+    assert (20 << 20) < grown < 1.1 * (96 << 20)  # with the scratch of two threads

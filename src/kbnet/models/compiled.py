@@ -53,7 +53,7 @@ def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
     Set the environment variable `KBNET_FUSED=off` to always run the layers, for comparison.
     """
     if network.training or torch.is_grad_enabled():
-        return "it computes no gradients; use eval() and torch.inference_mode()"
+        return fused.NO_GRADIENTS
     reason = fused.refuses_here() or fused.refuses_call(image)
     if reason is not None:
         return reason

@@ -30,6 +30,9 @@ MAX_CHANNELS = 512
 MAX_CHANNELS_BFLOAT16 = 256
 """With more channels, matrix products dominate a block's time, and those of PyTorch's libraries measured faster."""
 
+NO_GRADIENTS = "it computes no gradients; use eval() and torch.inference_mode()"
+"""Why a call that wants gradients runs layer by layer."""
+
 MAX_TRAINED_CHANNELS = 128
 """The same limit for training."""
 
@@ -210,7 +213,6 @@ def _refuses_inference(block: nn.Module, settings: BlockS | BlockL, x: Tensor) -
 
 
 def _plan_training(block: nn.Module, settings: BlockS | BlockL, x: Tensor, context: FullFrame) -> Plan:
-    gradients = "it computes no gradients; use eval() and torch.inference_mode()"
     reason = None
     if isinstance(settings, BlockL):
         reason = "KBNet-L's blocks train layer by layer"
@@ -219,9 +221,9 @@ def _plan_training(block: nn.Module, settings: BlockS | BlockL, x: Tensor, conte
     elif settings.channels > MAX_TRAINED_CHANNELS:
         reason = f"with more than {MAX_TRAINED_CHANNELS} channels, running layer by layer is faster"
     if reason is not None:
-        return Plan(gradients, reason, reason)
+        return Plan(NO_GRADIENTS, reason, reason)
     fusion = _refuses_trained_fusion(settings, x, context) or _departs(block, settings, "fusion", x)
-    return Plan(gradients, fusion, _departs(block, settings, "feed_forward", x))
+    return Plan(NO_GRADIENTS, fusion, _departs(block, settings, "feed_forward", x))
 
 
 def _refuses_trained_fusion(settings: BlockS | BlockL, x: Tensor, context: FullFrame) -> str | None:
