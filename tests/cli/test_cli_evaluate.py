@@ -140,6 +140,26 @@ def test_pictures_are_saved_with_the_inputs_that_were_made(evaluate, tmp_path):
     assert read_photo(tmp_path / "saved" / "restored" / "sigma 25" / "a.png").pixels.shape == (24, 32, 3)
 
 
+@pytest.mark.parametrize("kind", ["input", "restored"])
+def test_saved_pictures_are_replaced_only_on_request_or_by_the_run_they_belong_to(evaluate, tmp_path, kind):
+    picture(tmp_path / "photos" / "a.png")
+    picture(tmp_path / "photos" / "b.png")
+    mine = tmp_path / "saved" / kind / "sigma 25" / "b.png"
+    picture(mine, seed=9)
+    kept = mine.read_bytes()
+    arguments = ("--benchmark", "gaussian", "--data", tmp_path / "photos", "--sigma", 25, "--save", tmp_path / "saved")
+    for options in ((), ("--resume",), ("-o", tmp_path / "r.json")):
+        done = evaluate(*arguments, *options)
+        assert (done.code, done.err.startswith("kbnet: error: ")) == (1, True)
+        assert f"{mine}: the file exists; choose another --save folder or give --overwrite" in done.err
+        assert names(tmp_path) == ["photos/a.png", "photos/b.png", f"saved/{kind}/sigma 25/b.png"]
+        assert mine.read_bytes() == kept
+    assert evaluate(*arguments, "-q", "--overwrite").code == 0
+    assert mine.read_bytes() != kept
+    assert evaluate(*arguments, "-q", "--limit", 1, "--overwrite", "-o", tmp_path / "r.json").code == 0
+    assert evaluate(*arguments, "-q", "--resume", "-o", tmp_path / "r.json").code == 0
+
+
 def test_a_submission_is_packed_from_every_block(evaluate, tmp_path):
     blocks = np.random.default_rng(0).integers(0, 256, (2, 2, 16, 16, 3)).astype(np.uint8)
     (tmp_path / "sidd").mkdir()

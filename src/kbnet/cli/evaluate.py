@@ -128,6 +128,8 @@ def evaluate(
     )
     every = session.samples()
     _expect(session, every, quiet=quiet)
+    if save is not None and not (overwrite or (resume and output)):
+        _check_folder(save, session.chosen(every, ()))
     journal = None if output is None else Journal(output, session.settings(), resume=resume, overwrite=overwrite)
     samples = session.chosen(every, journal.rows if journal else ())
     gallery = None if report is None else Gallery()
@@ -252,6 +254,16 @@ def _check_outputs(
             raise OutputExistsError(f"{path}: the file exists; choose another name or give --overwrite")
         if path is not None and not path.parent.is_dir():
             raise InvalidInputError(f"{path}: the folder does not exist; create it first")
+
+
+def _check_folder(save: Path, samples: list["Sample"]) -> None:
+    """Refuse to replace images, except on --resume: then they are the interrupted run's."""
+    from kbnet.errors import OutputExistsError
+
+    for sample in samples:
+        for kind in ("restored", "input") if sample.made else ("restored",):
+            if (path := _picture(save, kind, sample.name)).exists():
+                raise OutputExistsError(f"{path}: the file exists; choose another --save folder or give --overwrite")
 
 
 def _expect(session: "Session", samples: list["Sample"], *, quiet: bool) -> None:
