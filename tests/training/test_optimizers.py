@@ -37,7 +37,7 @@ def test_it_takes_the_steps_of_torch_matrix_by_matrix(memory_format):
     for p, q, before in zip(ours, theirs, start, strict=True):
         moved = (q.view_as(before) - before).norm()
         assert moved > 0
-        assert (p - q.view_as(p)).norm() < 0.02 * moved  # both iterate in bfloat16
+        assert (p - q.view_as(p)).norm() < 0.02 * moved  # torch's iterates in bfloat16
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 5), (4, 64), (64, 200)])

@@ -118,14 +118,21 @@ def _orthogonal(directions: Iterable[Tensor]) -> list[Tensor]:
 
 
 def newton_schulz(matrices: Tensor) -> Tensor:
-    """Return bfloat16 matrices [M,R,C], R <= C, with the same singular vectors and singular values of 0.7 to 1.2."""
+    """Return matrices [M,R,C], R <= C, with the same singular vectors and singular values of 0.7 to 1.2."""
     a, b, c = _QUINTIC
-    x = matrices.bfloat16()
+    x = matrices.to(_products(matrices.device))
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
+
+
+def _products(device: torch.device) -> torch.dtype:
+    """The dtype with the fastest products: without a matrix unit, bfloat16 takes 1.4 times as long as float32."""
+    if device.type == "cpu" and not torch.cpu._is_amx_tile_supported():
+        return torch.float32
+    return torch.bfloat16
 
 
 def _adamw(parameters: Iterable[Tensor], section: OptimizerSection) -> torch.optim.AdamW:
