@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes that prepare data; chosen by the run if not given")
     parser.add_argument("--evaluate", action="append", default=[], metavar="NAME[=FOLDER]", help="a benchmark")
     parser.add_argument("--against", metavar="NAME|FILE", help="a model to evaluate beside the new one")
-    parser.add_argument("--limit", type=int, help="evaluate the first pictures only")
+    parser.add_argument("--limit", type=int, help="evaluate the first images only")
     parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="end in time, to be continued")
     parser.add_argument("--results", type=Path, help="folder of the results file; that of the run if not given")
     options = parser.parse_args()

@@ -26,7 +26,7 @@ public:
 
     Matrix find(const std::string& name, int64_t values) override {
         const nb::str key(name.c_str());
-        expect(arrays_.contains(key), "the weights have no " + name);
+        expect(arrays_.contains(key), "the weights lack " + name);
         const AnyArray array = nb::cast<AnyArray>(arrays_[key]);
         expect(static_cast<int64_t>(array.size()) == values,
                name + " has " + std::to_string(array.size()) + " values, expected " + std::to_string(values));
@@ -69,7 +69,7 @@ public:
         else if (context == "shared")
             how.kind = Context::kShared;
         else
-            expect(context == "full", "expected the context full, local, gather or shared");
+            expect(context == "full", "expected the context to be full, local, gather or shared");
         const auto size = [&](std::size_t i) { return static_cast<int64_t>(x.shape(i)); };
         const Tensor4 from{x.data(), x.stride(0), x.stride(1), x.stride(2), 1, false};
         const Tensor4 to{y.data(), y.stride(0), y.stride(1), y.stride(2), 1, false};
@@ -93,7 +93,7 @@ private:
 
 void define_engine(nb::module_& m) {
     using namespace nb::literals;
-    nb::class_<Engine>(m, "Engine", "A KBNet-S with its weights, ready to run.")
+    nb::class_<Engine>(m, "Engine", "A KBNet-S network with its weights.")
         .def(nb::init<const nb::dict&, const nb::dict&, const std::string&>(), "settings"_a, "arrays"_a,
              "instruction_set"_a = "")
         .def("run", &Engine::run, "x"_a, "y"_a.noconvert(), "context"_a, "window"_a, "halo"_a, "means"_a, "threads"_a)

@@ -51,9 +51,9 @@ std::vector<float> decode(const std::string& name, const std::string& dtype, std
     else if (dtype == "F64")
         values = convert<double>(bytes, [](double v) { return v; });
     else
-        throw BadWeights("expected parameters of floating-point numbers, but " + name + " is " + dtype.substr(0, 20));
+        throw BadWeights("expected floating-point parameters, but " + name + " is " + dtype.substr(0, 20));
     for (const float value : values)
-        if (!std::isfinite(value)) throw BadWeights("the weights are damaged: " + name + " holds NaN or infinity");
+        if (!std::isfinite(value)) throw BadWeights("the weights are damaged: " + name + " contains NaN or infinity");
     return values;
 }
 
@@ -105,7 +105,7 @@ private:
     const Json& table_;
 };
 
-// Within the bounds of models/bounds.py and models/kbnet_s.py.
+// The bounds are those of models/bounds.py and models/kbnet_s.py.
 Settings read_settings(const Json& table) {
     const SettingsReader read(table);
     Settings s;
@@ -134,14 +134,14 @@ WeightsFile::WeightsFile(std::string_view bytes) {
     uint64_t length = 0;
     if (bytes.size() < 10) throw BadWeights("expected a .safetensors file, got " + std::to_string(bytes.size()) + " bytes");
     for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<unsigned char>(bytes[static_cast<std::size_t>(i)]);
-    if (bytes[8] != '{') throw BadWeights("expected a .safetensors file; this is something else");
+    if (bytes[8] != '{') throw BadWeights("expected a .safetensors file; this file has another format");
     if (length > kLargestHeader || length > bytes.size() - 8)
-        throw BadWeights("the weights are damaged or cut short: their header is longer than the file");
+        throw BadWeights("the weights are damaged or truncated: the header is longer than the file");
     Json header;
     try {
         header = parse_json(bytes.substr(8, length));
     } catch (const std::runtime_error& error) {
-        throw BadWeights(std::string("the weights are damaged: their header is ") + error.what());
+        throw BadWeights(std::string("the weights are damaged: the header is ") + error.what());
     }
     const std::string_view data = bytes.substr(8 + length);
     const Json* about = header.find("__metadata__");
@@ -149,20 +149,20 @@ WeightsFile::WeightsFile(std::string_view bytes) {
         const Json* found = about ? about->find(name) : nullptr;
         return found && found->kind == Json::kString ? found->text : std::string();
     };
-    if (text("kbnet") != "1") throw BadWeights("expected weights saved by kbnet; convert others with `kbnet convert`");
+    if (text("kbnet") != "1") throw BadWeights("expected weights written by kbnet; to convert others, run `kbnet convert`");
     if (text("family") != "kbnet-s")
-        throw BadWeights("expected weights of a KBNet-S, got " + text("family").substr(0, 20) + ", which this library does not run");
+        throw BadWeights("expected weights of KBNet-S, got " + text("family").substr(0, 20) + ", which this library doesn't support");
     try {
         settings_ = read_settings(parse_json(text("settings")));
     } catch (const BadWeights&) {
         throw;
     } catch (const std::runtime_error& error) {
-        throw BadWeights(std::string("the weights are damaged: their settings are ") + error.what());
+        throw BadWeights(std::string("the weights are damaged: the settings are ") + error.what());
     }
     for (const auto& [name, tensor] : header.members) {
         if (name == "__metadata__") continue;
         const Json *dtype = tensor.find("dtype"), *offsets = tensor.find("data_offsets"), *shape = tensor.find("shape");
-        const auto damaged = [&, &name = name] { return BadWeights("the weights are damaged: " + name.substr(0, 80) + " lies outside of the file"); };
+        const auto damaged = [&, &name = name] { return BadWeights("the weights are damaged: " + name.substr(0, 80) + " is outside the file"); };
         if (!dtype || !offsets || !shape || offsets->items.size() != 2) throw damaged();
         const double begin = offsets->items[0].number, end = offsets->items[1].number;
         if (!(begin >= 0 && begin <= end && end <= static_cast<double>(data.size()))) throw damaged();
@@ -176,9 +176,9 @@ WeightsFile::WeightsFile(std::string_view bytes) {
 
 Matrix WeightsFile::find(const std::string& name, int64_t values) {
     const auto found = parameters_.find(name);
-    if (found == parameters_.end()) throw BadWeights("the weights do not fit their settings: there is no " + name);
+    if (found == parameters_.end()) throw BadWeights("the weights don't match their settings: " + name + " is missing");
     if (static_cast<int64_t>(found->second.size()) != values)
-        throw BadWeights("the weights do not fit their settings: " + name + " has " + std::to_string(found->second.size()) +
+        throw BadWeights("the weights don't match their settings: " + name + " has " + std::to_string(found->second.size()) +
                          " values, expected " + std::to_string(values));
     used_.insert(name);
     return {found->second.data(), false};
@@ -186,20 +186,20 @@ Matrix WeightsFile::find(const std::string& name, int64_t values) {
 
 void WeightsFile::expect_all_used() const {
     for (const auto& [name, values] : parameters_)
-        if (!used_.count(name)) throw BadWeights("the weights do not fit their settings: unexpected parameter " + name.substr(0, 80));
+        if (!used_.count(name)) throw BadWeights("the weights don't match their settings: unexpected parameter " + name.substr(0, 80));
 }
 
 std::string read_file(const char* path) {
     const std::string name = path;
     std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "rb"), std::fclose);
-    if (!file) throw BadWeights("cannot open " + name + ": " + std::strerror(errno));
+    if (!file) throw BadWeights("can't open " + name + ": " + std::strerror(errno));
     std::string bytes;
     std::vector<char> block(1 << 20);
     while (const std::size_t got = std::fread(block.data(), 1, block.size(), file.get())) {
-        if (bytes.size() + got > kLargestFile) throw BadWeights(name + " is larger than 2 GiB; is it a weights file?");
+        if (bytes.size() + got > kLargestFile) throw BadWeights("expected a weights file of at most 2 GiB, but " + name + " is larger");
         bytes.append(block.data(), got);
     }
-    if (std::ferror(file.get())) throw BadWeights("cannot read " + name + ": " + std::strerror(errno));
+    if (std::ferror(file.get())) throw BadWeights("can't read " + name + ": " + std::strerror(errno));
     return bytes;
 }
 

@@ -411,7 +411,7 @@ with files.hold(Path(sys.argv[1]), doing="training"):
 def test_a_folder_is_held_by_one_process_and_free_when_that_is_killed(tmp_path):
     folder = tmp_path / "new" / "run"
     with another_process(HOLDS, folder) as child:
-        words = {"doing": "training", "otherwise": "give another --run folder"}
+        words = {"doing": "training", "otherwise": "use another --run folder"}
         with pytest.raises(TrainingError) as caught, files.hold(folder, **words, error=TrainingError):
             pass
         assert str(caught.value) == (

@@ -126,5 +126,5 @@ def test_what_does_not_fit_is_refused(network, settings, arrays):
         Engine(settings, {key: value for key, value in arrays.items() if key != name})
     with pytest.raises(InvalidInputError, match=r"first.weight has 5 values, expected"):
         Engine(settings, arrays | {name: np.zeros(5, np.float32)})
-    with pytest.raises(InvalidInputError, match="no instruction set 'z80'"):
+    with pytest.raises(InvalidInputError, match="doesn't support the instruction set 'z80'"):
         Engine(settings, arrays, instruction_set="z80")

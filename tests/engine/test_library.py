@@ -1,4 +1,4 @@
-"""The C interface, through the symbols that the Python extension carries too: values, formats, limits, bad input."""
+"""The C interface, called through the Python extension, which also exports it: values, formats, limits, bad input."""
 
 import ctypes
 import os
@@ -49,7 +49,7 @@ class Options(ctypes.Structure):
 
 
 def declare(library):
-    """Tell ctypes the types of the functions."""
+    """Declare the types of the functions to ctypes."""
     library.kbnet_open.restype = library.kbnet_open_memory.restype = ctypes.c_void_p
     library.kbnet_open.argtypes = [ctypes.c_char_p]
     library.kbnet_open_memory.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
@@ -235,7 +235,7 @@ def test_values_that_are_not_finite_are_refused(library, model):
         ({"strength": 1.5}, b"strength"),
         ({"strength": float("nan")}, b"strength"),
         ({"tile": -2}, b"tile"),
-        ({"tile": 3}, b"tiles of at least"),
+        ({"tile": 3}, b"a tile of at least"),
         ({"window": -1}, b"window"),
         ({"threads": -1}, b"threads"),
         ({"size": 3}, b"kbnet_options_init"),
@@ -301,16 +301,16 @@ def test_damaged_weights_are_refused(library, weights):
         assert says in library.kbnet_error()
 
     refused(b"", b"expected a .safetensors file")
-    refused(b"\x89PNG" * 10, b"something else")
+    refused(b"\x89PNG" * 10, b"another format")
     refused(data[: 8 + length // 2], b"longer than the file")
-    refused(data[:-4], b"outside of the file")
+    refused(data[:-4], b"outside the file")
     refused((2**40).to_bytes(8, "little") + data[8:], b"longer than the file")
     refused(data[:8] + b"{" + data[8 : 7 + length] + data[8 + length :], b"JSON")
-    refused(data.replace(b'"kbnet":"1"', b'"kbnet":"2"'), b"saved by kbnet")
-    refused(data.replace(b"kbnet-s", b"kbnet-l"), b"does not run")
+    refused(data.replace(b'"kbnet":"1"', b'"kbnet":"2"'), b"written by kbnet")
+    refused(data.replace(b"kbnet-s", b"kbnet-l"), b"doesn't support")
     for old, new in ((b'\\"width\\": 8', b'\\"width\\": 6'), (b'\\"bases\\": 4', b'\\"bases\\": 5')):
         assert old in data
-        refused(data.replace(old, new), b"fit their settings" if b"bases" in old else b"width")
+        refused(data.replace(old, new), b"match their settings" if b"bases" in old else b"width")
     refused(data.replace(b'\\"middle_blocks\\": 1', b'\\"middle_blocks\\": 0'), b"unexpected parameter")
     refused(data[:-4] + b"\x00\x00\xc0\x7f", b"NaN")
     assert not library.kbnet_open(b"/nowhere/weights.safetensors")

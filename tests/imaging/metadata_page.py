@@ -89,7 +89,7 @@ would replace its own input, kbnet refuses the file, so that nothing is lost:
 
 ```text
 $ kbnet restore motion.jpg -o motion.jpg --overwrite
-kbnet: error: motion.jpg: the video of a motion photo would be lost with the original; choose another output, or give
+kbnet: error: motion.jpg: the video of a motion photo would be lost with the original; choose another output or add
 --drop-extras
 ```
 

@@ -395,7 +395,7 @@ def test_a_file_that_would_lose_more_than_metadata_is_not_replaced_unasked(tmp_p
     path.write_bytes(sample.data)
     photo = read_photo(path)
     assert photo.extras
-    with pytest.raises(OutputError, match="would be lost with the original; choose another output, or give --drop-ext"):
+    with pytest.raises(OutputError, match="would be lost with the original; choose another output or add --drop-ext"):
         write_photo(photo, path, overwrite=True)
     assert path.read_bytes() == sample.data
     other = tmp_path / f"out.{sample.format}"

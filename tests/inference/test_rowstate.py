@@ -187,7 +187,7 @@ def test_the_state_of_other_weights_settings_and_pictures_is_not_used(folder):
         done = restore_streamed(restorer(), folder / "in.tif", target)
         assert done.resumed == 0
         assert done.notes == (
-            "started over: the state of an earlier run belongs to another picture or to other settings",
+            "started over: the state of an earlier run belongs to another image, other weights or other settings",
         )
         np.testing.assert_array_equal(read_photo(target).pixels, read_photo(folder / "expected.tif").pixels)
         target.unlink()
@@ -312,7 +312,7 @@ def test_a_damaged_picture_leaves_no_state(folder):
 
 def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UnsupportedImageError, match="a pipe cannot be read by rows"):
+    with pytest.raises(UnsupportedImageError, match="--stream needs a file, not a pipe"):
         restore_streamed(restorer(), tmp_path / "pipe", tmp_path / "out.tif")
 
 

@@ -107,7 +107,7 @@ def test_an_image_no_longer_than_a_tile_is_one_tile(tiling):
     ("tile", "overlap", "multiple"), [(64, 64, 8), (64, 57, 8), (64, 1000, 8), (64, -1, 8), (70, 60, 16), (8, 0, 16)]
 )
 def test_an_overlap_that_leaves_no_step_is_refused_in_one_line(tile, overlap, multiple):
-    with pytest.raises(InvalidInputError, match=rf"^expected an overlap .* got {overlap}; give a larger tile.*$"):
+    with pytest.raises(InvalidInputError, match=rf"^expected an overlap .* got {overlap}; use a larger tile.*$"):
         plan(500, tile, overlap, multiple)
     if tile > multiple:
         assert len(plan(500, tile, tile - tile % multiple - multiple, multiple)) > 1  # the most that is allowed

@@ -92,7 +92,7 @@ def test_an_image_that_does_not_fit_is_refused_before_the_network_runs(monkeypat
     image = np.broadcast_to(np.zeros((), np.uint8), (2000, 6000, 3))
     with pytest.raises(
         NotEnoughMemoryError,
-        match=r"^6000 x 2000 pixels need .* and 40 MB is free; restore the file by rows with --str",
+        match=r"^6000 x 2000 pixels need .* but only 40 MB is free; restore the file with --str",
     ):
         restorer(image, progress=lambda *call: calls.append(call))
     assert calls == []
@@ -107,7 +107,7 @@ def test_settings_that_make_it_too_large_are_named(monkeypatch, options, words):
     image = np.zeros((300, 400, 3), np.uint8)
     plain = on_cpu(kbnet_s(1), tile=64, overlap=16)
     monkeypatch.setattr(ram, "free_memory", lambda: 1_800_000)
-    with pytest.raises(NotEnoughMemoryError, match=f"with {words}.*do without {words}.*by rows with --stream"):
+    with pytest.raises(NotEnoughMemoryError, match=f"with {words}.*don't use {words}.*with --stream"):
         on_cpu(kbnet_s(1), **options)(image)
     assert plain(image).shape == image.shape  # without them it fits
 

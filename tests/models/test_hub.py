@@ -115,5 +115,5 @@ def test_refusals(server, monkeypatch):
 
 def test_a_weights_file_needs_a_license(tmp_path):
     save_file(create_model("kbnet-nano", width=8), tmp_path / "m.safetensors")
-    with pytest.raises(InvalidInputError, match="give their license"):
+    with pytest.raises(InvalidInputError, match="specify their license"):
         hub.push_to_hub(tmp_path / "m.safetensors", "user/m")

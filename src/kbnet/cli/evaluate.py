@@ -251,7 +251,7 @@ def _check_outputs(
             raise InvalidInputError(f"expected a submission file ending in .csv or .mat, got {submission}")
     for path in (report, submission):
         if path is not None and path.exists() and not overwrite:
-            raise OutputExistsError(f"{path}: the file exists; choose another name or give --overwrite")
+            raise OutputExistsError(f"{path}: the file exists; choose another name or add --overwrite")
         if path is not None and not path.parent.is_dir():
             raise InvalidInputError(f"{path}: the folder does not exist; create it first")
 
@@ -263,7 +263,7 @@ def _check_folder(save: Path, samples: list["Sample"]) -> None:
     for sample in samples:
         for kind in ("restored", "input") if sample.made else ("restored",):
             if (path := _picture(save, kind, sample.name)).exists():
-                raise OutputExistsError(f"{path}: the file exists; choose another --save folder or give --overwrite")
+                raise OutputExistsError(f"{path}: the file exists; choose another --save folder or add --overwrite")
 
 
 def _expect(session: "Session", samples: list["Sample"], *, quiet: bool) -> None:

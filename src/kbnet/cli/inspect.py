@@ -130,4 +130,4 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
     from kbnet.errors import OutputExistsError
 
     if target.exists() and not overwrite:
-        raise OutputExistsError(f"{one_line(str(target))}: the file exists; choose another name or give --overwrite")
+        raise OutputExistsError(f"{one_line(str(target))}: the file exists; choose another name or add --overwrite")

@@ -74,7 +74,7 @@ def plan_rows(
         rows = [row for item in inputs for row in _rows_of(item, folder, suffix, format, passed_over)]
         there = set() if overwrite or resume else _existing(folder, rows)
         _refuse_clashes(rows)
-    exists = "the file exists; choose another name or give --overwrite"
+    exists = "the file exists; choose another name or add --overwrite"
     rows = [replace(row, overwrite=overwrite) for row in rows]
     return [replace(r, problem=f"{printable(r.output)}: {exists}") if r.output in there else r for r in rows]
 

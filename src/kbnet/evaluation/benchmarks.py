@@ -40,13 +40,13 @@ class Benchmark:
         protocol: description of the protocol.
         task: the task whose default model is evaluated if no model is given.
         collect: creates the samples.
-        score: compares an output with the clean picture.
+        score: compares an output with the clean image.
         channels: 3 or 1; 0 means the model's.
         sigmas: standard deviations of the added noise, on a scale of 255; empty if no noise is added.
-        pictures: number of pictures in the published set; 0 if it can be any number.
+        pictures: number of images in the published set; 0 if it can be any number.
         published_tiles: whether papers report results in tiles of 1024 pixels (`in_published_tiles`).
-        restores: whether an output worse than its input is a failure; false if the input is the clean picture.
-        needs_data: whether it reads a folder; false if code draws its pictures.
+        restores: whether an output worse than its input is a failure; false if the input is the clean image.
+        needs_data: whether it reads a folder; false if code draws its images.
     """
 
     name: str
@@ -121,9 +121,9 @@ _TABLE = (
         "mcmaster", "McMaster", 3, 18, _PHOTOS, f"L. Zhang's page at the Hong Kong Polytechnic University; {_KAIR}"
     ),
     _gaussian(
-        "urban100", "Urban100", 3, 100, _PHOTOS, "the SelfExSR repository of J.-B. Huang (the high-resolution pictures)"
+        "urban100", "Urban100", 3, 100, _PHOTOS, "the SelfExSR repository of J.-B. Huang (the high-resolution images)"
     ),
-    _gaussian("set12", "Set12", 1, 12, _PHOTOS, f"12 gray pictures; {_KAIR}"),
+    _gaussian("set12", "Set12", 1, 12, _PHOTOS, f"12 gray images; {_KAIR}"),
     _gaussian("bsd68", "BSD68", 1, 68, _PHOTOS, f"the gray photos of the Berkeley segmentation set; {_KAIR}"),
     _gaussian("urban100-gray", "Urban100, gray", 1, 100, _PHOTOS, "as urban100; converted to gray as OpenCV does"),
     Benchmark(
@@ -171,7 +171,7 @@ _TABLE = (
         "dpdd",
         "DPDD, single image",
         "test_c/source and test_c/target (or test/inputC and test/target) and, for the split, indoor_labels.npy and "
-        "outdoor_labels.npy, which number the pictures from 1",
+        "outdoor_labels.npy, which number the images from 1",
         "A. Abuolaim and M. Brown (ECCV 2020), the defocus-deblurring-dual-pixel repository; the label files in "
         "Restormer's",
         "in tiles of 1024 pixels as published; 16-bit values, clipped, never rounded; PSNR, SSIM of scikit-image, MAE",
@@ -197,7 +197,7 @@ _TABLE = (
         "pairs",
         "pairs of any kind",
         "input/ and target/ with the same names; extensions may differ",
-        "your own pictures, or any data set in this layout (PolyU, GoPro, RealBlur ...)",
+        "your own images, or any data set in this layout (PolyU, GoPro, RealBlur ...)",
         _BYTES,
         "denoise",
         pair_samples("pairs"),
@@ -206,7 +206,7 @@ _TABLE = (
     Benchmark(
         "blur",
         "known blur on any photos",
-        f"{_PHOTOS}; with --kernels FILE or FOLDER blur kernels from there (.mat or pictures; d_* defocus, m_* motion)",
+        f"{_PHOTOS}; with --kernels FILE or FOLDER blur kernels from there (.mat or images; d_* defocus, m_* motion)",
         "your own photos; the kernels are drawn here with a fixed seed, unless given: DPSR and KAIR publish .mat files",
         "one defocus and one motion kernel a photo, in linear light, borders cut, noise of sigma 1 (or --sigma) of "
         "numpy.random.seed(0), rounded to 8 bits; then " + _BYTES,
@@ -233,7 +233,7 @@ _TABLE = (
         "drawn charts left alone",
         "nothing: code draws the charts",
         "kbnet.evaluation.charts",
-        "flat, dark, clipped, saturated, graded and finely drawn pictures; the output against its own input, " + _BYTES,
+        "flat, dark, clipped, saturated, graded and finely drawn images; the output against its own input, " + _BYTES,
         "denoise",
         chart_samples,
         score_bytes,

@@ -211,4 +211,4 @@ def check_pixels(pixels: Sequence[Pixel], width: int, height: int) -> None:
     """
     for x, y in pixels:
         if not (0 <= x < width and 0 <= y < height):
-            raise InvalidInputError(f"expected a pixel x,y inside the picture of {width} x {height}, got {x},{y}")
+            raise InvalidInputError(f"expected a pixel x,y inside the image of {width} x {height}, got {x},{y}")

@@ -62,7 +62,7 @@ def accept(image: Any, value_range: Range | None = None) -> Accepted:
         return _from_pil(image, value_range)
     raise InvalidInputError(
         f"expected a PIL image, a numpy array or a torch tensor, got {type(image).__name__}; "
-        "for a file use `kbnet restore`, or kbnet.imaging.read_photo(path).pixels"
+        "for a file, use `kbnet restore` or kbnet.imaging.read_photo(path).pixels"
     )
 
 
@@ -72,7 +72,7 @@ def _checked_range(given: Any) -> Range:
     except (TypeError, ValueError):
         raise InvalidInputError(f"expected a value_range of two numbers such as (0, 255), got {given!r}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InvalidInputError(f"expected a finite value_range whose first value is the lower, got {given!r}")
+        raise InvalidInputError(f"expected a value_range of two finite numbers, the lower one first; got {given!r}")
     return low, high
 
 
@@ -89,15 +89,15 @@ def _check_values(pieces: Iterator[Tensor], value_range: Range | None) -> None:
     # If more than half of the values exceed the limit, so does the median; this needs no sorting.
     if value_range is None and 2 * high > count:
         raise InvalidInputError(
-            f"expected floats nominally in [0,1], got a median above {HIGHEST_MEDIAN:g}; if white is 255, give "
-            "value_range=(0, 255); if these values are intended, give value_range=(0, 1)"
+            f"expected floats nominally in [0,1], got a median above {HIGHEST_MEDIAN:g}; if white is 255, pass "
+            "value_range=(0, 255); if these values are intended, pass value_range=(0, 1)"
         )
 
 
 def _from_tensor(image: Tensor, value_range: Range | None) -> Accepted:
     if image.ndim != 4 or image.shape[1] not in (1, 3) or not image.is_floating_point() or 0 in image.shape:
         raise InvalidInputError(
-            f"expected a floating tensor [B,1,H,W] or [B,3,H,W], got {image.dtype} {list(image.shape)}"
+            f"expected a floating-point tensor [B,1,H,W] or [B,3,H,W], got {image.dtype} {list(image.shape)}"
         )
     batch = image.detach()
     step = max(_PIECE // (batch.shape[1] * batch.shape[3]), 1)
@@ -116,7 +116,7 @@ def _from_array(image: NDArray[Any], value_range: Range | None) -> Accepted:
         raise InvalidInputError(f"expected an array [H,W] or [H,W,3], got {list(shape)}{hint}")
     whole = image.dtype.newbyteorder("=") in (np.uint8, np.uint16)  # TIFF and FITS store either byte order
     if not whole and image.dtype.kind != "f":
-        raise InvalidInputError(f"expected uint8, uint16 or floating values, got {image.dtype}; convert them first")
+        raise InvalidInputError(f"expected uint8, uint16 or floating-point values, got {image.dtype}; convert them first")
     if not whole:
         _check_values(_float_pieces(image), value_range)
     limits = value_range or (0.0, float(np.iinfo(image.dtype).max) if whole else 1.0)
@@ -136,7 +136,7 @@ def _float_pieces(image: NDArray[Any]) -> Iterator[Tensor]:
 def _from_pil(image: Any, value_range: Range | None) -> Accepted:
     """Modes L, RGB and 16-bit gray unchanged; alpha is kept separately; other modes become RGB, LA or RGBA first."""
     if getattr(image, "is_animated", False):
-        raise InvalidInputError("expected a still picture, got an animation; restore its frames one by one")
+        raise InvalidInputError("expected a still image, got an animation; restore its frames separately")
     plain, info = _plain(image)
     alpha = plain.getchannel("A") if plain.mode in ("LA", "RGBA") else None
     opaque = plain.convert(plain.mode[:-1]) if alpha is not None else plain
@@ -165,8 +165,8 @@ def _plain(image: Any) -> tuple[Any, dict[str, Any]]:
         # Pillow would clip everything above 255, and has no mode for 16-bit gray with alpha.
         what = f"mode {mode} with a transparent value" if mode.startswith("I;16") else f"mode {mode}"
         raise InvalidInputError(
-            f"expected a PIL image of 8 bits or of mode I;16, got {what}; "
-            "pass its values as a numpy array, uint16 or floating in [0,1]"
+            f"expected an 8-bit PIL image or one of mode I;16, got {what}; "
+            "pass its values as a NumPy array: uint16, or floating-point in [0,1]"
         )
     if mode in ("LA", "RGBA") or mode.startswith("I;16") or (mode in ("L", "RGB") and not keyed):
         return image, info

@@ -1,4 +1,4 @@
-"""Restore a picture band by band: rows of tiles across its width, blended the same way as by the Restorer.
+"""Restore an image band by band: rows of tiles across its width, blended the same way as by the Restorer.
 
 Where two bands overlap, the sums of the upper one are carried into the lower one.
 """
@@ -42,11 +42,11 @@ def restore_bands(
 
     Args:
         restorer: suited to the picture's number of channels.
-        reader: reads the picture.
+        reader: reads the image.
         rows, cols: the tiles, from `plan_tiles`.
         context: from `context_of`.
         state: the bands finished so far.
-        strength: 1 for the restored picture, 0 for the input.
+        strength: 1 for the restored image, 0 for the input.
         progress: called with (tiles done, tiles in total).
     """
     facts = reader.facts
@@ -74,7 +74,7 @@ def restore_bands(
 
 
 class _Band:
-    """Rows of a picture [h,width,bands], those of one row of tiles at a time."""
+    """Rows of an image [h,width,bands], those of one row of tiles at a time."""
 
     def __init__(self, reader: RowReader) -> None:
         self._reader, self._facts, self._top = reader, reader.facts, -1
@@ -90,7 +90,7 @@ class _Band:
         return _samples(self._rows, self._facts).read(down, across)
 
     def finished(self, top: int, restored: Tensor, strength: float) -> Pixels:
-        """Restored values [1,C,h,width] as samples of the picture, with the alpha of its rows [h,width,bands]."""
+        """Restored values [1,C,h,width] as samples of the image, with the alpha of its rows [h,width,bands]."""
         first = top - self._top
         rows = self._rows[first : first + restored.shape[2]]
         result = rows.copy()
@@ -117,7 +117,7 @@ def plan_sizes(restorer: Restorer, facts: RowFacts) -> dict[str, int]:
 
 
 def plan_tiles(restorer: Restorer, facts: RowFacts, side: int) -> tuple[list[Span], list[Span]]:
-    """The rows and the columns of tiles of `side` pixels, over the padded picture."""
+    """The rows and the columns of tiles of `side` pixels, over the padded image."""
     height, width = padded(facts.height), padded(facts.width)
     return plan(height, *restorer.tiling(side)), plan(width, *restorer.tiling(side))
 
@@ -125,7 +125,7 @@ def plan_tiles(restorer: Restorer, facts: RowFacts, side: int) -> tuple[list[Spa
 def context_of(
     restorer: Restorer, source: Path, facts: RowFacts, state: RowState, *, one_tile: bool, limit: int
 ) -> FullFrame:
-    """The source of averages over the picture; a global context is gathered in a separate pass and kept in `state`."""
+    """The source of averages over the image; a global context is gathered in a separate pass and kept in `state`."""
     if restorer.context == "local":
         return Local(restorer.window)
     if restorer.context == "tile" or one_tile:

@@ -1,6 +1,6 @@
 """Rows of tiles, blended into rows of the restored image as soon as no other tile reaches them.
 
-Whole images and pictures that are restored by rows go through here, so that their results are the same.
+Images restored in memory and by rows both use this module, so that their results are the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence

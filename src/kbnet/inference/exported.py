@@ -146,16 +146,16 @@ class ExportedNetwork:
                 "this graph has uint8 input and output, for other programs; to restore with it, export without --uint8"
             )
         if device != "cpu":
-            raise InvalidInputError(f"exported graphs run on the CPU here, got device {device!r}; give device 'cpu'")
+            raise InvalidInputError(f"kbnet runs exported graphs only on the CPU, got device {device!r}; use device 'cpu'")
         if context == "auto":
             context = self.contexts[0]
         if context not in self.contexts:
             hint = "; export one with --context for tiles that share averages" if not self.facts.window else ""
             raise InvalidInputError(
-                f"expected a context that this graph offers ({', '.join(self.contexts)}), got {context!r}{hint}"
+                f"expected a context that this graph supports ({', '.join(self.contexts)}), got {context!r}{hint}"
             )
         if self.facts.tile and tile not in ("auto", self.facts.tile):
-            raise InvalidInputError(f"this graph takes tiles of {self.facts.tile} pixels, got tile {tile!r}")
+            raise InvalidInputError(f"this graph needs tiles of {self.facts.tile} pixels, got tile {tile!r}")
         return context, self.facts.tile or tile
 
     @property
@@ -198,7 +198,7 @@ class ExportedNetwork:
         height, width = image.shape[2:]
         if height > side or width > side:
             raise InvalidInputError(
-                f"this graph takes {side} x {side} pixels, got {height} x {width}; restore in tiles"
+                f"this graph accepts only {side} x {side} pixels, got {height} x {width}; restore in tiles"
             )
         padded = reflect_pad(image, side)
         results = [self.run({"image": one.contiguous().numpy()})[0] for one in padded.split(1)]

@@ -24,9 +24,9 @@ from kbnet.imaging.sniff import sniff
 from kbnet.inference.places import Places, is_folder
 
 RESULTS_MARK = ".kbnet-results"
-"""Marks a folder of results inside a folder of pictures; later runs skip such a folder."""
+"""Marks a folder of results inside a folder of images; later runs skip such a folder."""
 
-# Camera raw files are TIFFs whose first picture may be a small preview, which must not be restored by mistake.
+# Camera raw files are TIFFs whose first image may be a small preview, which must not be restored by mistake.
 _RAW = {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".orf",
         ".pef", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"}  # fmt: skip
 
@@ -40,7 +40,7 @@ class PassedOver:
     Attributes:
         path: of the file or folder; a string for a URL.
         why: the reason, without the name.
-        kind: "picture" for an unsupported picture format, "result" for results of an earlier run, "other" for
+        kind: "picture" for an unsupported image format, "result" for results of an earlier run, "other" for
             everything else: text, links to folders, pipes.
     """
 
@@ -86,7 +86,7 @@ class Search:
         """The files that one name, folder or pattern refers to, sorted.
 
         Raises:
-            InvalidInputError: a folder or pattern without pictures, unless `may_be_empty`.
+            InvalidInputError: a folder or pattern without images, unless `may_be_empty`.
         """
         path = Path(item)
         missed: list[PassedOver] = []
@@ -100,9 +100,9 @@ class Search:
             self.passed_over(one)
         if not found and not may_be_empty:
             what = (
-                f"a folder with pictures ({endings()}), found none in"
+                f"a folder with images ({endings()}), found none in"
                 if is_folder(path)
-                else "a file or a pattern that fits pictures, found none for"
+                else "a pattern that matches images, found no match for"
             )
             raise InvalidInputError(f"expected {what} {printable(path)}{_summary(missed)}")
         return found
@@ -118,7 +118,7 @@ class Search:
                 yield from self._taken(match, root, missed)
 
     def _walk(self, folder: Path, root: Path, missed: list[PassedOver]) -> Iterator[Found]:
-        """The pictures in a folder and its subfolders; hidden files, such as macOS's ._ files, are ignored."""
+        """The images in a folder and its subfolders; hidden files, such as macOS's ._ files, are ignored."""
         try:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
@@ -138,7 +138,7 @@ class Search:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
             elif entry.is_symlink() and is_folder(path):
-                missed.append(PassedOver(path, "links to folders are not followed; name it to restore it", "other"))
+                missed.append(PassedOver(path, "a link to a folder; to restore it, name it in the command", "other"))
             elif entry.is_file(follow_symlinks=False) and is_supported(entry.name):
                 yield Found(path, root, named=False)
             else:
@@ -155,7 +155,7 @@ class Search:
                 yield Found(path, root, named=False)
             return
         if not stat.S_ISREG(state.st_mode):
-            missed.append(PassedOver(path, "not a regular file; name it to restore it", "other"))
+            missed.append(PassedOver(path, "not a regular file; to restore it, name it in the command", "other"))
         elif is_supported(path):
             yield Found(path, root, named=False)
         else:
@@ -178,7 +178,7 @@ class Search:
             return True
         if not os.path.lexists(folder / RESULTS_MARK):
             return False
-        why = f"a folder of results, by its {RESULTS_MARK}; name it to restore them"
+        why = f"a folder of results, marked by {RESULTS_MARK}; to restore it, name it in the command"
         if all(one.path != folder for one in missed):
             missed.append(PassedOver(folder, why, "result"))
         return True
@@ -194,7 +194,7 @@ def mark_results(folder: Path, inputs: Sequence[Path]) -> None:
     inside = any(is_folder(path) and key.startswith(places.real(path).rstrip(os.sep) + os.sep) for path in inputs)
     if not inside:
         return
-    text = "Results of kbnet. When kbnet searches for pictures, it skips folders that contain this file.\n"
+    text = "This folder contains results of kbnet. When kbnet searches for images, it skips folders that contain this file.\n"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         files.write(text.encode(), folder / RESULTS_MARK)
@@ -245,7 +245,7 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
         with Path(path).open("rb") as file:
             format = sniff(file, name).format
         if format == "tiff" and Path(path).suffix.lower() in _RAW:
-            return "", "camera raw by its name; develop it to a 16-bit TIFF or PNG in a raw converter first", "picture"
+            return "", "a camera raw file, by its name; convert it to a 16-bit TIFF or PNG with a raw converter", "picture"
         return format, "", "picture"
     except UnreadableImageError:
         return "", "not an image", "other"
@@ -258,7 +258,7 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
 def _summary(missed: Sequence[PassedOver]) -> str:
     if not missed:
         return ""
-    # the one most like a picture is the most informative
+    # the one most like an image is the most informative
     first = min(missed, key=lambda one: ("picture", "result", "other").index(one.kind))
     more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
     return f"; skipped: {printable(first.path)} ({first.why}){more}"

@@ -94,7 +94,7 @@ def outbreak_note(before: NDArray[Any], after: NDArray[Any], task: str = "", *, 
         return None
     percent = max(round(100 * share), 1)
     return (
-        f"{percent} % of the picture changed far more than restoration explains: these weights may not suit it; "
+        f"{percent}% of the image changed far more than restoration explains: these weights may not suit it; "
         "--guard keeps the original in such areas"
     )
 

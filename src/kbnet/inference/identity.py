@@ -1,4 +1,4 @@
-"""What a result depends on besides its picture: the weights, and how the network is computed.
+"""What a result depends on besides its image: the weights, and how the network is computed.
 
 A resumed run compares this with the identity it was started with, so that one job never mixes results of different
 weights or precisions.
@@ -36,7 +36,7 @@ def identity(restorer: "Restorer") -> dict[str, Any]:
         weights            SHA-256 of the network's settings and tensors, or of an exported file
         instruction_set    of the native kernels and of PyTorch's own on this processor
         versions           of kbnet and of the runtime
-        gray               the identity of the Restorer for gray pictures, or None
+        gray               the identity of the Restorer for gray images, or None
     """
     about = restorer.describe()
     about.pop("model")  # the name of the weights does not affect the result

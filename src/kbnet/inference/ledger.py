@@ -7,7 +7,7 @@ a result counts as done because of its contents, never because of its name alone
 skipped) are for people and programs.
 
 A run over many files has its ledger at the --log path, on one machine or with Ray. A run over the rows of a large
-picture has it in its state folder, with a line for each row of tiles.
+image has it in its state folder, with a line for each row of tiles.
 """
 
 import json

@@ -50,7 +50,7 @@ class Stage:
             if self._closed:
                 return
             task()
-            del task  # releases the pictures that it refers to
+            del task  # releases the images that it refers to
 
 
 class Budget:

@@ -1,14 +1,14 @@
-"""The state of a picture that is restored by rows, from which a killed run resumes.
+"""The state of an image that is restored by rows, from which a killed run resumes.
 
 It is in a hidden folder beside the result, which one process at a time holds:
 
     ledger.jsonl     settings, the plan of tiles, and a line for each finished band; see ledger.py
-    rows.raw         restored rows; as large as the decoded picture in the end
+    rows.raw         restored rows; as large as the decoded image in the end
     carried-N.npy    sums that the first N bands carry into the next one
-    means.npz        shared averages of the whole picture
+    means.npz        shared averages of the whole image
 
 No file is trusted because of its name. The ledger contains digests of all files. If anything is missing, truncated,
-damaged, or belongs to another picture or other settings, the run starts over, with a note.
+damaged, or belongs to another image or other settings, the run starts over, with a note.
 """
 
 import errno
@@ -55,7 +55,7 @@ class RowState:
         target: the result's path.
         settings: everything that the result depends on besides the input, as plain values.
         input_digest: SHA-256 of the input.
-        facts: of the picture.
+        facts: of the image.
 
     Attributes:
         done: number of finished bands.
@@ -183,7 +183,7 @@ class RowState:
             raise Doubt("cannot be read") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise Doubt("is not made of files")
+            raise Doubt("contains something other than files")
         self._rows = stack.enter_context(os.fdopen(descriptor, "r+b"))
 
     def _read(self) -> None:
@@ -191,7 +191,7 @@ class RowState:
         bands, plans, means = (self._ledger.entries(event) for event in ("band", "plan", "means"))
         if not bands and not plans:
             if self._ledger.begun_before or os.fstat(self._rows.fileno()).st_size:
-                raise Doubt("belongs to another picture or to other settings")
+                raise Doubt("belongs to another image, other weights or other settings")
             return
         self._plan = _plan_of(plans)
         if means:
@@ -209,19 +209,19 @@ class RowState:
         if {name: band.get(name) for name in ("side", "limit")} != self._plan:
             raise Doubt("has two plans of tiles")
         if band.get("done") != number or type(bottom) is not int or not self._bottom < bottom <= self._facts.height:
-            raise Doubt("is missing a row of tiles")
+            raise Doubt("lacks a row of tiles")
         found, left = hashlib.sha256(), (bottom - self._bottom) * self._row
         while left and (piece := self._rows.read(min(left, _PIECE))):
             found.update(piece)
             left -= len(piece)
         if left or found.hexdigest() != band.get("rows_sha256"):
-            raise Doubt("is missing rows, or has others")
+            raise Doubt("lacks rows or contains different ones")
         self._bottom = bottom
 
     def _read_carried(self, band: Entry) -> Tensor | None:
         if band.get("carried_sha256") is None:
             if self._bottom != self._facts.height:
-                raise Doubt("is missing the sums between two rows of tiles")
+                raise Doubt("lacks the sums between two rows of tiles")
             return None
         path = self.path / f"carried-{band['done']}.npy"
         self._check_file(path, band["carried_sha256"])
@@ -239,7 +239,7 @@ class RowState:
                 return
         except OSError:
             pass
-        raise Doubt("is missing a file, or has another")
+        raise Doubt("lacks a file or contains a different one")
 
     def _begin_anew(self, stack: ExitStack, why: str) -> None:
         self._plan, self._means, self._carried, self._bottom = None, None, None, 0
@@ -251,7 +251,7 @@ class RowState:
                 files.discard(entry)
             if left := [entry.name for entry in self.path.iterdir()]:
                 raise OutputError(
-                    f"{files.printable(self.path)}: its {files.printable(left[0])} cannot be removed; remove it"
+                    f"{files.printable(self.path)}: its {files.printable(left[0])} cannot be removed; remove it yourself"
                 )
         except OSError as error:
             raise self._failed(error) from None
@@ -266,7 +266,7 @@ class RowState:
 
 def _plan_of(plans: Sequence[Entry]) -> dict[str, int]:
     if len(plans) != 1:
-        raise Doubt("has no plan of tiles, or several")
+        raise Doubt("has no plan of tiles or several")
     side, limit = (plans[0].get(name) for name in ("side", "limit"))
     if type(side) is not int or type(limit) is not int or side < 1 or limit < 1:
         raise Doubt("has no plan of tiles")

@@ -38,8 +38,8 @@ def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
     step = (tile - overlap) // multiple * multiple
     if step <= 0 or overlap < 0:
         raise InvalidInputError(
-            f"expected an overlap from 0 to under the tile's {tile} pixels by at least {multiple}, got {overlap}; "
-            "give a larger tile or a smaller overlap"
+            f"expected an overlap from 0 to {tile - multiple} pixels for tiles of {tile}, got {overlap}; "
+            "use a larger tile or a smaller overlap"
         )
     last, count = _count(length, tile, step, multiple)
     # The smallest tile that needs the same number of tiles: sharing more than the overlap is duplicate work.

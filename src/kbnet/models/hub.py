@@ -71,7 +71,7 @@ def push_to_hub(
         raise InvalidInputError(f"expected a repository as user/repo, got {repo!r}")
     entry = find(str(model))
     if license is None and entry is None:
-        raise InvalidInputError("these weights are not in the catalogue; give their license")
+        raise InvalidInputError("these weights are not in the catalogue; specify their license")
     network = load_file(resolve(model))
     hub = _hub()
     card = model_card(network, repo, entry, license=license, summary=summary)

@@ -39,7 +39,7 @@ class DegradationSection(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: str = Field(
-        description="a degradation of kbnet.degradations, or pairs for pictures that are already degraded"
+        description="a degradation of kbnet.degradations, or pairs for images that are already degraded"
     )
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class SourceSection(_Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the patches cut from synthetic pictures (text, lines, flat areas and gradients) instead "
+        description="share of the patches cut from synthetic images (text, lines, flat areas and gradients) instead "
         "of photos, which prevents artefacts on such content; at least 30 % of these patches stay clean",
     )
     margin: int | None = Field(

@@ -99,7 +99,7 @@ def resume(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     if (before.model.preset, before.model.settings) != (recipe.model.preset, recipe.model.settings):
         raise TrainingError(
             f"{folder} holds a run of {before.model.preset}, whose settings differ from this recipe's "
-            f"{recipe.model.preset}; give another folder"
+            f"{recipe.model.preset}; use another folder"
         )
     if before.optimizer.kind != recipe.optimizer.kind:
         raise TrainingError(

@@ -24,7 +24,7 @@ CROP = 256
 """Side of the centre crops in pixels; smaller photos are used whole."""
 
 PICTURES = 2
-"""Number of photos per protocol in the pictures of a validation."""
+"""Number of photos per protocol in the images of a validation."""
 
 _HIGHEST = 60.0  # dB; limits the weight of crops that are hardly degraded or restored perfectly
 
