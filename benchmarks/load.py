@@ -82,11 +82,11 @@ class Client:
     def _check(self, body: bytes, expected: np.ndarray) -> None:
         pixels = read_photo(body).pixels
         if pixels.shape != expected.shape:
-            self.wrong.append(f"another image: {pixels.shape} for {expected.shape}")
+            self.wrong.append(f"wrong size: {pixels.shape}, expected {expected.shape}")
             return
         difference = int(np.abs(pixels.astype(int) - expected).max())
         if difference > TOLERANCE:
-            self.wrong.append(f"another image, or a wrong one: differs by {difference}")
+            self.wrong.append(f"wrong result: differs by {difference}")
 
 
 def make_clients(count: int) -> list[Client]:

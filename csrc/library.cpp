@@ -53,7 +53,8 @@ kbnet_status guarded(Work work) noexcept {
     } catch (const BadWeights& error) {
         return failed(KBNET_ERROR_FILE, error.what());
     } catch (const TooLittleMemory& error) {
-        return failed(KBNET_ERROR_MEMORY, "expected a memory_limit of at least " + std::to_string(error.needed) + " bytes for this image");
+        return failed(KBNET_ERROR_MEMORY,
+                      "expected a memory_limit of at least " + std::to_string(error.needed) + " bytes for this image");
     } catch (const std::bad_alloc&) {
         return failed(KBNET_ERROR_MEMORY, "out of memory; set a smaller memory_limit, for smaller tiles");
     } catch (const Cancelled&) {
@@ -83,7 +84,8 @@ public:
         check(image.data != nullptr, "data to be a pointer to pixels, got NULL");
         check(image.width > 0 && image.height > 0, "width and height to be at least 1");
         check(image.channels >= 1 && image.channels <= 4, "channels to be 1 to 4");
-        check(image.format == KBNET_UINT8 || image.format == KBNET_UINT16 || image.format == KBNET_FLOAT, "format to be KBNET_UINT8, KBNET_UINT16 or KBNET_FLOAT");
+        check(image.format == KBNET_UINT8 || image.format == KBNET_UINT16 || image.format == KBNET_FLOAT,
+              "format to be KBNET_UINT8, KBNET_UINT16 or KBNET_FLOAT");
         value_ = image.format == KBNET_UINT8 ? 1 : image.format == KBNET_UINT16 ? 2 : 4;
         if (!image_.channel_stride) image_.channel_stride = value_;
         if (!image_.pixel_stride) image_.pixel_stride = value_ * image.channels;

@@ -2,7 +2,7 @@
  *
  *     restore WEIGHTS.safetensors WINDOW IN.ppm OUT.ppm
  *
- * Use a WINDOW of 128 with kbnet's denoising weights, and 0 with those for rain and blur. */
+ * WINDOW is the window that `kbnet info NAME` prints if the context of the weights is local, otherwise 0. */
 #include <kbnet.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -63,7 +63,8 @@ typedef struct kbnet_options {
     int32_t threads;     /* 0: one per available processor */
     int32_t tile;        /* side of the tiles in pixels; 0: as large as memory_limit allows; -1: the whole image */
     int32_t window;      /* side in pixels of the window around each pixel over which the network averages; 0: the whole
-                            image. kbnet's denoising weights work best with 128, those for rain and blur with 0 */
+                            image. Weights whose context is local work best with their window, others with 0;
+                            `kbnet info NAME` prints both */
     float strength;      /* 0 = original, 1 = fully restored; values between blend */
     size_t memory_limit; /* bytes for the tiles and the network's activations, without the scratch memory of each thread;
                             0: 320 MB, or no limit if `tile` isn't 0 */

@@ -1,4 +1,4 @@
-"""kbnet restores photographs (noise, rain, blur) with KBNet, the Kernel Basis Network (arXiv 2303.02881)."""
+"""kbnet restores photos (noise, rain, blur) with KBNet, the Kernel Basis Network (arXiv 2303.02881)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

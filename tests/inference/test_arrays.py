@@ -421,7 +421,10 @@ REFUSED = {
     "int64": (np.zeros((5, 4), np.int64), r"expected uint8, uint16 or floating-point values, got int64"),
     "bool": (np.zeros((5, 4), bool), r"expected uint8, .* got bool"),
     "complex": (np.zeros((5, 4), complex), r"expected uint8, .* got complex128"),
-    "uint8 tensor": (torch.zeros(1, 3, 5, 4, dtype=torch.uint8), r"expected a floating-point tensor .* got torch.uint8"),
+    "uint8 tensor": (
+        torch.zeros(1, 3, 5, 4, dtype=torch.uint8),
+        r"expected a floating-point tensor .* got torch.uint8",
+    ),
     "tensor [C,H,W]": (torch.zeros(3, 5, 4), r"expected a floating-point tensor \[B,1,H,W\] .* \[3, 5, 4\]"),
     "tensor of two channels": (torch.zeros(1, 2, 5, 4), r"expected a floating-point tensor .* \[1, 2, 5, 4\]"),
     "empty batch": (torch.zeros(0, 3, 5, 4), r"expected a floating-point tensor .* \[0, 3, 5, 4\]"),

@@ -102,7 +102,7 @@ def test_the_same_file_reached_twice_is_one_job(here):
         (["a.png"], {"suffix": "x/y"}, "without folders"),
         (["a.png"], {"output": "b.png", "suffix": "-x"}, "got both"),
         (["a.png"], {"output": "b.bmp"}, "ending in png"),
-        (["a.png"], {"output": "b.jpg", "format": "png"}, "the name says jpeg"),
+        (["a.png"], {"output": "b.jpg", "format": "png"}, "the file name says jpeg"),
         (["a.png", "b.png"], {"output": "a.png"}, "expected a folder for the results, got a file"),
         (["a.png", "b.png"], {"output": "c.png"}, "results of several photos, got c.png, whose name is that of a file"),
         (["full"], {"output": "c.png"}, "results of several photos"),

@@ -74,7 +74,7 @@ def test_weights_that_were_put_there_by_hand_need_no_settings(server, tmp_path):
     server.files["user/hand/model.safetensors"] = (tmp_path / "m.safetensors").read_bytes()
     assert Restorer.from_pretrained("user/hand").context == "global"
     server.files["user/hostile/model.safetensors"] = b"\x80\x02cos\nsystem\n"
-    with pytest.raises(CheckpointError, match="is damaged, or holds more than tensors"):
+    with pytest.raises(CheckpointError, match="is damaged or contains more than tensors"):
         load_model("user/hostile")
     server.files["user/empty/README.md"] = b""
     with pytest.raises(DownloadError, match="user/empty"):

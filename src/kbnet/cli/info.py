@@ -46,7 +46,7 @@ def _about(target: str) -> dict[str, Any]:
     if path.exists() and not _is_weights(path):
         from kbnet.imaging import probe
 
-        return {"picture": target, **asdict(probe(path))}
+        return {"image": target, **asdict(probe(path))}
     return {"weights": target, **_weights(resolve(target))}
 
 

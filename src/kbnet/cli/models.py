@@ -74,7 +74,7 @@ def _network_row(facts: dict[str, Any]) -> tuple[str, ...]:
         f"{facts['macs_all'] / 1e9:.2f}",
         f"{facts['macs_convolutions'] / 1e9:.2f}",
         str(facts["input_multiple"]),
-        "ships" if facts["weights"] else "--model",
+        "included" if facts["weights"] else "--model",
     )
 
 

@@ -142,7 +142,7 @@ _TABLE = (
     Benchmark(
         "sidd-benchmark",
         "SIDD benchmark, for its server",
-        "BenchmarkNoisyBlocksSrgb.mat; give --save and --submission SubmitSrgb.csv (or .mat)",
+        "BenchmarkNoisyBlocksSrgb.mat; add --save and --submission SubmitSrgb.csv (or .mat)",
         "the SIDD page of York University, as benchmark data in sRGB; only its server computes scores",
         "each block on its own, rounded to 8 bits; no scores, because the clean blocks are not published",
         "denoise",

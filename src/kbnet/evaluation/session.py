@@ -128,7 +128,7 @@ def open_session(
     Args:
         benchmark: name of the benchmark.
         data: folder of the data set in the benchmark's `layout`; None if code draws its images.
-        model: a shipped model, a task or a weights file; defaults to the benchmark's task.
+        model: an included model, a task or a weights file; defaults to the benchmark's task.
         sigmas: noise levels on a scale of 255, instead of the benchmark's.
         kernels: file or folder with blur kernels, for the benchmark "blur".
         tile: "protocol" for the tiles of the published results, or as for `Restorer`.

@@ -108,12 +108,10 @@ def _pooling(b: Builder, facts: GraphFacts, multiple: int, levels: int) -> Whole
             f"expected a tile size that is a multiple of {multiple} and at least {_SMALLEST_TILE}, got {facts.tile}"
         )
     if facts.pooled and facts.window:
-        raise InvalidInputError(
-            "a local context (--window) doesn't use a shared one; give --context together with --window 0"
-        )
+        raise InvalidInputError("a local context (--window) can't be shared; use --context together with --window 0")
     if facts.pooled and (facts.uint8 or facts.tile):
         raise InvalidInputError(
-            "a shared context needs float tiles of any size; give --context without --uint8 and --tile"
+            "a shared context needs float tiles of any size; use --context without --uint8 and --tile"
         )
     if facts.pooled:
         return PooledInput(b)

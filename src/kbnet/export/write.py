@@ -102,7 +102,7 @@ def export_model(
 def export_int8(
     network: Network, path: Path, facts: GraphFacts, photographs: Path, *, overwrite: bool = False
 ) -> "Quality":
-    """Export an OpenVINO graph with 8-bit convolutions, and return its quality on photographs.
+    """Export an OpenVINO graph with 8-bit convolutions, and return its quality on photos.
 
     Args:
         network: the network.
@@ -112,7 +112,7 @@ def export_int8(
         overwrite: whether to replace an existing file.
 
     Raises:
-        InvalidInputError: the options don't fit, the photographs are unsuitable (see `quantising.Photographs`), or the
+        InvalidInputError: the options don't fit, the photos are unsuitable (see `quantising.Photographs`), or the
             network isn't exactly what its settings describe.
         ExportError: the float graph differs from PyTorch, or 8 bits cost more than 0.1 dB; nothing is written.
         MissingExtraError, OutputExistsError, OutputError: as in `export_model`; the extra is `int8`.

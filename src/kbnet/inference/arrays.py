@@ -116,7 +116,9 @@ def _from_array(image: NDArray[Any], value_range: Range | None) -> Accepted:
         raise InvalidInputError(f"expected an array [H,W] or [H,W,3], got {list(shape)}{hint}")
     whole = image.dtype.newbyteorder("=") in (np.uint8, np.uint16)  # TIFF and FITS store either byte order
     if not whole and image.dtype.kind != "f":
-        raise InvalidInputError(f"expected uint8, uint16 or floating-point values, got {image.dtype}; convert them first")
+        raise InvalidInputError(
+            f"expected uint8, uint16 or floating-point values, got {image.dtype}; convert them first"
+        )
     if not whole:
         _check_values(_float_pieces(image), value_range)
     limits = value_range or (0.0, float(np.iinfo(image.dtype).max) if whole else 1.0)

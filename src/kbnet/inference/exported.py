@@ -146,7 +146,9 @@ class ExportedNetwork:
                 "this graph has uint8 input and output, for other programs; to restore with it, export without --uint8"
             )
         if device != "cpu":
-            raise InvalidInputError(f"kbnet runs exported graphs only on the CPU, got device {device!r}; use device 'cpu'")
+            raise InvalidInputError(
+                f"kbnet runs exported graphs only on the CPU, got device {device!r}; use device 'cpu'"
+            )
         if context == "auto":
             context = self.contexts[0]
         if context not in self.contexts:

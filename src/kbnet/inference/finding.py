@@ -194,7 +194,7 @@ def mark_results(folder: Path, inputs: Sequence[Path]) -> None:
     inside = any(is_folder(path) and key.startswith(places.real(path).rstrip(os.sep) + os.sep) for path in inputs)
     if not inside:
         return
-    text = "This folder contains results of kbnet. When kbnet searches for images, it skips folders that contain this file.\n"
+    text = "Results of kbnet. When kbnet searches for images, it skips folders that contain this file.\n"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         files.write(text.encode(), folder / RESULTS_MARK)
@@ -245,7 +245,11 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
         with Path(path).open("rb") as file:
             format = sniff(file, name).format
         if format == "tiff" and Path(path).suffix.lower() in _RAW:
-            return "", "a camera raw file, by its name; convert it to a 16-bit TIFF or PNG with a raw converter", "picture"
+            return (
+                "",
+                "a camera raw file, by its name; convert it to a 16-bit TIFF or PNG with a raw converter",
+                "picture",
+            )
         return format, "", "picture"
     except UnreadableImageError:
         return "", "not an image", "other"

@@ -109,7 +109,9 @@ def plan_jobs(
     folder, file = _target(inputs, output)
     if file is not None:
         if suffix:
-            raise InvalidInputError(f"expected either a suffix or an output file, got both ({suffix} and {printable(file)})")
+            raise InvalidInputError(
+                f"expected either a suffix or an output file, got both ({suffix} and {printable(file)})"
+            )
         _check_name(file, format)
     places = Places()
     missed: list[PassedOver] = []
@@ -151,8 +153,8 @@ def _target(inputs: Sequence[str | Path], output: str | Path | None) -> tuple[Pa
         raise InvalidInputError(f"expected a folder for the results, got a file: {printable(path)}")
     if several and is_supported(path) and not is_folder(path) and not str(output).endswith(separators):
         raise InvalidInputError(
-            f"expected a folder for the results of several photos, got {printable(path)}, whose name is that of a file; "
-            f"use a folder, or {printable(path)}{os.sep} to create a folder with that name"
+            f"expected a folder for the results of several photos, got {printable(path)}, whose name is that of a "
+            f"file; use a folder, or {printable(path)}{os.sep} to create a folder with that name"
         )
     return path, None
 
@@ -202,7 +204,9 @@ def _told_apart(planned: list[tuple[Found, Job]], suffix: str, places: Places) -
             kept_its_own = one.path.suffix.lower() == output.suffix.lower()
             other = output.with_name(f"{one.path.name}{suffix}{output.suffix}")
             if not kept_its_own and places.key(other) not in taken:
-                note = f"saved as {printable(other.name)}, because several results would be named {printable(output.name)}"
+                note = (
+                    f"saved as {printable(other.name)}, because several results would be named {printable(output.name)}"
+                )
                 job = replace(job, output=other, notes=(note,))
         result.append((one, job))
     return result
@@ -219,7 +223,9 @@ def _without_own_results(
         if maker is None or maker is job or one.named:
             kept.append(job)
         else:
-            passed_over(PassedOver(one.path, f"the result of {maker.name}; to restore it, name it in the command", "result"))
+            passed_over(
+                PassedOver(one.path, f"the result of {maker.name}; to restore it, name it in the command", "result")
+            )
     return kept
 
 

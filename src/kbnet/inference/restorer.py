@@ -29,7 +29,7 @@ DEFAULT_WINDOW = 64
 SAMPLE_SIDE, SAMPLE_HALO = 128, 16
 """Side of the crops from which the global context is gathered, and the border of each that is not averaged, pixels.
 
-A quarter of a photograph does not represent the rest (tiles then differ from the full frame by up to 5 of 255), so the
+A quarter of a photo does not represent the rest (tiles then differ from the full frame by up to 5 of 255), so the
 crops cover as much of the image as memory allows. In smaller crops, zero padding distorts the averages more.
 """
 
@@ -54,7 +54,7 @@ class Restorer:
             (whose windows extend beyond the tile), but at most half a tile.
         context: where averages over the image come from (`kbnet.nn.context`): "global" (one set for the image,
             gathered from a sample of it, so that tiles match), "local" (a window around each pixel), "tile" (each
-            tile on its own, which leaves visible seams), or "auto": the catalogue's choice for a shipped model,
+            tile on its own, which leaves visible seams), or "auto": the catalogue's choice for an included model,
             otherwise "global", which is what the authors' code computes on a full frame.
         window: side of the local context's window in pixels; works best near the size of the training patches.
         ensemble: average eight flipped and rotated passes; takes eight times as long.
@@ -110,7 +110,7 @@ class Restorer:
         self.guard = guard
         self.name = name or self.network.family
         self.task = ""
-        """The task of shipped weights; empty for other weights."""
+        """The task of included weights; empty for other weights."""
         self.gray: Restorer | None = None
         """Restores gray images. In a colour network, their noise is the same in all three channels, which never occurs
         in training. `from_pretrained` sets it for tasks that have a gray model."""
@@ -129,10 +129,10 @@ class Restorer:
         guard: bool = False,
         preset: Literal["fast", "best"] = "fast",
     ) -> "Restorer":
-        """Create a Restorer from shipped weights (by model or task name) or from a weights file (ours or the authors').
+        """Create a Restorer from included weights, by model or task name, or from a weights file.
 
-        A task has one or two sets of weights: `preset="best"` selects the larger ones where they ship, which are
-        slower and more accurate. It does not apply to model names and files.
+        A task has one or two sets of weights: `preset="best"` selects the larger ones, which are slower and more
+        accurate, if there are any. It does not apply to model names and files.
 
         With a task name, gray images are restored by the task's gray weights, if it has any. With a model name, that
         model restores every image.
@@ -313,11 +313,11 @@ def restore(
     Args:
         image: PIL.Image, numpy array or torch tensor.
         task: "denoise" (any noise), "denoise-gaussian" (the papers' task), "derain" or "deblur".
-        preset: "best" for the task's larger weights, where they ship.
+        preset: "best" for the task's larger weights, if it has any.
         value_range: black and white in the image, as for `Restorer.__call__`; by default 0 and 1 for floats.
 
     Raises:
-        UnknownModelError: no weights ship for the task.
+        UnknownModelError: kbnet includes no weights for the task.
         InvalidInputError: the image has another type, shape or dtype.
 
     Example:

@@ -251,7 +251,7 @@ class RowState:
                 files.discard(entry)
             if left := [entry.name for entry in self.path.iterdir()]:
                 raise OutputError(
-                    f"{files.printable(self.path)}: its {files.printable(left[0])} cannot be removed; remove it yourself"
+                    f"{files.printable(self.path)}: its {files.printable(left[0])} can't be removed; remove it yourself"
                 )
         except OSError as error:
             raise self._failed(error) from None

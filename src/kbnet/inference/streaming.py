@@ -72,7 +72,9 @@ def restore_streamed(
             "an ensemble rotates the whole image, which doesn't fit into memory; leave out --ensemble"
         )
     if restorer.tile == 0:
-        raise InvalidInputError("the full frame doesn't fit into memory; leave out --tile, or set it to a number of pixels")
+        raise InvalidInputError(
+            "the full frame doesn't fit into memory; leave out --tile, or set it to a number of pixels"
+        )
     if not 0 <= strength <= 1:
         raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
     refused = _refused(target, overwrite)

@@ -185,12 +185,12 @@ def _read_own(path: Path) -> tuple[Config, dict[str, Tensor]]:
             header = file.metadata() or {}
             if header.get("kbnet") != "1" or header.get("family") not in _CONFIGS:
                 raise CheckpointError(
-                    f"{path} is a .safetensors file that kbnet didn't write; give kbnet's own weights file"
+                    f"{path} is a .safetensors file that kbnet didn't write; use a file written by kbnet"
                 )
             config = config_from(header["family"], json.loads(header.get("settings", "")))
             return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get a new copy") from error
+        raise CheckpointError(f"{path} is damaged or truncated ({_first_line(error)}); get a new copy") from error
     except (ValueError, RecursionError, TypeError) as error:  # InvalidInputError and JSON errors too
         raise CheckpointError(f"{path}: invalid network settings in the header: {_first_line(error)}") from error
 
@@ -231,16 +231,16 @@ def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors; loading it could run code, so kbnet won't open it"
+            f"{path} is damaged or contains more than tensors; loading it could run code, so kbnet doesn't open it"
         ) from error
     except CheckpointError:
         raise
     except Exception as error:  # torch and zipfile raise many types for damaged files, such as struct.error
-        raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get a new copy") from error
+        raise CheckpointError(f"{path} is damaged or truncated ({_first_line(error)}); get a new copy") from error
     tensors = _tensors_in(content, path)
     family = next((name for name, key in FIRST_KEY.items() if key in tensors), None)
     if family is None:
-        raise CheckpointError(f"{path} holds no KBNet; its tensors are {_some(sorted(tensors))}")
+        raise CheckpointError(f"{path} contains no KBNet; its tensors are {_some(sorted(tensors))}")
     try:
         renamed = from_official(family, tensors)
         return infer_config(family, renamed), renamed
@@ -265,11 +265,13 @@ def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
             content = content[layout]
             break
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} holds no tensors under any of the keys {', '.join(OFFICIAL_LAYOUTS)}")
+        raise CheckpointError(f"{path} contains no tensors under any of the keys {', '.join(OFFICIAL_LAYOUTS)}")
     if not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items()):
-        raise CheckpointError(f"{path} holds more than named tensors; save only the state dict")
+        raise CheckpointError(f"{path} contains more than named tensors; save only the state dict")
     if odd := [key for key, tensor in content.items() if not _is_plain(tensor)]:
-        raise CheckpointError(f"{path} holds sparse, expanded or non-CPU tensors: {_some(odd)}; save dense CPU tensors")
+        raise CheckpointError(
+            f"{path} contains sparse, expanded or non-CPU tensors: {_some(odd)}; save dense CPU tensors"
+        )
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 

@@ -51,7 +51,7 @@ def push_to_hub(
     """Upload weights to a repository of the Hugging Face Hub, with a model card. Creates the repository if needed.
 
     Args:
-        model: a shipped model, a task, or a weights file.
+        model: an included model, a task, or a weights file.
         repo: the repository, as "user/repo".
         license, summary: license and one-line description for the card; default to the catalogue's. `license` is
             required for weights files.

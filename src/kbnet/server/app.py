@@ -102,7 +102,7 @@ def create_app(
     app = FastAPI(
         title="kbnet",
         version=__version__,
-        summary="Restores photographs with KBNet.",
+        summary="Restores photos with KBNet.",
         docs_url=None,  # these pages load files from another site
         redoc_url=None,
         lifespan=lifespan,

@@ -158,7 +158,7 @@ def _most_connections() -> int:
 def run(app: Any, listening: socket.socket, *, ready: Callable[[], None] = lambda: None) -> None:
     """Serve until SIGINT or SIGTERM. New requests are then refused, and accepted ones may finish.
 
-    Requests that aren't finished after `Limits.shutdown_seconds` get 503. At most three seconds later, or at a second
+    Requests that aren't finished after `Limits.shutdown_seconds` get 503. At most 2.5 seconds later, or at a second
     signal, the process ends with status 128 + signal number, whatever its threads do.
 
     Args:

@@ -76,7 +76,7 @@ class Run:
 
     Args:
         recipe: the recipe.
-        data: folders of clean photographs or pairs, plain or as "NAME=FOLDER"; see `assign_folders`.
+        data: folders of clean photos or pairs, plain or as "NAME=FOLDER"; see `assign_folders`.
         folder: folder for checkpoints and curves.
         accelerator: devices and processes; defaults to `make_accelerator()`.
         workers: loader processes per training process, which prepare batches ahead; None chooses a number.

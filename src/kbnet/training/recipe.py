@@ -28,7 +28,7 @@ class ModelSection(_Section):
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the preset to override")
     init: str | None = Field(
         default=None,
-        description="initial weights: a shipped model, a task or a file, for the same network; a gray network also "
+        description="initial weights: an included model, a task or a file, for the same network; a gray network also "
         "takes those of its colour version, and a KBNet-S those of one with fewer blocks",
     )
 
@@ -38,9 +38,7 @@ class DegradationSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    kind: str = Field(
-        description="a degradation of kbnet.degradations, or pairs for images that are already degraded"
-    )
+    kind: str = Field(description="a degradation of kbnet.degradations, or pairs for images that are already degraded")
 
     @model_validator(mode="after")
     def _known(self) -> "DegradationSection":
