@@ -135,7 +135,7 @@ void define_block(nb::module_& m) {
     m.def("feed_forward", &feed_forward_, "x"_a, "y"_a.noconvert(), "parameters"_a, "hidden"_a, "paired"_a, "eps"_a,
           "threads"_a, "instruction_set"_a = "", "Computes the feed-forward half of a block into y, which can be x.");
     m.def("cell_sums", &cell_sums_, "x"_a, "parameters"_a, "sums"_a.noconvert(), "cell_rows"_a, "cell_cols"_a, "eps"_a,
-          "threads"_a, "instruction_set"_a = "", "Writes the sums of the normalised x over cells of pixels.");
+          "threads"_a, "instruction_set"_a = "", "Writes the sums of the normalized x over cells of pixels.");
 }
 
 }  // namespace kbnet

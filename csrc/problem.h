@@ -165,7 +165,7 @@ struct FusionTrainingCall {
     }
 };
 
-// Sums over cells of cell_rows x cell_cols pixels of the normalised x: [B, C, grid_rows, grid_cols].
+// Sums over cells of cell_rows x cell_cols pixels of the normalized x: [B, C, grid_rows, grid_cols].
 struct SumsCall {
     Sizes sizes;
     float eps;

@@ -1,7 +1,7 @@
 """Locks on files and folders, and temporary names that show whether their process still runs.
 
 A temporary file is private, has an unguessable name, and is locked while its process works on it. Leftovers of killed
-processes can therefore be recognised: they have such a name and no lock.
+processes can therefore be recognized: they have such a name and no lock.
 """
 
 import contextlib

@@ -17,7 +17,7 @@ class Places:
         """The same text for every spelling of a directory entry's path; a link at the end is not followed."""
         parent, name = os.path.split(path)
         if name in ("", ".", ".."):
-            # normalised, so that "x/.." has a last part to keep
+            # normalized, so that "x/.." has a last part to keep
             parent, name = os.path.split(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps ".."
         real = self._folders.get(parent)
         if real is None:

@@ -36,7 +36,7 @@ DIVERGED = "diverged.safetensors"
 
 _Loaded = TypeVar("_Loaded")
 
-_READ_EVERY = 10  # steps between reads of a GPU's losses; each read synchronises
+_READ_EVERY = 10  # steps between reads of a GPU's losses; each read synchronizes
 
 
 @dataclass(frozen=True)
