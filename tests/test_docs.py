@@ -237,7 +237,7 @@ def test_every_command_and_every_option_of_the_environment_has_its_line() -> Non
     sources += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "csrc").glob("*.*") if path.is_file())
     variables = set(re.findall(r"""["'](KBNET_[A-Z_]+)["']""", sources))
     assert variables
-    assert {name for name in variables if not re.search(rf"`{name}|env var: {name}", text)} == set()
+    assert {name for name in variables if not re.search(rf"`{name}|env: {name}", text)} == set()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("reference/")])
