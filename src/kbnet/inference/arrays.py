@@ -1,4 +1,4 @@
-"""From any accepted image to float32 channels, and back to the same kind, shape and depth.
+"""Converts accepted images to float32 channels, and results back to the same kind, shape and bit depth.
 
 Nothing here holds a whole image as float32: pixels are converted for each tile, and results are rounded to their own
 type as soon as they are final.

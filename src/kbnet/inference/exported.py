@@ -139,7 +139,7 @@ class ExportedNetwork:
         """The Restorer's context and tile for this graph.
 
         Raises:
-            InvalidInputError: it does not offer what is asked for.
+            InvalidInputError: the graph doesn't support these.
         """
         if self.facts.uint8:
             raise InvalidInputError(

@@ -95,7 +95,7 @@ def plan_jobs(
         passed_over: called with each file or folder that was found and skipped.
 
     Raises:
-        InvalidInputError: a folder or pattern without images, an invalid argument, or a problem that all jobs have.
+        InvalidInputError: a folder or pattern without images, an invalid argument, or a problem that all jobs share.
 
     Example:
         >>> plan_jobs(["cat.jpg"], "clean/", suffix="-denoised", format="png")[0].output

@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class Closed(Exception):  # not an error: no one waits for the work that it ends
-    """The run has ended in the meantime."""
+    """The run has ended."""
 
 
 class Stage:

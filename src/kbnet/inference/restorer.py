@@ -35,7 +35,7 @@ crops cover as much of the image as memory allows. In smaller crops, zero paddin
 
 
 class Restorer:
-    """Restores images with one network. Build it once and call it for every image.
+    """Restores images with one network. Create it once and call it for each image.
 
     A Restorer is thread-safe: calls share no state. On a CPU, concurrent calls are no faster than sequential ones,
     since each call uses every core, and their memory adds up.
@@ -54,7 +54,7 @@ class Restorer:
             (whose windows extend beyond the tile), but at most half a tile.
         context: where averages over the image come from (`kbnet.nn.context`): "global" (one set for the image,
             gathered from a sample of it, so that tiles match), "local" (a window around each pixel), "tile" (each
-            tile on its own, which leaves visible seams), or "auto": the catalogue's choice for an included model,
+            tile separately, which leaves visible seams), or "auto": the catalogue's choice for an included model,
             otherwise "global", which is what the authors' code computes on a full frame.
         window: side of the local context's window in pixels; works best near the size of the training patches.
         ensemble: average eight flipped and rotated passes; takes eight times as long.
@@ -63,7 +63,7 @@ class Restorer:
             areas just as much.
 
     Raises:
-        InvalidInputError: an argument has another type or value.
+        InvalidInputError: an argument has the wrong type or value.
     """
 
     def __init__(
@@ -137,12 +137,12 @@ class Restorer:
         With a task name, gray images are restored by the task's gray weights, if it has any. With a model name, that
         model restores every image.
 
-        "user/repo" is a repository on the Hugging Face hub (`kbnet.models.hub`).
+        "user/repo" is a repository on the Hugging Face Hub (`kbnet.models.hub`).
 
         The file can also be a graph that `kbnet export` wrote for ONNX Runtime (.onnx) or OpenVINO (.xml).
 
         Raises:
-            InvalidInputError: an argument has another value.
+            InvalidInputError: an argument has an invalid value.
             UnknownModelError: no such model or file exists.
             CheckpointError: the file is damaged, unsafe, or belongs to another network.
             MissingExtraError: the file is a graph, and its runtime is not installed.
@@ -200,7 +200,7 @@ class Restorer:
     def __call__(
         self, image: Any, *, strength: float = 1.0, value_range: Range | None = None, progress: Progress | None = None
     ) -> Any:
-        """Restore one image (or a batch of tensors) and return the same kind, shape and depth.
+        """Restore one image (or a batch of tensors) and return the same kind, shape and bit depth.
 
         Args:
             image: PIL.Image; numpy uint8, uint16 or float [H,W] or [H,W,3]; or torch float [B,C,H,W] with 1 or 3
@@ -318,7 +318,7 @@ def restore(
 
     Raises:
         UnknownModelError: kbnet includes no weights for the task.
-        InvalidInputError: the image has another type, shape or dtype.
+        InvalidInputError: the type, shape or dtype of the image isn't supported.
 
     Example:
         >>> import kbnet, numpy as np
