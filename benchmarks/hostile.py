@@ -59,7 +59,7 @@ def main() -> int:
         }
         left = sorted(str(path.relative_to(place)) for path in place.rglob("*"))
     problems = sum(len(part["problems"]) for part in results.values()) + len(left)
-    results |= {"files left behind": left[:20], "problems in all": problems}
+    results |= {"files left behind": left[:20], "problems in total": problems}
     print(json.dumps(results, indent=1))
     print(facts.write("hostile", results, options.results))
     return 1 if problems else 0

@@ -225,9 +225,9 @@ def test_twenty_clients_get_their_own_replies_and_none_is_lost(tmp_path):
     assert (child.returncode, child.stderr) == (0, ""), child.stdout
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["wrong or lost"] == []
-    assert found["never answered"] == 0
+    assert found["unanswered"] == 0
     assert found["clients that got replies"] > 1
-    assert found["told to come back (429)"] > 0
+    assert found["rejected with 429"] > 0
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused(network, settings, arrays):
     for shape in ((1, channels + 1, 8, 8), (channels, 8, 8), (1, channels, 0, 8), (0, channels, 8, 8)):
         with pytest.raises(InvalidInputError, match=rf"\[B,{channels},H,W\]"):
             engine(np.zeros(shape, np.float32))
-    with pytest.raises(InvalidInputError, match="not those of this network"):
+    with pytest.raises(InvalidInputError, match="belong to another network"):
         engine(image(channels, 8, 8), Shared([np.zeros(3, np.float32)]))
     name = "first.weight"
     with pytest.raises(InvalidInputError, match=r"the weights have no first\.weight"):

@@ -85,7 +85,7 @@ def test_a_graph_of_one_size_takes_smaller_tiles_too(graph, runtime):
     assert restored.shape == pixels.shape
     assert np.isfinite(restored).all()
     assert calls[0] == len(calls) > 2
-    with pytest.raises(InvalidInputError, match="takes tiles of 64 pixels, got tile 128"):
+    with pytest.raises(InvalidInputError, match="needs tiles of 64 pixels, got tile 128"):
         Restorer.from_pretrained(path, tile=128)
 
 

@@ -147,7 +147,7 @@ def test_a_pair_that_is_replaced_is_at_no_moment_of_two_exports(tmp_path, monkey
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 64, "pooled": True}, "doesn't use a shared one"),
+        ({"window": 64, "pooled": True}, "can't be shared"),
         ({"pooled": True, "tile": 64}, "without --uint8 and --tile"),
         ({"pooled": True, "uint8": True}, "without --uint8 and --tile"),
         ({"tile": 72}, "expected a tile size that is a multiple of 16 and at least 64, got 72"),

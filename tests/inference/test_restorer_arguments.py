@@ -21,7 +21,7 @@ REFUSED = {
     "other tile": ({"tile": "large"}, "at least 64 pixels; got 'large'"),
     "negative overlap": ({"overlap": -1}, "expected an overlap of 0 or more whole pixels, got -1"),
     "broken overlap": ({"overlap": 1.5}, "expected an overlap of 0 or more whole pixels, got 1.5"),
-    "overlap of a whole tile": ({"tile": 64, "overlap": 64}, "expected an overlap from 0 to under the tile's 64"),
+    "overlap of a whole tile": ({"tile": 64, "overlap": 64}, "expected an overlap from 0 to 60 pixels for tiles of 64"),
     "overlap without a step": (
         {"tile": 64, "overlap": 61},
         "from 0 to 60 pixels for tiles of 64, got 61; use a larger tile",

@@ -258,7 +258,7 @@ class _Report:
             "loss": loss,
             "lr": progress.lr,
             "gradient norm": progress.grad_norm,
-            "steps a second": progress.rate,
+            "steps per second": progress.rate,
             "loader share": progress.loader_share,
         }
         if progress.validation is not None:
