@@ -8,6 +8,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -171,6 +172,9 @@ NEVER = re.compile(
 )
 # "photo" is what people restore, "image" is a file or an array
 OTHER_NAMES = re.compile(r"\b(pictures?|photographs?)\b", re.IGNORECASE)
+IN_PROSE = re.compile(
+    r"""(?<!["'`_.(\[{-])\b(pictures?|photographs?)\b(?!["'`\]_(=:-])""", re.IGNORECASE
+)  # not a name in code
 TEXTS = [
     *PAGES,
     *(
@@ -218,6 +222,16 @@ def test_a_photo_is_called_photo_or_image(page: str) -> None:
     text = re.sub(r"^```.*?^```$", "", (DOCS / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     prose = re.sub(r"`[^`]*`|\]\([^)]*\)|<!--.*?-->", "", text)  # without code, link targets and comments
     assert [line for line in prose.splitlines() if OTHER_NAMES.search(line)] == []
+
+
+def test_messages_and_docstrings_use_the_words_of_the_pages() -> None:
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+            if token.type in (tokenize.STRING, tokenize.COMMENT) and " " in token.string:
+                lines = [line for line in token.string.splitlines() if NEVER.search(line) or IN_PROSE.search(line)]
+                found += [f"{path.relative_to(ROOT)}:{token.start[0]}: {line.strip()}" for line in lines]
+    assert found == []
 
 
 def test_links_and_pictures_lead_to_files() -> None:

@@ -73,7 +73,7 @@ class Quality:
 
 
 class Photographs:
-    """Crops of photographs: of pairs in `input` and `target`, or of clean photos, degraded for the graph's task.
+    """Crops of photos: of pairs in `input` and `target`, or of clean photos, degraded for the graph's task.
 
     Args:
         folder: folder with at least eight photos or pairs.
@@ -193,7 +193,7 @@ def check(quality: Quality) -> None:
         raise ExportError(
             f"8 bits cost {quality.loss:.2f} dB ({quality.quantised:.2f} instead of {quality.full:.2f} dB on "
             f"{quality.crops} crops; the limit is {ALLOWED_LOSS:g}), so nothing was written; calibrate on other "
-            "photographs, or export float32 and run it in bfloat16"
+            "photos, or export float32 and run it in bfloat16"
         )
 
 

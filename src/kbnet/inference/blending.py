@@ -16,7 +16,7 @@ class Band(NamedTuple):
 
     Attributes:
         top: the first of the rows that are complete.
-        values: these rows, float32 [B,C,h,width]; valid until the next band is asked for.
+        values: these rows, float32 [B,C,h,width]; valid until the next band is requested.
         carried: sums [B,C,h,width] that belong to the next row of tiles, or None after the last; valid as long.
     """
 

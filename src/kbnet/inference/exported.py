@@ -44,7 +44,7 @@ class GraphFacts:
         tile: side of the input in pixels; 0 for any height and width.
         uint8: whether image and result are uint8 [H,W,C] instead of float32 [B,C,H,W].
         dtype: in which it computes, "float32", "bfloat16", or "int8" for its convolutions and float32 for the rest.
-        sites: shapes of the averages in the order in which they are asked for, with `pooled`.
+        sites: shapes of the averages in the order in which the network requests them, with `pooled`.
         kbnet_version: that wrote the file.
     """
 

@@ -275,7 +275,7 @@ def _channel_blocks(x: Tensor, chosen: Settings) -> int:
 
 
 def _readable(weight: Tensor, x: Tensor) -> Tensor:
-    """The bases [N,C,G,k,k] as they lie; for work that outweighs a copy, so that one step's values lie side by side."""
+    """The bases [N,C,G,k,k]; for large calls, a copy in which the values of a step are contiguous."""
     weight = weight.detach()
     if x.numel() < PACKED_FROM:
         return weight
