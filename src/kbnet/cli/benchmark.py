@@ -36,7 +36,7 @@ def benchmark(
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32 or bfloat16.")] = "auto",
-    seconds: Annotated[float, typer.Option(metavar="N", min=0, help="Total measuring time.")] = 60,
+    seconds: Annotated[float, typer.Option(metavar="N", min=0, help="Total measuring time, in seconds.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
 ) -> None:
     """Measure how fast this machine restores photos, in about a minute.

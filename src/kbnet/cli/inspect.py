@@ -10,7 +10,7 @@ from kbnet.cli._terminal import one_line, print_json
 
 app = typer.Typer(
     cls=Group,
-    help="Inspect networks at work, their cost, and the training degradations.",
+    help="Show how networks and degradations work, and what networks cost.",
     rich_markup_mode=None,
 )
 

@@ -173,7 +173,7 @@ class ExportedNetwork:
         ):
             raise InvalidInputError(f"this graph averages over a window of {facts.window} pixels (0: its whole input)")
         if isinstance(context, Gather | Shared) and not facts.pooled:
-            raise InvalidInputError("this graph averages over its own input only; export one with --context")
+            raise InvalidInputError("this graph averages only over its own input; export one with --context")
         if facts.tile:
             return self._fixed(image)
         inputs: Arrays = {"image": image.contiguous().numpy()}

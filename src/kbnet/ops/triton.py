@@ -82,9 +82,9 @@ def refuses_here() -> str | None:
 def refuses(x: Tensor, weight: Tensor) -> str | None:
     """Why the kernels cannot run on these tensors; None if they can."""
     if x.device.type != "cuda" and not (x.device.type == "cpu" and _interpreted()):
-        return f"it runs on CUDA GPUs only, and the tensors are on {x.device}"
+        return f"it runs only on CUDA GPUs, but the tensors are on {x.device}"
     if x.dtype not in _DTYPES:
-        return f"it computes float32, bfloat16 and float16, got {x.dtype}"
+        return f"it supports only float32, bfloat16 and float16, got {x.dtype}"
     if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < OLDEST_CAPABILITY:
         found, oldest = torch.cuda.get_device_capability(x.device), OLDEST_CAPABILITY
         return f"it needs compute capability {oldest[0]}.{oldest[1]}, and {x.device} has {found[0]}.{found[1]}"
@@ -308,7 +308,7 @@ def _refuses_here(interpreted: bool) -> str | None:
     if interpreted:
         return None
     if torch.version.hip is not None or not torch.cuda.is_available():
-        return "it needs an NVIDIA GPU, and PyTorch sees none"
+        return "it needs an NVIDIA GPU, but PyTorch found none"
     return None
 
 
