@@ -174,7 +174,7 @@ def test_a_graph_offers_its_own_contexts_alone(graph):
         Restorer.from_pretrained(local, context="tile")
     with pytest.raises(InvalidInputError, match="only on the CPU"):
         Restorer.from_pretrained(plain, device="meta")
-    with pytest.raises(InvalidInputError, match="computes these networks in float32"):
+    with pytest.raises(InvalidInputError, match="these networks only in float32"):
         Restorer.from_pretrained(plain, dtype="bfloat16")
 
 

@@ -42,7 +42,9 @@ def open_exported(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Ex
         raise CheckpointError(f"expected an exported model, found no file {path}")
     if path.suffix.lower() == ".onnx":
         if dtype != torch.float32:
-            raise InvalidInputError("ONNX Runtime runs these networks only in float32; for bfloat16, use an OpenVINO graph")
+            raise InvalidInputError(
+                "ONNX Runtime runs these networks only in float32; for bfloat16, use an OpenVINO graph"
+            )
         facts, run = run_onnx(path)
         runtime = "onnxruntime"
     else:
