@@ -59,7 +59,7 @@ def failed(target: Path, error: Exception, cure: str = "check the folder and its
     else:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         cure = _CURES.get(code or 0, cure)
-        told = OutputError(f"{printable(target)}: cannot be written: {printable(why.lower())}; {cure}")
+        told = OutputError(f"{printable(target)}: can't be written: {printable(why.lower())}; {cure}")
     told.errno = code
     return told
 

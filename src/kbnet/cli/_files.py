@@ -210,7 +210,7 @@ def _write_to_stdout(data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"stdout: cannot be written: {(error.strerror or str(error)).lower()}") from None
+        raise OutputError(f"stdout: can't be written: {(error.strerror or str(error)).lower()}") from None
 
 
 def _stop_if_asked(ctx: typer.Context) -> None:

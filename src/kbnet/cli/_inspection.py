@@ -45,7 +45,7 @@ class Subject:
 
         Raises:
             InvalidInputError: an unknown block or context, or a pixel outside the photo.
-            KBNetError: the network or the photo cannot be read.
+            KBNetError: the network or the photo can't be read.
         """
         from kbnet.data import decode
         from kbnet.evaluation.inspection import check_pixels

@@ -162,7 +162,7 @@ class ExportedNetwork:
 
     @property
     def plain_tiles_only(self) -> bool:
-        """Whether tiles of one image cannot see one another's averages, which leaves seams."""
+        """Whether tiles of one image can't see one another's averages, which leaves seams."""
         return self.contexts == ("tile",)
 
     def __call__(self, image: Tensor, context: FullFrame) -> Tensor:

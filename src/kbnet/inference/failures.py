@@ -44,8 +44,8 @@ def check_output(path: Path, overwrite: bool) -> None:
     # not made absolute: parents of the working directory may not be accessible
     parent = next(filter(os.path.lexists, path.parents), path.parent)
     if not is_folder(parent):
-        raise OutputError(f"{printable(path)}: cannot be written: {printable(parent)} is not a folder; choose another")
+        raise OutputError(f"{printable(path)}: can't be written: {printable(parent)} is not a folder; choose another")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{printable(path)}: cannot be written: no permission to write in {printable(parent)}; choose another"
+            f"{printable(path)}: can't be written: no permission to write in {printable(parent)}; choose another"
         )

@@ -58,7 +58,7 @@ class Found:
         root: the part of the path that is not mirrored in an output folder.
         named: whether the caller named the file, rather than a folder or pattern.
         format: determined from the content if the name has no supported ending, else "".
-        problem: why it cannot be read, if that is already known.
+        problem: why it can't be read, if that is already known.
     """
 
     path: Path
@@ -124,9 +124,7 @@ class Search:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            problem = UnreadableImageError(
-                f"{printable(folder)}: cannot be read: {why}; check the folder's permissions"
-            )
+            problem = UnreadableImageError(f"{printable(folder)}: can't be read: {why}; check the folder's permissions")
             # the folder itself takes the place of a file: it needs a position in the tree like any other
             yield Found(folder, folder.parent if folder == root else root, named=False, problem=problem)
             return
@@ -187,7 +185,7 @@ class Search:
 def mark_results(folder: Path, inputs: Sequence[Path]) -> None:
     """Write RESULTS_MARK into a folder of results inside one of the input folders, so that later runs skip it.
 
-    Does nothing for other folders, or if the file cannot be written.
+    Does nothing for other folders, or if the file can't be written.
     """
     places = Places()
     key = places.real(folder)
@@ -256,7 +254,7 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
     except ImageError as error:
         return "", str(error).removeprefix(f"{name}: "), "picture"
     except OSError as error:
-        return "", f"cannot be read: {(error.strerror or str(error)).lower()}", "picture"
+        return "", f"can't be read: {(error.strerror or str(error)).lower()}", "picture"
 
 
 def _summary(missed: Sequence[PassedOver]) -> str:

@@ -1,4 +1,4 @@
-"""Outbreaks: areas where a network's output cannot be the restored photo. They are detected and undone here.
+"""Outbreaks: areas where a network's output can't be the restored photo. They are detected and undone here.
 
 Published weights of this family are known to paint coloured blotches on flat white or dark areas. Denoising changes the
 mean of an area only slightly, even where clipping at black or white biased it; an outbreak changes it a lot.

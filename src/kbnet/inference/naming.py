@@ -36,7 +36,7 @@ class Job:
     Attributes:
         input: a file, or the bytes of one.
         output: the file to write, or None to return its bytes in the Result.
-        problem: an error that is known before reading, such as a folder that cannot be listed, or a result that would
+        problem: an error that is known before reading, such as a folder that can't be listed, or a result that would
             replace another one.
         overwrite: whether this output may be replaced, independent of the run's setting.
         notes: remarks on this image only, such as a changed name of its result.

@@ -37,7 +37,7 @@ class Places:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the path is a folder; False if it cannot be accessed."""
+    """Whether the path is a folder; False if it can't be accessed."""
     try:
         return path.is_dir()
     except (OSError, ValueError):  # no permission, or a null byte in the name

@@ -58,7 +58,7 @@ class Restorer:
             otherwise "global", which is what the authors' code computes on a full frame.
         window: side of the local context's window in pixels; works best near the size of the training patches.
         ensemble: average eight flipped and rotated passes; takes eight times as long.
-        guard: keep the input in areas where the output cannot be the restored photo (`kbnet.inference.guard`);
+        guard: keep the input in areas where the output can't be the restored photo (`kbnet.inference.guard`);
             third-party weights are known to produce coloured blotches. Don't use it for rain: removing rain changes
             areas just as much.
 

@@ -62,7 +62,7 @@ class RowState:
         note: why the state of an earlier run was not used, or None.
 
     Raises:
-        OutputError: another process is restoring into the same target, or the state cannot be written.
+        OutputError: another process is restoring into the same target, or the state can't be written.
     """
 
     def __init__(self, target: Path, settings: dict[str, Any], input_digest: str, facts: RowFacts) -> None:
@@ -172,7 +172,7 @@ class RowState:
         except OutputError as error:
             if error.errno not in _IN_THE_WAY:
                 raise  # such as a full disk, which is no reason to discard hours of work
-            raise Doubt("cannot be read") from error
+            raise Doubt("can't be read") from error
         stack.callback(self._ledger.close)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
@@ -180,7 +180,7 @@ class RowState:
         except OSError as error:
             if error.errno not in _IN_THE_WAY:
                 raise
-            raise Doubt("cannot be read") from error
+            raise Doubt("can't be read") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise Doubt("contains something other than files")
@@ -258,7 +258,7 @@ class RowState:
         try:
             self._open(stack)
         except Doubt:
-            raise OutputError(f"{files.printable(self.path)}: cannot be written; remove it, or {_OTHERWISE}") from None
+            raise OutputError(f"{files.printable(self.path)}: can't be written; remove it, or {_OTHERWISE}") from None
 
     def _failed(self, error: OSError) -> OutputError:
         return files.failed(self._target, error)

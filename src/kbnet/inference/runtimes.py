@@ -120,4 +120,4 @@ def _rt_info(model: Any) -> dict[str, str]:
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    return CheckpointError(f"{path} cannot be opened: {''.join(c if c.isprintable() else '?' for c in line)}")
+    return CheckpointError(f"{path} can't be opened: {''.join(c if c.isprintable() else '?' for c in line)}")

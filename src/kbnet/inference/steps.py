@@ -137,7 +137,7 @@ class Steps:
     def _read(self, job: Job, read: Read) -> None:
         if job.problem is not None:
             raise job.problem
-        # A pipe can be read only once, so its digest cannot be compared with the log first.
+        # A pipe can be read only once, so its digest can't be compared with the log first.
         if self.ledger is not None and job.output is not None and _is_regular(job.input):
             read.input_digest = digest(job.input)
             if self.ledger.is_done(job.output, read.input_digest):

@@ -4,7 +4,7 @@ Float32, bfloat16 and float16, summed in float32; any memory format, sliced and 
 copy of the image. The kernels never hold more than one block of pixels; beyond inputs and outputs a call takes, for
 large images, a packed copy of the bases and, in the backward pass, at most `SCRATCH_BYTES` of partial sums. No atomics:
 results do not depend on timing. A call forward is one launch, a call backward three or four; for large images one more
-each. torch.compile sees the launches, not a call that it cannot look into (`tracing`).
+each. torch.compile sees the launches, not a call that it can't look into (`tracing`).
 
 Products of float32 are exact unless PyTorch was told that matrix products may use TF32
 (`torch.backends.cuda.matmul.allow_tf32`). Half precisions multiply as they are stored; the gradients of coefficients
@@ -75,12 +75,12 @@ FOLD = Settings("fold_kernel", {"P": 128, "PARTS": 16}, num_warps=4, num_stages=
 
 
 def refuses_here() -> str | None:
-    """Why this machine cannot run the kernels at all; None if it can."""
+    """Why this machine can't run the kernels at all; None if it can."""
     return _refuses_here(_interpreted())
 
 
 def refuses(x: Tensor, weight: Tensor) -> str | None:
-    """Why the kernels cannot run on these tensors; None if they can."""
+    """Why the kernels can't run on these tensors; None if they can."""
     if x.device.type != "cuda" and not (x.device.type == "cpu" and _interpreted()):
         return f"it runs only on CUDA GPUs, but the tensors are on {x.device}"
     if x.dtype not in _DTYPES:
@@ -244,7 +244,7 @@ def traced() -> bool:
 
 
 def traceable() -> bool:
-    """Whether launches can become nodes of a graph; in Triton's interpreter they cannot."""
+    """Whether launches can become nodes of a graph; in Triton's interpreter they can't."""
     return not _interpreted()
 
 

@@ -39,9 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, UnicodeError, OverflowError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InvalidInputError(
-            f"cannot listen on {host} port {port}: {why}; choose another --host or --port"
-        ) from None
+        raise InvalidInputError(f"can't listen on {host} port {port}: {why}; choose another --host or --port") from None
 
 
 def url_of(listening: socket.socket) -> str:
