@@ -249,7 +249,7 @@ def test_a_packet_too_long_for_a_segment_is_split_and_joined_again():
     assert b"HasExtendedXMP" not in joined
     hopeless = Photo(files.pattern(), metadata=Metadata((Block("xmp", b"no XML" * 20000),)))
     assert plan_output(hopeless, "jpeg")[1] == (
-        "XMP is not kept: JPEG is limited to 64 kB of it, and it cannot be split",
+        "XMP is not kept: JPEG is limited to 64 kB of it, and it can't be split",
     )
 
 

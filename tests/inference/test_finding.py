@@ -87,7 +87,7 @@ def test_what_is_read_but_not_written_becomes_png(here):
     assert jobs == {"in/a.gif": "out/a.png", "in/b.bmp": "out/b.png"}
     assert missed == {}
     for result in run_jobs(plan_jobs(["in"], "out"), invert):
-        assert "cannot be written; the default output format is PNG" in " ".join(result.notes)
+        assert "can't be written; the default output format is PNG" in " ".join(result.notes)
         assert read_photo(result.job.output).format == "png"
 
 

@@ -219,7 +219,7 @@ def test_failures_are_in_the_log_with_their_reason(folder):
 
 
 def test_a_log_that_cannot_be_written_is_one_line(folder):
-    with pytest.raises(OutputError, match=r"in: cannot be written: is a directory; choose another --log"):
+    with pytest.raises(OutputError, match=r"in: can't be written: is a directory; choose another --log"):
         Ledger(Path("in"), {})
 
 

@@ -209,4 +209,4 @@ def test_a_folder_that_cannot_be_listed_is_a_failure_of_its_own(here, monkeypatc
     jobs = plan_jobs(["in"], "out")
     assert [str(job.input) for job in jobs] == ["in/a.png", "in/locked"]
     error = outcome(jobs[1:]).error
-    assert error == "in/locked: cannot be read: permission denied; check the folder's permissions"
+    assert error == "in/locked: can't be read: permission denied; check the folder's permissions"

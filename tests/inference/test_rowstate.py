@@ -224,7 +224,7 @@ def test_the_state_is_private_and_a_planted_one_is_refused(folder):
     shutil.rmtree(folder / STATE)
     (folder / "elsewhere").mkdir()
     (folder / STATE).symlink_to(folder / "elsewhere")
-    with pytest.raises(OutputError, match="kbnet-rows: cannot be written"):
+    with pytest.raises(OutputError, match="kbnet-rows: can't be written"):
         restore_streamed(restorer(), folder / "in.tif", folder / "out.tif")
     assert names(folder / "elsewhere") == []
 
@@ -254,7 +254,7 @@ def test_an_output_that_cannot_be_written_is_not_blamed_on_the_input(folder, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OutputError, match=r"out\.tif: cannot be written: no space left on device; free some space"):
+        with pytest.raises(OutputError, match=r"out\.tif: can't be written: no space left on device; free some space"):
             restore_streamed(restorer(), folder / "in.tif", folder / "out.tif")
     finish(folder)
 
