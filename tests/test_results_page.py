@@ -77,8 +77,8 @@ def test_each_kind_of_result_has_its_table(script):
         "| BM3D | – | 30.70 | – | 70 | `peers` |",
         "| KBNet-S | 34.41 | 31.80 | – | – | published, quoted by others |",
         "| Mine (3) | Rain100L | Y | `nano`, context local | 26.20 | 34.12 | +7.92 | 33.12 | 1 | `rain` |",
-        "| Mine, defocus (3) | synthetic blur | RGB | `nano`, context local, strength 0.5 | 24.00 | 26.50 | +2.50 | 25.50 "
-        "| 1 | `blur` |",
+        "| Mine, defocus (3) | synthetic blur | RGB | `nano`, context local, strength 0.5 | 24.00 | 26.50 | +2.50 "
+        "| 25.50 | 1 | `blur` |",
         "| Mine (3) | `nano`, context local | 51.00 | 50.00 (x) | `clean` |",
         "| Rain100L, Y | Restormer | 39.10 | published |",
     ):
