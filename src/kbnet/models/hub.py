@@ -105,14 +105,22 @@ def model_card(
     lines = ["---", "library_name: kbnet", "pipeline_tag: image-to-image", f"license: {_LICENSES.get(terms, 'other')}"]
     if terms not in _LICENSES:
         lines.append(f"license_name: {json.dumps(terms)}")
-    lines += ["tags: [kbnet, image-restoration]", "---", "", f"# {repo.partition('/')[2]}", "", f"{what}.", ""]
+    lines += [
+        "tags: [kbnet, image-restoration]",
+        "---",
+        "",
+        f"# {repo.partition('/')[2]}",
+        "",
+        f"{what}.",
+        "",
+    ]
     lines += [f"{preset}, {count_parameters(network) / 1e6:.2f} million parameters (KBNet, arXiv 2303.02881).", ""]
     usage = f'restorer = kbnet.Restorer.from_pretrained("{repo}")'
     lines += ["```python", "import kbnet", "", usage, "```", "", f"Licence of the weights: {terms}", ""]
     if entry is not None:
-        lines += ["## Measured", "", "| | dB |", "|---|---|"]
+        lines += ["## Quality", "", "| | dB |", "|---|---|"]
         lines += [f"| {name} | {value:.2f} |" for name, value in entry.metrics.items()]
-        lines += ["", f"By `{entry.measured_by}`", "", "## Trained", "", f"On {entry.training_data}.", ""]
+        lines += ["", f"Measured by `{entry.measured_by}`", "", "## Training", "", f"Data: {entry.training_data}.", ""]
         lines += [entry.history + ("" if entry.history.endswith(".") else ".")] if entry.history else []
     return "\n".join(lines) + "\n"
 
