@@ -54,7 +54,7 @@ def test_results_of_one_name_are_told_apart(restore, tmp_path):
     done = restore(tmp_path / "in", "-o", tmp_path / "out", "--format", "webp")
     assert done.code == 0
     assert names(tmp_path / "out") == ["a.jpg.webp", "a.png.webp", "b.webp"]
-    assert done.err.count("note: named a.") == 2
+    assert done.err.count("note: saved as a.") == 2
 
 
 def test_one_clash_does_not_stop_the_others(restore, tmp_path):
