@@ -415,7 +415,7 @@ def test_a_folder_is_held_by_one_process_and_free_when_that_is_killed(tmp_path):
         with pytest.raises(TrainingError) as caught, files.hold(folder, **words, error=TrainingError):
             pass
         assert str(caught.value) == (
-            f"another process (pid {child.pid}) is training in {folder}; wait for it, stop it, or give another "
+            f"another process (pid {child.pid}) is training in {folder}; wait for it, stop it, or use another "
             "--run folder"
         )
         child.kill()

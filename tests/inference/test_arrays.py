@@ -432,10 +432,10 @@ REFUSED = {
     # Pillow would clip the values of these to 255 in silence.
     "PIL I;16 with a transparent value": (
         keyed_gray(),
-        r"expected a PIL image .* got mode I;16 with a transparent value",
+        r"expected an 8-bit PIL image .* got mode I;16 with a transparent value",
     ),
     "PIL I": (Image.new("I", (4, 5), 40_000), r"expected an 8-bit PIL image or one of mode I;16, got mode I;"),
-    "PIL F": (Image.new("F", (4, 5), 0.5), r"expected a PIL image .* got mode F;"),
+    "PIL F": (Image.new("F", (4, 5), 0.5), r"expected an 8-bit PIL image .* got mode F;"),
 }
 
 
