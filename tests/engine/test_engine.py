@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_refused(network, settings, arrays):
     with pytest.raises(InvalidInputError, match="belong to another network"):
         engine(image(channels, 8, 8), Shared([np.zeros(3, np.float32)]))
     name = "first.weight"
-    with pytest.raises(InvalidInputError, match=r"the weights have no first\.weight"):
+    with pytest.raises(InvalidInputError, match=r"the weights lack first\.weight"):
         Engine(settings, {key: value for key, value in arrays.items() if key != name})
     with pytest.raises(InvalidInputError, match=r"first.weight has 5 values, expected"):
         Engine(settings, arrays | {name: np.zeros(5, np.float32)})

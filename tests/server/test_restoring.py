@@ -52,7 +52,7 @@ def test_a_result_that_the_weights_do_not_suit_has_a_note():
             return json.loads(reply.headers["kbnet-notes"])
 
         (note,) = notes(task="denoise")
-        assert note.startswith("25 % of the ")
+        assert note.startswith("25% of the ")
         assert "--guard" not in note  # an option of the command line, which a server does not have
         assert notes(task="derain") == []  # removing rain may change an area's mean
         assert notes(task="denoise", strength=0) == []
