@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -209,7 +210,7 @@ def test_a_memory_limit_makes_tiles(library, model):
     assert {total for _, total in totals} == {len(totals)}
     assert len(totals) > 1
     assert restore(library, model, array, memory_limit=1 << 16)[0] == MEMORY
-    needed = int(library.kbnet_error().split()[-2])
+    needed = int(re.search(rb"at least (\d+) bytes", library.kbnet_error())[1])
     assert restore(library, model, array, memory_limit=needed)[0] == OK
     assert restore(library, model, array, memory_limit=needed - 1)[0] == MEMORY
 
