@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from kbnet.models import Network
+    from kbnet.nn import Network
 
 
 class Layout(StrEnum):

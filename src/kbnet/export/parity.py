@@ -9,8 +9,7 @@ from torch import Tensor
 from kbnet.errors import ExportError
 from kbnet.inference.exported import ExportedNetwork, GraphFacts, Run
 from kbnet.inference.tiles import reflect_pad
-from kbnet.models import Network
-from kbnet.nn import FullFrame, Gather, Local, Shared
+from kbnet.nn import FullFrame, Gather, Local, Network, Shared
 from kbnet.nn.fused import layers_alone
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}

@@ -16,8 +16,9 @@ from kbnet.export.parity import compare
 from kbnet.export.saving import saving
 from kbnet.export.traced import BASES_AT_ONCE
 from kbnet.inference.exported import PREFIX, GraphFacts, Run
-from kbnet.models import Network, matching_presets
+from kbnet.models import matching_presets
 from kbnet.models.description import describe_network
+from kbnet.nn import Network
 from kbnet.nn.conformity import departure
 
 if TYPE_CHECKING:

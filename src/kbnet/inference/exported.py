@@ -18,7 +18,7 @@ from torch import Tensor
 from kbnet.errors import CheckpointError, InvalidInputError
 from kbnet.inference.tiles import reflect_pad
 from kbnet.models import Config
-from kbnet.models.checkpoint import config_from
+from kbnet.models.config import config_from
 from kbnet.nn import FullFrame, Gather, Local, Shared
 
 SUFFIXES = (".onnx", ".xml")

@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from kbnet.errors import CheckpointError, InvalidInputError, UnknownModelError
-from kbnet.models.checkpoint import load_file
-from kbnet.models.presets import PRESETS, Network
+from kbnet.models.config import PRESETS
 from kbnet.suggesting import did_you_mean
 
 TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
@@ -181,24 +180,3 @@ def resolve(name_or_path: str | Path, preset: str = "fast") -> Path:
         f"expected a shipped model ({shipped}), a task ({', '.join(TASKS)}) or the path of a weights file, got {name!r}"
         f"{did_you_mean(name, [*TASKS, *catalogue(), *PRESETS])}"
     )
-
-
-def load_model(name_or_path: str | Path) -> Network:
-    """Load a network with its weights, in eval mode, on the CPU, in float32 (float64 if the file holds float64).
-
-    Args:
-        name_or_path: a shipped model, a task (its default model), a task's variant such as "denoise-gaussian-hq", a
-            .safetensors file written by kbnet, one of the authors' checkpoints (.pth, any of their three layouts),
-            or a repository of the Hugging Face Hub as "user/repo".
-
-    Raises:
-        UnknownModelError: there is no such model or file.
-        CheckpointError: the file is damaged, unsafe to load, or belongs to another network.
-        DownloadError: the repository can't be fetched.
-
-    Example:
-        >>> import kbnet
-        >>> kbnet.load_model("denoise").family
-        'kbnet-s'
-    """
-    return load_file(resolve(name_or_path))

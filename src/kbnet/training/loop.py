@@ -20,7 +20,7 @@ from kbnet import files
 from kbnet.data import Loader, Mixup, PhotoPatches
 from kbnet.errors import KBNetError, TrainingError
 from kbnet.inference.memory import available_bytes
-from kbnet.models import Network
+from kbnet.nn import Network
 from kbnet.training import checkpoint
 from kbnet.training.curves import Curves
 from kbnet.training.pace import Pace

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from kbnet import engine
 from kbnet.models.description import describe_network
-from kbnet.models.kbnet_s import KBNetS
 from kbnet.nn import conformity, fused
 from kbnet.nn.context import FullFrame, Gather, Local, Shared
+from kbnet.nn.kbnet_s import KBNetS
 from kbnet.ops import native
 
 
