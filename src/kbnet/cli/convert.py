@@ -62,7 +62,9 @@ def convert(
 
     import torch
 
-    from kbnet.models import count_parameters, load_file, resolve, save_file, save_official
+    from kbnet import needs_torch  # noqa: F401
+    from kbnet.models import resolve
+    from kbnet.nn import count_parameters, load_file, save_file, save_official
 
     network = load_file(resolve(source))
     if ending == ".safetensors":

@@ -319,7 +319,7 @@ def _tell(results: dict[str, Any], written: list[Path], *, quiet: bool, as_json:
 
 def _command(ctx: typer.Context) -> str:
     """The command in a form that others can repeat: options that affect the figures, folders without their parents."""
-    from kbnet.evaluation.environment import plain_path
+    from kbnet.environment import plain_path
 
     words = ["kbnet", "evaluate"]
     for parameter in ctx.command.params:

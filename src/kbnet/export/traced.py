@@ -16,7 +16,7 @@ from kbnet import files
 from kbnet.description import Layer
 from kbnet.errors import InvalidInputError
 from kbnet.export.saving import saving
-from kbnet.inference.exported import Arrays, GraphFacts, Run
+from kbnet.inference.runners.graphs import Arrays, GraphFacts, Run
 from kbnet.nn import KernelBasisAttention, Network
 from kbnet.nn.conformity import departure
 

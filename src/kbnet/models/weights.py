@@ -43,7 +43,7 @@ class Weights:
     Attributes:
         config: the settings.
         arrays: every parameter under its `state_dict` name: float64, float32, float16, or bfloat16 as raw uint16. They
-            may be read-only or mapped from a file.
+            may be mapped from a file.
     """
 
     config: Config
@@ -139,14 +139,15 @@ def _read_own(path: Path) -> Weights:
         raise CheckpointError(f"{path}: invalid network settings in the header: {first_line(error)}") from error
 
 
-def _contents(path: Path) -> bytes | mmap.mmap:
+def _contents(path: Path) -> bytearray | mmap.mmap:
+    """Return the bytes of a file; arrays over them may be written to, without an effect on the file."""
     with path.open("rb") as file:
         if path.stat().st_size > MAPPED_BYTES:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return file.read()
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return bytearray(file.read())
 
 
-def _arrays_of(data: bytes | mmap.mmap) -> dict[str, NDArray[Any]]:
+def _arrays_of(data: bytearray | mmap.mmap) -> dict[str, NDArray[Any]]:
     """Return views of the tensors in a safetensors file."""
     start = 8 + int.from_bytes(data[:8], "little")
     arrays: dict[str, NDArray[Any]] = {}

@@ -3,6 +3,7 @@
 A block's or network's `forward` takes the context that provides its averages.
 """
 
+from kbnet import needs_torch  # noqa: F401
 from kbnet.nn.blocks import KBBlockL, KBBlockS, MultiAxisFusion
 from kbnet.nn.checkpoint import load_file, load_model, save_file, save_official
 from kbnet.nn.context import FullFrame, Gather, Local, Shared

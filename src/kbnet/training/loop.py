@@ -121,7 +121,7 @@ class Run:
 
         channels = model.config.channels
         if memory is None:
-            memory = available_bytes(torch.device("cpu")) // 2
+            memory = available_bytes() // 2
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
         folders = [data] if isinstance(data, Path | str) else list(data)
         sets, held_out = self._together(
