@@ -28,7 +28,7 @@ from kbnet.export.builder import Builder, float_value
 from kbnet.export.layers import Layers, array
 from kbnet.export.pooling import WholeInput
 from kbnet.export.quantising import Photographs
-from kbnet.inference.runtimes import open_exported, run_openvino
+from kbnet.inference.runners.runtimes import open_exported, run_openvino
 from kbnet.inference.tiles import reflect_pad
 from kbnet.models import Network
 from kbnet.nn import FullFrame, KernelBasisAttention, Local
@@ -165,7 +165,7 @@ def _at_once(layers: Layers, count: int) -> Layers:
 
 
 def _plain_runs(model: onnx.ModelProto, folder: Path) -> dict[str, Callable[[dict[str, Any]], list[Any]]]:
-    """Both runtimes on a graph without facts, set up as kbnet.inference.runtimes does."""
+    """Both runtimes on a graph without facts, set up as kbnet.inference.runners.runtimes does."""
     import onnxruntime
     import openvino
 

@@ -20,8 +20,8 @@ from kbnet.errors import (
 from kbnet.export import export_model, graph_facts, write
 from kbnet.export.layers import Layers
 from kbnet.inference import Restorer
-from kbnet.inference.exported import GraphFacts
-from kbnet.inference.runtimes import open_exported
+from kbnet.inference.runners.graphs import GraphFacts
+from kbnet.inference.runners.runtimes import open_exported
 from kbnet.models import create_model
 
 

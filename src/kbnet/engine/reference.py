@@ -97,7 +97,8 @@ def _grouped(x: Planes, weight: NDArray[Any], bias: NDArray[Any], groups: int) -
     half = side // 2
     padded = np.pad(x, ((0, 0), (0, 0), (half, half), (half, half)))
     kernels = weight.reshape(groups, -1, *weight.shape[1:])  # [groups,outputs,inputs,k,k]
-    multiply = np.multiply if kernels.shape[2] == 1 else np.matmul  # the same for a single input
+    # For a single input per group, the product is the same and faster as a multiplication.
+    multiply: Callable[[Planes, Planes], Planes] = np.multiply if kernels.shape[2] == 1 else np.matmul
     y: Planes = np.zeros((batch, groups, kernels.shape[1], height * width), x.dtype)
     for top in range(side):
         for left in range(side):

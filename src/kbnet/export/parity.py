@@ -73,8 +73,8 @@ def _pairs(network: Network, facts: GraphFacts, run: Run) -> Iterator[tuple[str,
         return
     crops, gather, theirs = images(3, _CROP, _CROP), contexts.Gather(_HALO), Gather(_HALO)
     yield "crops of one image", _run(exported, crops, gather), network(crops, theirs)
-    for number, (found, expected) in enumerate(zip(gather.means, theirs.means, strict=True)):
-        yield f"average {number}", torch.from_numpy(found), expected
+    for number, (mean, expected) in enumerate(zip(gather.means, theirs.means, strict=True)):
+        yield f"average {number}", torch.from_numpy(mean), expected
     tile = images(1, 40, 56)
     shared = contexts.Shared([mean.numpy() for mean in theirs.means])
     yield "a tile with a shared context", _run(exported, tile, shared), network(tile, Shared(theirs.means))

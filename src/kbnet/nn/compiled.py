@@ -64,8 +64,8 @@ def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
     if type(context) not in (FullFrame, Local, Gather, Shared):
         return f"it doesn't support the context {type(context).__name__}"
     widest = network.config.width * network.input_multiple
-    if widest > fused.MAX_CHANNELS:
-        return f"with more than {fused.MAX_CHANNELS} channels, running layer by layer is faster"
+    if widest > engine.MAX_CHANNELS:
+        return f"with more than {engine.MAX_CHANNELS} channels, running layer by layer is faster"
     reason = conformity.departure(network, describe_network(network.config))
     if reason is not None:
         return reason

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kbnet import needs_torch  # noqa: F401
-from kbnet.engine import contexts
+from kbnet.engine import MAX_CHANNELS, contexts
 from kbnet.engine.contexts import Context, Image
 from kbnet.inference.runners import BUDGET_BYTES, ENGINE_BUDGET_BYTES, ENGINE_VALUES
 from kbnet.models.config import Config
@@ -45,7 +45,7 @@ class TorchRunner:
         if dtype == "bfloat16":
             network = copy.deepcopy(network).to(torch.bfloat16)  # the caller's keeps its digits
         self.network: Network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
-        self.device, self.dtype, self.version = device, dtype, torch.__version__
+        self.device, self.dtype, self.version = device, dtype, str(torch.__version__)
         if device == "cpu":
             self.version += f" ({torch.backends.cpu.get_cpu_capability()})"
 
@@ -87,7 +87,7 @@ class TorchRunner:
         if not isinstance(self.network, KBNetS) or self.device != "cpu" or fused.refuses_here() is not None:
             return False
         widest = self.config.width * self.config.input_multiple
-        return widest <= fused.MAX_CHANNELS and self.network.first.weight.dtype == torch.float32
+        return widest <= MAX_CHANNELS and self.network.first.weight.dtype == torch.float32
 
     def __call__(self, image: Image, context: Context) -> Image:
         import torch

@@ -67,7 +67,7 @@ def run_onnx(path: Path) -> tuple[GraphFacts, Run]:
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise MissingExtraError("onnxruntime", "export") from None
+        raise MissingExtraError("onnxruntime", "runtimes") from None
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = default_threads()
@@ -89,7 +89,7 @@ def run_openvino(path: Path, dtype: str = "float32") -> tuple[GraphFacts, Run]:
     try:
         import openvino
     except ModuleNotFoundError:
-        raise MissingExtraError("openvino", "export") from None
+        raise MissingExtraError("openvino", "runtimes") from None
 
     core = openvino.Core()
     # By default OpenVINO computes in bfloat16 on processors that support it, whatever the graph says.
