@@ -60,10 +60,8 @@ def convert(
     if ending == ".pth" and dtype is not None:
         raise typer.BadParameter("applies only to .safetensors files; leave it out", param_hint="'--dtype'")
 
-    import torch
-
-    from kbnet import needs_torch  # noqa: F401
     from kbnet.models import resolve
+    from kbnet.needs_torch import torch
     from kbnet.nn import count_parameters, load_file, save_file, save_official
 
     network = load_file(resolve(source))

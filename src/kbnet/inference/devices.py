@@ -22,9 +22,7 @@ def choose_device(device: Any) -> str:
         return "cuda" if _has_cuda() else "cpu"
     if str(device) == "cpu":
         return "cpu"
-    import torch
-
-    from kbnet import needs_torch  # noqa: F401
+    from kbnet.needs_torch import torch
 
     try:
         found = torch.device(device)
