@@ -104,7 +104,7 @@ COMMANDS = {
     "download": ["download", "kbnet-s-real", "-o", "out.safetensors"],
     "export": ["export", "denoise", "-o", "out.onnx"],
     "evaluate": ["evaluate", "--benchmark", "gaussian-color", "--data", "."],
-    "train": ["train", "recipe.toml", "--data", ".", "-o", "run"],
+    "train": ["train", "recipe.toml", "--data", ".", "--run", "run"],
     "inspect model": ["inspect", "model", "denoise", "noisy.png", "-o", "out.png"],
     "inspect degradations": ["inspect", "degradations", "noisy.png", "-o", "out.png"],
 }

@@ -6,9 +6,9 @@
 Installs the versions in constraints.txt, with uv if it is installed and otherwise with pip. A file in .venv records the
 installation, so later calls return immediately until a file that describes the package changes.
 
-Only the extras need torch. On Linux, torch on the Python package index is a CUDA build of several gigabytes. TORCH_INDEX
-selects another index for torch. Its default is PyTorch's own index of CPU builds, unless pip's configuration sets package sources.
-TORCH_INDEX=none adds no index.
+Some extras need torch. On Linux, torch on the Python package index is a CUDA build of several gigabytes. TORCH_INDEX
+selects another index for torch. Its default is PyTorch's own index of CPU builds, unless pip's configuration sets
+package sources. TORCH_INDEX=none adds no index.
 """
 
 import argparse
@@ -40,9 +40,8 @@ def say(*lines: str) -> None:
 
 def fingerprint() -> str:
     """A hash of all files that affect the installation, except Python sources, which are used in place."""
-    described = [
-        ROOT / name for name in ("pyproject.toml", "constraints.txt", "CMakeLists.txt", "tools/build_backend.py")
-    ]
+    described = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "CMakeLists.txt")]
+    described.append(ROOT / "tools" / "build_backend.py")
     described += sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
     digest = hashlib.sha256()
     for path in described:
