@@ -47,6 +47,7 @@ def context(target: Path) -> None:
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         else:
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copy(source, target / name)
 
 

@@ -243,7 +243,7 @@ def test_progress_counts_every_tile_once(images, ensemble, tile):
 
 def test_progress_keeps_its_total_when_memory_changes_on_the_way(monkeypatch):
     sides = iter([128, 192, 256, 320])
-    monkeypatch.setattr(whole, "auto_tile", lambda network, device, **_: next(sides))
+    monkeypatch.setattr(whole, "auto_tile", lambda runner, **_: next(sides))
     _, calls = recorded(on_cpu(QUIET, tile="auto", overlap=32), torch.zeros(2, 3, 16, 240))
     count = 2 * tiles_of(16, 240, 128, 32, 4)
     assert count > 2
