@@ -3,7 +3,7 @@
     python benchmarks/commands.py                              # this environment
     python benchmarks/commands.py --python core=PYTHON ...     # others beside it, each under a name
 
-Every row is a process of its own. All environments take turns, so that a slow phase affects each of them; medians count.
+Every row is a process of its own. All environments take turns, so that a slow phase affects each; medians count.
 Their results must be the same, within one of 255. Writes benchmarks/results/commands.json. Takes three minutes for each
 environment on two idle cores; times on a busy machine are meaningless.
 """

@@ -209,7 +209,7 @@ def test_damaged_facts_are_refused(key, value):
 def test_a_missing_runtime_says_what_to_install(tmp_path, monkeypatch, package, name):
     (tmp_path / name).write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'kbnet\[export\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'kbnet\[runtimes\]'"):
         open_exported(tmp_path / name)
 
 

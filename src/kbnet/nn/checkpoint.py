@@ -85,6 +85,8 @@ def _array(tensor: Tensor) -> NDArray[np.generic]:
     plain = tensor.detach().cpu()
     if plain.dtype == torch.bfloat16:
         return plain.contiguous().view(torch.int16).numpy().view(np.uint16)
+    if not plain.is_floating_point() or plain.itemsize < 2:
+        return np.broadcast_to(np.False_, tuple(plain.shape))  # of no use: reading refuses its type
     array: NDArray[np.generic] = plain.numpy()
     return array
 
