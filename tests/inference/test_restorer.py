@@ -1,6 +1,7 @@
 """The Restorer: tiles against the full frame, what averages are taken over, progress, ensemble, precision, threads."""
 
 import copy
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -340,6 +341,13 @@ def test_a_task_brings_its_gray_model_and_a_model_by_name_none():
     if by_task.gray is not None:
         assert by_task.gray.config.channels == 1
         assert by_task.gray.name == entry.gray
+        assert by_task.gray is by_task.gray  # loaded once
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda restorer: pickle.loads(pickle.dumps(restorer))])
+def test_a_restorer_can_be_copied_and_sent_to_another_process(duplicate):
+    restorer, image = Restorer.from_pretrained("denoise", tile=64), noise(40, 70, 3)
+    np.testing.assert_array_equal(duplicate(restorer)(image), restorer(image))
 
 
 @pytest.mark.parametrize("options", [{"tile": 0}, {"tile": 64, "context": "global"}, {"tile": 64}], ids=str)

@@ -1,6 +1,7 @@
 """The Restorer: a network, its device and precision, and how it processes images of any size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,9 +116,7 @@ class Restorer:
         self.name = name or self.config.family
         self.task = ""
         """The task of shipped weights; empty for other weights."""
-        self.gray: Restorer | None = None
-        """Restores gray images. In a colour network, their noise is the same in all three channels, which never occurs
-        in training. `from_pretrained` sets it for tasks that have a gray model."""
+        self._gray: Restorer | Callable[[], Restorer] | None = None
 
     @classmethod
     def from_pretrained(
@@ -186,7 +185,8 @@ class Restorer:
         )
         restorer.task = entry.task if entry else ""
         if entry is not None and entry.gray and str(name_or_path) not in catalogue():
-            restorer.gray = cls.from_pretrained(
+            restorer._gray = partial(
+                cls.from_pretrained,
                 entry.gray,
                 device=device,
                 dtype=dtype,
@@ -197,6 +197,21 @@ class Restorer:
                 guard=guard,
             )
         return restorer
+
+    @property
+    def gray(self) -> "Restorer | None":
+        """Restores gray images; loaded at its first use.
+
+        In a colour network, their noise is the same in all three channels, which never occurs in training.
+        `from_pretrained` sets it for tasks that have a gray model.
+        """
+        if callable(make := self._gray) and not isinstance(make, Restorer):
+            self._gray = make()
+        return self._gray  # type: ignore[return-value]  # made above
+
+    @gray.setter
+    def gray(self, other: "Restorer | None") -> None:
+        self._gray = other
 
     @property
     def config(self) -> Config:

@@ -25,6 +25,9 @@ class EngineRunner:
         wish = os.environ.get("KBNET_INSTRUCTION_SET", "")
         self._engine = Engine(asdict(weights.config), arrays, instruction_set=wish)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EngineRunner, (self.weights,)  # pickling and copying prepare the weights again
+
     @property
     def digest(self) -> str:
         return self.weights.digest
