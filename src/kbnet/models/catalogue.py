@@ -159,7 +159,9 @@ def resolve(name_or_path: str | Path, preset: str = "fast") -> Path:
     """
     name = str(name_or_path)
     if entry := find(name, preset):
-        if hashlib.sha256(entry.path.read_bytes()).hexdigest() != entry.sha256:
+        with entry.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != entry.sha256:
             raise CheckpointError(f"{entry.path} differs from the shipped file (SHA-256 mismatch); reinstall kbnet")
         return entry.path
     path = Path(name_or_path)

@@ -142,9 +142,12 @@ def _read_own(path: Path) -> Weights:
 def _contents(path: Path) -> bytearray | mmap.mmap:
     """Return the bytes of a file; arrays over them may be written to, without an effect on the file."""
     with path.open("rb") as file:
-        if path.stat().st_size > MAPPED_BYTES:
+        size = path.stat().st_size
+        if size > MAPPED_BYTES:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return bytearray(file.read())
+        data = bytearray(size)
+        del data[file.readinto(data) :]
+        return data
 
 
 def _arrays_of(data: bytearray | mmap.mmap) -> dict[str, NDArray[Any]]:
