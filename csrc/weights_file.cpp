@@ -105,7 +105,7 @@ private:
     const Json& table_;
 };
 
-// Within the bounds of models/bounds.py and models/config.py.
+// Within the bounds of models/bounds.py and models/kbnet_s.py.
 Settings read_settings(const Json& table) {
     const SettingsReader read(table);
     Settings s;

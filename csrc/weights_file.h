@@ -1,4 +1,4 @@
-// A network's settings and parameters from a .safetensors file of kbnet (models/weights.py describes it). Nothing in the
+// A network's settings and parameters from a .safetensors file of kbnet (models/checkpoint.py writes it). Nothing in the
 // file is trusted: every size is checked before it is used.
 #pragma once
 
