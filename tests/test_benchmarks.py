@@ -280,3 +280,14 @@ def test_the_engine_is_compared_before_it_is_timed(tmp_path):
     (row,) = json.loads((tmp_path / "engine.json").read_text())["rows"]
     assert set(row["seconds"]) == {"blocks", "engine"}
     assert row["difference"] < 1e-5
+
+
+@pytest.mark.slow
+def test_the_whole_command_is_measured_in_processes_of_its_own(tmp_path):
+    child = run("commands.py", "--quick", "--python", f"same={sys.executable}", "--results", tmp_path)
+    assert (child.returncode, child.stderr) == (0, ""), child.stdout
+    found = json.loads((tmp_path / "commands.json").read_text())
+    assert {row["environment"] for row in found["rows"]} == {"this", "same"} == set(found["environments"])
+    restored = [row for row in found["rows"] if row["what"].startswith("kbnet restore")]
+    assert len(restored) == 2
+    assert all(row["seconds"] > 0 and row["peak_megabytes"] > 20 for row in restored)

@@ -71,7 +71,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
         return
     from huggingface_hub import constants
 
-    monkeypatch.syspath_prepend(ROOT / "tests" / "models")
+    monkeypatch.syspath_prepend(ROOT / "tests")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
     with import_module("local_server").serving({}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)

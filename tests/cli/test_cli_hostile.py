@@ -187,7 +187,7 @@ def test_a_signal_whose_exception_is_lost_stops_after_the_file(restore, tmp_path
             os.kill(os.getpid(), signal.SIGTERM)
         return pixels
 
-    lossy.network, lossy.task, lossy.guard = None, "", False
+    lossy.runner, lossy.task, lossy.guard = None, "", False
     monkeypatch.setattr(kbnet.Restorer, "from_pretrained", lambda *arguments, **options: lossy)
     for index in range(3):
         picture(tmp_path / "in" / f"{index}.png")

@@ -57,7 +57,7 @@ def test_what_cannot_be_drawn_is_one_line(kbnet_, tiny, photo, tmp_path, argumen
 def test_an_exported_graph_has_no_blocks_to_look_into(kbnet_, tiny, photo, monkeypatch):
     import kbnet.inference.restorer  # noqa: F401  # which keeps the class itself
 
-    monkeypatch.setattr("kbnet.inference.exported.ExportedNetwork", object)
+    monkeypatch.setattr("kbnet.inference.runners.graphs.ExportedNetwork", object)
     done = kbnet_("inspect", "model", tiny, photo)
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "expected weights, got the exported graph" in done.err

@@ -15,7 +15,7 @@ from kbnet.export import export_int8, graph_facts
 from kbnet.export.quantising import Photographs, Quality, check
 from kbnet.imaging import Photo, write_photo
 from kbnet.inference import Restorer
-from kbnet.inference.runtimes import open_exported
+from kbnet.inference.runners.runtimes import open_exported
 from kbnet.models import create_model
 
 pytest.importorskip("nncf")

@@ -20,8 +20,8 @@ from kbnet.errors import (
 from kbnet.export import export_model, graph_facts, write
 from kbnet.export.layers import Layers
 from kbnet.inference import Restorer
-from kbnet.inference.exported import GraphFacts
-from kbnet.inference.runtimes import open_exported
+from kbnet.inference.runners.graphs import GraphFacts
+from kbnet.inference.runners.runtimes import open_exported
 from kbnet.models import create_model
 
 
@@ -209,7 +209,7 @@ def test_damaged_facts_are_refused(key, value):
 def test_a_missing_runtime_says_what_to_install(tmp_path, monkeypatch, package, name):
     (tmp_path / name).write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'kbnet\[export\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'kbnet\[runtimes\]'"):
         open_exported(tmp_path / name)
 
 

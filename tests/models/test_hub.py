@@ -5,11 +5,11 @@ import sys
 
 import pytest
 import torch
-from local_server import serving
 
 from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, MissingExtraError, UnknownModelError
 from kbnet.inference import Restorer
-from kbnet.models import create_model, find, hub, load_model, save_file
+from kbnet.models import create_model, find, hub, load_model, read_weights, resolve, save_file
+from local_server import serving
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
@@ -40,7 +40,7 @@ def test_shipped_weights_go_there_and_back(server):
 
 def test_the_card_says_what_the_catalogue_says():
     entry = find("denoise")
-    card = hub.model_card(load_model("denoise"), "user/clean", entry)
+    card = hub.model_card(read_weights(resolve("denoise")), "user/clean", entry)
     head, body = card.split("---\n")[1:]
     assert "license: cc-by-nc-sa-4.0\n" in head
     assert "library_name: kbnet\n" in head

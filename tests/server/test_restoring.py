@@ -29,7 +29,7 @@ def test_gray_images_are_restored_by_gray_weights(client, entry, preset):
     reply = client.post("/v1/restore", content=data, params={"task": entry.task, "preset": preset})
     assert reply.status_code == 200, reply.text
     gray = Restorer.from_pretrained(entry.gray, device="cpu")
-    assert gray.network.config.channels == 1
+    assert gray.config.channels == 1
     np.testing.assert_array_equal(read_photo(reply.content).pixels, gray(pixels))
 
 

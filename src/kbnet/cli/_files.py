@@ -154,7 +154,7 @@ def _load(options: RestoreOptions) -> "Restorer":
     from kbnet.inference import Restorer
 
     restorer = Restorer.from_pretrained(options.model_name, **options.restorer_options())
-    if getattr(restorer.network, "plain_tiles_only", False) and not options.quiet:
+    if getattr(restorer.runner, "plain_tiles_only", False) and not options.quiet:
         typer.echo(
             "kbnet: note: this graph averages over each tile separately, so large photos can show seams; to avoid "
             "them, export the model with --context",

@@ -50,7 +50,7 @@ class Subject:
         from kbnet.data import decode
         from kbnet.evaluation.inspection import check_pixels
         from kbnet.inference import Restorer
-        from kbnet.inference.exported import ExportedNetwork
+        from kbnet.inference.runners.graphs import ExportedNetwork
         from kbnet.nn import FullFrame, Local
 
         chosen = [_pixel(text) for text in pixels]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kbnet.cli._evaluation_tables import RowProgress, list_benchmarks, show_summary
 from kbnet.cli._restore_options import ContextChoice
 from kbnet.cli._signals import Stopped
 from kbnet.cli._terminal import complain, message_console, one_line, print_json, table_console
@@ -100,6 +99,8 @@ def evaluate(
     Needs the `eval` extra.
     """
     if list_them:
+        from kbnet.cli._evaluation_tables import list_benchmarks
+
         list_benchmarks(as_json=as_json)
         return
     if benchmark is None:
@@ -174,6 +175,7 @@ class _Work:
 
     def run(self, received: list[int], *, quiet: bool) -> list["Row"]:
         """Measure the missing rows and return all rows in order; stops when `received` has a signal."""
+        from kbnet.cli._evaluation_tables import RowProgress
         from kbnet.evaluation import run
 
         session, console = self._session, message_console()
@@ -311,6 +313,8 @@ def _tell(results: dict[str, Any], written: list[Path], *, quiet: bool, as_json:
     if as_json:
         print_json({key: value for key, value in results.items() if key != "images"})
     elif not quiet:
+        from kbnet.cli._evaluation_tables import show_summary
+
         show_summary(results, table_console())
     if not quiet:
         for path in written:
@@ -319,7 +323,7 @@ def _tell(results: dict[str, Any], written: list[Path], *, quiet: bool, as_json:
 
 def _command(ctx: typer.Context) -> str:
     """The command in a form that others can repeat: options that affect the figures, folders without their parents."""
-    from kbnet.evaluation.environment import plain_path
+    from kbnet.environment import plain_path
 
     words = ["kbnet", "evaluate"]
     for parameter in ctx.command.params:

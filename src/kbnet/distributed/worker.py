@@ -33,7 +33,7 @@ class Worker:
         options: keyword arguments of `Restorer.from_pretrained`.
         strength: as for `Restorer.__call__`.
         output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time; and drop_extras.
-        threads: number of PyTorch threads.
+        threads: number of threads.
         attempts: attempts per image if reading or writing fails.
         known: handle of the job's `Attempts` actor.
         has_log: whether the job has a log.
@@ -51,11 +51,10 @@ class Worker:
         known: Any,
         has_log: bool = False,
     ) -> None:
-        import torch
-
+        from kbnet.engine.threads import limit_threads
         from kbnet.inference import Restorer
 
-        torch.set_num_threads(threads)
+        limit_threads(threads)
         if weights is None:
             restorer = Restorer.from_pretrained(model, **options)
         else:

@@ -202,5 +202,5 @@ def restorer_method(name_or_path: str, machine: Mapping[str, Any]) -> Method:
         restored: NDArray[np.floating] = restorer(image)
         return restored
 
-    colour, gray = restorer.network.config.channels == 3, not (entry and entry.gray)
+    colour, gray = restorer.config.channels == 3, not (entry and entry.gray)
     return Method(name, denoise, conditions, facts, colour=colour, gray=gray)

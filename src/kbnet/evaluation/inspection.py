@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kbnet.errors import InvalidInputError
-from kbnet.models import Network
-from kbnet.nn import FullFrame, KBBlockL, KBBlockS
+from kbnet.nn import FullFrame, KBBlockL, KBBlockS, Network
 from kbnet.ops.reference import pixel_kernels
 
 Pixel = tuple[int, int]

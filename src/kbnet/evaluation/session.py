@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kbnet.environment import environment
 from kbnet.errors import InvalidInputError
 from kbnet.evaluation.benchmarks import Benchmark, find_benchmark
 from kbnet.evaluation.blurring import blur_samples, describe_kernels
-from kbnet.evaluation.environment import environment
 from kbnet.evaluation.published_tiles import in_published_tiles
 from kbnet.evaluation.rows import Row, seconds_per_megapixel, summarise
 from kbnet.evaluation.samples import Image, Request, Sample, limited
@@ -161,7 +161,7 @@ def open_session(
     side: int | Literal["auto"] = 0 if tile == "protocol" else tile
     score = with_lpips(chosen.score) if lpips else chosen.score
     restorer = Restorer.from_pretrained(name, tile=side, device=device, dtype=dtype, context=context, ensemble=ensemble)
-    channels = chosen.channels or restorer.network.config.channels
+    channels = chosen.channels or restorer.config.channels
     request = Request(data, channels, tuple(dict.fromkeys(sigmas)) or chosen.sigmas, kernels)
     return Session(chosen, request, restorer, digest(resolve(name)), strength, published, score, limit)
 

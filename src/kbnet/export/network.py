@@ -16,9 +16,8 @@ from kbnet.export.builder import Builder, float_value, value
 from kbnet.export.layers import Layers
 from kbnet.export.pooling import PooledInput, WholeInput, Window
 from kbnet.export.traced import BASES_AT_ONCE
-from kbnet.inference.exported import GraphFacts
-from kbnet.models import KBNetS, Network
-from kbnet.nn import KBBlockL, KBBlockS
+from kbnet.inference.runners.graphs import GraphFacts
+from kbnet.nn import KBBlockL, KBBlockS, KBNetS, Network
 
 PADDING = 8
 """Reflection pads sides to multiples of this, as in the Restorer, before the network's own zero padding."""

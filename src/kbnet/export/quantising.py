@@ -21,7 +21,7 @@ from kbnet.data import find_items, to_tensor
 from kbnet.data.photos import Pixels, decode_all
 from kbnet.degradations import Blur, Degradation, GaussianNoise, PhotoNoise, Rain
 from kbnet.errors import ExportError, InvalidInputError, MissingExtraError
-from kbnet.inference.exported import GraphFacts, Run
+from kbnet.inference.runners.graphs import GraphFacts, Run
 from kbnet.metrics import psnr, to_uint8
 
 ALLOWED_LOSS = 0.1

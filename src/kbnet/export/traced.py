@@ -16,9 +16,8 @@ from kbnet import files
 from kbnet.description import Layer
 from kbnet.errors import InvalidInputError
 from kbnet.export.saving import saving
-from kbnet.inference.exported import Arrays, GraphFacts, Run
-from kbnet.models import Network
-from kbnet.nn import KernelBasisAttention
+from kbnet.inference.runners.graphs import Arrays, GraphFacts, Run
+from kbnet.nn import KernelBasisAttention, Network
 from kbnet.nn.conformity import departure
 
 BASES_AT_ONCE = 8

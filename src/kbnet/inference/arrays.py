@@ -5,14 +5,13 @@ type as soon as they are final.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kbnet.errors import InvalidInputError, NonFiniteInputError
 from kbnet.imaging.cmyk import cmyk_to_srgb
@@ -54,7 +53,8 @@ def accept(image: Any, value_range: Range | None = None) -> Accepted:
     """
     if value_range is not None:
         value_range = _checked_range(value_range)
-    if isinstance(image, Tensor):
+    torch = sys.modules.get("torch")  # a caller with a tensor has imported it
+    if torch is not None and isinstance(image, torch.Tensor):
         return _from_tensor(image, value_range)
     if isinstance(image, np.ndarray):
         return _from_array(image, value_range)
@@ -76,15 +76,15 @@ def _checked_range(given: Any) -> Range:
     return low, high
 
 
-def _check_values(pieces: Iterator[Tensor], value_range: Range | None) -> None:
+def _check_values(pieces: Iterator[NDArray[np.float32]], value_range: Range | None) -> None:
     """Refuse values that are not finite, and floats of 0 to 255 that would be taken for 0 to 1."""
     count = high = 0
     for piece in pieces:
-        if not bool(torch.isfinite(piece).all()):
+        if not bool(np.isfinite(piece).all()):
             raise NonFiniteInputError(
                 "expected finite float32 values, got NaN or infinity; replace them before restoring"
             )
-        count += piece.numel()
+        count += piece.size
         high += int((piece > HIGHEST_MEDIAN).sum())
     # If more than half of the values exceed the limit, so does the median; this needs no sorting.
     if value_range is None and 2 * high > count:
@@ -94,14 +94,16 @@ def _check_values(pieces: Iterator[Tensor], value_range: Range | None) -> None:
         )
 
 
-def _from_tensor(image: Tensor, value_range: Range | None) -> Accepted:
+def _from_tensor(image: Any, value_range: Range | None) -> Accepted:
+    import torch
+
     if image.ndim != 4 or image.shape[1] not in (1, 3) or not image.is_floating_point() or 0 in image.shape:
         raise InvalidInputError(
             f"expected a floating-point tensor [B,1,H,W] or [B,3,H,W], got {image.dtype} {list(image.shape)}"
         )
     batch = image.detach()
     step = max(_PIECE // (batch.shape[1] * batch.shape[3]), 1)
-    _check_values((part.float() for one in batch for part in one.split(step, 1)), value_range)
+    _check_values((part.float().cpu().numpy() for one in batch for part in one.split(step, 1)), value_range)
     limits = value_range or (0.0, 1.0)
     # Created outside of inference mode: a tensor like any other, which the caller may write to.
     with torch.inference_mode(False):
@@ -127,12 +129,12 @@ def _from_array(image: NDArray[Any], value_range: Range | None) -> Accepted:
     return Accepted([ArraySamples(channels[0], channels[1], limits)], lambda: out)
 
 
-def _float_pieces(image: NDArray[Any]) -> Iterator[Tensor]:
+def _float_pieces(image: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     step = max(_PIECE // (image.size // len(image)), 1)
     for top in range(0, len(image), step):
         with np.errstate(over="ignore"):  # float64 values beyond float32's range become infinite, and are refused
             piece = image[top : top + step].astype(np.float32)
-        yield torch.from_numpy(piece)
+        yield piece
 
 
 def _from_pil(image: Any, value_range: Range | None) -> Accepted:

@@ -7,25 +7,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kbnet.engine.contexts import Context, FullFrame, Image, Local, Shared
 from kbnet.imaging import Pixels
 from kbnet.imaging.rows import RowFacts, RowReader, open_rows
 from kbnet.inference.blending import blend
-from kbnet.inference.memory import SMALLEST_TILE, auto_tile, bytes_per_pixel, side_within
+from kbnet.inference.memory import SMALLEST_TILE, auto_tile, side_within
 from kbnet.inference.restorer import Restorer
 from kbnet.inference.rowstate import RowState
 from kbnet.inference.samples import ArraySamples, finish, fitted
 from kbnet.inference.tiles import Span, mirrored, padded, plan
-from kbnet.nn import FullFrame, Local, Shared
 
 BUDGET_BYTES = 512 * 2**20
 """For a tile's activations and a band's sums together; the process itself takes another 300 MB."""
 
 Progress = Callable[[int, int], None]
 
-_LINES = 64  # rows converted to the picture's own sample type at a time
+_LINES = 64  # rows converted to the image's own sample type at a time
 
 
 def restore_bands(
@@ -33,7 +31,7 @@ def restore_bands(
     reader: RowReader,
     rows: Sequence[Span],
     cols: Sequence[Span],
-    context: FullFrame,
+    context: Context,
     state: RowState,
     strength: float,
     progress: Progress,
@@ -41,7 +39,7 @@ def restore_bands(
     """Restore the bands that are missing in `state`, from top to bottom, and store each one there.
 
     Args:
-        restorer: suited to the picture's number of channels.
+        restorer: suited to the image's number of channels.
         reader: reads the image.
         rows, cols: the tiles, from `plan_tiles`.
         context: from `context_of`.
@@ -54,11 +52,10 @@ def restore_bands(
     progress(done, len(rows) * len(cols))
     band = _Band(reader)
 
-    def restore(row: Span, col: Span) -> Tensor:
+    def restore(row: Span, col: Span) -> Image:
         nonlocal done
-        tile = fitted(band.tile(row, col), restorer.network.config.channels)
-        with torch.inference_mode():
-            restored = restorer.run(tile, context).to("cpu", torch.float32)
+        tile = fitted(band.tile(row, col), restorer.config.channels)
+        restored = restorer.run(tile, context)
         done += 1
         progress(done, len(rows) * len(cols))
         return restored
@@ -80,16 +77,16 @@ class _Band:
         self._reader, self._facts, self._top = reader, reader.facts, -1
         self._rows: Pixels
 
-    def tile(self, row: Span, col: Span) -> Tensor:
-        """A tile as float32 [1,C,h,w] in [0,1], mirrored at the picture's end."""
+    def tile(self, row: Span, col: Span) -> Image:
+        """A tile as float32 [1,C,h,w] in [0,1], mirrored at the image's end."""
         if row.start != self._top:
             bottom = min(row.stop, self._facts.height)
             self._rows, self._top = self._reader.read(row.start, bottom - row.start), row.start
-        down = mirrored(self._facts.height, row.start, row.stop).numpy() - row.start
-        across = mirrored(self._facts.width, col.start, col.stop).numpy()
+        down = mirrored(self._facts.height, row.start, row.stop) - row.start
+        across = mirrored(self._facts.width, col.start, col.stop)
         return _samples(self._rows, self._facts).read(down, across)
 
-    def finished(self, top: int, restored: Tensor, strength: float) -> Pixels:
+    def finished(self, top: int, restored: Image, strength: float) -> Pixels:
         """Restored values [1,C,h,width] as samples of the image, with the alpha of its rows [h,width,bands]."""
         first = top - self._top
         rows = self._rows[first : first + restored.shape[2]]
@@ -107,12 +104,12 @@ def _samples(rows: Pixels, facts: RowFacts, result: Pixels | None = None) -> Arr
 
 def plan_sizes(restorer: Restorer, facts: RowFacts) -> dict[str, int]:
     """Choose the side of the tiles, and how many pixels to sample for a global context."""
-    pixel = bytes_per_pixel(restorer.network, restorer.device)
-    limit = min(auto_tile(restorer.network, restorer.device) ** 2, BUDGET_BYTES // pixel)
+    pixel = restorer.runner.bytes_per_pixel
+    limit = min(auto_tile(restorer.runner) ** 2, BUDGET_BYTES // pixel)
     if restorer.tile != "auto":
         return {"side": restorer.tile, "limit": limit}
-    column = facts.width * (4 * restorer.network.config.channels + facts.bands * facts.dtype.itemsize)
-    side = min(side_within(BUDGET_BYTES, pixel, column), auto_tile(restorer.network, restorer.device))
+    column = facts.width * (4 * restorer.config.channels + facts.bands * facts.dtype.itemsize)
+    side = min(side_within(BUDGET_BYTES, pixel, column), auto_tile(restorer.runner))
     return {"side": max(SMALLEST_TILE, side // 64 * 64), "limit": limit}
 
 
@@ -124,7 +121,7 @@ def plan_tiles(restorer: Restorer, facts: RowFacts, side: int) -> tuple[list[Spa
 
 def context_of(
     restorer: Restorer, source: Path, facts: RowFacts, state: RowState, *, one_tile: bool, limit: int
-) -> FullFrame:
+) -> Context:
     """The source of averages over the image; a global context is gathered in a separate pass and kept in `state`."""
     if restorer.context == "local":
         return Local(restorer.window)
@@ -139,12 +136,11 @@ def context_of(
             for top in sorted({y for y, _ in corners}):
                 count = min(side, facts.height - top)
                 band = reader.read(top, count)
-                vertical = mirrored(facts.height, top, top + side).numpy() - top
+                vertical = mirrored(facts.height, top, top + side) - top
                 for left in (x for y, x in corners if y == top):
-                    columns = mirrored(facts.width, left, left + side).numpy()
+                    columns = mirrored(facts.width, left, left + side)
                     crop = _samples(band, facts).read(vertical, columns)
-                    crops.append(fitted(crop, restorer.network.config.channels))
-        with torch.inference_mode():
-            means = restorer.gather(torch.cat(crops), halo)
+                    crops.append(fitted(crop, restorer.config.channels))
+        means = restorer.gather(np.concatenate(crops), halo)
         state.keep_means(means)
-    return Shared([mean.to(restorer.device) for mean in means])
+    return Shared(means)

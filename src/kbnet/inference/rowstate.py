@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kbnet import files
+from kbnet.engine.contexts import Image, Means
 from kbnet.errors import OutputError
 from kbnet.imaging import Pixels
 from kbnet.imaging.rows import RowFacts
@@ -73,8 +72,8 @@ class RowState:
         self.done = 0
         self.note: str | None = None
         self._plan: dict[str, int] | None = None
-        self._means: list[Tensor] | None = None
-        self._carried: Tensor | None = None
+        self._means: Means | None = None
+        self._carried: Image | None = None
         self._bottom = 0  # of the finished bands, a row
         self._hash = hashlib.sha256()  # of the rows written since
 
@@ -105,19 +104,19 @@ class RowState:
             self._ledger.note("plan", **self._plan)
         return self._plan
 
-    def means(self) -> list[Tensor] | None:
+    def means(self) -> Means | None:
         """The stored shared averages, or None."""
         return self._means
 
-    def keep_means(self, means: Sequence[Tensor]) -> None:
+    def keep_means(self, means: Means) -> None:
         """Store shared averages."""
-        arrays: dict[str, NDArray[Any]] = {f"mean{i:04}": mean.float().cpu().numpy() for i, mean in enumerate(means)}
+        arrays: dict[str, NDArray[Any]] = {f"mean{i:04}": np.asarray(mean, np.float32) for i, mean in enumerate(means)}
         with files.writing(self.path / _MEANS, overwrite=True) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # names, not allow_pickle
         self._ledger.note("means", sha256=digest(self.path / _MEANS))
         self._means = list(means)
 
-    def carried(self) -> Tensor | None:
+    def carried(self) -> Image | None:
         """Sums that the finished bands carry into the next one, [1,C,h,width]."""
         return self._carried
 
@@ -130,7 +129,7 @@ class RowState:
             raise self._failed(error) from None
         self._hash.update(data)
 
-    def commit(self, done: int, bottom: int, carried: Tensor | None) -> None:
+    def commit(self, done: int, bottom: int, carried: Image | None) -> None:
         """Mark bands as finished, down to row `bottom`: their data is flushed to disk before the ledger line is."""
         try:
             self._rows.flush()
@@ -141,7 +140,7 @@ class RowState:
         if carried is not None:
             path = self.path / f"carried-{done}.npy"
             with files.writing(path, overwrite=True) as file:
-                np.save(file, carried.numpy())
+                np.save(file, carried)
             kept = digest(path)
         made = {"rows_sha256": self._hash.hexdigest(), "carried_sha256": kept}
         self._ledger.note("band", done=done, bottom=bottom, **made, **(self._plan or {}))
@@ -218,20 +217,20 @@ class RowState:
             raise Doubt("lacks rows or contains different ones")
         self._bottom = bottom
 
-    def _read_carried(self, band: Entry) -> Tensor | None:
+    def _read_carried(self, band: Entry) -> Image | None:
         if band.get("carried_sha256") is None:
             if self._bottom != self._facts.height:
                 raise Doubt("lacks the sums between two rows of tiles")
             return None
         path = self.path / f"carried-{band['done']}.npy"
         self._check_file(path, band["carried_sha256"])
-        sums: NDArray[np.float32] = np.load(path)
-        return torch.from_numpy(sums)
+        sums: Image = np.load(path)
+        return sums
 
-    def _read_means(self, entry: Entry) -> list[Tensor]:
+    def _read_means(self, entry: Entry) -> Means:
         self._check_file(self.path / _MEANS, entry.get("sha256"))
         with np.load(self.path / _MEANS) as stored:
-            return [torch.from_numpy(stored[name]) for name in sorted(stored.files)]
+            return [stored[name] for name in sorted(stored.files)]
 
     def _check_file(self, path: Path, expected: Any) -> None:
         try:

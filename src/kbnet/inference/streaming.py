@@ -3,7 +3,7 @@
     rows of a file --bands.py: tiles, blended--> rowstate.py: a raw file of restored rows --> tiled BigTIFF or PNG
 
 The state of a run is in a folder beside the result, so that an interrupted run can resume and produce the same image.
-Memory depends on the picture's width, not on its height.
+Memory depends on the image's width, not on its height.
 """
 
 import stat
@@ -52,7 +52,7 @@ def restore_streamed(
     settings, the run starts over, with a note.
 
     Args:
-        restorer: without ensemble. With tile "auto", the tile depends on memory and the picture's width.
+        restorer: without ensemble. With tile "auto", the tile depends on memory and the image's width.
         source: TIFF, PNG or JPEG, not interlaced; with a global context it is read twice.
         target: .tif or .tiff (a tiled BigTIFF with a pyramid), or .png.
         strength: as for the Restorer.

@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from kbnet.errors import CheckpointError, InvalidInputError, UnknownModelError
-from kbnet.models.checkpoint import load_file
-from kbnet.models.presets import PRESETS, Network
+from kbnet.models.config import PRESETS
 from kbnet.suggesting import did_you_mean
 
 TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
@@ -160,7 +159,9 @@ def resolve(name_or_path: str | Path, preset: str = "fast") -> Path:
     """
     name = str(name_or_path)
     if entry := find(name, preset):
-        if hashlib.sha256(entry.path.read_bytes()).hexdigest() != entry.sha256:
+        with entry.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != entry.sha256:
             raise CheckpointError(f"{entry.path} differs from the included file (SHA-256 mismatch); reinstall kbnet")
         return entry.path
     path = Path(name_or_path)
@@ -183,24 +184,3 @@ def resolve(name_or_path: str | Path, preset: str = "fast") -> Path:
         f"expected an included model ({included}), a task ({', '.join(TASKS)}) or the path of a weights file, "
         f"got {name!r}{did_you_mean(name, [*TASKS, *catalogue(), *PRESETS])}"
     )
-
-
-def load_model(name_or_path: str | Path) -> Network:
-    """Load a network with its weights, in eval mode, on the CPU, in float32 (float64 if the file holds float64).
-
-    Args:
-        name_or_path: an included model, a task (its default model), a task's variant such as "denoise-gaussian-hq", a
-            .safetensors file written by kbnet, one of the authors' checkpoints (.pth, any of their three layouts),
-            or a repository of the Hugging Face Hub as "user/repo".
-
-    Raises:
-        UnknownModelError: there is no such model or file.
-        CheckpointError: the file is damaged, unsafe to load, or belongs to another network.
-        DownloadError: the repository can't be fetched.
-
-    Example:
-        >>> import kbnet
-        >>> kbnet.load_model("denoise").family
-        'kbnet-s'
-    """
-    return load_file(resolve(name_or_path))

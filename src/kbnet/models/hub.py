@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from kbnet import files
 from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, KBNetError, MissingExtraError
 from kbnet.models.catalogue import CatalogueEntry, find, resolve
-from kbnet.models.checkpoint import load_file, matching_presets, save_file
-from kbnet.models.presets import Network, count_parameters
+from kbnet.models.config import matching_presets
+from kbnet.models.weights import Weights, read_weights, write_weights
 
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "kbnet.json", "README.md"
 
@@ -72,13 +72,13 @@ def push_to_hub(
     entry = find(str(model))
     if license is None and entry is None:
         raise InvalidInputError("these weights are not in the catalogue; specify their license")
-    network = load_file(resolve(model))
+    weights = read_weights(resolve(model))
     hub = _hub()
-    card = model_card(network, repo, entry, license=license, summary=summary)
+    card = model_card(weights, repo, entry, license=license, summary=summary)
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / WEIGHTS
-        save_file(network, weights)
-        contents: dict[str, Any] = {WEIGHTS: weights, SETTINGS: _settings_text(entry).encode(), CARD: card.encode()}
+        file = Path(folder) / WEIGHTS
+        write_weights(weights, file)
+        contents: dict[str, Any] = {WEIGHTS: file, SETTINGS: _settings_text(entry).encode(), CARD: card.encode()}
         api = hub.HfApi(endpoint=_endpoint(endpoint), token=token)
 
         def push() -> str:
@@ -91,7 +91,7 @@ def push_to_hub(
 
 
 def model_card(
-    network: Network,
+    weights: Weights,
     repo: str,
     entry: CatalogueEntry | None,
     *,
@@ -101,20 +101,12 @@ def model_card(
     """Write the README.md of a repository: how to use the weights, and what the catalogue says about them."""
     terms = license or (entry.license if entry else "")
     what = summary or (entry.summary if entry else "KBNet weights")
-    preset = (matching_presets(network.config) or [network.family])[0]
+    preset = (matching_presets(weights.config) or [weights.config.family])[0]
     lines = ["---", "library_name: kbnet", "pipeline_tag: image-to-image", f"license: {_LICENSES.get(terms, 'other')}"]
     if terms not in _LICENSES:
         lines.append(f"license_name: {json.dumps(terms)}")
-    lines += [
-        "tags: [kbnet, image-restoration]",
-        "---",
-        "",
-        f"# {repo.partition('/')[2]}",
-        "",
-        f"{what}.",
-        "",
-    ]
-    lines += [f"{preset}, {count_parameters(network) / 1e6:.2f} million parameters (KBNet, arXiv 2303.02881).", ""]
+    lines += ["tags: [kbnet, image-restoration]", "---", "", f"# {repo.partition('/')[2]}", "", f"{what}.", ""]
+    lines += [f"{preset}, {weights.parameters / 1e6:.2f} million parameters (KBNet, arXiv 2303.02881).", ""]
     usage = f'restorer = kbnet.Restorer.from_pretrained("{repo}")'
     lines += ["```python", "import kbnet", "", usage, "```", "", f"Licence of the weights: {terms}", ""]
     if entry is not None:

@@ -20,7 +20,7 @@ from kbnet import files
 from kbnet.data import Loader, Mixup, PhotoPatches
 from kbnet.errors import KBNetError, TrainingError
 from kbnet.inference.memory import available_bytes
-from kbnet.models import Network
+from kbnet.nn import Network
 from kbnet.training import checkpoint
 from kbnet.training.curves import Curves
 from kbnet.training.pace import Pace
@@ -121,7 +121,7 @@ class Run:
 
         channels = model.config.channels
         if memory is None:
-            memory = available_bytes(torch.device("cpu")) // 2
+            memory = available_bytes() // 2
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
         folders = [data] if isinstance(data, Path | str) else list(data)
         sets, held_out = self._together(

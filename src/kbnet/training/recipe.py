@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from kbnet.data import LAYOUTS, Degradation
 from kbnet.errors import RecipeError
-from kbnet.models import PRESETS, KBNetL, KBNetLConfig, Network, create_model, preset_config
+from kbnet.models import PRESETS, KBNetLConfig, preset_config
+from kbnet.nn import KBNetL, Network, create_model
 from kbnet.suggesting import did_you_mean
 from kbnet.training.complaints import complaints
 from kbnet.training.degrading import PAIRS, build_degradation, pairs_layout

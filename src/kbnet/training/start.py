@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kbnet.errors import ModelError, RecipeError, TrainingError
-from kbnet.models import KBNetS, KBNetSConfig, Network, load_model
+from kbnet.models import KBNetSConfig
+from kbnet.nn import KBNetS, Network, load_model
 from kbnet.training import checkpoint
 from kbnet.training.recipe import Recipe
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from kbnet.models import KBNetL, KBNetS, Network
+from kbnet.nn import KBNetL, KBNetS, Network
 from kbnet.training import capturing
 from kbnet.training.losses import loss_of
 from kbnet.training.optimizers import fuses, make_optimizer

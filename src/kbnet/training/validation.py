@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from kbnet.data import to_tensor
 from kbnet.data.photos import Pixels
 from kbnet.metrics import noisy, psnr, to_uint8
-from kbnet.models import Network
+from kbnet.nn import Network
 from kbnet.training.sources import HeldOut
 
 SIGMAS = (15.0, 25.0, 50.0)

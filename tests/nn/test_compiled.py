@@ -8,8 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import kbnet
-from kbnet.models import compiled
-from kbnet.nn import FullFrame, Gather, Local, Shared, conformity
+from kbnet.nn import FullFrame, Gather, Local, Shared, compiled, conformity
 from kbnet.ops import native
 
 pytestmark = pytest.mark.skipif(native.refuses_here() is not None, reason="no compiled kernels")

@@ -4,10 +4,11 @@ import os
 
 import pytest
 import torch
-from local_server import serving
 
 from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, OutputError, OutputExistsError
-from kbnet.models import PRESETS, KBNetLConfig, build, create_model, download, load_file, save_official
+from kbnet.models import PRESETS, KBNetLConfig, build, create_model, load_file, save_official
+from kbnet.nn import download
+from local_server import serving
 
 NAME, FILE = "kbnet-l-derain", "1x-KBNet_derain.pth"
 

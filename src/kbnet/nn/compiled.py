@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from kbnet import engine
 from kbnet.models.description import describe_network
-from kbnet.models.kbnet_s import KBNetS
 from kbnet.nn import conformity, fused
 from kbnet.nn.context import FullFrame, Gather, Local, Shared
+from kbnet.nn.kbnet_s import KBNetS
 from kbnet.ops import native
 
 
@@ -64,8 +64,8 @@ def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
     if type(context) not in (FullFrame, Local, Gather, Shared):
         return f"it doesn't support the context {type(context).__name__}"
     widest = network.config.width * network.input_multiple
-    if widest > fused.MAX_CHANNELS:
-        return f"with more than {fused.MAX_CHANNELS} channels, running layer by layer is faster"
+    if widest > engine.MAX_CHANNELS:
+        return f"with more than {engine.MAX_CHANNELS} channels, running layer by layer is faster"
     reason = conformity.departure(network, describe_network(network.config))
     if reason is not None:
         return reason
