@@ -80,7 +80,7 @@ KBNET_API int32_t kbnet_abi_version(void);
 /* What went wrong in the last failed call of this thread, one line of UTF-8; valid until its next failed call. */
 KBNET_API const char *kbnet_error(void);
 
-/* Loads a KBNet-S from a .safetensors file of kbnet. NULL if it fails. Free it with kbnet_free. */
+/* Loads a KBNet-S or KBNet-L from a .safetensors file of kbnet. NULL if it fails. Free it with kbnet_free. */
 KBNET_API kbnet_model *kbnet_open(const char *path);
 
 /* The same from memory. The bytes are copied. */
