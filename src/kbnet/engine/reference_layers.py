@@ -56,7 +56,8 @@ def _grouped(x: Planes, weight: NDArray[Any], bias: NDArray[Any], groups: int) -
         for left in range(side):
             shifted = padded[:, :, top : top + height, left : left + width]
             y += multiply(kernels[..., top, left], shifted.reshape(batch, groups, -1, height * width))
-    return y.reshape(batch, -1, height, width) + bias[:, None, None]
+    together: Planes = y.reshape(batch, -1, height, width) + bias[:, None, None]
+    return together
 
 
 def pixel_shuffle(x: Planes) -> Planes:
