@@ -11,6 +11,7 @@
 namespace kbnet {
 namespace {
 
+constexpr int64_t kMostBlocks = 64;  // of a level
 constexpr std::size_t kLargestFile = std::size_t{2} << 30, kLargestHeader = std::size_t{16} << 20;
 
 float half_to_float(uint16_t half) {
@@ -65,11 +66,11 @@ public:
 
     int64_t whole(const char* name, int64_t low, int64_t high) const { return whole(member(name), name, low, high); }
 
-    std::vector<int64_t> wholes(const char* name) const {
+    std::vector<int64_t> wholes(const char* name, int64_t low, int64_t high) const {
         const Json& found = member(name);
         if (found.kind != Json::kArray || found.items.empty() || found.items.size() > 6) fail(name);
         std::vector<int64_t> values;
-        for (const Json& item : found.items) values.push_back(whole(item, name, 0, 64));
+        for (const Json& item : found.items) values.push_back(whole(item, name, low, high));
         return values;
     }
 
@@ -105,26 +106,46 @@ private:
     const Json& table_;
 };
 
-// The bounds are those of models/bounds.py and models/kbnet_s.py.
-Settings read_settings(const Json& table) {
-    const SettingsReader read(table);
-    Settings s;
-    s.channels = read.whole("channels", 1, 3);
-    if (s.channels == 2) SettingsReader::fail("channels");
-    s.width = read.whole("width", 2, 1024);
-    s.middle_blocks = read.whole("middle_blocks", 0, 64);
-    s.bases = read.whole("bases", 1, 512), s.group = read.whole("group_channels", 1, 64);
-    s.kernel = read.whole("kernel_size", 1, 15), s.head_limit = read.whole("coefficient_limit", 2, 1024);
-    s.encoder_blocks = read.wholes("encoder_blocks"), s.decoder_blocks = read.wholes("decoder_blocks");
+void read_small(const SettingsReader& read, Settings& s) {
+    s.middle_blocks = read.whole("middle_blocks", 0, kMostBlocks);
+    s.encoder_blocks = read.wholes("encoder_blocks", 0, kMostBlocks), s.decoder_blocks = read.wholes("decoder_blocks", 0, kMostBlocks);
     s.ffn_scale = read.positive("ffn_scale", 16), s.lightweight = read.boolean("lightweight");
-    s.eps = 1e-6f;
-    if (s.kernel % 2 == 0) SettingsReader::fail("kernel_size");
     if (s.encoder_blocks.size() != s.decoder_blocks.size()) SettingsReader::fail("decoder_blocks");
     if (s.width % s.group || s.width % (s.lightweight ? 2 : 4)) SettingsReader::fail("width");
     for (std::size_t level = 0; level <= s.encoder_blocks.size(); ++level) {
         const auto hidden = static_cast<int64_t>(s.ffn_scale * static_cast<double>(s.width << level));
         if (hidden < 2 || hidden % 2) SettingsReader::fail("ffn_scale");
     }
+}
+
+void read_large(const SettingsReader& read, Settings& s) {
+    s.blocks = read.wholes("blocks", 0, kMostBlocks), s.heads = read.wholes("heads", 1, 1024);
+    s.refinement_blocks = read.whole("refinement_blocks", 0, kMostBlocks);
+    s.expansion = read.positive("expansion", 16), s.bias = read.boolean("bias");
+    if (s.blocks.size() != 4) SettingsReader::fail("blocks");
+    if (s.heads.size() != 4) SettingsReader::fail("heads");
+    if (s.width % 2) SettingsReader::fail("width");
+    for (std::size_t level = 0; level < 4; ++level) {
+        const int64_t channels = s.width << level;
+        const auto hidden = static_cast<int64_t>(static_cast<double>(channels) * s.expansion);
+        if (channels % s.heads[level]) SettingsReader::fail("heads");
+        if (hidden < 1 || hidden % s.group) SettingsReader::fail("expansion");
+    }
+}
+
+// The bounds are those of models/bounds.py and models/config.py.
+Settings read_settings(const std::string& family, const Json& table) {
+    const SettingsReader read(table);
+    Settings s{};
+    s.channels = read.whole("channels", 1, 3);
+    if (s.channels == 2) SettingsReader::fail("channels");
+    s.width = read.whole("width", 2, 1024);
+    s.bases = read.whole("bases", 1, 512), s.group = read.whole("group_channels", 1, 64);
+    s.kernel = read.whole("kernel_size", 1, 15), s.head_limit = read.whole("coefficient_limit", 2, 1024);
+    s.eps = 1e-6f;
+    if (s.kernel % 2 == 0) SettingsReader::fail("kernel_size");
+    s.family = family == "kbnet-l" ? Family::kLarge : Family::kSmall;
+    s.family == Family::kLarge ? read_large(read, s) : read_small(read, s);
     return s;
 }
 
@@ -150,10 +171,11 @@ WeightsFile::WeightsFile(std::string_view bytes) {
         return found && found->kind == Json::kString ? found->text : std::string();
     };
     if (text("kbnet") != "1") throw BadWeights("expected weights written by kbnet; to convert others, run `kbnet convert`");
-    if (text("family") != "kbnet-s")
-        throw BadWeights("expected weights of KBNet-S, got " + text("family").substr(0, 20) + ", which this library doesn't support");
+    const std::string family = text("family");
+    if (family != "kbnet-s" && family != "kbnet-l")
+        throw BadWeights("expected weights of KBNet-S or KBNet-L, got " + family.substr(0, 20) + ", which this library doesn't support");
     try {
-        settings_ = read_settings(parse_json(text("settings")));
+        settings_ = read_settings(family, parse_json(text("settings")));
     } catch (const BadWeights&) {
         throw;
     } catch (const std::runtime_error& error) {

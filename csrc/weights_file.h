@@ -1,4 +1,4 @@
-// Reads a network's settings and parameters from a .safetensors file that models/checkpoint.py wrote. The file isn't
+// Reads a network's settings and parameters from a .safetensors file that models/weights.py wrote. The file isn't
 // trusted: every size is checked before it is used.
 #pragma once
 

@@ -81,7 +81,8 @@ KBNET_API int32_t kbnet_abi_version(void);
 /* The error of this thread's last failed call, as one line of UTF-8. Valid until the thread's next failed call. */
 KBNET_API const char *kbnet_error(void);
 
-/* Loads a KBNet-S from a .safetensors file written by kbnet. Returns NULL on failure. Free the model with kbnet_free. */
+/* Loads a KBNet-S or KBNet-L from a .safetensors file written by kbnet. Returns NULL on failure. Free the model with
+ * kbnet_free. */
 KBNET_API kbnet_model *kbnet_open(const char *path);
 
 /* Loads the contents of such a file from memory. The bytes are copied. */

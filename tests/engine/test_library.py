@@ -69,12 +69,23 @@ def library():
     return declare(ctypes.CDLL(extension().__file__))
 
 
-@pytest.fixture(scope="module", params=[3, 1], ids=["colour", "gray"])
+NETWORKS = {
+    "colour": ("kbnet-nano", SMALL),
+    "gray": ("kbnet-nano", {**SMALL, "channels": 1}),
+    "large": (
+        "kbnet-l-derain",
+        {"width": 8, "blocks": (1, 1, 1, 1), "refinement_blocks": 1, "heads": (1, 2, 2, 4), "bases": 4},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def weights(request, tmp_path_factory):
     import torch
 
-    torch.manual_seed(request.param)
-    network = create_model("kbnet-nano", **SMALL, channels=request.param).eval()
+    preset, settings = NETWORKS[request.param]
+    torch.manual_seed(len(request.param))
+    network = create_model(preset, **settings).eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.endswith("_scale"):
@@ -308,11 +319,16 @@ def test_damaged_weights_are_refused(library, weights):
     refused((2**40).to_bytes(8, "little") + data[8:], b"longer than the file")
     refused(data[:8] + b"{" + data[8 : 7 + length] + data[8 + length :], b"JSON")
     refused(data.replace(b'"kbnet":"1"', b'"kbnet":"2"'), b"written by kbnet")
-    refused(data.replace(b"kbnet-s", b"kbnet-l"), b"doesn't support")
-    for old, new in ((b'\\"width\\": 8', b'\\"width\\": 6'), (b'\\"bases\\": 4', b'\\"bases\\": 5')):
+    large = b'"kbnet-l"' in data
+    refused(data.replace(b"kbnet-l" if large else b"kbnet-s", b"kbnet-m"), b"got kbnet-m")
+    refused(
+        data.replace(*((b"kbnet-l", b"kbnet-s") if large else (b"kbnet-s", b"kbnet-l"))), b"is missing or out of range"
+    )
+    for old, new in ((b'\\"width\\": 8', b'\\"width\\": 7'), (b'\\"bases\\": 4', b'\\"bases\\": 5')):
         assert old in data
         refused(data.replace(old, new), b"match their settings" if b"bases" in old else b"width")
-    refused(data.replace(b'\\"middle_blocks\\": 1', b'\\"middle_blocks\\": 0'), b"unexpected parameter")
+    count = b"refinement_blocks" if large else b"middle_blocks"
+    refused(data.replace(count + b'\\": 1', count + b'\\": 0'), b"unexpected parameter")
     refused(data[:-4] + b"\x00\x00\xc0\x7f", b"NaN")
     assert not library.kbnet_open(b"/nowhere/weights.safetensors")
     assert b"No such file" in library.kbnet_error()

@@ -1,6 +1,6 @@
 """The contexts in numpy, for `kbnet.engine.reference`; `kbnet.nn.context` explains them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,31 +14,41 @@ CELLS = 8
 """Averages over a window are computed on cells of this fraction of it, and interpolated between their centres."""
 
 
-def average_in(context: Context, height: int) -> Callable[[Planes], Planes]:
-    """Return the function that averages features [B,C,H,W] at each site of one call.
+class Averages:
+    """The averages of one call of a network. Ask for them in the order in which the network visits its sites.
 
     Args:
-        context: where averages come from; the averages of a `Gather` are appended to its `means` as the call proceeds.
+        context: where averages come from; those of a `Gather` are appended to its `means` as the call proceeds.
         height: of the network's padded input, in pixels.
     """
-    if isinstance(context, Local):
-        return lambda u: _local_means(u, max(1, context.window * u.shape[2] // height))
-    if isinstance(context, Shared):
-        stored: Iterator[NDArray[Any]] = iter(context.means)
-        return lambda u: next(stored).reshape(1, -1, 1, 1).astype(u.dtype)
-    if not isinstance(context, Gather):
-        return lambda u: u.mean((2, 3), keepdims=True)
-    gathered: list[NDArray[Any]] = []
-    context.means = gathered
 
-    def gather(u: Planes) -> Planes:
-        halo = context.halo * u.shape[2] // height
-        inside = u[:, :, halo : u.shape[2] - halo, halo : u.shape[3] - halo]
-        mean: Planes = inside.mean((0, 2, 3), keepdims=True)
-        gathered.append(mean.ravel().astype(np.float32))
-        return mean
+    def __init__(self, context: Context, height: int) -> None:
+        self._context, self._height = context, height
+        self._gathered: list[NDArray[Any]] = []
+        self._stored: Iterator[NDArray[Any]] = iter(context.means if isinstance(context, Shared) else ())
+        if isinstance(context, Gather):
+            context.means = self._gathered
 
-    return gather
+    def __call__(self, u: Planes) -> Planes:
+        """Average features [B,C,H,W] for the channel branch: [B,C,1,1], [1,C,1,1], or [B,C,H,W] for `Local`."""
+        if isinstance(self._context, Local):
+            return _local_means(u, max(1, self._context.window * u.shape[2] // self._height))
+        return self.share(self.pixels(u).mean((2, 3), keepdims=True))
+
+    def pixels(self, u: Planes) -> Planes:
+        """Crop features [B,C,H,W] to the pixels that averages include."""
+        halo = self._context.halo * u.shape[2] // self._height if isinstance(self._context, Gather) else 0
+        return u[:, :, halo : u.shape[2] - halo, halo : u.shape[3] - halo]
+
+    def share(self, mean: Planes) -> Planes:
+        """Take this call's average [B,...] over `pixels` and return the one to use, [B,...] or [1,...]."""
+        if isinstance(self._context, Shared):
+            return next(self._stored).reshape(1, *mean.shape[1:]).astype(mean.dtype)
+        if not isinstance(self._context, Gather):
+            return mean
+        together: Planes = mean.mean(0, keepdims=True)
+        self._gathered.append(together.ravel().astype(np.float32))
+        return together
 
 
 def _local_means(u: Planes, window: int) -> Planes:

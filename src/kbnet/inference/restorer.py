@@ -149,7 +149,7 @@ class Restorer:
             UnknownModelError: no such model or file exists.
             CheckpointError: the file is damaged, unsafe, or belongs to another network.
             MissingExtraError: the file is a graph whose runtime isn't installed, or it needs PyTorch: one of the
-                authors' files, a KBNet-L, a GPU, or bfloat16.
+                authors' files, a GPU, or bfloat16.
 
         Example:
             >>> import kbnet, numpy as np

@@ -9,7 +9,7 @@ from kbnet.models.config import KBNetLConfig
 from kbnet.nn import conformity
 from kbnet.nn.blocks import KBBlockL
 from kbnet.nn.context import FullFrame
-from kbnet.nn.kbnet_s import run
+from kbnet.nn.kbnet_s import is_traced, run
 
 
 class KBNetL(nn.Module):
@@ -72,6 +72,11 @@ class KBNetL(nn.Module):
                 f"got {list(image.shape)}; pad it, or use a Restorer, which pads by itself"
             )
         context = context or FullFrame()
+        if not (self.training or torch.is_grad_enabled() or is_traced()):
+            from kbnet.nn import compiled  # imports this module
+
+            if compiled.refuses(self, image, context) is None:
+                return compiled.run(self, image, context)
         context.begin(height)
 
         x = self.first(image.to(self.first.weight.dtype))

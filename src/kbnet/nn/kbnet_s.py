@@ -67,7 +67,7 @@ class KBNetS(nn.Module):
         if image.ndim != 4 or image.shape[1] != self.config.channels or 0 in image.shape[2:]:
             raise InvalidInputError(f"expected an image [B,{self.config.channels},H,W], got {list(image.shape)}")
         context = context or FullFrame()
-        if not (self.training or torch.is_grad_enabled() or _is_traced()):
+        if not (self.training or torch.is_grad_enabled() or is_traced()):
             from kbnet.nn import compiled  # imports this module
 
             if compiled.refuses(self, image, context) is None:
@@ -90,7 +90,7 @@ class KBNetS(nn.Module):
         return y[:, :, :height, :width]
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Whether the network is being compiled or traced, which needs its layers."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 

@@ -3,7 +3,7 @@
     weights --open_weights--> engine (whole networks in one native call), or modules (PyTorch), or reference (numpy)
     graph   --runtimes.open_exported--> graphs.ExportedNetwork, in ONNX Runtime or OpenVINO
 
-The engine is the default on a CPU and needs no PyTorch. GPUs, bfloat16 and KBNet-L run by PyTorch.
+The engine is the default on a CPU and needs no PyTorch. GPUs and bfloat16 run by PyTorch.
 """
 
 import logging
@@ -25,10 +25,10 @@ BUDGET_BYTES = 768 * 2**20
 ENGINE_BUDGET_BYTES = 288 * 2**20
 """The same for networks that run in the engine, which needs a third of the memory for tiles of that size."""
 
-ENGINE_VALUES = 3.2
+ENGINE_VALUES = {"kbnet-s": 3.2, "kbnet-l": 5.2}
 """float32 values per pixel and channel of the first level at the peak of a call of the engine, rounded up.
 
-It takes 2.9 at the width of the compact networks: two images of the first level, and the input.
+KBNet-S takes 2.9 at the width of the compact networks: two images of the first level, and the input. KBNet-L has four.
 """
 
 _log = logging.getLogger(__name__)
@@ -80,13 +80,13 @@ def open_weights(weights: Weights, device: str = "cpu", dtype: str = "float32") 
         MissingExtraError: it needs PyTorch, which isn't installed.
     """
     widest = weights.config.width * weights.config.input_multiple
-    reason = _engine_refuses(weights.config)
+    reason = _engine_refuses()
     plain = device == "cpu" and dtype == "float32"
     if plain and reason is None and (widest <= MAX_CHANNELS or not has_torch()):
         from kbnet.inference.runners.engine import EngineRunner
 
         return EngineRunner(weights)
-    if has_torch() or not plain or weights.config.family != "kbnet-s":
+    if has_torch() or not plain:
         from kbnet.inference.runners.modules import TorchRunner, network_of
 
         return TorchRunner(network_of(weights), device, dtype)
@@ -104,10 +104,10 @@ def has_torch() -> bool:
         return False
 
 
-def _engine_refuses(config: Config) -> str | None:
+def _engine_refuses() -> str | None:
     if os.environ.get("KBNET_FUSED") == "off":
         return "KBNET_FUSED is off"
-    return native.refuses_here() if config.family == "kbnet-s" else "it runs KBNet-S alone"
+    return native.refuses_here()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Runs a KBNet-S as one native call, without PyTorch."""
+"""Runs a network as one native call, without PyTorch."""
 
 import os
 from dataclasses import asdict
@@ -34,7 +34,7 @@ class EngineRunner:
 
     @property
     def bytes_per_pixel(self) -> int:
-        return round(4 * ENGINE_VALUES * self.config.width)
+        return round(4 * ENGINE_VALUES[self.config.family] * self.config.width)
 
     def __call__(self, image: Image, context: Context) -> Image:
         return self._engine(image, context)

@@ -1,4 +1,4 @@
-"""Runs the modules of `kbnet.nn` by PyTorch: on GPUs, in bfloat16, KBNet-L, and live networks of the caller.
+"""Runs the modules of `kbnet.nn` by PyTorch: on GPUs, in bfloat16, and live networks of the caller.
 
 This is the only module of the package that knows `kbnet.nn`; it is imported when it is needed.
 """
@@ -69,7 +69,7 @@ class TorchRunner:
         from kbnet.nn import fused
 
         if self._by_engine():
-            return round(4 * ENGINE_VALUES * self.config.width)
+            return round(4 * ENGINE_VALUES[self.config.family] * self.config.width)
         as_one = self.device == "cpu" and fused.refuses_here() is None
         values = 26 if self.config.family == "kbnet-l" else 9 if as_one else 15
         return 4 * values * self.config.width

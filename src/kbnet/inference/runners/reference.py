@@ -1,10 +1,9 @@
-"""Runs a KBNet-S in numpy: the last resort, where there are neither compiled kernels nor PyTorch."""
+"""Runs a network in numpy: the last resort, where there are neither compiled kernels nor PyTorch."""
 
 from dataclasses import asdict
 
 import numpy as np
 
-from kbnet.engine.averages import average_in
 from kbnet.engine.contexts import Context, Image
 from kbnet.engine.reference import restore
 from kbnet.inference.runners import BUDGET_BYTES
@@ -32,6 +31,4 @@ class ReferenceRunner:
         return 4 * 12 * self.config.width
 
     def __call__(self, image: Image, context: Context) -> Image:
-        height = image.shape[2] + -image.shape[2] % self.config.input_multiple
-        average = average_in(context, height)
-        return restore(image, self._parameters, self._settings, average).astype(np.float32, copy=False)
+        return restore(image, self._parameters, self._settings, context).astype(np.float32, copy=False)
