@@ -1,0 +1,217 @@
+// kbnet in a browser, or in Node: restores images on the machine at hand. Nothing is uploaded.
+//
+//     import { Restorer } from "./kbnet.js";
+//     const restorer = await Restorer.load("denoise");
+//     const restored = await restorer.restore(imageData, { onProgress: (done, total) => ... });
+
+import { Crew } from "./crew.js";
+import { FULL_FRAME, GATHER, LOCAL, SHARED } from "./engine.js";
+import { fetchBytes, fetchChecked } from "./fetching.js";
+
+const PADDING = 8; // the protocols of the paper mirror up to a multiple of this
+const OVERLAP = 64, TILE = 640;
+const SAMPLE = { side: 128, halo: 16, pixels: 896 * 896 };
+
+/** Raised when a restoration was cancelled by its signal. */
+export class Cancelled extends Error {
+  constructor() {
+    super("the restoration was cancelled");
+    this.name = "AbortError";
+  }
+}
+
+export class Restorer {
+  #crew;
+  #busy = Promise.resolve();
+
+  constructor(crew, window, tile) {
+    this.#crew = crew;
+    this.window = window;
+    this.tile = tile;
+  }
+
+  /**
+   * Fetches a model and starts the workers.
+   * @param {string} name a task of models.json: "denoise", "denoise-gaussian", "derain" or "deblur"
+   * @param {{base?: string | URL, workers?: number, tile?: number}} options where the files are, by default beside this
+   *   one; how many workers, by default as many as processors, at most 4; the side of tiles in pixels
+   */
+  static async load(name, { base = new URL(".", import.meta.url), workers = defaultWorkers(), tile = TILE } = {}) {
+    const models = JSON.parse(new TextDecoder().decode(await fetchBytes(new URL("models.json", base))));
+    const model = Object.hasOwn(models, name) ? models[name] : undefined;
+    if (!model) throw new Error(`there is no model ${name}; choose among ${Object.keys(models).join(", ")}`);
+    const [module, weights] = await Promise.all([
+      compile(base),
+      fetchChecked(new URL(model.file, base), model.sha256),
+    ]);
+    return new Restorer(await Crew.start(workers, module, weights), model.window, tile);
+  }
+
+  /**
+   * Restores 8-bit RGBA pixels, as `ImageData` holds them. Alpha is kept. Calls wait for one another.
+   * @param {{data: Uint8ClampedArray | Uint8Array, width: number, height: number}} image
+   * @param {{strength?: number, onProgress?: (done: number, total: number) => void, signal?: AbortSignal}} options
+   *   strength: 1 for the restored image, 0 for the input, between for a blend
+   * @returns {Promise<{data: Uint8ClampedArray, width: number, height: number}>}
+   */
+  restore(image, options = {}) {
+    const { data, width, height } = image;
+    if (!(width > 0 && height > 0) || data?.length !== 4 * width * height)
+      throw new TypeError(`expected RGBA pixels of ${width} x ${height}, got ${data?.length} values`);
+    const { strength = 1 } = options;
+    if (!(strength >= 0 && strength <= 1)) throw new TypeError(`expected a strength from 0 to 1, got ${strength}`);
+    const turn = this.#busy.then(() => new Job(this.#crew, this, image, { ...options, strength }).run());
+    this.#busy = turn.catch(() => {});
+    return turn;
+  }
+
+  /** Ends the workers. */
+  close() {
+    this.#crew.end();
+  }
+}
+
+class Job {
+  constructor(crew, { window, tile }, image, options) {
+    Object.assign(this, { crew, window, tile, image, options });
+    this.channels = crew.facts.channels;
+    this.rows = Math.ceil(image.height / PADDING) * PADDING;
+    this.cols = Math.ceil(image.width / PADDING) * PADDING;
+    this.result = new Uint8ClampedArray(image.data.length);
+  }
+
+  async run() {
+    const usual = OVERLAP + this.window;
+    const tile = Math.max(this.tile, this.crew.facts.multiple);
+    const overlap = Math.min(usual, tile >> 1);
+    const down = await this.crew.one("spans", { length: this.rows, tile, overlap });
+    const across = await this.crew.one("spans", { length: this.cols, tile, overlap });
+    const context = await this.#context(down.length * across.length);
+    const bands = down.map((row, index) => new Band(row, down[index + 1]?.start ?? this.rows, this.cols, across.length));
+    const tiles = down.flatMap((row, i) => across.map((col) => ({ row, col, band: i })));
+    let begun = 0, done = 0, flushed = 0;
+    await this.crew.share((call) => {
+      if (begun === tiles.length) return null;
+      if (this.options.signal?.aborted) throw new Cancelled();
+      const { row, col, band } = tiles[begun++];
+      const height = row.stop - row.start, width = col.stop - col.start;
+      const pixels = this.#cut(row.start, col.start, height, width);
+      return call("run", { pixels, height, width, context }, [pixels.buffer]).then((restored) => {
+        bands[band].add(restored, row, col);
+        this.options.onProgress?.(++done, tiles.length);
+        // Strictly from the top: a band hands what it shares with the next one over to it.
+        for (; flushed < bands.length && bands[flushed].left === 0; flushed++) {
+          this.#write(bands[flushed]);
+          bands[flushed].passOn(bands[flushed + 1]);
+        }
+      });
+    });
+    return { data: this.result, width: this.image.width, height: this.image.height };
+  }
+
+  async #context(tiles) {
+    if (this.window > 0) return { kind: LOCAL, window: this.window };
+    if (tiles === 1) return { kind: FULL_FRAME };
+    const { multiple } = this.crew.facts;
+    const fitting = (length) => Math.max(Math.floor(length / multiple), 1) * multiple;
+    const side = Math.min(SAMPLE.side, fitting(this.rows), fitting(this.cols));
+    const halo = side === SAMPLE.side ? SAMPLE.halo : 0;
+    const corners = await this.crew.one("crops", {
+      height: this.rows, width: this.cols, side, halo, pixels: SAMPLE.pixels,
+    });
+    const height = Math.min(side, this.rows), width = Math.min(side, this.cols);
+    const pixels = new Float32Array(corners.length * 3 * height * width);
+    corners.forEach(([y, x], i) => pixels.set(this.#cut(y, x, height, width), i * 3 * height * width));
+    const message = { pixels, batch: corners.length, height, width, context: { kind: GATHER, halo } };
+    const means = await this.crew.one("gather", message, [pixels.buffer]);
+    await this.crew.all("share", { means });
+    return { kind: SHARED };
+  }
+
+  /** Part of the image, mirrored at its bottom and its right, as [3, height, width] in [0,1]. */
+  #cut(top, left, height, width) {
+    const { data, width: stride } = this.image;
+    const pixels = new Float32Array(3 * height * width), plane = height * width;
+    const columns = Int32Array.from({ length: width }, (_, x) => 4 * mirrored(left + x, stride));
+    for (let y = 0, to = 0; y < height; y++) {
+      const row = 4 * stride * mirrored(top + y, this.image.height);
+      for (let x = 0; x < width; x++, to++) {
+        const from = row + columns[x];
+        pixels[to] = data[from] / 255;
+        pixels[to + plane] = data[from + 1] / 255;
+        pixels[to + 2 * plane] = data[from + 2] / 255;
+      }
+    }
+    return pixels;
+  }
+
+  #write({ start, next, sums, height }) {
+    const { data, width, height: lines } = this.image;
+    const { strength } = this.options, plane = height * this.cols;
+    for (let y = start; y < Math.min(next, lines); y++) {
+      let from = (y - start) * this.cols, to = 4 * y * width;
+      for (let x = 0; x < width; x++, from++, to += 4) {
+        for (let c = 0; c < 3; c++) {
+          const before = data[to + c];
+          this.result[to + c] = before + strength * (255 * sums[from + c * plane] - before); // rounds half to even
+        }
+        this.result[to + 3] = data[to + 3];
+      }
+    }
+  }
+}
+
+/** Sums of the tiles of one row of them, weighted. */
+class Band {
+  constructor({ start, stop }, next, cols, tiles) {
+    Object.assign(this, { start, stop, next, cols, left: tiles, height: stop - start, sums: null });
+  }
+
+  /** Float32Array [3, height, cols], made when it is first needed. */
+  #begun() {
+    return (this.sums ??= new Float32Array(3 * this.height * this.cols));
+  }
+
+  add(restored, row, col) {
+    const sums = this.#begun(), width = col.stop - col.start;
+    for (let c = 0, from = 0; c < 3; c++)
+      for (let y = 0; y < this.height; y++) {
+        let to = (c * this.height + y) * this.cols + col.start;
+        for (let x = 0; x < width; x++) sums[to++] += restored[from++] * (row.weights[y] * col.weights[x]);
+      }
+    this.left--;
+  }
+
+  passOn(below) {
+    if (below) {
+      const sums = below.#begun();
+      for (let c = 0; c < 3; c++)
+        for (let y = below.start; y < this.stop; y++) {
+          let from = (c * this.height + y - this.start) * this.cols;
+          let to = (c * below.height + y - below.start) * this.cols;
+          for (let x = 0; x < this.cols; x++) sums[to++] += this.sums[from++];
+        }
+    }
+    this.sums = null;
+  }
+}
+
+/** Which of `length` pixels an axis shows at `index` when it is mirrored at its end. */
+function mirrored(index, length) {
+  if (length === 1) return 0;
+  const period = 2 * (length - 1), place = index % period;
+  return Math.min(place, period - place);
+}
+
+function defaultWorkers() {
+  return Math.max(1, Math.min(globalThis.navigator?.hardwareConcurrency ?? 2, 4));
+}
+
+/** The module with fused multiply-adds where the browser has them, else that of plain SIMD. */
+async function compile(base) {
+  const relaxed = await fetchBytes(new URL("kbnet-relaxed.wasm", base));
+  if (WebAssembly.validate(relaxed)) return WebAssembly.compile(relaxed);
+  const plain = await fetchBytes(new URL("kbnet-simd.wasm", base));
+  if (!WebAssembly.validate(plain)) throw new Error("this browser has no WebAssembly SIMD; update it");
+  return WebAssembly.compile(plain);
+}
