@@ -2,6 +2,8 @@
 // browser, for example) needs no changes elsewhere.
 //
 //   place                 text: where photos are processed
+//   takes, accept         text: the formats it takes; the same as the attribute of a file input
+//   api                   whether the link to the API's documentation is shown
 //   describe()            -> Promise of {tasks: [{name, label, presets: ["fast", optionally "best"]}],
 //                                        formats: [NAME], looks: [NAME]}; looks are the controls of a finished
 //                            result that encode() supports: "strength", later "colour" and "detail"

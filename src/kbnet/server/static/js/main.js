@@ -1,6 +1,6 @@
 // The page: connects backend, queue, viewer and controls. Everything on screen is drawn from the queue's state.
+import { backend } from "./chosen.js";
 import { Controls } from "./controls.js";
-import { HttpBackend } from "./http.js";
 import { connect, offerExamples } from "./intake.js";
 import { List, wordsOf } from "./list.js";
 import { guard, lostBefore, note } from "./losses.js";
@@ -12,7 +12,6 @@ import { zip } from "./zip.js";
 
 const $ = (id) => document.getElementById(id);
 
-const backend = new HttpBackend();
 const queue = new Queue(backend);
 const pictures = new Pictures(backend);
 const viewer = new Viewer();
@@ -185,6 +184,9 @@ function askForKey(wrong = "") {
 }
 
 $("place").textContent = backend.place;
+$("api").hidden = !backend.api;
+$("formats").textContent = backend.takes;
+$("files").accept = backend.accept;
 $("act").onclick = act;
 $("download").onclick = download;
 $("download-all").onclick = downloadAll;

@@ -1,0 +1,8 @@
+// The backend of this page, and what makes it work without a network.
+import { LocalBackend } from "./local.js";
+
+export const backend = new LocalBackend();
+
+if ("serviceWorker" in navigator && location.protocol.startsWith("http")) {
+  navigator.serviceWorker.register(new URL("sw.js", import.meta.url)).catch(() => {}); // the page works without it
+}
