@@ -1,4 +1,4 @@
-// The backend of this page, and what makes it work without a network.
+// The backend of this page, and what makes the page work offline.
 import { LocalBackend } from "./local.js";
 
 export const backend = new LocalBackend();

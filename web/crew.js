@@ -1,4 +1,4 @@
-// The workers of a restorer: each has its own engine, and takes the next tile as soon as it is free.
+// The workers of a restorer. Each has its own engine, and takes the next tile as soon as it is free.
 
 const inNode = typeof process !== "undefined" && process.versions?.node !== undefined;
 
@@ -14,18 +14,19 @@ class Hand {
       if (error === undefined) promise.resolve(result);
       else promise.reject(new Error(error));
     };
-    const fail = (error) => {
-      for (const promise of this.waiting.values()) promise.reject(new Error(error.message ?? "a worker failed to start"));
-      this.waiting.clear();
-    };
     if (inNode) {
       worker.on("message", receive);
-      worker.on("error", fail);
-      worker.unref(); // a restorer that nobody closed does not keep the process alive
+      worker.on("error", (error) => this.fail(error.message));
+      worker.unref(); // a restorer that isn't closed doesn't keep the process alive
     } else {
       worker.onmessage = (event) => receive(event.data);
-      worker.onerror = fail;
+      worker.onerror = (event) => this.fail(event.message ?? "a worker failed to start");
     }
+  }
+
+  fail(message) {
+    for (const promise of this.waiting.values()) promise.reject(new Error(message));
+    this.waiting.clear();
   }
 
   call(action, message = {}, moved = []) {
@@ -40,10 +41,13 @@ class Hand {
 export class Crew {
   /** Starts `count` workers with an engine each. */
   static async start(count, module, weights) {
-    const url = new URL("./worker.js", import.meta.url);
-    const Kind = inNode ? (await import("node:worker_threads")).Worker : Worker;
+    const threads = inNode && (await import("node:worker_threads"));
+    const start = () =>
+      threads
+        ? new threads.Worker(new URL("./worker.js", import.meta.url))
+        : new Worker(new URL("./worker.js", import.meta.url), { type: "module" }); // in this form, bundlers find it
     const crew = new Crew();
-    crew.hands = Array.from({ length: count }, () => new Hand(new Kind(url, { type: "module" })));
+    crew.hands = Array.from({ length: count }, () => new Hand(start()));
     try {
       [crew.facts] = await Promise.all(crew.hands.map((hand) => hand.call("open", { module, weights })));
     } catch (error) {
@@ -64,22 +68,30 @@ export class Crew {
   }
 
   /**
-   * Calls `take(call)` again and again until it returns null, on as many workers as there are, and waits for all.
-   * `take` begins the next piece of work with `call(action, message, moved)` and returns its promise.
+   * Calls `take(call)` for each free worker until it returns null, and waits for all. `take` begins the next piece of
+   * work with `call(action, message, moved)` and returns its promise. After an error, no more work begins.
    */
   async share(take) {
-    await Promise.all(
-      this.hands.map(async (hand) => {
-        for (;;) {
+    let failed = false;
+    const turns = this.hands.map(async (hand) => {
+      try {
+        while (!failed) {
           const work = take((action, message, moved) => hand.call(action, message, moved));
           if (work === null) return;
           await work;
         }
-      }),
-    );
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    });
+    await Promise.all(turns);
   }
 
   end() {
-    for (const hand of this.hands) hand.worker.terminate();
+    for (const hand of this.hands) {
+      hand.worker.terminate();
+      hand.fail("the restorer was closed");
+    }
   }
 }

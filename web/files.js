@@ -1,221 +1,149 @@
-// Image files in a browser: pixels as they are stored, and files with the metadata of the one that came.
+// Image files in a browser: pixels exactly as they are stored, and results with the metadata of the original.
+import { FileError, deflate, joinJpeg, joinPng, joinWebp, orientationOf, splitJpeg, splitPng, splitWebp, text, upright } from "./metadata.js";
 
-export class FileError extends Error {
-  constructor(message) {
-    super(message);
-    this.name = "FileError";
-  }
-}
+export { FileError };
 
-const PNG = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
-const FROM_PIXELS = new Set(["IHDR", "PLTE", "IDAT", "IEND", "tRNS", "bKGD", "hIST", "sBIT", "sPLT", "acTL", "fcTL", "fdAT"]);
-const KEPT_SEGMENTS = new Set([0xe1, 0xe2, 0xed, 0xfe]); // EXIF and XMP, ICC and more, IPTC, comments
-const MOST_PIXELS = 120e6;
+const MOST_PIXELS = 64e6; // about a gigabyte of memory
+const STRIP = 4e6; // pixels read at a time
+const QUALITY = 0.95;
+const KNOWN = [
+  ["GIF", /^GIF8/], ["BMP", /^BM/], ["TIFF", /^(II\*\0|MM\0\*|II\+\0|MM\0\+)/], ["AVIF", /^.{4}ftypavi/s],
+  ["HEIC", /^.{4}ftyp(hei|hev|mif|msf)/s], ["JPEG XL", /^(\xff\n|\0\0\0\fJXL )/], ["PDF", /^%PDF/],
+];
 
 /** "png", "jpeg" or "webp" by the first bytes; null for anything else. */
 export function formatOf(bytes) {
-  const text = (from, to) => String.fromCharCode(...bytes.subarray(from, to));
-  if (PNG.every((byte, i) => bytes[i] === byte)) return "png";
-  if (bytes[0] === 0xff && bytes[1] === 0xd8 && bytes[2] === 0xff) return "jpeg";
-  if (text(0, 4) === "RIFF" && text(8, 12) === "WEBP") return "webp";
-  return null;
+  const start = text(bytes.subarray(0, 12));
+  if (start.startsWith("\x89PNG\r\n\x1a\n")) return "png";
+  if (start.startsWith("\xff\xd8\xff")) return "jpeg";
+  return /^RIFF.{4}WEBP/s.test(start) ? "webp" : null;
 }
 
 /**
  * Reads a file.
  * @param {Blob} blob
- * @returns {Promise<{data: Uint8ClampedArray, width: number, height: number, format: string, alpha: boolean,
- *   metadata: Uint8Array[], notes: string[]}>} RGBA as stored: not turned, in the file's own colours
+ * @returns {Promise<{data: Uint8ClampedArray, width: number, height: number, format: string, alpha: boolean, gray: boolean,
+ *   lossless: boolean, info: object, notes: string[]}>} RGBA as stored: not rotated, in the file's own colours
  */
 export async function readImage(blob) {
   const bytes = new Uint8Array(await blob.arrayBuffer());
   const format = formatOf(bytes);
-  if (!format) throw new FileError("is not a PNG, JPEG, or WebP image; use kbnet on your computer for other formats");
-  const facts = { png: readPng, jpeg: readJpeg, webp: readWebp }[format](bytes);
-  if (facts.size && facts.size[0] * facts.size[1] > MOST_PIXELS)
-    throw new FileError(`has ${Math.round((facts.size[0] * facts.size[1]) / 1e6)} megapixels; the limit in a browser is ${MOST_PIXELS / 1e6}`);
+  if (!format) throw new FileError(refusal(bytes));
+  const { size, plain, ...facts } = await { png: splitPng, jpeg: splitJpeg, webp: splitWebp }[format](bytes);
+  if (size && size[0] * size[1] > MOST_PIXELS)
+    throw new FileError(`has ${Math.round((size[0] * size[1]) / 1e6)} megapixels; the limit in a browser is ${MOST_PIXELS / 1e6}`);
   let bitmap;
   try {
-    bitmap = await createImageBitmap(blob, {
-      imageOrientation: "none", premultiplyAlpha: "none", colorSpaceConversion: "none",
-    });
+    const options = { imageOrientation: "none", premultiplyAlpha: "none", colorSpaceConversion: "none" };
+    bitmap = await createImageBitmap(new Blob(plain, { type: `image/${format}` }), options);
   } catch {
-    throw new FileError("is damaged, or in a form of the format that this browser cannot read");
+    throw new FileError(`is damaged, or this browser cannot read this kind of ${format.toUpperCase()} file`);
   }
   try {
-    const pixels = facts.alpha ? throughTexture(bitmap) : throughCanvas(bitmap);
-    return { ...pixels, format, alpha: facts.alpha, metadata: facts.metadata, notes: facts.notes };
+    const notes = facts.info.lost.length ? [`Not kept: ${[...new Set(facts.info.lost)].join(", ")}`] : [];
+    const data = (facts.alpha && throughTexture(bitmap)) || throughCanvas(bitmap);
+    return { data, width: bitmap.width, height: bitmap.height, format, ...facts, notes };
   } finally {
     bitmap.close();
   }
 }
 
+function refusal(bytes) {
+  if (!bytes.length) return "is empty";
+  const name = KNOWN.find(([, pattern]) => pattern.test(text(bytes.subarray(0, 12))))?.[0];
+  if (!name) return "is not a PNG, JPEG or WebP image";
+  return `is a ${name} file; this page restores PNG, JPEG and WebP. Convert it first, or use kbnet restore on a computer`;
+}
+
 /**
- * Writes RGBA pixels as a file.
- * @param {{data: Uint8ClampedArray, width: number, height: number}} pixels
- * @param {{format: string, alpha: boolean, metadata: Uint8Array[]}} original whose format is used unless another is
- *   given, and whose metadata is kept where the format is the same
+ * Writes pixels as a file with the metadata of the original.
+ * @param {{data: Uint8ClampedArray, width: number, height: number}} pixels RGBA
+ * @param original what readImage returned
+ * @param {string} format of the original, unless another is given
  * @returns {Promise<{blob: Blob, notes: string[]}>}
  */
 export async function writeImage(pixels, original, format = original.format) {
-  const same = format === original.format && format !== "webp";
-  const notes = same || !original.metadata.length ? [] : ["metadata is not kept when the format changes"];
-  if (format === "png") {
-    const parts = await encodePng(pixels, original.alpha, same ? original.metadata : []);
-    return { blob: new Blob(parts, { type: "image/png" }), notes };
+  const same = format === original.format, { alpha } = original, notes = [...original.notes];
+  let { gray, info } = original;
+  if (!same) {
+    const turn = orientationOf(info.exif); // not every program applies it in every format
+    if (turn > 1) [pixels, info] = [turned(pixels, turn), { ...info, exif: upright(info.exif) }];
+    if (info.parts.length > [info.icc, info.exif, info.xmp].filter(Boolean).length)
+      notes.push(`Only the colour profile, EXIF and XMP are kept when ${original.format.toUpperCase()} becomes ${format.toUpperCase()}`);
   }
-  if (original.alpha && format === "jpeg") notes.push("JPEG has no transparency; it is drawn on black");
-  const canvas = new OffscreenCanvas(pixels.width, pixels.height);
-  canvas.getContext("2d").putImageData(new ImageData(pixels.data, pixels.width, pixels.height), 0, 0);
-  const encoded = await canvas.convertToBlob({ type: `image/${format}`, quality: 0.95 });
-  if (encoded.type !== `image/${format}`) throw new FileError(`cannot be written as ${format} by this browser; choose PNG`);
-  if (format !== "jpeg") return { blob: encoded, notes };
-  const bytes = new Uint8Array(await encoded.arrayBuffer());
-  return { blob: new Blob(withSegments(bytes, same ? original.metadata : []), { type: "image/jpeg" }), notes };
-}
-
-// ---- PNG
-
-function chunks(bytes) {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const found = [];
-  for (let at = 8; at + 12 <= bytes.length; ) {
-    const length = view.getUint32(at), end = at + 12 + length;
-    if (end > bytes.length) throw new FileError("is damaged: it is cut short");
-    const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
-    found.push({ name, whole: bytes.subarray(at, end), data: bytes.subarray(at + 8, end - 4) });
-    at = end;
+  if (format !== "png" && info.icc && text(info.icc.subarray(16, 20)) === "GRAY") {
+    notes.push("The colour profile is not kept: browsers write gray images in colour");
+    info = { ...info, icc: null, parts: info.parts.filter((part) => text(part.subarray(4, 15)) !== "ICC_PROFILE") };
   }
-  return found;
+  if (format !== "png") {
+    const encoded = await encode(alpha && format === "jpeg" ? onWhite(pixels, notes) : pixels, format, original);
+    if (encoded) {
+      const parts = format === "jpeg" ? joinJpeg(encoded, info, same, notes) : joinWebp(encoded, info, pixels.width, pixels.height, alpha);
+      return { blob: new Blob(parts, { type: `image/${format}` }), notes };
+    }
+    if (same) return writeImage(pixels, { ...original, notes: [`Saved as PNG: this browser cannot write ${format.toUpperCase()}`, ...notes] }, "png");
+    throw new FileError(`cannot be saved as ${format.toUpperCase()} by this browser; choose PNG`);
+  }
+  gray &&= !(info.icc && text(info.icc.subarray(16, 20)) === "RGB ");
+  return { blob: new Blob(await encodePng(pixels, alpha, gray, info, same), { type: "image/png" }), notes };
 }
 
-function readPng(bytes) {
-  const all = chunks(bytes);
-  if (all[0]?.name !== "IHDR" || all[0].data.length !== 13) throw new FileError("is damaged: it has no header");
-  const header = new DataView(all[0].data.buffer, all[0].data.byteOffset, 13);
-  const depth = all[0].data[8], kind = all[0].data[9];
-  if (depth === 16) throw new FileError("has 16 bits a channel, which browsers reduce to 8; use kbnet on your computer");
-  if (all.some(({ name }) => name === "acTL")) throw new FileError("is an animation; restore its frames one by one");
-  return {
-    size: [header.getUint32(0), header.getUint32(4)],
-    alpha: kind === 4 || kind === 6 || all.some(({ name }) => name === "tRNS"),
-    metadata: all.filter(({ name }) => !FROM_PIXELS.has(name)).map(({ whole }) => whole),
-    notes: [],
-  };
+/** The file's bytes, or null if the browser does not write the format or so large an image. */
+async function encode({ data, width, height }, format, { lossless }) {
+  try {
+    const canvas = new OffscreenCanvas(width, height);
+    canvas.getContext("2d").putImageData(new ImageData(data, width, height), 0, 0);
+    const blob = await canvas.convertToBlob({ type: `image/${format}`, quality: lossless && format === "webp" ? 1 : QUALITY });
+    return blob.type === `image/${format}` ? new Uint8Array(await blob.arrayBuffer()) : null;
+  } catch {
+    return null;
+  }
 }
 
-const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
-  for (let bit = 0; bit < 8; bit++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
-  return n;
-});
-
-function chunk(name, data) {
-  const whole = new Uint8Array(12 + data.length), view = new DataView(whole.buffer);
-  view.setUint32(0, data.length);
-  for (let i = 0; i < 4; i++) whole[4 + i] = name.charCodeAt(i);
-  whole.set(data, 8);
-  let crc = -1;
-  for (let i = 4; i < whole.length - 4; i++) crc = CRC_TABLE[(crc ^ whole[i]) & 255] ^ (crc >>> 8);
-  view.setUint32(whole.length - 4, ~crc);
-  return whole;
-}
-
-async function encodePng({ data, width, height }, alpha, metadata) {
-  const header = new Uint8Array(13), view = new DataView(header.buffer), channels = alpha ? 4 : 3;
+async function encodePng({ data, width, height }, alpha, gray, info, same) {
+  const header = new Uint8Array(13), view = new DataView(header.buffer);
   view.setUint32(0, width);
   view.setUint32(4, height);
-  header.set([8, alpha ? 6 : 2], 8);
-  const stride = 1 + channels * width;
+  header.set([8, (gray ? 0 : 2) + (alpha ? 4 : 0)], 8);
+  const from = [...(gray ? [0] : [0, 1, 2]), ...(alpha ? [3] : [])], stride = 1 + from.length * width;
   let y = 0;
   const rows = new ReadableStream({
     pull(controller) {
       const block = new Uint8Array(Math.min(64, height - y) * stride);
       for (let to = 0; to < block.length; y++) {
-        block[to++] = y ? 2 : 0; // each byte as its difference to the one above
+        block[to++] = y ? 2 : 0; // each byte as its difference from the one above
         for (let x = 0, at = 4 * y * width; x < width; x++, at += 4)
-          for (let c = 0; c < channels; c++) block[to++] = data[at + c] - (y ? data[at + c - 4 * width] : 0);
+          for (const channel of from) block[to++] = data[at + channel] - (y ? data[at + channel - 4 * width] : 0);
       }
       controller.enqueue(block);
       if (y === height) controller.close();
     },
   });
-  const packed = rows.pipeThrough(new CompressionStream("deflate"));
-  const compressed = new Uint8Array(await new Response(packed).arrayBuffer());
-  return [Uint8Array.from(PNG), chunk("IHDR", header), ...metadata, chunk("IDAT", compressed), chunk("IEND", new Uint8Array(0))];
-}
-
-// ---- JPEG
-
-function segments(bytes) {
-  const found = [];
-  for (let at = 2; at + 4 <= bytes.length; ) {
-    if (bytes[at] !== 0xff) throw new FileError("is damaged: a segment is missing");
-    const kind = bytes[at + 1];
-    if (kind === 0xff) {
-      at++;
-      continue;
-    }
-    if (kind === 0xda) return { found, rest: at };
-    const end = at + 2 + ((bytes[at + 2] << 8) | bytes[at + 3]);
-    if (end > bytes.length) break;
-    found.push({ kind, whole: bytes.subarray(at, end) });
-    at = end;
-  }
-  throw new FileError("is damaged: it is cut short");
-}
-
-function readJpeg(bytes) {
-  const { found } = segments(bytes);
-  const frame = found.find(({ kind }) => kind >= 0xc0 && kind <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(kind))?.whole;
-  if (!frame || frame.length < 10) throw new FileError("is damaged: it has no frame");
-  const metadata = found.filter(({ kind, whole }) => KEPT_SEGMENTS.has(kind) && !refersToFile(kind, whole)).map(({ whole }) => whole);
-  const lost = found.some(({ kind, whole }) => refersToFile(kind, whole));
-  return {
-    size: [(frame[7] << 8) | frame[8], (frame[5] << 8) | frame[6]],
-    alpha: false,
-    metadata,
-    notes: lost ? ["the file holds further pictures (such as a gain map), which the result does not"] : [],
-  };
-}
-
-/** Multi-picture tables hold places in the file, which are others in the result. */
-function refersToFile(kind, whole) {
-  return kind === 0xe2 && String.fromCharCode(...whole.subarray(4, 8)) === "MPF\0";
-}
-
-function withSegments(bytes, metadata) {
-  const { found, rest } = segments(bytes);
-  const own = found.filter(({ kind }) => !KEPT_SEGMENTS.has(kind)).map(({ whole }) => whole);
-  const first = own.findIndex((whole) => whole[1] !== 0xe0); // a JFIF header comes first
-  return [bytes.subarray(0, 2), ...own.slice(0, first), ...metadata, ...own.slice(first), bytes.subarray(rest)];
-}
-
-// ---- WebP
-
-function readWebp(bytes) {
-  const text = String.fromCharCode(...bytes.subarray(12, 16));
-  if (text === "VP8X" && bytes[20] & 2) throw new FileError("is an animation; restore its frames one by one");
-  const alpha = text === "VP8L" || (text === "VP8X" && Boolean(bytes[20] & 16));
-  const metadata = text === "VP8X" && bytes[20] & 0x2c ? [bytes.subarray(0, 0)] : []; // ICC, EXIF or XMP
-  return { size: null, alpha, metadata, notes: metadata.length ? ["metadata of WebP files is not kept"] : [] };
+  const compressed = await new Response(rows.pipeThrough(new CompressionStream("deflate"))).arrayBuffer();
+  return joinPng(header, new Uint8Array(compressed), info, same);
 }
 
 // ---- pixels
 
+/** In strips: some browsers limit the size of a canvas. */
 function throughCanvas(bitmap) {
-  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  const { data, width, height } = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  return { data, width, height };
+  const { width, height } = bitmap, rows = Math.min(height, Math.max(1, Math.floor(STRIP / width)));
+  const data = new Uint8ClampedArray(4 * width * height);
+  const context = new OffscreenCanvas(width, rows).getContext("2d", { willReadFrequently: true });
+  context.globalCompositeOperation = "copy";
+  for (let top = 0; top < height; top += rows) {
+    const count = Math.min(rows, height - top);
+    context.drawImage(bitmap, 0, top, width, count, 0, 0, width, count);
+    data.set(context.getImageData(0, 0, width, count).data, 4 * top * width);
+  }
+  return data;
 }
 
-/** A canvas multiplies colours by alpha and back, which changes them; a texture leaves them alone. */
+/** A canvas multiplies colours by alpha and back, which changes them; a texture keeps them. Null if there is none. */
 function throughTexture(bitmap) {
   const { width, height } = bitmap;
   const gl = new OffscreenCanvas(1, 1).getContext("webgl2");
-  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE))
-    throw new FileError("has transparency and is too large for this browser; use kbnet on your computer");
+  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
   gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, false);
   gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
   gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
@@ -224,6 +152,30 @@ function throughTexture(bitmap) {
   gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, gl.getParameter(gl.TEXTURE_BINDING_2D), 0);
   const data = new Uint8ClampedArray(4 * width * height);
   gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(data.buffer));
+  const failed = gl.getError() !== gl.NO_ERROR;
   gl.getExtension("WEBGL_lose_context")?.loseContext();
-  return { data, width, height };
+  return failed ? null : data;
+}
+
+function onWhite({ data, width, height }, notes) {
+  notes.push("JPEG has no transparency: the image is drawn on white");
+  const opaque = new Uint8ClampedArray(data.length);
+  for (let i = 0; i < data.length; i += 4) {
+    for (let c = i; c < i + 3; c++) opaque[c] = 255 + (data[c] - 255) * (data[i + 3] / 255);
+    opaque[i + 3] = 255;
+  }
+  return { data: opaque, width, height };
+}
+
+/** Pixels as an EXIF orientation from 2 to 8 shows them. */
+function turned({ data, width, height }, orientation) {
+  const swaps = orientation > 4, wide = swaps ? height : width, high = swaps ? width : height;
+  const from = new Uint32Array(data.buffer, data.byteOffset, width * height), to = new Uint32Array(wide * high);
+  const right = [2, 3, 7, 8].includes(orientation), below = [3, 4, 6, 7].includes(orientation);
+  for (let y = 0; y < high; y++)
+    for (let x = 0; x < wide; x++) {
+      const across = swaps ? y : x, down = swaps ? x : y;
+      to[y * wide + x] = from[(below ? height - 1 - down : down) * width + (right ? width - 1 - across : across)];
+    }
+  return { data: new Uint8ClampedArray(to.buffer), width: wide, height: high };
 }

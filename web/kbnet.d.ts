@@ -1,17 +1,19 @@
-/** RGBA pixels of 8 bits, as `ImageData` holds them. */
+/** 8-bit RGBA pixels. In browsers, results are `ImageData`. */
 export interface Pixels {
-  data: Uint8ClampedArray;
+  data: Uint8ClampedArray<ArrayBuffer>;
   width: number;
   height: number;
 }
 
 export interface LoadOptions {
-  /** Where models.json, the weights and the modules are; by default beside kbnet.js. */
+  /** Address of models.json, the weights and the modules; by default beside kbnet.js. */
   base?: string | URL;
-  /** How many workers share the tiles; by default as many as processors, at most 4. */
+  /** Number of workers that share the tiles; by default that of processors, at most 4, or fewer if memory is scarce. */
   workers?: number;
-  /** Side of the tiles in pixels; 640 by default. Smaller tiles take less memory and more time. */
+  /** Side of the tiles in pixels, 640 by default. Smaller tiles take less memory and more time. */
   tile?: number;
+  /** Which WebAssembly module to use; by default the fastest that runs here. */
+  simd?: "auto" | "relaxed" | "plain";
 }
 
 export interface RestoreOptions {
@@ -24,13 +26,13 @@ export interface RestoreOptions {
 }
 
 export class Restorer {
-  /** Fetches a model, checks its SHA-256, and starts the workers. */
+  /** Downloads a model, checks its SHA-256, and starts the workers. */
   static load(task: "denoise" | "denoise-gaussian" | "derain" | "deblur", options?: LoadOptions): Promise<Restorer>;
-  /** Restores an image; alpha is kept. Several calls run one after another. */
+  /** Restores an image, nominally in sRGB; keeps alpha. Several calls run one after another. */
   restore(image: { data: Uint8ClampedArray | Uint8Array; width: number; height: number }, options?: RestoreOptions): Promise<Pixels>;
   /** Ends the workers. */
   close(): void;
 }
 
-/** Rejection of a restoration that its signal cancelled; its name is "AbortError". */
+/** The error of a restoration that its signal cancelled; its name is "AbortError". */
 export class Cancelled extends Error {}

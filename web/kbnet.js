@@ -10,7 +10,13 @@ import { fetchBytes, fetchChecked } from "./fetching.js";
 
 const PADDING = 8; // the protocols of the paper mirror up to a multiple of this
 const OVERLAP = 64, TILE = 640;
-const SAMPLE = { side: 128, halo: 16, pixels: 896 * 896 };
+const SAMPLE = { side: 128, halo: 16 }; // crops that averages over the whole image are gathered from
+const SECOND_BEST = 4; // gigabytes of memory assumed for phones that don't tell
+
+// (module (func (param v128 v128 v128) (result v128) local.get 0, 1, 2, f32x4.relaxed_madd))
+const RELAXED = Uint8Array.of(
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 8, 1, 96, 3, 123, 123, 123, 1, 123, 3, 2, 1, 0, 10, 13, 1, 11, 0, 32, 0, 32, 1, 32, 2, 253, 133, 2, 11,
+);
 
 /** Raised when a restoration was cancelled by its signal. */
 export class Cancelled extends Error {
@@ -33,26 +39,27 @@ export class Restorer {
   /**
    * Fetches a model and starts the workers.
    * @param {string} name a task of models.json: "denoise", "denoise-gaussian", "derain" or "deblur"
-   * @param {{base?: string | URL, workers?: number, tile?: number}} options where the files are, by default beside this
-   *   one; how many workers, by default as many as processors, at most 4; the side of tiles in pixels
+   * @param {{base?: string | URL, workers?: number, tile?: number, simd?: "auto" | "relaxed" | "plain"}} options where
+   *   the files are, by default beside this one; how many workers, by default as many as processors, at most 4, or fewer
+   *   if the device has little memory; the side of tiles in pixels; which module, by default the fastest that runs here
    */
-  static async load(name, { base = new URL(".", import.meta.url), workers = defaultWorkers(), tile = TILE } = {}) {
+  static async load(name, { base = new URL(".", import.meta.url), workers = defaultWorkers(), tile = TILE, simd = "auto" } = {}) {
     const models = JSON.parse(new TextDecoder().decode(await fetchBytes(new URL("models.json", base))));
     const model = Object.hasOwn(models, name) ? models[name] : undefined;
     if (!model) throw new Error(`there is no model ${name}; choose among ${Object.keys(models).join(", ")}`);
     const [module, weights] = await Promise.all([
-      compile(base),
+      compile(base, simd),
       fetchChecked(new URL(model.file, base), model.sha256),
     ]);
     return new Restorer(await Crew.start(workers, module, weights), model.window, tile);
   }
 
   /**
-   * Restores 8-bit RGBA pixels, as `ImageData` holds them. Alpha is kept. Calls wait for one another.
+   * Restores 8-bit RGBA pixels, as in `ImageData`. Alpha is kept. Several calls run one after another.
    * @param {{data: Uint8ClampedArray | Uint8Array, width: number, height: number}} image
    * @param {{strength?: number, onProgress?: (done: number, total: number) => void, signal?: AbortSignal}} options
    *   strength: 1 for the restored image, 0 for the input, between for a blend
-   * @returns {Promise<{data: Uint8ClampedArray, width: number, height: number}>}
+   * @returns {Promise<ImageData | {data: Uint8ClampedArray, width: number, height: number}>} the latter in Node
    */
   restore(image, options = {}) {
     const { data, width, height } = image;
@@ -73,7 +80,7 @@ export class Restorer {
 
 class Job {
   constructor(crew, { window, tile }, image, options) {
-    Object.assign(this, { crew, window, tile, image, options });
+    Object.assign(this, { crew, window, image, options, tile: Math.max(tile, crew.facts.multiple) });
     this.channels = crew.facts.channels;
     this.rows = Math.ceil(image.height / PADDING) * PADDING;
     this.cols = Math.ceil(image.width / PADDING) * PADDING;
@@ -82,8 +89,7 @@ class Job {
 
   async run() {
     const usual = OVERLAP + this.window;
-    const tile = Math.max(this.tile, this.crew.facts.multiple);
-    const overlap = Math.min(usual, tile >> 1);
+    const { tile } = this, overlap = Math.min(usual, tile >> 1);
     const down = await this.crew.one("spans", { length: this.rows, tile, overlap });
     const across = await this.crew.one("spans", { length: this.cols, tile, overlap });
     const context = await this.#context(down.length * across.length);
@@ -106,7 +112,8 @@ class Job {
         }
       });
     });
-    return { data: this.result, width: this.image.width, height: this.image.height };
+    const { width, height } = this.image;
+    return globalThis.ImageData ? new ImageData(this.result, width, height) : { data: this.result, width, height };
   }
 
   async #context(tiles) {
@@ -117,7 +124,7 @@ class Job {
     const side = Math.min(SAMPLE.side, fitting(this.rows), fitting(this.cols));
     const halo = side === SAMPLE.side ? SAMPLE.halo : 0;
     const corners = await this.crew.one("crops", {
-      height: this.rows, width: this.cols, side, halo, pixels: SAMPLE.pixels,
+      height: this.rows, width: this.cols, side, halo, pixels: this.tile ** 2, // together, they take the memory of a tile
     });
     const height = Math.min(side, this.rows), width = Math.min(side, this.cols);
     const pixels = new Float32Array(corners.length * 3 * height * width);
@@ -203,15 +210,17 @@ function mirrored(index, length) {
   return Math.min(place, period - place);
 }
 
+/** A worker takes 180 MB with tiles of 640 pixels. */
 function defaultWorkers() {
-  return Math.max(1, Math.min(globalThis.navigator?.hardwareConcurrency ?? 2, 4));
+  const { hardwareConcurrency = 2, deviceMemory, userAgent = "" } = globalThis.navigator ?? {};
+  const memory = deviceMemory ?? (/Mobi|Android|iP(hone|ad)/.test(userAgent) ? SECOND_BEST : Infinity);
+  return Math.max(1, Math.min(hardwareConcurrency, 4, Math.floor(memory / 2)));
 }
 
-/** The module with fused multiply-adds where the browser has them, else that of plain SIMD. */
-async function compile(base) {
-  const relaxed = await fetchBytes(new URL("kbnet-relaxed.wasm", base));
-  if (WebAssembly.validate(relaxed)) return WebAssembly.compile(relaxed);
-  const plain = await fetchBytes(new URL("kbnet-simd.wasm", base));
-  if (!WebAssembly.validate(plain)) throw new Error("this browser has no WebAssembly SIMD; update it");
-  return WebAssembly.compile(plain);
+/** The module with fused multiply-adds if they run here, otherwise the one with plain SIMD. */
+async function compile(base, simd) {
+  const relaxed = simd === "auto" ? WebAssembly.validate(RELAXED) : simd === "relaxed";
+  const bytes = await fetchBytes(new URL(relaxed ? "kbnet-relaxed.wasm" : "kbnet-simd.wasm", base));
+  if (!WebAssembly.validate(bytes)) throw new Error("WebAssembly SIMD is missing here; update the browser, or Node");
+  return WebAssembly.compile(bytes);
 }

@@ -1,7 +1,5 @@
-// The page's backend that restores in the browser itself: backend.js of the served page says what a backend is.
+// The page's backend that restores in the browser; page/js/backend.js defines the interface. The work is done in desk.js.
 import { BackendError } from "./page/js/backend.js";
-import { readImage, writeImage } from "./files.js";
-import { Restorer } from "./kbnet.js";
 
 const TASKS = [
   { name: "denoise", label: "Noise", presets: ["fast"] },
@@ -11,12 +9,13 @@ const TASKS = [
 
 export class LocalBackend {
   place = "Processed in this browser; nothing is uploaded";
-  #base;
-  #restorers = new Map(); // of a task: a promise
-
-  constructor(base = new URL(".", import.meta.url)) {
-    this.#base = base;
-  }
+  takes = "PNG, JPEG or WebP, 8-bit";
+  accept = "image/png,image/jpeg,image/webp";
+  api = false;
+  #base = new URL(".", import.meta.url).href;
+  #desk = null;
+  #calls = new Map();
+  #number = 0;
 
   unlock() {}
 
@@ -24,59 +23,49 @@ export class LocalBackend {
     return { tasks: TASKS, formats: ["png", "jpeg", "webp"], looks: ["strength"] };
   }
 
-  async restore(file, { task }, { signal, progress }) {
-    try {
-      progress({ state: "sending" });
-      const original = await readImage(file);
-      const restorer = await this.#restorer(task);
-      signal.throwIfAborted();
-      const start = performance.now();
-      const restored = await restorer.restore(original, {
-        signal,
-        onProgress: (done, total) => {
-          const seconds = (performance.now() - start) / 1000, share = done / total;
-          progress({ state: "working", seconds, share, left: seconds / share - seconds });
-        },
-      });
-      const seconds = (performance.now() - start) / 1000;
-      const { blob, notes } = await writeImage(restored, original);
-      return { blob, seconds, change: meanChange(original, restored), notes: [...original.notes, ...notes], restored };
-    } catch (error) {
-      signal.throwIfAborted();
-      throw new BackendError(error.name === "FileError" ? `${file.name ?? "the file"} ${error.message}` : error.message);
-    }
+  restore(file, { task }, { signal, progress }) {
+    return this.#call("restore", { file, task, base: this.#base }, signal, progress);
   }
 
-  async encode(file, _, { blob, notes, restored }, { strength = 1 }, format) {
+  async encode(file, _, { blob, notes, kept }, { strength = 1 }, format, { signal } = {}) {
     if (strength === 1 && (!format || blob.type === `image/${format}`)) return { blob, notes };
-    const original = await readImage(file);
-    const { data } = original, blended = new Uint8ClampedArray(data.length);
-    for (let i = 0; i < data.length; i++) blended[i] = data[i] + strength * (restored.data[i] - data[i]);
-    const written = await writeImage({ ...restored, data: blended }, original, format || original.format);
-    return { blob: written.blob, notes: [...original.notes, ...written.notes] };
+    return this.#call("encode", { file, kept, strength, format }, signal);
   }
 
-  async preview() {
-    throw new BackendError("this browser cannot show the file");
+  // Browsers display every file that this page restores; for others, the error says what is wrong with them.
+  async preview(file) {
+    await this.#call("check", { file });
+    throw new BackendError("this browser can't display the file");
   }
 
-  forget(result) {
-    result.restored = null;
+  forget({ kept }) {
+    this.#call("forget", { kept }).catch(() => {});
   }
 
-  #restorer(task) {
-    if (!this.#restorers.has(task)) {
-      const promise = Restorer.load(task, { base: this.#base });
-      promise.catch(() => this.#restorers.delete(task)); // a fetch that failed is tried again
-      this.#restorers.set(task, promise);
-    }
-    return this.#restorers.get(task);
+  #call(action, message, signal, progress = () => {}) {
+    const id = this.#number++;
+    const promise = new Promise((resolve, reject) => {
+      this.#calls.set(id, { resolve, reject, progress });
+      signal?.throwIfAborted();
+      signal?.addEventListener("abort", () => { this.#worker.postMessage({ id, action: "cancel" }); reject(signal.reason); });
+      this.#worker.postMessage({ id, action, ...message });
+    });
+    return promise.finally(() => this.#calls.delete(id));
   }
-}
 
-/** Mean absolute change on the scale from 0 to 1, as the server reports it. */
-function meanChange(before, after) {
-  let sum = 0;
-  for (let i = 0; i < before.data.length; i++) sum += Math.abs(after.data[i] - before.data[i]);
-  return sum / (0.75 * before.data.length) / 255; // alpha does not change
+  get #worker() {
+    if (this.#desk) return this.#desk;
+    this.#desk = new Worker(new URL("./desk.js", import.meta.url), { type: "module" });
+    this.#desk.onmessage = ({ data: { id, progress, result, error } }) => {
+      const call = this.#calls.get(id);
+      if (progress) call?.progress(progress);
+      else if (error !== undefined) call?.reject(new BackendError(error));
+      else call ? call.resolve(result) : result?.kept !== undefined && this.forget(result); // cancelled too late
+    };
+    this.#desk.onerror = () => {
+      for (const call of this.#calls.values()) call.reject(new BackendError("a part of the page failed to load; reload the page"));
+      this.#desk = null;
+    };
+    return this.#desk;
+  }
 }

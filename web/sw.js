@@ -1,14 +1,26 @@
-// Keeps the page for use without a network. FILES and VERSION are filled in by the build.
+// Keeps the page for use offline. The build fills in VERSION and FILES.
 const VERSION = "@VERSION@";
 const FILES = /*FILES*/ [];
+const WEIGHTS = "kbnet-weights"; // their names change with their contents, so they outlive versions
 
 addEventListener("install", (event) => {
-  event.waitUntil(caches.open(VERSION).then((cache) => cache.addAll(FILES)).then(() => self.skipWaiting()));
+  const keep = async () => {
+    const cache = await caches.open(VERSION);
+    // Not from the browser's own cache, which may hold files of an earlier version.
+    await cache.addAll(FILES.map((file) => new Request(file, { cache: file.endsWith(".safetensors") ? "default" : "no-cache" })));
+    await self.skipWaiting();
+  };
+  event.waitUntil(keep());
 });
 
 addEventListener("activate", (event) => {
   const clear = async () => {
-    for (const name of await caches.keys()) if (name.startsWith("kbnet-") && name !== VERSION) await caches.delete(name);
+    for (const name of await caches.keys())
+      if (name.startsWith("kbnet-") && ![VERSION, WEIGHTS].includes(name)) await caches.delete(name);
+    const models = await (await caches.match("models.json")).json();
+    const current = new Set(Object.values(models).map(({ file }) => new URL(file, location.href).href));
+    const weights = await caches.open(WEIGHTS);
+    for (const { url } of await weights.keys()) if (!current.has(url)) await weights.delete(url);
     await self.clients.claim();
   };
   event.waitUntil(clear());
@@ -16,16 +28,13 @@ addEventListener("activate", (event) => {
 
 addEventListener("fetch", (event) => {
   const { request } = event;
-  if (request.method !== "GET" || new URL(request.url).origin !== location.origin) return;
-  event.respondWith(answer(request));
+  if (request.method === "GET" && request.url.startsWith(self.registration.scope)) event.respondWith(answer(request));
 });
 
-// Weights are kept once they have been fetched; their names change with their contents.
 async function answer(request) {
-  const cache = await caches.open(VERSION);
-  const kept = await cache.match(request, { ignoreSearch: true });
+  const kept = await caches.match(request, { ignoreSearch: true });
   if (kept) return kept;
   const reply = await fetch(request);
-  if (reply.ok && reply.status === 200) await cache.put(request, reply.clone());
+  if (reply.status === 200 && request.url.endsWith(".safetensors")) await (await caches.open(WEIGHTS)).put(request, reply.clone());
   return reply;
 }

@@ -2,15 +2,16 @@
 // browser, for example) needs no changes elsewhere.
 //
 //   place                 text: where photos are processed
-//   takes, accept         text: the formats it takes; the same as the attribute of a file input
-//   api                   whether the link to the API's documentation is shown
+//   takes, accept         optional: the formats it takes, as text and as the attribute of a file input; by default those
+//                         of index.html
+//   api                   false if there is no API whose documentation the page could link to
 //   describe()            -> Promise of {tasks: [{name, label, presets: ["fast", optionally "best"]}],
 //                                        formats: [NAME], looks: [NAME]}; looks are the controls of a finished
 //                            result that encode() supports: "strength", later "colour" and "detail"
 //   unlock(key)           the key to send with all later requests
 //   restore(file, {task, preset}, {signal, progress})
 //                         -> Promise of a result {blob, seconds, change, notes, ...}; progress is called with
-//                            {state: "sending" | "waiting" | "working", ahead?, seconds?, left?, share?, retry?}
+//                            {state: "sending" | "loading" | "waiting" | "working", ahead?, seconds?, left?, share?, retry?}
 //   encode(file, {task, preset}, result, look, format, {signal})
 //                         -> Promise of {blob, notes}: the result with the look applied, at the photo's bit depth
 //   preview(blob, {signal}) -> Promise of a Blob that browsers can display

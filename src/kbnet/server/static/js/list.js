@@ -64,6 +64,7 @@ export function wordsOf(item) {
   if (item.state === "failed") return item.error;
   if (item.state === "done") return item.hardly ? "Done, hardly any change" : `Done in ${item.result.seconds.toFixed(1)} s`;
   if (state === "sending") return "Sending";
+  if (state === "loading") return "Loading the model";
   if (state === "waiting") return retry ? `Server busy, retrying in ${retry} s` : `Waiting, ${ahead} ahead`;
   if (share === undefined) return "Restoring";
   return `${Math.floor(100 * share)}%${remaining(left)}`;

@@ -184,9 +184,9 @@ function askForKey(wrong = "") {
 }
 
 $("place").textContent = backend.place;
-$("api").hidden = !backend.api;
-$("formats").textContent = backend.takes;
-$("files").accept = backend.accept;
+$("api").hidden = backend.api === false;
+if (backend.takes) $("takes").textContent = backend.takes;
+if (backend.accept) $("files").accept = backend.accept;
 $("act").onclick = act;
 $("download").onclick = download;
 $("download-all").onclick = downloadAll;

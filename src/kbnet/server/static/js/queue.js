@@ -100,7 +100,7 @@ export class Queue extends EventTarget {
 
   async #restoreOne(item) {
     const before = item.result;
-    Object.assign(item, { state: "working", stop: new AbortController(), progress: { state: "sending" } });
+    Object.assign(item, { state: "working", stop: new AbortController(), progress: {} });
     this.#changed();
     try {
       const progress = (told) => {

@@ -1,0 +1,101 @@
+// Everything that takes time for the page, in a worker: reading and writing files, restoring, blending. So the page itself
+// never waits. local.js calls it; engines run in further workers.
+import { readImage, writeImage } from "./files.js";
+import { Restorer } from "./kbnet.js";
+
+const SMALL = { workers: 1, tile: 320 }; // where memory runs out
+const restorers = new Map(); // per task: a promise
+const running = new Map(); // per call: an AbortController
+const results = new Map(); // per call: restored pixels in a Blob, which browsers may keep on disk
+
+const actions = {
+  async restore({ id, file, task, base }) {
+    const { signal } = running.get(id);
+    const tell = (progress) => postMessage({ id, progress });
+    tell({ state: "loading" });
+    const original = await readImage(file);
+    const restored = await attempt(task, base, async (restorer) => {
+      signal.throwIfAborted();
+      tell({ state: "working" });
+      const start = performance.now();
+      const onProgress = (done, total) => {
+        const seconds = (performance.now() - start) / 1000, share = done / total;
+        tell({ state: "working", seconds, share, left: seconds / share - seconds });
+      };
+      const result = await restorer.restore(original, { signal, onProgress });
+      const { data, width, height } = result;
+      return { data, width, height, seconds: (performance.now() - start) / 1000 };
+    });
+    if (original.gray) makeGray(restored.data);
+    const change = meanChange(original.data, restored.data);
+    const { blob, notes } = await writeImage(restored, original);
+    results.set(id, new Blob([restored.data]));
+    return { blob, notes, change, seconds: restored.seconds, kept: id };
+  },
+
+  async encode({ file, kept, strength, format }) {
+    const original = await readImage(file), { width, height } = original;
+    const restored = new Uint8ClampedArray(await results.get(kept).arrayBuffer()), { data } = original;
+    for (let i = 0; i < data.length; i++) restored[i] = data[i] + strength * (restored[i] - data[i]);
+    return writeImage({ data: restored, width, height }, original, format || original.format);
+  },
+
+  async check({ file }) {
+    await readImage(file);
+  },
+
+  forget({ kept }) {
+    results.delete(kept);
+  },
+};
+
+async function attempt(task, base, work) {
+  const restorer = await load(task, base);
+  try {
+    return await work(restorer);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    // An engine that failed cannot be used again; it usually failed for lack of memory.
+    restorers.delete(task);
+    restorer.close();
+    return work(await load(task, base, SMALL));
+  }
+}
+
+function load(task, base, options = {}) {
+  if (!restorers.has(task)) {
+    for (const [other, promise] of restorers) {
+      restorers.delete(other); // one task's engines at a time: they keep their memory
+      promise.then((restorer) => restorer.close(), () => {});
+    }
+    const promise = Restorer.load(task, { base, ...options });
+    promise.catch(() => restorers.delete(task)); // a download that failed is tried again
+    restorers.set(task, promise);
+  }
+  return restorers.get(task);
+}
+
+/** Colour weights restore a gray image as three equal channels; the mean of the three is the result. */
+function makeGray(data) {
+  for (let i = 0; i < data.length; i += 4) data[i] = data[i + 1] = data[i + 2] = (data[i] + data[i + 1] + data[i + 2]) / 3;
+}
+
+/** Mean absolute change of the colours, from 0 to 1. */
+function meanChange(before, after) {
+  let sum = 0;
+  for (let i = 0; i < before.length; i++) sum += Math.abs(after[i] - before[i]); // alpha does not change
+  return sum / (0.75 * before.length) / 255;
+}
+
+self.onmessage = async ({ data: { id, action, ...rest } }) => {
+  if (action === "cancel") return running.get(id)?.abort();
+  running.set(id, new AbortController());
+  try {
+    postMessage({ id, result: await actions[action]({ id, ...rest }) });
+  } catch (error) {
+    const message = error.name === "FileError" ? `${rest.file.name ?? "the file"} ${error.message}` : error.message;
+    postMessage({ id, error: message });
+  } finally {
+    running.delete(id);
+  }
+};
