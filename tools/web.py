@@ -166,12 +166,20 @@ def write_weights(task: str, out: Path) -> dict[str, object]:
         metadata = stored.metadata()
         tensors = {key: stored.get_tensor(key).astype(np.float16) for key in stored.keys()}  # noqa: SIM118  # not a dict
     assert all(np.isfinite(tensor).all() for tensor in tensors.values()), f"{entry.name} is out of the range of float16"
-    data = save(tensors, metadata=metadata)
+    data = sorted_header(save(tensors, metadata=metadata))
     digest = hashlib.sha256(data).hexdigest()
     name = f"{entry.name}-{digest[:12]}.safetensors"
     (out / name).write_bytes(data)
     window = entry.window if entry.context == "local" else 0
     return {"file": name, "sha256": digest, "window": window, "license": entry.license}
+
+
+def sorted_header(data: bytes) -> bytes:
+    """A safetensors file with its header in order: the library writes metadata in another order every time."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 def write_icons(out: Path) -> dict[str, object]:

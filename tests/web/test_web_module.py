@@ -1,0 +1,159 @@
+"""kbnet.js in Node: the same results as the Restorer."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kbnet
+
+pytestmark = pytest.mark.slow
+
+RUN = """
+import { readFileSync, writeFileSync } from "node:fs";
+const { site, task, width, height, load, options, cancel } = JSON.parse(process.argv[1]);
+const { Restorer } = await import(`file://${site}/kbnet.js`);
+const data = new Uint8ClampedArray(readFileSync(`${site}/../in.rgba`));
+const restorer = await Restorer.load(task, load);
+const told = [], stop = new AbortController();
+const onProgress = (done, total) => { told.push([done, total]); if (cancel) stop.abort(); };
+try {
+  const result = await restorer.restore({ data, width, height }, { ...options, onProgress, signal: stop.signal });
+  writeFileSync(`${site}/../out.rgba`, result.data);
+  console.log(JSON.stringify({ told, size: [result.width, result.height] }));
+} catch (error) {
+  console.log(JSON.stringify({ told, error: error.name }));
+}
+"""
+
+
+@pytest.fixture
+def restore(site, node):
+    def run(pixels, task="denoise", *, load=None, **more):
+        height, width = pixels.shape[:2]
+        alpha = np.arange(height * width, dtype=np.uint8).reshape(height, width, 1)
+        site.with_name("in.rgba").write_bytes(np.concatenate([pixels, alpha], 2).tobytes())
+        site.with_name("out.rgba").unlink(missing_ok=True)
+        task = {"site": str(site), "task": task, "width": width, "height": height, "load": load or {}, **more}
+        done = subprocess.run(
+            [node, "--input-type=module", "-e", RUN, json.dumps(task)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        if "error" in told:
+            return told, None
+        result = np.frombuffer(site.with_name("out.rgba").read_bytes(), np.uint8).reshape(height, width, 4)
+        assert np.array_equal(result[..., 3:], alpha)
+        return told, result[..., :3]
+
+    return run
+
+
+def noisy(height, width):
+    rng = np.random.default_rng(3)
+    rows, cols = np.mgrid[:height, :width]
+    clean = np.stack([np.sin(rows / 9), np.cos(cols / 7), np.sin((rows + cols) / 11)], 2) * 90 + 128
+    return np.clip(clean + rng.normal(0, 20, clean.shape), 0, 255).astype(np.uint8)
+
+
+def expected(pixels, task, tile, **options):
+    return kbnet.Restorer.from_pretrained(task, tile=tile, device="cpu", dtype="float32")(pixels, **options)
+
+
+def difference(one, other):
+    return int(np.abs(one.astype(int) - other).max())
+
+
+@pytest.mark.parametrize("simd", ["auto", "plain"])  # Node 20 has no relaxed SIMD, later ones do
+def test_tiles_of_the_same_size_give_the_result_of_the_restorer(restore, simd):
+    pixels = noisy(150, 201)
+    told, result = restore(pixels, load={"simd": simd, "tile": 128, "workers": 2})
+    count = told["told"][0][1]
+    assert told["told"] == [[done, count] for done in range(1, count + 1)]
+    assert count > 2
+    assert difference(result, pixels) > 20  # it does something
+    assert difference(result, expected(pixels, "denoise", 128)) <= 1
+
+
+def test_averages_of_the_whole_image_are_shared_by_the_tiles(restore):
+    pixels = noisy(170, 200)
+    _, result = restore(pixels, "derain", load={"tile": 128, "workers": 2})
+    # Of an image this small, both sample the same crops.
+    assert difference(result, expected(pixels, "derain", 128)) <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 70), (9, 8)])
+def test_small_images_are_mirrored_as_in_the_restorer(restore, shape):
+    pixels = noisy(*shape)
+    _, result = restore(pixels, load={"workers": 1})
+    assert difference(result, expected(pixels, "denoise", 640)) <= 1
+
+
+def test_strength_blends(restore):
+    pixels = noisy(40, 40)
+    _, none = restore(pixels, load={"workers": 1}, options={"strength": 0})
+    assert np.array_equal(none, pixels)
+    _, some = restore(pixels, load={"workers": 1}, options={"strength": 0.4})
+    assert difference(some, expected(pixels, "denoise", 640, strength=0.4)) <= 1
+
+
+def test_a_signal_cancels_between_tiles(restore):
+    told, result = restore(noisy(130, 260), load={"tile": 128, "workers": 1}, cancel=True)
+    assert (told["error"], result, len(told["told"])) == ("AbortError", None, 1)
+
+
+CHECK = """
+const { site, script } = JSON.parse(process.argv[1]);
+const kbnet = await import(`file://${site}/kbnet.js`);
+const { Restorer } = kbnet;
+const data = new Uint8ClampedArray(4);
+const failure = async (make) => { try { await make(); return "nothing"; } catch (error) { return error.message; } };
+console.log(JSON.stringify(await eval(script)));
+"""
+
+
+def evaluate(node, site, script):
+    done = subprocess.run(
+        [node, "--input-type=module", "-e", CHECK, json.dumps({"site": str(site), "script": script})],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_damaged_weights_and_wrong_arguments_are_refused(site, node, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(site, copy)
+    weights = copy / json.loads((copy / "models.json").read_text(encoding="utf-8"))["denoise"]["file"]
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    assert "is damaged or of another version" in evaluate(node, copy, 'failure(() => Restorer.load("denoise"))')
+    assert "there is no model blur; choose among denoise" in evaluate(
+        node, copy, 'failure(() => Restorer.load("blur"))'
+    )
+    wrong = """(async () => {
+        const restorer = await Restorer.load("derain", { workers: 1 });
+        const told = [await failure(() => restorer.restore({ data, width: 2, height: 2 })),
+                      await failure(() => restorer.restore({ data, width: 1, height: 1 }, { strength: 2 }))];
+        restorer.close();
+        return told;
+    })()"""
+    assert evaluate(node, copy, wrong) == [
+        "expected RGBA pixels of 2 x 2, got 4 values",
+        "expected a strength from 0 to 1, got 2",
+    ]
+
+
+def test_the_types_name_what_the_module_exports(site, node):
+    types = (Path(__file__).parents[2] / "web" / "kbnet.d.ts").read_text(encoding="utf-8")
+    declared = re.findall(r"export class (\w+)", types)
+    assert sorted(evaluate(node, site, "Object.keys(kbnet)")) == sorted(declared)
+    methods = re.findall(r"^  (?:static )?(\w+)\(", types, re.MULTILINE)
+    there = "[...Object.getOwnPropertyNames(Restorer), ...Object.getOwnPropertyNames(Restorer.prototype)]"
+    assert set(methods) <= set(evaluate(node, site, there))
