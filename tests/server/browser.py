@@ -1,4 +1,4 @@
-"""Chromium as the system has it, without anything that would reach out of the machine."""
+"""Browsers as the system has them; Chromium without anything that would reach out of the machine."""
 
 import shutil
 
@@ -19,3 +19,8 @@ FLAGS = [
 def chromium():
     """Its path, or None."""
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def firefox():
+    """Its path, or None."""
+    return shutil.which("firefox-esr") or shutil.which("firefox")
