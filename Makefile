@@ -15,7 +15,7 @@ RUN := $(or $(PYTHON),.venv/bin/python)
 .DEFAULT_GOAL := help
 # One installation at a time, also with make -j.
 .NOTPARALLEL:
-.PHONY: help demo test test-all check bench docs dist core dev
+.PHONY: help demo test test-all check bench docs web dist core dev
 
 help:  ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -24,7 +24,7 @@ demo: core  ## restore a noisy photo; writes demo/before-after.jpg
 	$(RUN) examples/demo.py
 
 # Two processes: the second group of tests loads OpenCV, OpenVINO, ONNX Runtime, Ray and a server.
-APART = tests/cli tests/distributed tests/evaluation tests/export tests/server
+APART = tests/cli tests/distributed tests/evaluation tests/export tests/server tests/web
 FAST = -m "not slow"
 test: dev  ## run the fast tests: about four minutes on two cores
 	$(RUN) -m pytest $(FAST) $(APART:%=--ignore=%)
@@ -53,6 +53,7 @@ bench: dev  ## measure speed and memory on an idle machine: about 43 minutes
 	$(RUN) benchmarks/load.py             # 1 minute; needs the serve extra
 	$(RUN) benchmarks/hostile.py          # 4 minutes; needs the serve extra
 	$(RUN) benchmarks/hostile_clients.py  # 90 seconds; needs the serve extra
+	-$(RUN) benchmarks/web.py             # 5 minutes; needs what make web needs, Chromium, and onnxruntime-web from npm
 	$(RUN) benchmarks/costs.py            # 20 seconds: counts, no measurements; writes docs/costs.md
 	$(RUN) benchmarks/triton_compile.py   # 2 minutes; does nothing without the triton package
 	$(RUN) benchmarks/results_page.py     # seconds: writes docs/results.md from benchmarks/results
@@ -60,6 +61,9 @@ bench: dev  ## measure speed and memory on an idle machine: about 43 minutes
 
 docs: dev  ## build the documentation into build/site; warnings are errors
 	$(RUN) tools/docs.py
+
+web: dev  ## build the page that restores in the browser, and its npm package, into build/web
+	$(RUN) tools/web.py
 
 dist:  ## build the source archive and wheel of this commit into dist/, and test them
 	.ci/dist

@@ -44,7 +44,7 @@ export class Crew {
     const threads = inNode && (await import("node:worker_threads"));
     const start = () =>
       threads
-        ? new threads.Worker(new URL("./worker.js", import.meta.url))
+        ? new threads.Worker(new URL("./worker.js", import.meta.url), { execArgv: [] }) // not those of `node -e`
         : new Worker(new URL("./worker.js", import.meta.url), { type: "module" }); // in this form, bundlers find it
     const crew = new Crew();
     crew.hands = Array.from({ length: count }, () => new Hand(start()));
