@@ -1,14 +1,19 @@
 """Take the screenshots of the web page: docs/page/*.jpg.
 
-    python examples/screenshots.py
+    python examples/screenshots.py [--site build/web/site --out FOLDER]
 
 Starts `kbnet serve` and drives Chromium, which tests/server/browser.py finds. docs/page/controls.json records the
-controls in each screenshot; a test compares it with the page, so that outdated screenshots are noticed.
+controls in each screenshot; a test compares it with the page, so that outdated screenshots are noticed. With --site,
+takes screenshots of the page that `make web` builds instead, at three sizes, without a record.
 """
 
+import argparse
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
@@ -22,23 +27,28 @@ from page_states import PHOTO, PICTURES, RECORD, SCHEMES, SIZES, arrange, descri
 ORDER = ("done", "working", "empty", "error")
 
 
-def take(browser: Browser, url: str, state: str, size: str, scheme: str) -> dict[str, object]:
+TABLET = {"viewport": {"width": 834, "height": 1112}, "has_touch": True}
+
+
+def take(browser: Browser, url: str, state: str, size: str, scheme: str, folder: Path) -> dict[str, object]:
     """Take one screenshot and return what it shows. Retries if the work finishes before the screenshot."""
-    while (shown := attempt(browser, url, state, size, scheme)) is None:
+    while (shown := attempt(browser, url, state, size, scheme, folder)) is None:
         pass
     return shown
 
 
-def attempt(browser: Browser, url: str, state: str, size: str, scheme: str) -> dict[str, object] | None:
+def attempt(browser: Browser, url: str, state: str, size: str, scheme: str, folder: Path) -> dict[str, object] | None:
     """Like `take`, or None if the work finished too early."""
-    context = browser.new_context(color_scheme=scheme, locale="en", reduced_motion="reduce", **SIZES[size])
+    context = browser.new_context(
+        color_scheme=scheme, locale="en", reduced_motion="reduce", **(SIZES | {"tablet": TABLET})[size]
+    )
     page = context.new_page()
     page.goto(url)
     page.wait_for_selector("html[data-kbnet=ready]")
     arrange(page, state, PHOTO.read_bytes())
     page.mouse.move(0, 0)  # no button in its hover state
     page.wait_for_timeout(100 if state == "working" else 500)  # for pending repaints
-    target = PICTURES / f"{state}-{size}-{scheme}.jpg"
+    target = folder / f"{state}-{size}-{scheme}.jpg"
     page.screenshot(path=target, type="jpeg", quality=75)
     shown = describe(page)
     held = state != "working" or page.is_visible("#busy")
@@ -49,24 +59,43 @@ def attempt(browser: Browser, url: str, state: str, size: str, scheme: str) -> d
     return shown
 
 
-def main() -> None:
-    PICTURES.mkdir(exist_ok=True)
-    record: dict[str, object] = {}
-    command = [sys.executable, "-m", "kbnet", "serve", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        url = server.stderr.readline().split()[3].rstrip(";")
+@contextmanager
+def serving(site: Path | None) -> Iterator[str]:
+    """The address of `kbnet serve`, or of a host of static files."""
+    serve = ["kbnet", "serve", "--port", "0"]
+    host = ["http.server", "--bind", "127.0.0.1", "--directory", str(site), "0"]
+    command = [sys.executable, "-u", "-m", *(host if site else serve)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        assert server.stdout is not None
         try:
-            with sync_playwright() as play:
-                browser = play.chromium.launch(executable_path=chromium(), args=FLAGS)
-                for state in ORDER:
-                    for size in SIZES:
-                        for scheme in SCHEMES:
-                            record[f"{state}-{size}"] = take(browser, url, state, size, scheme)
-                browser.close()
+            url = next(word for word in server.stdout.readline().split() if "http://" in word).strip("();")
+            threading.Thread(target=server.stdout.read).start()  # or its log would fill the pipe
+            yield url
         finally:
             server.terminate()
-    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--site", type=Path, help="folder of the page that restores in the browser")
+    parser.add_argument("--out", type=Path, default=PICTURES, help="folder for the screenshots")
+    options = parser.parse_args()
+    if options.site and options.out == PICTURES:
+        parser.error("--site needs --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, object] = {}
+    # A small photo is a single tile in the browser, so "working" shows no progress there.
+    states = [state for state in ORDER if state != "working" or not options.site]
+    sizes = [*SIZES, "tablet"] if options.site else list(SIZES)
+    with serving(options.site) as url, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium(), args=FLAGS)
+        for state in states:
+            for size in sizes:
+                for scheme in SCHEMES:
+                    record[f"{state}-{size}"] = take(browser, url, state, size, scheme, options.out)
+        browser.close()
+    if not options.site:
+        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import { fetchBytes, fetchChecked } from "./fetching.js";
 
 const PADDING = 8; // the protocols of the paper mirror up to a multiple of this
 const OVERLAP = 64, TILE = 640;
-const SAMPLE = { side: 128, halo: 16 }; // crops that averages over the whole image are gathered from
+const SAMPLE = { side: 128, halo: 16, least: 512 }; // crops that averages over the whole image are gathered from
 const SECOND_BEST = 4; // gigabytes of memory assumed for phones that don't tell
 
 // (module (func (param v128 v128 v128) (result v128) local.get 0, 1, 2, f32x4.relaxed_madd))
@@ -124,7 +124,7 @@ class Job {
     const side = Math.min(SAMPLE.side, fitting(this.rows), fitting(this.cols));
     const halo = side === SAMPLE.side ? SAMPLE.halo : 0;
     const corners = await this.crew.one("crops", {
-      height: this.rows, width: this.cols, side, halo, pixels: this.tile ** 2, // together, they take the memory of a tile
+      height: this.rows, width: this.cols, side, halo, pixels: Math.max(this.tile, SAMPLE.least) ** 2, // in all: the memory of a tile
     });
     const height = Math.min(side, this.rows), width = Math.min(side, this.cols);
     const pixels = new Float32Array(corners.length * 3 * height * width);
