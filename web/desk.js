@@ -93,8 +93,7 @@ self.onmessage = async ({ data: { id, action, ...rest } }) => {
   try {
     postMessage({ id, result: await actions[action]({ id, ...rest }) });
   } catch (error) {
-    const message = error.name === "FileError" ? `${rest.file.name ?? "the file"} ${error.message}` : error.message;
-    postMessage({ id, error: message });
+    postMessage({ id, error: error.name === "FileError" ? `it ${error.message}` : error.message });
   } finally {
     running.delete(id);
   }
