@@ -79,14 +79,12 @@ class Firefox:
         (profile / "user.js").write_text("".join(lines), encoding="utf-8")
         command = [executable, "--headless", "--no-remote", "--profile", profile, "--remote-debugging-port", "0"]
         log = folder / "log"
+        home = os.environ | {"HOME": str(folder)}
         with log.open("wb") as target:
-            self.process = subprocess.Popen(
-                command, stdout=target, stderr=target, env=os.environ | {"HOME": str(folder)}
-            )
+            self.process = subprocess.Popen(command, stdout=target, stderr=target, env=home)
         self.asked, self.said, self.number = [], [], 0
-        port = self.until(lambda: re.search(r"listening on ws://127\.0\.0\.1:(\d+)", log.read_text(errors="replace")))[
-            1
-        ]
+        listening = re.compile(r"listening on ws://127\.0\.0\.1:(\d+)")
+        port = self.until(lambda: listening.search(log.read_text(errors="replace")))[1]
         self.socket = Socket(int(port), "/session")
         self.command("session.new", capabilities={})
         self.command("session.subscribe", events=["network.beforeRequestSent", "log.entryAdded"])

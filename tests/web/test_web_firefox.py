@@ -48,9 +48,8 @@ def set_strength(browser, percent):
 def test_a_photo_is_restored_compared_blended_and_downloaded_also_offline(browser, host, tmp_path):
     pixels = noisy(72, 96)
     restored(browser, tmp_path, "cat.png", encode(pixels))
-    browser.run(
-        """document.getElementById('divider').dispatchEvent(new KeyboardEvent('keydown', {key: 'Home', bubbles: true}))"""
-    )
+    home = "new KeyboardEvent('keydown', {key: 'Home', bubbles: true})"
+    browser.run(f"document.getElementById('divider').dispatchEvent({home})")
     assert browser.run("document.getElementById('divider').getAttribute('aria-valuenow')") == "0"
     name, data = browser.download("#download")
     assert name == "cat-denoised.png"
