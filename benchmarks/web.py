@@ -168,7 +168,7 @@ def opened(address: str) -> Iterator[Page]:
 def measure(address: str, options: dict[str, Any], *, ort: bool, repeats: int) -> tuple[dict[str, Any], np.ndarray]:
     """Best wall time and CPU time of one call after a first one, and the memory; the restored pixels."""
     with opened(f"{address}/benchmark.html") as page:
-        page.wait_for_function("window.kbnet && window.ort")
+        page.wait_for_function("Boolean(window.kbnet && window.ort)")
         start = time.perf_counter()
         page.evaluate(f"(options) => window.{'ort' if ort else 'kbnet'}(options)", options)
         ready = time.perf_counter() - start

@@ -41,7 +41,9 @@ export async function readImage(blob) {
   }
   try {
     const notes = facts.info.lost.length ? [`Not kept: ${[...new Set(facts.info.lost)].join(", ")}`] : [];
-    const data = (facts.alpha && throughTexture(bitmap)) || throughCanvas(bitmap);
+    const exact = facts.alpha ? throughTexture(bitmap) : null;
+    if (facts.alpha && !exact) notes.push("Colours of translucent pixels may change slightly: this browser has no WebGL");
+    const data = exact ?? throughCanvas(bitmap);
     return { data, width: bitmap.width, height: bitmap.height, format, ...facts, notes };
   } finally {
     bitmap.close();

@@ -1,7 +1,5 @@
 """The page that restores in the browser, in the system's Firefox."""
 
-import json
-
 import numpy as np
 import pytest
 from browser import firefox
@@ -86,5 +84,6 @@ def test_colours_and_orientation_are_those_of_the_file(browser, tmp_path):
     browser.run("document.querySelector('li .drop').click()")
     restored(browser, tmp_path, "glass.png", encode(alpha))
     result = decode(browser.download("#download")[1])
-    assert np.array_equal(result[..., 3], alpha[..., 3]), json.dumps(result[0, :, 3].tolist())
-    assert difference(result[:, 20:, :3], expected(alpha[..., :3])[:, 20:]) <= 2
+    assert np.array_equal(result[..., 3], alpha[..., 3])
+    if "has no WebGL" not in browser.run("document.getElementById('notes').innerText"):
+        assert difference(result[..., :3], expected(alpha[..., :3])) <= 1
