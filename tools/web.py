@@ -68,7 +68,8 @@ def main() -> int:
     out = parser.parse_args().out
     zig = compiler()
     if zig is None:
-        print("make web needs zig's C++ compiler; install it with: pip install ziglang", file=sys.stderr)
+        install = f"{sys.executable} -m pip install ziglang"
+        print(f"make web needs zig's C++ compiler; install it with: {install}", file=sys.stderr)
         return 1
     if out.exists() and any(out.iterdir()) and not (out / "kbnet.webmanifest").exists():
         print(f"{out} is not an earlier build of the page; choose an empty folder", file=sys.stderr)

@@ -92,7 +92,8 @@ def test_without_a_compiler_one_line_says_what_to_install(tool, monkeypatch, cap
     monkeypatch.setattr(tool.shutil, "which", lambda name: None)
     monkeypatch.setattr(tool.sys, "argv", ["web.py"])
     assert tool.main() == 1
-    assert capsys.readouterr().err == "make web needs zig's C++ compiler; install it with: pip install ziglang\n"
+    install = f"{tool.sys.executable} -m pip install ziglang"
+    assert capsys.readouterr().err == f"make web needs zig's C++ compiler; install it with: {install}\n"
 
 
 def test_a_folder_of_something_else_is_not_replaced(tool, monkeypatch, capsys, tmp_path):

@@ -157,3 +157,16 @@ def test_the_types_name_what_the_module_exports(site, node):
     methods = re.findall(r"^  (?:static )?(\w+)\(", types, re.MULTILINE)
     there = "[...Object.getOwnPropertyNames(Restorer), ...Object.getOwnPropertyNames(Restorer.prototype)]"
     assert set(methods) <= set(evaluate(node, site, there))
+
+
+@pytest.mark.parametrize("page", ["docs/how-to/browser.md", "web/README.md"])
+def test_the_documented_program_runs(site, node, page):
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    (program,) = re.findall(r"```js\n(.*?)```", text, re.DOTALL)
+    assert program.count('from "kbnet"') == 1
+    program = program.replace('from "kbnet"', f'from "file://{site}/kbnet.js"')
+    image = "const imageData = { data: new Uint8ClampedArray(4 * 30 * 20).fill(99), width: 30, height: 20 };\n"
+    shows = "console.log(restored.width, restored.height, restored.data.length);"
+    done = subprocess.run([node, "--input-type=module", "-e", image + program + shows], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["1 of 1 tiles", "30 20 2400"]
