@@ -169,6 +169,7 @@ def measure(address: str, options: dict[str, Any], *, ort: bool, repeats: int) -
     """Best wall time and CPU time of one call after a first one, and the memory; the restored pixels."""
     with opened(f"{address}/benchmark.html") as page:
         page.wait_for_function("Boolean(window.kbnet && window.ort)")
+        blank = renderers()[1]
         start = time.perf_counter()
         page.evaluate(f"(options) => window.{'ort' if ort else 'kbnet'}(options)", options)
         ready = time.perf_counter() - start
@@ -191,7 +192,8 @@ def measure(address: str, options: dict[str, Any], *, ort: bool, repeats: int) -
         "seconds": round(min(walls), 3),
         "processor seconds": round(min(cpus), 3),
         "processor seconds per megapixel": round(min(cpus) / megapixels, 2),
-        "peak bytes of the browser's process": memory,
+        "peak bytes": memory - blank,
+        "bytes of the browser's process before": blank,
     }
     return row, pixels
 

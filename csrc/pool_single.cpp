@@ -1,4 +1,4 @@
-// pool.h where there are no threads: a WebAssembly module runs in one, and several modules run side by side.
+// pool.h without threads, for WebAssembly: a module runs on one thread, and each worker has its own module.
 #include "pool.h"
 
 namespace kbnet {

@@ -1,5 +1,5 @@
-// What the browser calls: one network, tile by tile, in a WebAssembly module of one thread. web/ has the rest in
-// JavaScript. Functions return an address or a number; a failure is told to `kbnet_fail`, which does not return.
+// The functions of the WebAssembly module: one network, one tile at a time, on one thread. The JavaScript in web/ does the
+// rest. Functions return an address or a number. Errors are passed to `kbnet_fail`, which does not return.
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -22,7 +22,7 @@ struct Model {
     WeightsFile weights;
     Network network;
     Context context;
-    std::vector<float> means;  // of the context, flat: the number of sites, then of each its length and values
+    std::vector<float> means;  // of the context: the number of sites, then the length and the values of each
 
     explicit Model(std::string_view bytes)
         : weights(bytes), network(weights.settings(), weights, *usable_kernels().front()) {
@@ -30,18 +30,18 @@ struct Model {
     }
 };
 
-std::vector<float> answer;  // of the last call that returns several numbers
+std::vector<float> answer;  // result of the last call that returned several numbers
 
 }  // namespace
 }  // namespace kbnet
 
-// There is no unwinding: what would be thrown ends the call in JavaScript, and the instance with it.
+// The module has no unwinding: an exception ends the call in JavaScript, and the instance can't be used again.
 extern "C" {
 
 void* __cxa_allocate_exception(std::size_t size) { return std::malloc(size); }
 
 [[noreturn]] void __cxa_throw(void* thrown, void*, void (*)(void*)) {
-    // Everything that is thrown here derives from std::exception first.
+    // All exceptions thrown here have std::exception as their first base.
     const char* const text = static_cast<std::exception*>(thrown)->what();
     kbnet_fail(text, std::strlen(text));
 }
@@ -64,7 +64,7 @@ EXPORT("run") void web_run(Model* model, float* x, float* y, int batch, int heig
     model->network.run(from, to, batch, height, width, context, 1);
 }
 
-// The gathered averages as [sites, then of each its length and values]; the length of it all goes to `count`.
+// The gathered averages: the number of sites, then the length and the values of each. `count` is the total length.
 EXPORT("means") const float* web_means(Model* model, int* count) {
     std::vector<float>& flat = model->means;
     flat.assign(1, static_cast<float>(model->context.means.size()));
@@ -86,7 +86,7 @@ EXPORT("set_means") void web_set_means(Model* model, const float* flat) {
     }
 }
 
-// Spans of an axis: [number, then of each its start, its stop and its weights].
+// Spans of an axis: their number, then the start, the stop and the weights of each.
 EXPORT("spans") const float* web_spans(int length, int tile, int overlap, int multiple) {
     const std::vector<Span> spans = plan_spans(length, tile, overlap, multiple);
     answer.assign(1, static_cast<float>(spans.size()));
@@ -97,7 +97,7 @@ EXPORT("spans") const float* web_spans(int length, int tile, int overlap, int mu
     return answer.data();
 }
 
-// Corners of the crops that averages are gathered from: [number, then of each y and x].
+// Corners of the crops from which averages are gathered: their number, then y and x of each.
 EXPORT("crops") const float* web_crops(int height, int width, int side, int halo, int pixels, int multiple) {
     const auto corners = sample_crops(height, width, side, halo, pixels, multiple);
     answer.assign(1, static_cast<float>(corners.size()));

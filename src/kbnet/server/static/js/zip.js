@@ -4,10 +4,12 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? 0xedb88320 ^ (byte >>> 1) : byte >>> 1;
   return byte;
 });
+const SLICE = 1 << 20; // bytes read at a time, so that the page stays responsive
 const LARGEST = 0xffffffff; // bytes; larger files need ZIP64
 
-export function crc32(bytes) {
-  let crc = ~0;
+// `before` is the CRC of what precedes the bytes.
+export function crc32(bytes, before = 0) {
+  let crc = ~before;
   for (let i = 0; i < bytes.length; i++) crc = TABLE[(crc ^ bytes[i]) & 255] ^ (crc >>> 8);
   return ~crc >>> 0;
 }
@@ -20,7 +22,10 @@ export async function zip(files, now = new Date()) {
   let offset = 0;
   for (const { name, blob } of unique(files)) {
     const path = new TextEncoder().encode(name);
-    const crc = crc32(new Uint8Array(await blob.arrayBuffer()));
+    let crc = 0;
+    for (let at = 0; at < blob.size; at += SLICE) {
+      crc = crc32(new Uint8Array(await blob.slice(at, at + SLICE).arrayBuffer()), crc);
+    }
     // version 2.0, names in UTF-8, stored
     const common = [[2, 20], [2, 0x800], [2, 0], [2, time], [2, day], [4, crc], [4, blob.size], [4, blob.size], [2, path.length], [2, 0]];
     parts.push(pack([4, 0x04034b50], ...common), path, blob);
