@@ -19,23 +19,9 @@ constexpr std::size_t kKept = std::size_t{64} << 20;  // maximum in total
 
 constexpr std::size_t kMost = 64;  // maximum number of blocks; every call searches all of them
 
-#if defined(__wasm__)  // one thread, and a standard library without mutexes
-struct Mutex {};
-struct Turn {
-    explicit Turn(Mutex&, int = 0) {}
-    explicit operator bool() const { return true; }
-};
-constexpr int kTry = 0;
-#else
-using Mutex = std::mutex;
-// A caller that finds the store busy allocates directly: a mutex that was locked during a fork is never released.
-using Turn = std::unique_lock<std::mutex>;
-constexpr std::try_to_lock_t kTry = std::try_to_lock;
-#endif
-
 // Never destroyed: threads can still return memory while the process exits.
 struct Store {
-    Mutex mutex;
+    std::mutex mutex;
     std::vector<Piece> pieces;  // never exceeds its reserved capacity: returning memory must not throw
     std::size_t bytes = 0;
 
@@ -43,11 +29,14 @@ struct Store {
 };
 Store& store = *new Store;
 
+// A caller that finds the store busy allocates directly: a mutex that was locked during a fork is never released.
+using Turn = std::unique_lock<std::mutex>;
+
 }  // namespace
 
 Floats allocate(int64_t floats) {
     const std::size_t bytes = std::max<std::size_t>((static_cast<std::size_t>(floats) * sizeof(float) + 63) / 64 * 64, 64);
-    if (const Turn turn{store.mutex, kTry}) {
+    if (const Turn turn{store.mutex, std::try_to_lock}) {
         std::size_t best = store.pieces.size();
         for (std::size_t i = 0; i < store.pieces.size(); ++i) {
             const std::size_t size = store.pieces[i].bytes;
@@ -67,7 +56,7 @@ Floats allocate(int64_t floats) {
 }
 
 void GiveBack::operator()(float* p) const {
-    if (const Turn turn{store.mutex, kTry}; turn && bytes <= kKept) {
+    if (const Turn turn{store.mutex, std::try_to_lock}; turn && bytes <= kKept) {
         while (store.pieces.size() == kMost || store.bytes + bytes > kKept) {  // evict the least recently used
             std::free(store.pieces.front().data);
             store.bytes -= store.pieces.front().bytes;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu.h"
+#include "pages_web.h"
 #include "restoration.h"
 #include "weights_file.h"
 
@@ -48,8 +49,8 @@ void* __cxa_allocate_exception(std::size_t size) { return std::malloc(size); }
 
 using namespace kbnet;
 
-EXPORT("allocate") void* web_allocate(std::size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); }
-EXPORT("release") void web_release(void* memory) { std::free(memory); }
+EXPORT("allocate") void* web_allocate(std::size_t bytes) { return take_pages(bytes); }
+EXPORT("release") void web_release(void* memory) { give_pages(memory); }
 
 EXPORT("open") Model* web_open(const char* bytes, std::size_t size) { return new Model({bytes, size}); }
 EXPORT("channels") int web_channels(const Model* model) { return static_cast<int>(model->weights.settings().channels); }

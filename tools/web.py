@@ -32,7 +32,18 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "web"
 PAGE = ROOT / "src" / "kbnet" / "server" / "static"
 SOURCES = (
-    *("web", "engine", "averages", "driver_block", "driver_forward", "memory", "pool_single", "cpu", "json"),
+    *(
+        "web",
+        "engine",
+        "averages",
+        "driver_block",
+        "driver_forward",
+        "memory_web",
+        "pages_web",
+        "pool_single",
+        "cpu",
+        "json",
+    ),
     *("weights_file", "restoration"),
 )
 VARIANTS = {"simd": ("-msimd128",), "relaxed": ("-msimd128", "-mrelaxed-simd")}

@@ -25,7 +25,7 @@ export class Pictures {
     const [before, after] = await Promise.allSettled([urls.before, urls.after]);
     const failed = [before, after].find(({ status }) => status === "rejected");
     if (failed) throw failed.reason;
-    return { before: before.value, after: after.value };
+    return { before: before.value.url, after: after.value?.url ?? null };
   }
 
   forget(item) {
@@ -43,33 +43,36 @@ export class Pictures {
   async #paint(item, canvas) {
     if (item.removed) return;
     try {
-      const image = new Image();
-      image.src = (await this.of(item)).before;
-      await image.decode();
-      const scale = Math.min(1, THUMBNAIL / Math.max(image.naturalWidth, image.naturalHeight));
-      canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
-      canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
+      await this.of(item);
+      // Unlike an image element, this decodes and resizes without blocking the page.
+      const image = await createImageBitmap((await this.#urls.get(item).before).blob, { resizeHeight: THUMBNAIL, resizeQuality: "medium" });
+      const scale = Math.min(1, THUMBNAIL / Math.max(image.width, image.height));
+      canvas.width = Math.max(1, Math.round(image.width * scale));
+      canvas.height = Math.max(1, Math.round(image.height * scale));
       canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      image.close();
     } catch { /* the row still shows the name */ }
   }
 
+  // {url, blob} of an image that browsers can display
   async #drawable(blob) {
     const url = URL.createObjectURL(blob);
     const trial = new Image();
     trial.src = url;
     try {
       await trial.decode();
-      return url;
+      return { url, blob };
     } catch {
       URL.revokeObjectURL(url);
-      return URL.createObjectURL(await this.#backend.preview(blob));
+      const shown = await this.#backend.preview(blob);
+      return { url: URL.createObjectURL(shown), blob: shown };
     }
   }
 
   async #revoke(promise) {
     try {
-      const url = await promise;
-      if (url) URL.revokeObjectURL(url);
+      const shown = await promise;
+      if (shown) URL.revokeObjectURL(shown.url);
     } catch { /* there was none */ }
   }
 }
