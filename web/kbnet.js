@@ -210,7 +210,7 @@ function mirrored(index, length) {
   return Math.min(place, period - place);
 }
 
-/** A worker takes 180 MB with tiles of 640 pixels. */
+/** A worker takes up to 200 MB with tiles of 640 pixels. */
 function defaultWorkers() {
   const { hardwareConcurrency = 2, deviceMemory, userAgent = "" } = globalThis.navigator ?? {};
   const memory = deviceMemory ?? (/Mobi|Android|iP(hone|ad)/.test(userAgent) ? SECOND_BEST : Infinity);
