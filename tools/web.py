@@ -32,19 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "web"
 PAGE = ROOT / "src" / "kbnet" / "server" / "static"
 SOURCES = (
-    *(
-        "web",
-        "engine",
-        "averages",
-        "driver_block",
-        "driver_forward",
-        "memory_web",
-        "pages_web",
-        "pool_single",
-        "cpu",
-        "json",
-    ),
-    *("weights_file", "restoration"),
+    *("web", "memory_web", "pages_web", "pool_single", "cpu", "engine", "kbnet_s", "kbnet_l", "layers", "averages"),
+    *("transposed", "driver_block", "driver_forward", "json", "weights_file", "restoration"),
 )
 VARIANTS = {"simd": ("-msimd128",), "relaxed": ("-msimd128", "-mrelaxed-simd")}
 FLAGS = ("-std=c++17", "-O3", "-fno-rtti", "-mexec-model=reactor", "-DNDEBUG")
