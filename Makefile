@@ -31,8 +31,7 @@ test: dev  ## run the fast tests: about four minutes on two cores
 	$(RUN) -m pytest $(FAST) $(APART)
 
 test-all: dev  ## run all tests: about twelve minutes on two cores
-	$(RUN) -m pytest $(APART:%=--ignore=%)
-	$(RUN) -m pytest $(APART)
+	@failed=0; set -x; $(RUN) -m pytest $(APART:%=--ignore=%) || failed=1; $(RUN) -m pytest $(APART) && exit $$failed
 
 check: dev  ## check formatting, lint rules, types and import order
 	$(RUN) -m ruff format --check .
