@@ -182,7 +182,7 @@ def test_a_signal_in_the_middle_of_a_folder(spawn, tiny, tmp_path, number, code,
 
 @needs_posix
 def test_a_signal_whose_exception_is_lost_stops_after_the_file(restore, tmp_path, monkeypatch):
-    def lossy(pixels, *, strength, progress):
+    def lossy(pixels, *, progress, **look):
         with contextlib.suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
         return pixels

@@ -74,7 +74,7 @@ def _settings(options: RestoreOptions) -> "Settings":
     return Settings(
         model=options.model_name,
         options=options.restorer_options(),
-        strength=options.strength,
+        **options.look,
         format=options.format,
         quality=options.quality,
         max_pixels=options.max_pixels or DEFAULT_MAX_PIXELS,

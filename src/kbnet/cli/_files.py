@@ -175,7 +175,7 @@ def _results(
 
     return run_jobs(
         jobs,
-        partial(restorer, strength=options.strength),
+        partial(restorer, **options.look),
         format=options.format,
         quality=options.quality,
         overwrite=options.overwrite,
@@ -192,7 +192,7 @@ def _results(
 def _streaming(restorer: "Restorer", options: RestoreOptions) -> "FileRestorer":
     from kbnet.inference.streaming import restore_streamed
 
-    return partial(restore_streamed, restorer, strength=options.strength, max_pixels=options.max_pixels)
+    return partial(restore_streamed, restorer, **options.look, max_pixels=options.max_pixels)
 
 
 def _limit(options: RestoreOptions) -> int:

@@ -17,8 +17,9 @@ def open_ledger(path: Path, restorer: "Restorer", options: RestoreOptions) -> "L
     """The log of this run and of earlier runs with the same weights and settings."""
     from kbnet.inference.identity import identity
     from kbnet.inference.ledger import Ledger
+    from kbnet.inference.look import Look
 
-    settings = {"strength": options.strength, "format": options.format, "quality": options.quality}
+    settings = {**Look(**options.look).settings(), "format": options.format, "quality": options.quality}
     return Ledger(path, {"identity": identity(restorer), **settings})
 
 

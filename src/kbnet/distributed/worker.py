@@ -31,7 +31,7 @@ class Worker:
         model: a model in the package, a task, or the name of a file in `weights`.
         weights: Ray object reference to the files of a model that only the driver has, by name; None otherwise.
         options: keyword arguments of `Restorer.from_pretrained`.
-        strength: as for `Restorer.__call__`.
+        look: keyword arguments of a Restorer's call: strength, color_strength, detail.
         output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time; and drop_extras.
         threads: number of PyTorch threads.
         attempts: attempts per image if reading or writing fails.
@@ -44,7 +44,7 @@ class Worker:
         model: str,
         weights: Any,
         options: dict[str, Any],
-        strength: float,
+        look: dict[str, Any],
         output: dict[str, Any],
         threads: int,
         attempts: int,
@@ -65,7 +65,7 @@ class Worker:
                 for name, data in ray.get(weights).items():
                     Path(folder, name).write_bytes(data)
                 restorer = Restorer.from_pretrained(Path(folder, model), **options)
-        self._restore = partial(restorer, strength=strength)
+        self._restore = partial(restorer, **look)
         self._examine = partial(outbreak_note, task=restorer.task, guarded=restorer.guard)
         self._output = output
         self._attempts = attempts

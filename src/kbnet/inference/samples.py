@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kbnet.inference.look import LUMA, Look, mix
+
 Range = tuple[float, float]
 Index = NDArray[np.intp]
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 _LINES = 64  # rows that are converted to their own type at a time
 
@@ -41,6 +41,9 @@ class Samples(Readable, Protocol):
 
     def write(self, top: int, values: Tensor) -> None:
         """Store rows [1,C,h,width] of the result from row `top` down; integers are rounded half to even and clipped."""
+
+    def mix(self, look: Look) -> None:
+        """Apply a look to the finished result."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,9 @@ class ArraySamples:
             array = np.clip(np.rint(array), 0, np.iinfo(self.out.dtype).max)
         self.out[top : top + len(array)] = array
 
+    def mix(self, look: Look) -> None:
+        mix(self.array, self.out, look, self.limits)
+
 
 @dataclass(frozen=True)
 class TensorSamples:
@@ -136,6 +142,12 @@ class TensorSamples:
 
     def write(self, top: int, values: Tensor) -> None:
         self.out[:, top : top + values.shape[2]] = unscaled(values, self.limits)[0].to(self.out.device)
+
+    def mix(self, look: Look) -> None:
+        before, after = (one.float().permute(1, 2, 0).cpu().numpy() for one in (self.tensor, self.out))
+        mixed = after.copy()
+        mix(before, mixed, look)
+        self.out.copy_(torch.from_numpy(mixed).permute(2, 0, 1))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from kbnet.imaging import Pixels, probe
 from kbnet.inference.change import unchanged_note
 from kbnet.inference.guard import outbreak_note
+from kbnet.inference.look import Look
 from kbnet.models import CatalogueEntry
 from kbnet.models.catalogue import FORMER_NAMES
 from kbnet.server.admission import Admission, ending
@@ -30,7 +31,7 @@ class Wish:
     """The parameters of a restoration request."""
 
     task: str  # name of a task, a variant or a model
-    strength: float
+    look: Look
     format: str | None
     token: str | None
     keep: bool
@@ -117,7 +118,7 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
                 with desk.admission.place():
                     name = str(request.state.id)
                     examine = partial(_outbreak_note, task=model.task)
-                    what = Restoration(data, wish.task, wish.strength, wish.format, wish.keep, name, examine)
+                    what = Restoration(data, wish.task, wish.look, wish.format, wish.keep, name, examine)
                     pending = desk.worker.submit(what, deadline)
                     if wish.token is not None:
                         desk.moves[wish.token] = pending
@@ -128,7 +129,7 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
             if wish.token is not None:
                 desk.moves.pop(wish.token, None)
     desk.metrics.restored(model.task, model.name, restored.seconds, restored.width * restored.height)
-    unchanged = unchanged_note(restored.change, model.task) if wish.strength else None
+    unchanged = unchanged_note(restored.change, model.task) if not wish.look.is_input else None
     notes = (*([unchanged] if unchanged else []), *restored.notes)
     headers = {
         "Cache-Control": "no-store",
@@ -141,8 +142,8 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
     return Response(restored.data, media_type=f"image/{restored.format}", headers=headers)
 
 
-async def answer_kept(desk: Desk, token: str, strength: float, format: str | None) -> Response:
-    """Encode a kept result at a strength and in a format.
+async def answer_kept(desk: Desk, token: str, look: Look, format: str | None) -> Response:
+    """Encode a kept result with a look and in a format.
 
     Raises:
         Refused: 404 if there is no such result, 429 if too many requests are waiting.
@@ -158,7 +159,7 @@ async def answer_kept(desk: Desk, token: str, strength: float, format: str | Non
             result = desk.kept.get(token)
             if result is None:
                 raise Refused(404, "no result with this token; it may have expired")
-            data, chosen, notes = await asyncio.to_thread(result.encode, strength, format)
+            data, chosen, notes = await asyncio.to_thread(result.encode, look, format)
     finally:
         desk.encoders -= 1
     headers = {"Cache-Control": "no-store", "Kbnet-Notes": json.dumps(notes)}

@@ -4,7 +4,7 @@
 //   place                 text: where photos are processed
 //   describe()            -> Promise of {tasks: [{name, label, presets: ["fast", optionally "best"]}],
 //                                        formats: [NAME], looks: [NAME]}; looks are the controls of a finished
-//                            result that encode() supports: "strength", later "colour" and "detail"
+//                            result that encode() supports: "strength", "colour" and "detail" (see look.js)
 //   unlock(key)           the key to send with all later requests
 //   restore(file, {task, preset}, {signal, progress})
 //                         -> Promise of a result {blob, seconds, change, notes, ...}; progress is called with
