@@ -108,9 +108,8 @@ def test_rows_in_pieces_are_the_same_as_the_whole(height, lines):
     look = Look(0.9, 0.4, 0.7)
     whole = after.copy()
     mix(before, whole, look)
-    mixer, parts = Mixer(look), []
-    for top in range(0, height, lines):
-        parts.append(mixer.push(before[top : top + lines], after[top : top + lines]))
+    mixer = Mixer(look)
+    parts = [mixer.push(before[top : top + lines], after[top : top + lines]) for top in range(0, height, lines)]
     parts.append(mixer.finish())
     assert np.allclose(np.concatenate([part for part in parts if len(part)]), whole, atol=1e-6)
     # against the definition, with mirrored borders

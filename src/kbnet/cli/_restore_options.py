@@ -87,14 +87,17 @@ class RestoreOptions:
             metavar="X",
             min=0,
             max=1,
-            help="The same for colour only. --strength 0.3 --color-strength 1 removes colour noise and keeps the grain.",
+            help="The same for colour only; --strength 0.3 --color-strength 1 removes colour noise and keeps grain.",
             show_default="same as --strength",
         ),
     ] = None
     detail: Annotated[
         float,
         typer.Option(
-            metavar="X", min=0, max=1, help="How much of the fine detail that was removed comes back, 0 = none, 1 = all."
+            metavar="X",
+            min=0,
+            max=1,
+            help="How much of the fine detail that was removed comes back, 0 = none, 1 = all.",
         ),
     ] = 0.0
     format: Annotated[

@@ -34,8 +34,8 @@ class Look:
 
         result = input + strength * (luma change - detail * its high band) + color_strength * chroma change
 
-    Each setting is monotonic: a higher `strength` or `color_strength` moves the result away from the input in luma or in
-    chroma, a higher `detail` moves it back towards the input.
+    Each setting is monotonic: a higher `strength` or `color_strength` moves the result away from the input in luma or
+    in chroma, a higher `detail` moves it back towards the input.
 
     Attributes:
         strength: of the luma, 0 = input, 1 = restored. With `color_strength` None, of the chroma too.

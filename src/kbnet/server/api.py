@@ -238,7 +238,7 @@ def _wish(desk: Desk) -> Any:
         keep: Annotated[
             bool,
             Query(
-                description="keep the result for a limited time, for /v1/results/TOKEN; requires strength 1 and detail 0"
+                description="keep the result for a limited time, for /v1/results/TOKEN; requires strength 1, detail 0"
             ),
         ] = False,
     ) -> Wish:
