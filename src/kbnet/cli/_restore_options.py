@@ -102,11 +102,13 @@ class RestoreOptions:
     ] = 0.0
     format: Annotated[
         str | None,
-        typer.Option(metavar="FORMAT", help="png, jpg, tif, webp or avif.", show_default="same as the input"),
+        typer.Option(metavar="FORMAT", help="png, jpg, tif, webp, avif or heic.", show_default="same as the input"),
     ] = None
     quality: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=100, help="JPEG, WebP and AVIF quality.", show_default="95, AVIF 90"),
+        typer.Option(
+            metavar="N", min=1, max=100, help="JPEG, WebP, AVIF and HEIC quality.", show_default="95, AVIF 90"
+        ),
     ] = None
     suffix: Annotated[
         str | None,

@@ -10,11 +10,11 @@ from typing import BinaryIO
 
 from kbnet.errors import ImageError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging import ifd
-from kbnet.imaging.containers import bmff, bmp, tiff, undecodable
-from kbnet.imaging.photo import FORMATS
+from kbnet.imaging.containers import bmff, bmp, heif, tiff, undecodable
+from kbnet.imaging.photo import FORMATS, writes_heic
 
-_EXPECTED = "expected PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP"
-_CONVERT = "convert it to PNG, JPEG, TIFF, WebP or AVIF"
+_EXPECTED = "expected PNG, JPEG, TIFF, WebP, AVIF, HEIC, GIF or BMP"
+_CONVERT = "convert it to PNG, JPEG, TIFF, WebP, AVIF or HEIC"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Formats that people do try: the message names the format rather than saying "not an image".
@@ -54,7 +54,9 @@ class Container:
 
     @property
     def written_as(self) -> str:
-        """The default format of a result: the same, or PNG for formats that can only be read."""
+        """The default format of a result: the same, or AVIF for HEIC and PNG for others if they can't be written."""
+        if self.format == "heic":
+            return "heic" if writes_heic() else "avif"
         return self.format if self.format in FORMATS else "png"
 
 
@@ -63,7 +65,7 @@ def sniff(file: BinaryIO, name: str) -> Container:
 
     Raises:
         UnreadableImageError: not an image.
-        UnsupportedImageError: an unsupported kind of image: another format, an animation, camera raw, HEIC.
+        UnsupportedImageError: an unsupported kind of image: another format, an animation, camera raw.
     """
     file.seek(0)
     head = file.read(64)
@@ -160,15 +162,35 @@ def _heif(file: BinaryIO, name: str, head: bytes) -> Container:
     if b"avif" in brands:
         _check_avif(file, name)
         return Container("avif", lossless=False)
-    if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}:
-        raise UnsupportedImageError(
-            f"{name}: HEIC is not supported, as it lacks a free decoder; export it as JPEG, PNG or AVIF"
-        )
+    if box[8:12] in (b"hevc", b"hevx", b"msf1"):
+        raise _animation(name, "HEIF image sequence")
+    if brands & {b"heic", b"heix", b"heim", b"heis", b"mif1"}:
+        return _heic(file, name)
     if b"crx " in brands:
         raise UnsupportedImageError(
             f"{name}: camera raw files are not supported; convert it to a 16-bit TIFF or PNG with a raw converter"
         )
     raise UnsupportedImageError(f"{name}: {_EXPECTED}, got a video or another ISO media file; extract a still image")
+
+
+def _heic(file: BinaryIO, name: str) -> Container:
+    file.seek(0)
+    try:
+        facts = heif.describe(file.read())
+    except (struct.error, IndexError, ValueError):
+        facts = None
+    if facts is None:
+        raise damaged(name, "heic", "no main image")
+    if max(facts.width, facts.height) > _MAX_SIDE:
+        raise damaged(name, "heic", "invalid size")
+    _refuse_hdr(facts.codes, name)
+    notes = () if writes_heic() else ("the default output format is AVIF; for HEIC, run: pip install 'kbnet[heic]'",)
+    return Container("heic", lossless=False, notes=notes)
+
+
+def _refuse_hdr(codes: bytes | None, name: str) -> None:
+    if codes is not None and len(codes) == 4 and struct.unpack(">HH", codes)[1] in (16, 18):
+        raise UnsupportedImageError(f"{name}: HDR images (PQ or HLG) are not supported; convert it to SDR")
 
 
 def _check_avif(file: BinaryIO, name: str) -> None:
@@ -177,9 +199,7 @@ def _check_avif(file: BinaryIO, name: str) -> None:
     for size in re.finditer(rb"ispe....(.{4})(.{4})", start, re.DOTALL):
         if max(int.from_bytes(side) for side in size.groups()) > _MAX_SIDE:
             raise damaged(name, "avif", "invalid size")
-    codes = bmff.colour_codes(start)
-    if codes is not None and struct.unpack(">HH", codes)[1] in (16, 18):
-        raise UnsupportedImageError(f"{name}: HDR images (PQ or HLG) are not supported; convert it to SDR")
+    _refuse_hdr(bmff.colour_codes(start), name)
 
 
 def _animation(name: str, kind: str) -> UnsupportedImageError:

@@ -1,6 +1,7 @@
 """Encoding: from photos to files or bytes."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import numpy as np
 
 from kbnet import files
 from kbnet.errors import InvalidInputError, OutputError
+from kbnet.imaging import heif
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.containers import dress
 from kbnet.imaging.extras import check_extras
+from kbnet.imaging.linear import decode
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
-from kbnet.imaging.planning import format_of, plan_output
+from kbnet.imaging.planning import _at_depth, format_of, plan_output
 
 log = logging.getLogger(__name__)
 
-_DEFAULT_QUALITY = {"jpeg": 95, "webp": 95, "avif": 90}
+_DEFAULT_QUALITY = {"jpeg": 95, "webp": 95, "avif": 90, "heic": 95}
 
 
 def write_photo(
@@ -80,13 +83,37 @@ def encode(photo: Photo, *, quality: int | None = None) -> bytes:
     # report a failed encoder. The encoded file is small compared with the decoded image.
     if quality is not None and not 1 <= quality <= 100:
         raise InvalidInputError(f"expected a quality from 1 to 100, got {quality}")
+    photo = _stored(photo)
     try:
-        encoded = _encode(_to_vips(photo), photo, quality)
+        encoded = _encode_heic(photo, quality) if photo.format == "heic" else _encode(_to_vips(photo), photo, quality)
     except FAILURES as error:
         raise OutputError(
             f"the {photo.format} encoder failed ({reason(error) or 'no reason given'}); try another format such as png"
         ) from None
     return dress(encoded, photo)
+
+
+def _stored(photo: Photo) -> Photo:
+    """Return float pixels as the file stores them: linear ones decoded, and 16-bit ones as integers."""
+    if photo.pixels.dtype != np.float32:
+        return photo
+    if photo.linear:
+        photo = replace(photo, pixels=decode(photo.pixels.astype(np.float32, copy=False)), linear=False)
+    return photo if photo.sample_bits > 16 else _at_depth(photo, 16)
+
+
+def _encode_heic(photo: Photo, quality: int | None) -> bytes:
+    array = photo.pixels if photo.alpha is None else np.dstack([*_planes(photo.pixels), photo.alpha])
+    bits = 8 if photo.bit_depth == 8 else _deep_bits(photo)
+    try:
+        return heif.encode(array, bits, photo.icc_profile, quality or _DEFAULT_QUALITY["heic"])
+    except (RuntimeError, ValueError, OSError) as error:
+        raise OutputError(f"the heic encoder failed ({error}); try another format such as png") from None
+
+
+def _planes(pixels: Pixels) -> list[Pixels]:
+    """Return red, green and blue."""
+    return [pixels] * 3 if pixels.ndim == 2 else [pixels[:, :, channel] for channel in range(3)]
 
 
 def _encode(image: Any, photo: Photo, quality: int | None) -> bytes:
@@ -100,12 +127,13 @@ def _encode(image: Any, photo: Photo, quality: int | None) -> bytes:
     if photo.format == "tiff":
         # classic TIFF is limited to 4 GB, and deflate can make noise slightly larger
         big = photo.pixels.nbytes > 3 << 30
-        return bytes(image.tiffsave_buffer(compression="deflate", predictor="horizontal", bigtiff=big, keep="none"))
+        predictor = "float" if photo.bit_depth == 32 else "horizontal"
+        return bytes(image.tiffsave_buffer(compression="deflate", predictor=predictor, bigtiff=big, keep="none"))
     if photo.format == "webp":
         if photo.lossless and quality is None:
             return bytes(image.webpsave_buffer(lossless=True, exact=True, keep="none"))
         return bytes(image.webpsave_buffer(Q=q, smart_subsample=True, exact=True, keep="none"))
-    bits = 8 if photo.bit_depth == 8 else _avif_bits(photo)
+    bits = 8 if photo.bit_depth == 8 else _deep_bits(photo)
     # effort 2 of 9: higher values make libaom ten times slower and save nothing at this quality
     options: dict[str, Any] = {"compression": "av1", "subsample_mode": "off", "effort": 2}
     return bytes(image.heifsave_buffer(Q=q, bitdepth=bits, keep="icc", **options))
@@ -128,14 +156,13 @@ def _choose_format(photo: Photo, path: Path | None, format: str | None) -> str:
 def _to_vips(photo: Photo) -> Any:
     pixels, alpha = photo.pixels, photo.alpha if photo.extra_channel is None else photo.extra_channel
     if photo.format == "avif" and photo.bit_depth == 16:
-        bits = _avif_bits(photo)
+        bits = _deep_bits(photo)
         pixels, alpha = _shifted(pixels, bits), None if alpha is None else _shifted(alpha, bits)
     array = pixels if alpha is None else np.dstack([pixels, alpha])
     bands = 1 if array.ndim == 2 else array.shape[2]
-    wide = photo.bit_depth == 16
-    image = pyvips.Image.new_from_memory(
-        np.ascontiguousarray(array).data, photo.width, photo.height, bands, "ushort" if wide else "uchar"
-    )
+    kind = {8: "uchar", 16: "ushort", 32: "float"}[photo.bit_depth]
+    wide = photo.bit_depth > 8
+    image = pyvips.Image.new_from_memory(np.ascontiguousarray(array).data, photo.width, photo.height, bands, kind)
     space = ("grey16" if wide else "b-w") if photo.is_gray else ("rgb16" if wide else "srgb")
     image = image.copy(interpretation=space)
     if photo.icc_profile:
@@ -143,7 +170,7 @@ def _to_vips(photo: Photo) -> Any:
     return image
 
 
-def _avif_bits(photo: Photo) -> int:
+def _deep_bits(photo: Photo) -> int:
     return 10 if photo.sample_bits == 10 else 12
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kbnet.errors import InvalidInputError, KBNetError
+from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError
 from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
-from kbnet.imaging.photo import printable
+from kbnet.imaging.photo import printable, writes_heic
 from kbnet.imaging.planning import format_of
 from kbnet.inference.finding import Found, PassedOver, Search, endings, is_pattern
 from kbnet.inference.places import Places, is_folder
@@ -25,7 +25,7 @@ RESULT_SUFFIXES = {
 }
 """Suffixes of results written beside their inputs, by the first word of the task; "" for weights without a task."""
 
-_ENDINGS = {"jpeg": ".jpg", "tiff": ".tif", "png": ".png", "webp": ".webp", "avif": ".avif"}
+_ENDINGS = {"jpeg": ".jpg", "tiff": ".tif", "png": ".png", "webp": ".webp", "avif": ".avif", "heic": ".avif"}
 _ENDING_OF_A_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # but not ".2023" in "scan.2023"
 
 
@@ -255,6 +255,7 @@ def _output_name(one: Found, suffix: str, ending: str | None) -> str:
     stem = path.stem if own else path.name
     if one.format and path.suffix:
         stem, own = _stem(path), _ENDINGS.get(one.format, ".png")
+        own = ".heic" if one.format == "heic" and writes_heic() else own
     if ending is not None and (not own or format_of(own) != format_of(ending)):
         own = ending
     elif path.suffix and not own:
@@ -268,6 +269,8 @@ def _ending(format: str | None) -> str | None:
     ending = "." + format.lower().removeprefix(".")
     if ending not in SUPPORTED_SUFFIXES:
         raise InvalidInputError(f"expected an output format among {endings()}, got {format!r}")
+    if format_of(ending) == "heic" and not writes_heic():
+        raise MissingExtraError("pillow-heif", "heic")
     return ending
 
 

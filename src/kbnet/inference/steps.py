@@ -246,4 +246,5 @@ def _is_regular(source: Path | bytes) -> bool:
 def bytes_of(info: ImageInfo) -> int:
     """Memory that a picture takes from reading to writing, besides the tiles at work."""
     samples = {"gray": 1, "RGB": 3, "CMYK": 4}[info.colour] + info.has_alpha
-    return info.width * info.height * samples * (2 if info.bit_depth > 8 else 1) * COPIES
+    size = 1 if info.bit_depth <= 8 else 2 if info.bit_depth <= 16 else 4  # bytes
+    return info.width * info.height * samples * size * COPIES
