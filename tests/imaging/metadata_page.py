@@ -79,16 +79,17 @@ Details:
 - Tags and chunks that only describe how the pixels are stored (strips, compression, bit depth) are written again.
 - GeoTIFF tags describe the stored rows and columns. If the image had to be rotated, kbnet drops them and prints a note.
 - Content credentials sign the bytes of the original image, so they can't be valid for a result.
-- Results of GIF and BMP images are PNG files unless you choose another format. Results of HEIC images are HEIC files if the
-  extra `heic` is installed, otherwise AVIF files.
-- JPEG, WebP, AVIF and HEIC can't store float samples. Their results have integers from black to white, and a note says if
-  values beyond were clipped.
+- Results of GIF and BMP images are PNG files unless you choose another format. Results of HEIC images are HEIC files if
+  the extra `heic` is installed, otherwise AVIF files.
+- Only TIFF stores float samples. In other formats, results have integers from black to white, and a note says if values
+  beyond were clipped.
 
 ## Files with more than one image
 
-Some phones append a video, a second image, a sound or an HDR gain map to the image file, or store depth maps, gain maps and
-mattes in HEIC files. Photoshop stores layers in TIFF files. Results can't contain these. If the result is a different file, a note names what is missing. If the result
-would replace its own input, kbnet refuses the file, so that nothing is lost:
+Some phones append a video, a second image, a sound or an HDR gain map to the image file, or store depth maps, gain maps
+and mattes in HEIC files. Photoshop stores layers in TIFF files. Results can't contain these. If the result is a
+different file, a note names what is missing. If the result would replace its own input, kbnet refuses the file, so that
+nothing is lost:
 
 ```text
 $ kbnet restore motion.jpg -o motion.jpg --overwrite

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kbnet.errors import ImageTooLargeError, InvalidInputError, UnreadableImageError, UnsupportedImageError
-from kbnet.imaging import heif
+from kbnet.imaging import heif, isolated
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.cmyk import to_srgb
 from kbnet.imaging.containers import bmp, collect
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.icc import icc_name, is_linear
+from kbnet.imaging.isolated import Isolation
 from kbnet.imaging.linear import encode
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
 from kbnet.imaging.settling import orientation_of, settle
@@ -73,6 +74,7 @@ class _Opened:
     name: str
     file: BinaryIO
     data: bytes | None
+    isolation: Isolation | None = None
 
     def source(self) -> Any:
         if self.data is not None:
@@ -83,7 +85,9 @@ class _Opened:
         return pyvips.Source.new_from_descriptor(self.file.fileno())
 
 
-def read_photo(source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
+def read_photo(
+    source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, isolation: Isolation | None = None
+) -> Photo:
     """Decode an image file into an upright photo with its alpha, colour profile and metadata.
 
     The format is detected from the content, never from the name. 1, 2 and 4-bit samples are expanded to 8-bit, 10 and
@@ -94,6 +98,7 @@ def read_photo(source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXE
     Args:
         source: path of a file, or the bytes of a file.
         max_pixels: largest accepted number of pixels, at least 1.
+        isolation: limits of the child process that decodes HEIC; None decodes it in this process.
 
     Raises:
         UnreadableImageError: the file is missing, not readable, not an image, truncated or damaged.
@@ -104,6 +109,7 @@ def read_photo(source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXE
     if max_pixels < 1:
         raise InvalidInputError(f"expected max_pixels of at least 1, got {max_pixels}")
     with _opened(source) as opened:
+        opened = replace(opened, isolation=isolation)
         container = sniff(opened.file, opened.name)
         photo = _decode_strictly(opened, container, max_pixels)
     notes = photo.notes
@@ -259,6 +265,12 @@ def _whole(opened: _Opened) -> bytes:
     return opened.file.read()
 
 
+def _heic_pixels(opened: _Opened) -> Pixels:
+    if opened.isolation is None:
+        return heif.decode(_whole(opened), opened.name)
+    return isolated.decode("heic", _whole(opened), opened.name, opened.isolation)
+
+
 def _bitmap_pixels(opened: _Opened) -> Pixels:
     header = bmp.read_header(opened.file)
     pixels = None if header is None else bmp.decode(opened.file, header)
@@ -321,7 +333,7 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
     if container.format == "bmp":
         array = _bitmap_pixels(opened)
     elif container.format == "heic":
-        array = heif.decode(_whole(opened), opened.name)
+        array = _heic_pixels(opened)
     else:
         array = _pixels(image, sample_bits)
     channels = 1 if array.shape[2] < 3 else 3

@@ -37,6 +37,7 @@ _STRANGERS = (
     (b"P6", "a PPM image"),
 )
 
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
 _WIDTH, _HEIGHT = 256, 257
 _PHOTOMETRIC = 262
 _DNG_VERSION = 50706
@@ -164,13 +165,22 @@ def _heif(file: BinaryIO, name: str, head: bytes) -> Container:
         return Container("avif", lossless=False)
     if box[8:12] in (b"hevc", b"hevx", b"msf1"):
         raise _animation(name, "HEIF image sequence")
-    if brands & {b"heic", b"heix", b"heim", b"heis", b"mif1"}:
+    if brands & _HEIC_BRANDS:
         return _heic(file, name)
     if b"crx " in brands:
         raise UnsupportedImageError(
             f"{name}: camera raw files are not supported; convert it to a 16-bit TIFF or PNG with a raw converter"
         )
     raise UnsupportedImageError(f"{name}: {_EXPECTED}, got a video or another ISO media file; extract a still image")
+
+
+def is_heic(start: bytes) -> bool:
+    """Return whether a file that starts so is a HEIF file other than AVIF, intact or not."""
+    if start[4:8] != b"ftyp":
+        return False
+    (size,) = struct.unpack(">I", start[:4])
+    brands = {start[8:12], *(start[i : i + 4] for i in range(16, min(size, len(start)) - 3, 4))}
+    return bool(brands & (_HEIC_BRANDS | {b"hevc", b"hevx", b"msf1"})) and b"avif" not in brands
 
 
 def _heic(file: BinaryIO, name: str) -> Container:

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from kbnet import __version__
-from kbnet.imaging import FORMATS
+from kbnet.imaging import FORMATS as _ALL
+from kbnet.imaging.photo import writes_heic
 from kbnet.inference.look import Look
 from kbnet.models.catalogue import PRESET_CHOICES
 from kbnet.server.admission import ending
@@ -17,6 +18,7 @@ from kbnet.server.receiving import FIELD, drain
 from kbnet.server.replies import Refused, failure_of
 from kbnet.server.schemas import Health, Model, Models, Progress
 
+FORMATS = tuple(name for name in _ALL if name != "heic" or writes_heic())
 _ALIASES = {"jpg": "jpeg", "tif": "tiff"}
 _PRESETS = list(PRESET_CHOICES)
 _FORMATS = [*FORMATS, *_ALIASES]

@@ -17,7 +17,9 @@ from kbnet.inference.look import Look
 from kbnet.models import CatalogueEntry
 from kbnet.models.catalogue import FORMER_NAMES
 from kbnet.server.admission import Admission, ending
+from kbnet.server.decoding import check_kind
 from kbnet.server.kept import Kept, KeptResult
+from kbnet.server.limits import Limits
 from kbnet.server.metrics import Metrics
 from kbnet.server.receiving import receive
 from kbnet.server.replies import Refused
@@ -114,7 +116,7 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
                     desk.moves[wish.token] = None
                 async with body.arriving():
                     data = await receive(request, body)
-                await asyncio.to_thread(_check_size, data, limits.pixels)
+                await asyncio.to_thread(_check_size, data, limits)
                 with desk.admission.place():
                     name = str(request.state.id)
                     examine = partial(_outbreak_note, task=model.task)
@@ -172,9 +174,10 @@ def _outbreak_note(before: Pixels, after: Pixels, task: str) -> str | None:
     return None if note is None else note.partition("; --guard")[0]
 
 
-def _check_size(data: bytes, most: int) -> None:
+def _check_size(data: bytes, limits: Limits) -> None:
     """Refuse too large images by their header, before decoding them. Also raises the errors of `probe`."""
-    info = probe(data)
+    check_kind(data, limits)
+    most, info = limits.pixels, probe(data)
     if info.width * info.height > most:
         raise Refused(
             413,

@@ -10,9 +10,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from kbnet.imaging import Pixels, plan_output, read_photo, write_photo
+from kbnet.imaging import Pixels, plan_output, write_photo
 from kbnet.imaging.planning import format_of
 from kbnet.inference.look import Look, mix
+from kbnet.server.decoding import open_photo
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class KeptResult:
             The bytes of the file, its format, and notes.
         """
         height, width = self.pixels.shape[:2]
-        photo = read_photo(self.data, max_pixels=height * width)
+        photo = open_photo(self.data, height * width)
         photo = replace(photo, pixels=mixed(photo.pixels, self.pixels, look))
         chosen = format_of(format or photo.format)
         _, lost = plan_output(photo, chosen)

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kbnet.errors import KBNetError
-from kbnet.imaging import Photo, Pixels, plan_output, read_photo, write_photo
+from kbnet.imaging import Photo, Pixels, plan_output, write_photo
 from kbnet.imaging.planning import format_of
 from kbnet.inference.change import mean_change
 from kbnet.inference.look import Look
 from kbnet.server.admission import ending
+from kbnet.server.decoding import open_photo
 from kbnet.server.kept import mixed
 from kbnet.server.limits import Limits
 from kbnet.server.restoration import SMALL_PIXELS, TOGETHER, Pending, Restoration, Restore, Restored
@@ -158,7 +159,7 @@ class Worker:
 
     def _open(self, pending: Pending) -> "Opened":
         pending.check()
-        photo = read_photo(pending.what.data, max_pixels=self.limits.pixels)
+        photo = open_photo(pending.what.data, self.limits.pixels)
         format = format_of(pending.what.format or photo.format)
         _, lost = plan_output(photo, format)  # refuse before the work what would be refused after it
         pending.pixels = photo.width * photo.height

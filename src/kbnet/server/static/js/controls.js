@@ -9,7 +9,7 @@ const LOOKS = [
   { name: "detail", label: "Detail", title: "How much of the fine detail that was removed comes back" },
 ];
 const PRESETS = { fast: "Fast", best: "Best (slower)" };
-const FORMATS = { png: "PNG", jpeg: "JPEG", tiff: "TIFF", webp: "WebP", avif: "AVIF" };
+const FORMATS = { png: "PNG", jpeg: "JPEG", tiff: "TIFF", webp: "WebP", avif: "AVIF", heic: "HEIC" };
 
 const $ = (id) => document.getElementById(id);
 
