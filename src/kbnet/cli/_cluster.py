@@ -80,6 +80,8 @@ def _settings(options: RestoreOptions) -> "Settings":
         max_pixels=options.max_pixels or DEFAULT_MAX_PIXELS,
         keep_time=options.keep_time,
         drop_extras=options.drop_extras,
+        same_quality=options.same_quality,
+        mark=options.mark,
         workers=options.workers,
         threads=options.threads or 1,
         address=options.address,

@@ -44,6 +44,30 @@ CONFLICTS = (
     Conflict("'--watch'", lambda o: o.watch and o.has_fifo, "needs files or folders, not a pipe"),
     Conflict("'--stream'", lambda o: o.stream and o.has_fifo, "needs files, not a pipe"),
     Conflict("'--engine'", lambda o: o.on_ray and (o.piped or o.has_fifo), "Ray needs files or URLs, not a pipe"),
+    Conflict("'--dry-run'", lambda o: o.dry_run and (o.piped or o.has_fifo), "needs files or folders, not a pipe"),
+    Conflict("'--dry-run'", lambda o: o.dry_run and o.watch, "conflicts with --watch; leave one of them out"),
+    Conflict("'--dry-run'", lambda o: o.dry_run and o.log is not None, "does not read the log; leave out --log"),
+    Conflict("'--sidecars'", lambda o: o.sidecars and o.piped, "needs files or folders, not a pipe"),
+    Conflict("'--skip-existing'", lambda o: o.skip_existing and o.piped, "needs files or folders, not a pipe"),
+    Conflict("'--number'", lambda o: o.number and o.piped, "needs files or folders, not a pipe"),
+    Conflict(
+        "'--skip-existing'",
+        lambda o: o.skip_existing and o.overwrite,
+        "conflicts with --overwrite; leave one of them out",
+    ),
+    Conflict(
+        "'--same-quality'",
+        lambda o: o.same_quality and o.quality is not None,
+        "conflicts with --quality; leave one of them out",
+    ),
+    *(
+        Conflict(
+            f"'--{name.replace('_', '-')}'",
+            lambda o, name=name: o.on_ray and bool(getattr(o, name)),
+            "not available with --engine ray; leave one of them out",
+        )
+        for name in ("exclude", "skip_existing", "number", "dry_run", "sidecars")
+    ),
     Conflict("'--workers'", lambda o: not o.on_ray and o.workers is not None, "needs --engine ray"),
     Conflict("'--threads'", lambda o: not o.on_ray and o.threads is not None, "needs --engine ray"),
     Conflict("'--address'", lambda o: not o.on_ray and o.address is not None, "needs --engine ray"),

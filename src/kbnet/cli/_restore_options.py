@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from kbnet.cli._library_options import LIBRARY, LibraryOptions
 from kbnet.cli._pipes import PIPE
 from kbnet.suggesting import did_you_mean
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # defined here because importing Ray's package takes a second
 
-_TILES, _FOLDERS, _CLUSTER = "Tiles and memory", "Folders", "Many processes or machines (Ray)"
+_TILES, _CLUSTER = "Tiles and memory", "Many processes or machines (Ray)"
 
 
 TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
@@ -46,7 +47,7 @@ class Engine(StrEnum):
 
 
 @dataclass(frozen=True)
-class RestoreOptions:
+class RestoreOptions(LibraryOptions):
     """The command as given; None means not given."""
 
     inputs: Annotated[
@@ -125,7 +126,6 @@ class RestoreOptions:
             "results can't keep.",
         ),
     ] = False
-    keep_time: Annotated[bool, typer.Option(help="Give each result the modification time of its input.")] = True
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average eight flipped and rotated passes: slightly better, 8x slower.")
     ] = False
@@ -191,7 +191,7 @@ class RestoreOptions:
             metavar="FILE",
             help="Append one JSON line per file. To resume an interrupted run, repeat the command; it skips finished "
             "files.",
-            rich_help_panel=_FOLDERS,
+            rich_help_panel=LIBRARY,
         ),
     ] = None
     watch: Annotated[
@@ -199,7 +199,7 @@ class RestoreOptions:
         typer.Option(
             "--watch",
             help="Keep running and restore new files as they arrive; stop with Ctrl-C.",
-            rich_help_panel=_FOLDERS,
+            rich_help_panel=LIBRARY,
         ),
     ] = False
     engine: Annotated[

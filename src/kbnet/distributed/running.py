@@ -43,8 +43,9 @@ class Settings:
         model: a model in the package, a task, or a weights file that the driver can read and sends to the workers.
         options: keyword arguments of `Restorer.from_pretrained`: device, dtype, tile, overlap, context, ensemble.
         strength, color_strength, detail: how results look, as for `Restorer.__call__`.
-        format, quality, max_pixels, keep_time, drop_extras: as for `kbnet.inference.jobs.run_jobs`. Times are kept only
-            for local files.
+        format, quality, max_pixels, keep_time, drop_extras, same_quality: as for `kbnet.inference.jobs.run_jobs`. Times
+            are kept only for local files.
+        mark: whether results are marked in their metadata.
         workers: number of worker processes; None for as many as the available cores allow with `threads` each.
         threads: threads per worker.
         attempts: attempts per image if reading, writing or the worker itself fails.
@@ -67,6 +68,8 @@ class Settings:
     max_pixels: int = DEFAULT_MAX_PIXELS
     keep_time: bool = False
     drop_extras: bool = False
+    same_quality: bool = False
+    mark: bool = False
     workers: int | None = None
     threads: int = 1
     attempts: int = 3
@@ -214,6 +217,8 @@ def _run(
                 "max_pixels": settings.max_pixels,
                 "keep_time": settings.keep_time,
                 "drop_extras": settings.drop_extras,
+                "same_quality": settings.same_quality,
+                "mark": settings.mark,
             },
             "threads": settings.threads,
             "attempts": settings.attempts,

@@ -32,7 +32,8 @@ class Worker:
         weights: Ray object reference to the files of a model that only the driver has, by name; None otherwise.
         options: keyword arguments of `Restorer.from_pretrained`.
         look: keyword arguments of a Restorer's call: strength, color_strength, detail.
-        output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time; and drop_extras.
+        output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time, same_quality; and drop_extras
+            and mark, both true or false.
         threads: number of PyTorch threads.
         attempts: attempts per image if reading or writing fails.
         known: handle of the job's `Attempts` actor.
@@ -67,7 +68,7 @@ class Worker:
                 restorer = Restorer.from_pretrained(Path(folder, model), **options)
         self._restore = partial(restorer, **look)
         self._examine = partial(outbreak_note, task=restorer.task, guarded=restorer.guard)
-        self._output = output
+        self._output, self._task = output, restorer.task or "restore"
         self._attempts = attempts
         self._known, self._has_log = known, has_log
         self._refused = self._ask("join", identity(restorer)) if has_log else ""
@@ -140,7 +141,8 @@ class Worker:
 
     def _restored(self, data: bytes, row: dict[str, Any]) -> Result:
         options, target = dict(self._output), row["output"].partition("?")[0]
-        drop_extras = options.pop("drop_extras", False)
+        drop_extras, mark = options.pop("drop_extras", False), options.pop("mark", False)
+        options["mark"] = self._task if mark else ""
         if options["format"] is None and is_supported(target):
             options["format"] = Path(target).suffix
         (result,) = run_jobs([Job(data, None)], self._restore, examine=self._examine, **options)

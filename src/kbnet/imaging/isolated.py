@@ -1,7 +1,7 @@
 """Decodes one file of an untrusted sender in a child process, with limits on its memory and time.
 
-The child gets the bytes of the file, and returns pixels. A crash, a hang or an explosion of memory ends the child, and is
-reported as a damaged file.
+The child gets the bytes of the file, and returns pixels. A crash, a hang or an explosion of memory ends the child, and
+is reported as a damaged file.
 """
 
 import io

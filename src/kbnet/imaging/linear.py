@@ -8,15 +8,55 @@ outside of a colour space, or beyond white, are restored like the others and com
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kbnet.errors import UnsupportedImageError
+from kbnet.imaging import icc
 
 _Doubles = NDArray[np.float64]
 
 _SLOPE = 1.055 / 2.4  # of the sRGB curve at white
 _SHARE = 0.25  # encoded stops above white: 2 times white is 1.25, 10 times 1.7, 100 times 2.29
 _ROWS = 64
+_HIGHEST_MEDIAN = 4.0  # scene-linear images exceed white by far, but not in half of their values
+
+
+def is_linear(kind: str, profile: bytes | None) -> bool:
+    """Return whether a file's samples are scene-linear and precise enough to be encoded.
+
+    Args:
+        kind: libvips' name of the sample type, such as "ushort" or "float". Floats without a profile count as linear.
+        profile: ICC profile of the file, or None.
+    """
+    if kind == "float":
+        return profile is None or icc.is_linear(profile)
+    return kind == "ushort" and profile is not None and icc.is_linear(profile)
+
+
+def check_floats(pixels: NDArray[Any], name: str) -> None:
+    """Refuse float samples that have no sensible value.
+
+    Raises:
+        UnsupportedImageError: NaN or infinity, or another white than 1.
+    """
+    if not np.isfinite(pixels).all():
+        raise UnsupportedImageError(f"{name}: expected finite samples, got NaN or infinity; replace them")
+    median = float(np.median(pixels[:: max(1, len(pixels) // 512)]))
+    if median > _HIGHEST_MEDIAN:
+        raise UnsupportedImageError(
+            f"{name}: expected float samples with white at 1, got a median of {median:g}; divide them by their white"
+        )
+
+
+def floats(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Return uint16 or float samples as float32, with white at 1."""
+    result: NDArray[np.float32] = samples.astype(np.float32)
+    if samples.dtype == np.uint16:
+        result /= 65535
+    return result
 
 
 def encode(samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,13 +5,16 @@ from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kbnet.errors import InvalidInputError
 from kbnet.files import printable as printable
+
+if TYPE_CHECKING:
+    from kbnet.imaging.coding import JpegCoding
 
 Pixels = NDArray[np.uint8 | np.uint16 | np.float32]
 
@@ -146,6 +149,7 @@ class Photo:
         source: path of the file that the photo was read from, or None.
         linear: whether the file's samples are scene-linear. Then `pixels` are encoded (`kbnet.imaging.linear`), which
             makes them look like those of other photos, and writing decodes them.
+        coding: how a JPEG was encoded, to write a result in the same way; None for other formats, or if unknown.
 
     Raises:
         InvalidInputError: wrong shapes or dtypes, or a format that isn't in `FORMATS`.
@@ -163,6 +167,7 @@ class Photo:
     extras: tuple[str, ...] = ()
     source: Path | None = None
     linear: bool = False
+    coding: "JpegCoding | None" = None
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)

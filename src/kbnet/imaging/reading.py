@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kbnet.errors import ImageTooLargeError, InvalidInputError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging import heif, isolated
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.cmyk import to_srgb
+from kbnet.imaging.coding import coding_of
 from kbnet.imaging.containers import bmp, collect
 from kbnet.imaging.containers.found import Found
-from kbnet.imaging.icc import icc_name, is_linear
+from kbnet.imaging.icc import icc_name
 from kbnet.imaging.isolated import Isolation
-from kbnet.imaging.linear import encode
+from kbnet.imaging.linear import check_floats, encode, floats, is_linear
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
 from kbnet.imaging.settling import orientation_of, settle
 from kbnet.imaging.sniff import Container, damaged, failed, sniff
@@ -40,7 +40,6 @@ _LOADERS = {
 # file is read again at "error" with a note rather than refused.
 _STRICTNESS = {"jpeg": ("warning", "error")}
 _SPACES = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3, "scrgb": 3, "cmyk": 4}
-_HIGHEST_MEDIAN = 4.0  # of float samples; scene-linear images exceed white by far, but not in half of their values
 _KINDS = {"uchar": "8-bit integer", "ushort": "16-bit integer", "char": "signed 8-bit", "short": "signed 16-bit"}
 _KINDS |= {"uint": "32-bit integer", "int": "signed 32-bit", "float": "32-bit float", "double": "64-bit float"}
 
@@ -341,11 +340,11 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
     fourth = np.ascontiguousarray(upright(array[:, :, channels], orientation)) if more else None
     pixels = array[:, :, 0] if channels == 1 else array[:, :, :3]
     if image.format == "float":
-        _check_floats(pixels, opened.name)
+        check_floats(pixels, opened.name)
         notes += ["16-bit float samples expanded to 32-bit"] if _number(image, "bits-per-sample", 32) == 16 else []
-    linear = _is_linear(image, profile)
+    linear = is_linear(image.format, profile)
     if linear:
-        pixels, fourth = _encoded(pixels), None if fourth is None else _floats(fourth)
+        pixels, fourth = encode(floats(pixels)), None if fourth is None else floats(fourth)
     if found.unspecified_channel and fourth is not None:
         notes.append("the extra channel is not declared as transparency and is not restored")
     return Photo(
@@ -360,35 +359,8 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
         extra_channel=fourth if found.unspecified_channel else None,
         extras=tuple(found.extras),
         linear=linear,
+        coding=coding_of(opened.file) if container.format == "jpeg" else None,
     )
-
-
-def _is_linear(image: Any, profile: bytes | None) -> bool:
-    """Return whether the samples are scene-linear and precise enough to be encoded."""
-    if image.format == "float":
-        return profile is None or is_linear(profile)
-    return bool(image.format == "ushort" and profile is not None and is_linear(profile))
-
-
-def _check_floats(pixels: Pixels, name: str) -> None:
-    if not np.isfinite(pixels).all():
-        raise UnsupportedImageError(f"{name}: expected finite samples, got NaN or infinity; replace them")
-    median = float(np.median(pixels[:: max(1, len(pixels) // 512)]))
-    if median > _HIGHEST_MEDIAN:
-        raise UnsupportedImageError(
-            f"{name}: expected float samples with white at 1, got a median of {median:g}; divide them by their white"
-        )
-
-
-def _encoded(pixels: Pixels) -> Pixels:
-    return encode(_floats(pixels))
-
-
-def _floats(samples: Pixels) -> NDArray[np.float32]:
-    floats: NDArray[np.float32] = samples.astype(np.float32)
-    if samples.dtype == np.uint16:
-        floats /= 65535
-    return floats
 
 
 def _to_rgb(image: Any) -> tuple[Any, bytes | None, tuple[str, ...]]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from kbnet import files
 from kbnet.errors import InvalidInputError, OutputError
-from kbnet.imaging import heif
+from kbnet.imaging import coding, heif
 from kbnet.imaging._vips import FAILURES, pyvips, reason
+from kbnet.imaging.coding import JpegCoding
 from kbnet.imaging.containers import dress
 from kbnet.imaging.extras import check_extras
 from kbnet.imaging.linear import decode
@@ -32,6 +33,7 @@ def write_photo(
     overwrite: bool = False,
     times: files.Times | None = None,
     drop_extras: bool = False,
+    same_quality: bool = False,
 ) -> bytes | None:
     """Encode the photo and write it to `target` atomically, or return the encoded bytes if `target` is None.
 
@@ -50,6 +52,7 @@ def write_photo(
         times: access and modification times to set; None means the current time.
         drop_extras: whether the file that the photo was read from may be overwritten even if that loses some of the
             photo's `extras`, such as the video of a motion photo.
+        same_quality: whether a JPEG gets the quantization tables and the subsampling of the photo's own JPEG file.
 
     Raises:
         OutputExistsError: `target` exists, or appeared while encoding, and `overwrite` is False.
@@ -65,14 +68,14 @@ def write_photo(
     planned, notes = plan_output(photo, chosen, bit_depth=bit_depth)
     for note in notes:
         log.info("%s: %s", "output" if path is None else printable(path), note)
-    data = encode(planned, quality=quality)
+    data = encode(planned, quality=quality, same_quality=same_quality)
     if path is None:
         return data
     publish(data, path, overwrite=overwrite, times=times)
     return None
 
 
-def encode(photo: Photo, *, quality: int | None = None) -> bytes:
+def encode(photo: Photo, *, quality: int | None = None, same_quality: bool = False) -> bytes:
     """Encode a photo that `plan_output` returned, in the photo's own format, and return the bytes.
 
     Raises:
@@ -85,7 +88,12 @@ def encode(photo: Photo, *, quality: int | None = None) -> bytes:
         raise InvalidInputError(f"expected a quality from 1 to 100, got {quality}")
     photo = _stored(photo)
     try:
-        encoded = _encode_heic(photo, quality) if photo.format == "heic" else _encode(_to_vips(photo), photo, quality)
+        if photo.format == "heic":
+            encoded = _encode_heic(photo, quality)
+        elif photo.format == "jpeg" and same_quality and photo.coding is not None:
+            encoded = _encode_alike(photo, photo.coding)
+        else:
+            encoded = _encode(_to_vips(photo), photo, quality)
     except FAILURES as error:
         raise OutputError(
             f"the {photo.format} encoder failed ({reason(error) or 'no reason given'}); try another format such as png"
@@ -109,6 +117,13 @@ def _encode_heic(photo: Photo, quality: int | None) -> bytes:
         return heif.encode(array, bits, photo.icc_profile, quality or _DEFAULT_QUALITY["heic"])
     except (RuntimeError, ValueError, OSError) as error:
         raise OutputError(f"the heic encoder failed ({error}); try another format such as png") from None
+
+
+def _encode_alike(photo: Photo, how: JpegCoding) -> bytes:
+    try:
+        return coding.encode(photo.pixels, how)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"the jpeg encoder failed ({error}); leave out --same-quality") from None
 
 
 def _planes(pixels: Pixels) -> list[Pixels]:

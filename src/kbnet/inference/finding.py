@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from kbnet.errors import ImageError, InvalidInputError, KBNetError, UnreadableIm
 from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
 from kbnet.imaging.photo import printable
 from kbnet.imaging.sniff import sniff
+from kbnet.inference.marking import is_marked
 from kbnet.inference.places import Places, is_folder
 
 RESULTS_MARK = ".kbnet-results"
@@ -76,11 +78,14 @@ class Search:
         output: the folder for results, whose files are not inputs; None if there is none.
         places: compares paths.
         passed_over: called with each file or folder that is skipped.
+        exclude: patterns of names or of paths below the searched folder, such as "*.tif" or "2019/raw/*", which are
+            skipped. A folder that fits is not searched.
     """
 
     output: Path | None
     places: Places
     passed_over: Callable[[PassedOver], None]
+    exclude: Sequence[str] = ()
 
     def find(self, item: str | Path, *, may_be_empty: bool = False) -> list[Found]:
         """The files that one name, folder or pattern refers to, sorted.
@@ -91,9 +96,9 @@ class Search:
         path = Path(item)
         missed: list[PassedOver] = []
         if is_folder(path):
-            found = list(self._walk(path, path, missed))
+            found = list(self._unmarked(self._walk(path, path, missed), missed))
         elif is_pattern(item):
-            found = list(self._match(str(item), missed))
+            found = list(self._unmarked(self._match(str(item), missed), missed))
         else:
             return [Found(path, path.parent, named=True, format=_format_by_content(path))]
         for one in missed:
@@ -107,10 +112,26 @@ class Search:
             raise InvalidInputError(f"expected {what} {printable(path)}{_summary(missed)}")
         return found
 
+    def _unmarked(self, found: Iterator[Found], missed: list[PassedOver]) -> Iterator[Found]:
+        """Skip results, by the mark in their metadata."""
+        for one in found:
+            if one.problem is None and is_marked(one.path):
+                missed.append(PassedOver(one.path, "a result of an earlier run, by its metadata", "result"))
+            else:
+                yield one
+
+    def _is_excluded(self, path: Path, root: Path) -> bool:
+        if not self.exclude:
+            return False
+        below = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        return any(fnmatch(name, pattern.rstrip("/")) for pattern in self.exclude for name in (path.name, below))
+
     def _match(self, pattern: str, missed: list[PassedOver]) -> Iterator[Found]:
         root = _fixed_part(Path(pattern))
         # glob.glob, since Path.glob rejects absolute patterns and includes hidden files
         for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207
+            if self._is_excluded(match, root) or any(self._is_excluded(up, root) for up in _between(match, root)):
+                continue
             if is_folder(match):
                 if not self._holds_results(match, root, missed):
                     yield from self._walk(match, root, missed)
@@ -135,6 +156,8 @@ class Search:
             if entry.name.startswith("."):
                 continue
             path = folder / entry.name
+            if self._is_excluded(path, root):
+                continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
             elif entry.is_symlink() and is_folder(path):
@@ -211,6 +234,11 @@ def is_pattern(item: str | Path) -> bool:
         return glob.has_magic(str(item)) and not os.path.lexists(item)
     except ValueError:
         return False
+
+
+def _between(path: Path, root: Path) -> list[Path]:
+    """The folders between a path and the folder that contains it."""
+    return [folder for folder in path.parents if folder != root and folder.is_relative_to(root)]
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError
 from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
 from kbnet.imaging.photo import printable, writes_heic
 from kbnet.imaging.planning import format_of
 from kbnet.inference.finding import Found, PassedOver, Search, endings, is_pattern
+from kbnet.inference.numbering import numbered
 from kbnet.inference.places import Places, is_folder
 
 RESULT_SUFFIXES = {
@@ -71,6 +73,8 @@ def plan_jobs(
     format: str | None = None,
     overwrite: bool = False,
     may_be_empty: bool = False,
+    exclude: Sequence[str] = (),
+    number: Literal["no", "clashes", "all"] = "no",
     passed_over: Callable[[PassedOver], None] = lambda one: None,
 ) -> list[Job]:
     """Choose which file is written where.
@@ -78,8 +82,8 @@ def plan_jobs(
     Folders are searched recursively for pictures, except hidden files: by name, and by content if the name has no known
     ending. A pattern such as "photos/**/*.jpg" is expanded unless a file has exactly that name.
 
-    Results of earlier runs are not inputs: files in the output folder or in a folder marked as results, the outputs of
-    other inputs, and files named as the result of another input.
+    Results of earlier runs are not inputs: files with the mark of results in their metadata, files in the output folder
+    or in a folder marked as results, the outputs of other inputs, and files named as the result of another input.
 
     If two results would have the same name, they keep their inputs' endings, as in a.jpg.webp and a.png.webp. A job
     that would still replace another result or an input gets a problem; the other jobs are not affected.
@@ -92,6 +96,9 @@ def plan_jobs(
         format: ending of all results; by default each keeps its own, and PNG replaces formats that are not written.
         overwrite: whether a file may be replaced by its own result.
         may_be_empty: whether folders and patterns may contain no pictures yet.
+        exclude: patterns of files and folders to skip, as for `kbnet.inference.finding.Search`.
+        number: whether to add numbers, as in photo-2.jpg, to names that are taken by another result or by an input
+            ("clashes"), or also by a file that exists ("all").
         passed_over: called with each file or folder that was found and skipped.
 
     Raises:
@@ -113,7 +120,7 @@ def plan_jobs(
         _check_name(file, format)
     places = Places()
     missed: list[PassedOver] = []
-    search = Search(folder, places, missed.append)
+    search = Search(folder, places, missed.append, exclude)
     found = [one for item in inputs for one in search.find(item, may_be_empty=may_be_empty)]
     found = _without_results(found, suffix, places, missed.append)
     jobs: dict[tuple[str, str], tuple[Found, Job]] = {}
@@ -123,7 +130,10 @@ def plan_jobs(
         key = (places.key(one.path), places.key(target))
         jobs.setdefault(key, (one, Job(one.path, target, one.problem)))
     planned = _told_apart(list(jobs.values()), suffix, places)
-    checked = _checked(_without_own_results(planned, places, missed.append), overwrite, places)
+    own = _without_own_results(planned, places, missed.append)
+    if number != "no":
+        own = numbered(own, places.key, existing=number == "all")
+    checked = _checked(own, overwrite, places)
     taken = {places.key(job.input) for job in checked if isinstance(job.input, Path)} if missed else set()
     for missing in missed:
         if places.key(Path(missing.path)) not in taken:  # in a folder, and also named by the caller

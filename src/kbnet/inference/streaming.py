@@ -18,6 +18,7 @@ from kbnet.imaging.rows import RowReader, check_row_target, open_rows, write_row
 from kbnet.inference.bands import Progress, context_of, mix_rows, plan_sizes, plan_tiles, restore_bands
 from kbnet.inference.identity import digest, identity
 from kbnet.inference.look import Look
+from kbnet.inference.marking import marked
 from kbnet.inference.restorer import Restorer
 from kbnet.inference.rowstate import RowState, folder_of
 
@@ -45,6 +46,7 @@ def restore_streamed(
     max_pixels: int | None = None,
     times: files.Times | None = None,
     drop_extras: bool = False,
+    mark: str = "",
     progress: Progress = lambda done, total: None,
 ) -> Streamed:
     """Restore a picture file of any size into another file, in memory that does not depend on the height.
@@ -64,6 +66,7 @@ def restore_streamed(
         max_pixels: larger pictures are refused; None for any size.
         times: access and modification times of the result in nanoseconds; None for the current time.
         drop_extras: whether `target` may replace `source` even if that loses a second picture or layers.
+        mark: the task for the mark in the result's metadata, or "" for none.
         progress: called with (tiles done, tiles in total).
 
     Raises:
@@ -109,7 +112,9 @@ def restore_streamed(
                 if state.empty:
                     state.remove()
                 raise
-            lost = write_rows(rows, reader.facts, target, overwrite=overwrite, times=times, announce=state.announce)
+            facts = reader.facts
+            facts = replace(facts, metadata=marked(facts.metadata, mark)) if mark else facts
+            lost = write_rows(rows, facts, target, overwrite=overwrite, times=times, announce=state.announce)
             done = replace(done, notes=(*done.notes, *lost))
         state.remove()
     return done

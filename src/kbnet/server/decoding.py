@@ -1,4 +1,4 @@
-"""Reads the photos of requests; formats whose decoders are large and complex, in a child process, and only on request."""
+"""Reads the photos of requests, those with complex decoders only on request and in a child process."""
 
 from kbnet.imaging import Photo, read_photo
 from kbnet.imaging.isolated import Isolation
