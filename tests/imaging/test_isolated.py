@@ -31,5 +31,5 @@ def test_too_much_memory_ends_only_the_child(monkeypatch):
 
 
 def test_too_much_time_ends_only_the_child():
-    with pytest.raises(UnsupportedImageError, match="took longer than 0.01 seconds"):
+    with pytest.raises(UnsupportedImageError, match=r"took longer than 0\.01 seconds"):
         read_photo(heic(), isolation=Isolation(seconds=0.01))

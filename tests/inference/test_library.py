@@ -200,17 +200,18 @@ def test_the_same_quality_repeats_tables_and_subsampling(here, quality, subsampl
     image = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
     image.save("a.jpg", quality=quality, subsampling=subsampling, progressive=progressive)
     assert outcome(plan_jobs(["a.jpg"], "b.jpg"), same_quality=True).ok
-    before, after = (Image.open(name) for name in ("a.jpg", "b.jpg"))
-    assert after.quantization == before.quantization
-    assert after.layer == before.layer
-    assert bool(after.info.get("progressive")) == progressive
+    with Image.open("a.jpg") as before, Image.open("b.jpg") as after:
+        assert after.quantization == before.quantization
+        assert after.layer == before.layer
+        assert bool(after.info.get("progressive")) == progressive
     assert 0.6 < (here / "b.jpg").stat().st_size / (here / "a.jpg").stat().st_size < 1.6
 
 
 def test_gray_and_other_formats_with_the_same_quality(here):
     Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20)).save("a.jpg", quality=60)
     assert outcome(plan_jobs(["a.jpg"], "b.jpg"), same_quality=True).ok
-    assert Image.open("b.jpg").quantization == Image.open("a.jpg").quantization
+    with Image.open("a.jpg") as before, Image.open("b.jpg") as after:
+        assert after.quantization == before.quantization
     assert outcome(plan_jobs(["a.jpg"], "b.png"), same_quality=True).ok
     write_photo(PHOTO, "c.png")
     assert outcome(plan_jobs(["c.png"], "c.jpg"), same_quality=True).ok  # its usual quality

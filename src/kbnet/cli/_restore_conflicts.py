@@ -17,6 +17,15 @@ class Conflict:
     words: str
 
 
+def _not_on_ray(name: str) -> Conflict:
+    option = f"'--{name.replace('_', '-')}'"
+    return Conflict(
+        option,
+        lambda options: options.on_ray and bool(getattr(options, name)),
+        "not available with --engine ray; leave one of them out",
+    )
+
+
 CONFLICTS = (
     Conflict("INPUT", lambda o: o.piped and len(o.inputs) > 1, "a pipe carries one photo; give exactly one input"),
     Conflict(
@@ -60,14 +69,7 @@ CONFLICTS = (
         lambda o: o.same_quality and o.quality is not None,
         "conflicts with --quality; leave one of them out",
     ),
-    *(
-        Conflict(
-            f"'--{name.replace('_', '-')}'",
-            lambda o, name=name: o.on_ray and bool(getattr(o, name)),
-            "not available with --engine ray; leave one of them out",
-        )
-        for name in ("exclude", "skip_existing", "number", "dry_run", "sidecars")
-    ),
+    *map(_not_on_ray, ("exclude", "skip_existing", "number", "dry_run", "sidecars")),
     Conflict("'--workers'", lambda o: not o.on_ray and o.workers is not None, "needs --engine ray"),
     Conflict("'--threads'", lambda o: not o.on_ray and o.threads is not None, "needs --engine ray"),
     Conflict("'--address'", lambda o: not o.on_ray and o.address is not None, "needs --engine ray"),

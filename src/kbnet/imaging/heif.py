@@ -94,7 +94,7 @@ def decode(data: bytes, name: str) -> Pixels:
 
 def _unpremultiplied(array: Pixels) -> Pixels:
     alpha = np.maximum(array[:, :, -1:].astype(np.uint32), 1)
-    top = int(np.iinfo(array.dtype).max)
+    top = 255 if array.dtype == np.uint8 else 65535
     result = array.copy()
     result[:, :, :-1] = np.minimum((array[:, :, :-1].astype(np.uint64) * top + alpha // 2) // alpha, top)
     return result

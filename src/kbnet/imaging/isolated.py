@@ -52,8 +52,9 @@ def decode(kind: str, data: bytes, name: str, isolation: Isolation) -> Pixels:
         UnreadableImageError: the file is damaged, or exceeded a limit.
         UnsupportedImageError: the file took too long to decode.
     """
-    command = [sys.executable, "-m", "kbnet.imaging.isolated", kind, str(isolation.address_space)]
-    command.append(str(max(int(isolation.seconds), 1)))
+    code = "import sys; from kbnet.imaging.isolated import child; sys.exit(child(sys.argv[1:]))"
+    limits = [str(isolation.address_space), str(max(int(isolation.seconds), 1))]
+    command = [sys.executable, "-c", code, kind, *limits]
     # one thread: the threads of libraries would reserve address space
     settings = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1", "PYTHONPATH": _path()}
     try:
@@ -102,7 +103,8 @@ def _limit(address_space: int, seconds: int) -> None:
         resource.setrlimit(what, (most, most))
 
 
-def _main(arguments: list[str]) -> int:
+def child(arguments: list[str]) -> int:
+    """Decode standard input to standard output; return the exit status."""
     kind, address_space, seconds = arguments[0], int(arguments[1]), int(arguments[2])
     data = sys.stdin.buffer.read()
     _limit(address_space, seconds)
@@ -115,7 +117,3 @@ def _main(arguments: list[str]) -> int:
     np.save(target, pixels, allow_pickle=False)
     sys.stdout.buffer.write(target.getbuffer())
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))

@@ -94,8 +94,11 @@ def to_depth(samples: Pixels, bit_depth: int) -> Pixels:
     if samples.dtype == np.float32:
         top = 255 if bit_depth == 8 else 65535
         # row by row, since doubles of the whole image would take several times its memory
-        rounded = [np.rint(np.clip(row.astype(np.float64), 0, 1) * top) for row in samples]
-        return np.asarray(rounded, np.uint8 if bit_depth == 8 else np.uint16)
+        depth: Any = np.uint8 if bit_depth == 8 else np.uint16
+        result: Pixels = np.empty(samples.shape, depth)
+        for index, row in enumerate(samples):
+            result[index] = np.rint(np.clip(row.astype(np.float64), 0, 1) * top)
+        return result
     if samples.dtype == np.uint8 and bit_depth == 16:
         return samples.astype(np.uint16) * np.uint16(257)
     if samples.dtype == np.uint16 and bit_depth == 8:
@@ -132,7 +135,7 @@ def over_white(pixels: Pixels, alpha: Pixels) -> Pixels:
     """Composite pixels [H,W] or [H,W,3] with alpha [H,W] over white. Rounds; returns the same dtype."""
     if pixels.dtype == np.float32:
         return np.asarray(1 - (1 - pixels) * (alpha if pixels.ndim == 2 else alpha[:, :, None]), np.float32)
-    top = int(np.iinfo(pixels.dtype).max)
+    top = int(white_of(pixels.dtype))
     cover = alpha if pixels.ndim == 2 else alpha[:, :, None]
     # white - (white - pixel) * alpha, in one pass of integers: 65535 * 65535 still fits in 32 bits
     dark = (top - pixels).astype(np.uint32) * cover

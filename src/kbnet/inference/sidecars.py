@@ -29,7 +29,7 @@ def sidecars(photo: Path, result: Path) -> Iterator[tuple[Path, Path]]:
 def copy_sidecars(photo: Path, result: Path, *, overwrite: bool) -> tuple[str, ...]:
     """Copy a photo's sidecars beside its result, and return one line for each that could not be copied.
 
-    An XMP sidecar gets the orientation of the result, which is upright. Times, mode and owner are those of the original.
+    An XMP sidecar gets the orientation of the result, which is upright. Times, mode and owner are kept.
     """
     notes = []
     for source, target in sidecars(photo, result):
