@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from test_jobs import here, invert, outcome, planned, touch  # noqa: F401  # a fixture
+from test_jobs import invert, outcome, planned, touch
 
 from kbnet import files
 from kbnet.errors import OutputError
@@ -17,10 +17,19 @@ from kbnet.inference.jobs import Job, plan_jobs, run_jobs
 from kbnet.inference.marking import is_marked, marked
 from kbnet.inference.sidecars import copy_sidecars
 
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 PHOTO = Photo(np.full((20, 30, 3), 90, np.uint8))
 PACKET = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    b'<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="mine"/></rdf:RDF></x:xmpmeta>'
+    b'<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="mine"/></rdf:RDF>'
+    b"</x:xmpmeta>"
 )
 
 
