@@ -212,7 +212,7 @@ def test_a_photo_checks_itself():
     good = make("rgb-alpha", np.uint8)
     for wrong in (
         {"pixels": np.zeros((4, 4, 4), np.uint8)},
-        {"pixels": np.zeros((4, 4), np.float32)},
+        {"pixels": np.zeros((4, 4), np.float64)},
         {"format": "bmp"},
     ):
         with pytest.raises(InvalidInputError, match="expected"):

@@ -104,7 +104,7 @@ def encode(array: Pixels, bits: int, profile: bytes | None, quality: int) -> byt
     """Encode pixels as HEIC, without chroma subsampling.
 
     Args:
-        array: [H,W] or [H,W,3|4], uint8, or uint16 over the full range.
+        array: [H,W] or [H,W,2 to 4], uint8, or uint16 over the full range.
         bits: 8, 10 or 12; 8 for uint8.
         profile: ICC profile, or None for sRGB.
         quality: 1 to 100.
@@ -121,7 +121,7 @@ def encode(array: Pixels, bits: int, profile: bytes | None, quality: int) -> byt
         top = (1 << bits) - 1
         table = ((np.arange(65536, dtype=np.uint32) * top + 32767) // 65535).astype(np.uint16)
         array = table[array]
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[2]]
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[2]]
     mode = mode if bits == 8 else f"{mode};{bits}"
     options: dict[str, Any] = {"icc_profile": profile} if profile else {}
     target = io.BytesIO()

@@ -89,7 +89,13 @@ def _heic(data: bytes) -> Pixels:
     return heif.decode(data, "the file")
 
 
-_DECODERS = {"heic": _heic}
+def _raw(data: bytes) -> Pixels:
+    from kbnet.imaging import raw
+
+    return raw.develop(data, "the file")
+
+
+_DECODERS = {"heic": _heic, "raw": _raw}
 
 
 def _limit(address_space: int, seconds: int) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from kbnet.errors import ImageTooLargeError, InvalidInputError, UnreadableImageError, UnsupportedImageError
-from kbnet.imaging import heif, isolated
+from kbnet.imaging import heif, isolated, raw
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.cmyk import to_srgb
 from kbnet.imaging.coding import coding_of
@@ -101,7 +101,7 @@ def read_photo(
 
     Raises:
         UnreadableImageError: the file is missing, not readable, not an image, truncated or damaged.
-        UnsupportedImageError: an animation, several pages, camera raw, or another unsupported format.
+        UnsupportedImageError: an animation, several pages, or another unsupported format.
         ImageTooLargeError: more than `max_pixels` pixels; checked in the header, before decoding.
         InvalidInputError: `max_pixels` is below 1.
     """
@@ -226,6 +226,8 @@ def _header(opened: _Opened, container: Container, found: Found, level: str) -> 
         return _bitmap(opened)
     if container.format == "heic":
         return heif.header(_whole(opened), opened.name)
+    if container.format == "raw":
+        return raw.header(_whole(opened), opened.name)
     image = _LOADERS[container.format](opened.source(), access="sequential", fail_on=level, **options)
     name = opened.name
     if pages is None:
@@ -264,10 +266,11 @@ def _whole(opened: _Opened) -> bytes:
     return opened.file.read()
 
 
-def _heic_pixels(opened: _Opened) -> Pixels:
+def _foreign_pixels(opened: _Opened, decode: Callable[[bytes, str], Pixels], kind: str) -> Pixels:
+    """Decode a file with another library than libvips."""
     if opened.isolation is None:
-        return heif.decode(_whole(opened), opened.name)
-    return isolated.decode("heic", _whole(opened), opened.name, opened.isolation)
+        return decode(_whole(opened), opened.name)
+    return isolated.decode(kind, _whole(opened), opened.name, opened.isolation)
 
 
 def _bitmap_pixels(opened: _Opened) -> Pixels:
@@ -332,7 +335,9 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
     if container.format == "bmp":
         array = _bitmap_pixels(opened)
     elif container.format == "heic":
-        array = _heic_pixels(opened)
+        array = _foreign_pixels(opened, heif.decode, "heic")
+    elif container.format == "raw":
+        array = _foreign_pixels(opened, raw.develop, "raw")
     else:
         array = _pixels(image, sample_bits)
     channels = 1 if array.shape[2] < 3 else 3

@@ -111,7 +111,7 @@ def _stored(photo: Photo) -> Photo:
 
 
 def _encode_heic(photo: Photo, quality: int | None) -> bytes:
-    array = photo.pixels if photo.alpha is None else np.dstack([*_planes(photo.pixels), photo.alpha])
+    array = photo.pixels if photo.alpha is None else np.dstack([photo.pixels, photo.alpha])
     bits = 8 if photo.bit_depth == 8 else _deep_bits(photo)
     try:
         return heif.encode(array, bits, photo.icc_profile, quality or _DEFAULT_QUALITY["heic"])
@@ -124,11 +124,6 @@ def _encode_alike(photo: Photo, how: JpegCoding) -> bytes:
         return coding.encode(photo.pixels, how)
     except (OSError, ValueError) as error:
         raise OutputError(f"the jpeg encoder failed ({error}); leave out --same-quality") from None
-
-
-def _planes(pixels: Pixels) -> list[Pixels]:
-    """Return red, green and blue."""
-    return [pixels] * 3 if pixels.ndim == 2 else [pixels[:, :, channel] for channel in range(3)]
 
 
 def _encode(image: Any, photo: Photo, quality: int | None) -> bytes:

@@ -28,10 +28,6 @@ from kbnet.inference.places import Places, is_folder
 RESULTS_MARK = ".kbnet-results"
 """Marks a folder of results inside a folder of pictures; later runs skip such a folder."""
 
-# Camera raw files are TIFFs whose first picture may be a small preview, which must not be restored by mistake.
-_RAW = {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".orf",
-        ".pef", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"}  # fmt: skip
-
 Kind = Literal["picture", "result", "other"]
 
 
@@ -272,8 +268,6 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
     try:
         with Path(path).open("rb") as file:
             format = sniff(file, name).format
-        if format == "tiff" and Path(path).suffix.lower() in _RAW:
-            return "", "camera raw by its name; develop it to a 16-bit TIFF or PNG in a raw converter first", "picture"
         return format, "", "picture"
     except UnreadableImageError:
         return "", "not an image", "other"

@@ -27,7 +27,15 @@ RESULT_SUFFIXES = {
 }
 """Suffixes of results written beside their inputs, by the first word of the task; "" for weights without a task."""
 
-_ENDINGS = {"jpeg": ".jpg", "tiff": ".tif", "png": ".png", "webp": ".webp", "avif": ".avif", "heic": ".avif"}
+_ENDINGS = {
+    "jpeg": ".jpg",
+    "tiff": ".tif",
+    "png": ".png",
+    "webp": ".webp",
+    "avif": ".avif",
+    "heic": ".avif",
+    "raw": ".tif",
+}
 _ENDING_OF_A_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # but not ".2023" in "scan.2023"
 
 

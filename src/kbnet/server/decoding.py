@@ -1,8 +1,10 @@
 """Reads the photos of requests, those with complex decoders only on request and in a child process."""
 
+import io
+
 from kbnet.imaging import Photo, read_photo
 from kbnet.imaging.isolated import Isolation
-from kbnet.imaging.sniff import is_heic
+from kbnet.imaging.sniff import is_heic, is_raw
 from kbnet.server.limits import Limits
 from kbnet.server.replies import Refused
 
@@ -21,7 +23,10 @@ def check_kind(data: bytes, limits: Limits) -> None:
     Raises:
         Refused: 415.
     """
-    if is_heic(data[:4096]) and not limits.heic:
+    start = data[:4096]
+    if is_raw(io.BytesIO(data)):
+        raise Refused(415, "this server doesn't accept camera raw files; develop the photo to TIFF, PNG or JPEG")
+    if is_heic(start) and not limits.heic:
         raise Refused(
             415, "this server doesn't accept HEIC; convert the photo to JPEG, or start the server with --heic"
         )

@@ -36,6 +36,7 @@ def collect(file: BinaryIO, format: str, *, whole: bool = True) -> Found:
 
 _WALKERS = {
     "tiff": tiff.collect,
+    "raw": tiff.collect_raw,
     "webp": webp.collect,
     "avif": bmff.collect,
     "heic": bmff.collect,
