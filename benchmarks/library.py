@@ -204,11 +204,10 @@ def beside(path: Path) -> Path:
 def again(library: Path, output: Path, place: Path) -> list[str]:
     """Problems of a run over the results: nothing may be restored."""
     done = subprocess.run(command(output, place, None), capture_output=True, check=False)
-    restored = [line for line in done.stdout.splitlines() if json.loads(line)["ok"]]
-    wrong = [] if not restored else [f"{len(restored)} results were restored again"]
-    return wrong + (
-        [] if b"a result of an earlier run" in done.stderr else ["no word on the results of an earlier run"]
-    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    restored = [one for one in told if one["ok"] and not any("earlier run" in note for note in one["notes"])]
+    wrong = [] if told and not done.returncode else ["nothing was told of the results, or something failed"]
+    return wrong + ([f"{len(restored)} results were restored again"] if restored else [])
 
 
 def main() -> int:

@@ -60,7 +60,7 @@ def test_a_folder_of_odd_pictures(restore, hostile, tmp_path):
         "empty.png": "the file is empty",
         "cut.png": "the PNG file is truncated",
         "cut.jpg": "the JPEG file is truncated",
-        "letter.png": "not an image (it contains text); expected PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP",
+        "letter.png": "not an image (it contains text); expected PNG, JPEG, TIFF, WebP, AVIF, HEIC, GIF or BMP",
         "vast.png": "30000 x 30000 is 900.0 megapixels, more than the limit of 250",
         "film.gif": "animations are not supported",
     }

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -54,9 +55,12 @@ def print_plan(jobs: "Sequence[Job]", missed: "Sequence[PassedOver]", options: R
 def _action(job: "Job", options: RestoreOptions) -> tuple[str, str]:
     """What would happen to a job, and why, unless it is plainly restored."""
     from kbnet.inference.failures import check_output, explain
+    from kbnet.inference.marking import is_marked
 
     assert job.output is not None
     exists = os.path.lexists(job.output)
+    if job.searched and isinstance(job.input, Path) and is_marked(job.input):
+        return "skip", "a result of an earlier run, by its metadata"
     if job.problem is None and exists and options.skip_existing:
         return "skip", "its result exists"
     try:

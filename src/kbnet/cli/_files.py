@@ -157,7 +157,7 @@ class _Work:
         """The message for when the command is stopped."""
         if self.options.watch:
             return self.tally.summary
-        finished = self.tally.done + self.tally.skipped
+        finished = self.tally.done + self.tally.skipped + self.tally.results
         return f"{finished} of {self.count} files done, no partial files left" if self.count else "nothing was done"
 
 

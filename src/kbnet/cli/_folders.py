@@ -30,6 +30,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     skipped: int = 0
+    results: int = 0
     pixels: int = 0
     changes: float = 0.0
     compared: int = 0
@@ -39,7 +40,8 @@ class Tally:
     def count(self, result: "Result") -> None:
         """Count one result."""
         self.failed += not result.ok
-        self.skipped += result.skipped
+        self.results += result.is_marked
+        self.skipped += result.skipped and not result.is_marked
         self.done += result.ok and not result.skipped
         self.pixels += result.width * result.height
         self.full |= result.full
@@ -50,7 +52,7 @@ class Tally:
     @property
     def total(self) -> int:
         """The number of files so far."""
-        return self.done + self.failed + self.skipped
+        return self.done + self.failed + self.skipped + self.results
 
     @property
     def summary(self) -> str:
@@ -58,6 +60,7 @@ class Tally:
         seconds = max(time.monotonic() - self.started, 1e-3)
         parts = [f"{self.done} restored"]
         parts += [f"{self.skipped} already done"] if self.skipped else []
+        parts += [f"{self.results} results of earlier runs skipped"] if self.results else []
         parts += [f"{self.failed} failed"] if self.failed else []
         if self.compared:
             parts[-1] += f"; mean change {255 * self.changes / self.compared:.1f} of 255 levels"

@@ -22,7 +22,6 @@ from kbnet.errors import ImageError, InvalidInputError, KBNetError, UnreadableIm
 from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
 from kbnet.imaging.photo import printable
 from kbnet.imaging.sniff import sniff
-from kbnet.inference.marking import is_marked
 from kbnet.inference.places import Places, is_folder
 
 RESULTS_MARK = ".kbnet-results"
@@ -92,9 +91,9 @@ class Search:
         path = Path(item)
         missed: list[PassedOver] = []
         if is_folder(path):
-            found = list(self._unmarked(self._walk(path, path, missed), missed))
+            found = list(self._walk(path, path, missed))
         elif is_pattern(item):
-            found = list(self._unmarked(self._match(str(item), missed), missed))
+            found = list(self._match(str(item), missed))
         else:
             return [Found(path, path.parent, named=True, format=_format_by_content(path))]
         for one in missed:
@@ -107,14 +106,6 @@ class Search:
             )
             raise InvalidInputError(f"expected {what} {printable(path)}{_summary(missed)}")
         return found
-
-    def _unmarked(self, found: Iterator[Found], missed: list[PassedOver]) -> Iterator[Found]:
-        """Skip results, by the mark in their metadata."""
-        for one in found:
-            if one.problem is None and is_marked(one.path):
-                missed.append(PassedOver(one.path, "a result of an earlier run, by its metadata", "result"))
-            else:
-                yield one
 
     def _is_excluded(self, path: Path, root: Path) -> bool:
         if not self.exclude:

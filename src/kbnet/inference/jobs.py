@@ -17,6 +17,7 @@ from kbnet.errors import InvalidInputError
 from kbnet.imaging import DEFAULT_MAX_PIXELS
 from kbnet.inference.failures import explain
 from kbnet.inference.ledger import Ledger
+from kbnet.inference.marking import MARKED_NOTE, is_marked
 from kbnet.inference.naming import Job, plan_jobs
 from kbnet.inference.overlap import Stage
 from kbnet.inference.sidecars import copy_sidecars
@@ -143,6 +144,9 @@ def _run_streamed(
     for job in jobs:
         if skip and job.output is not None and os.path.lexists(job.output):
             yield Result(job, skipped=True)
+            continue
+        if job.searched and isinstance(job.input, Path) and is_marked(job.input):
+            yield Result(job, skipped=True, notes=(MARKED_NOTE,))
             continue
         allowed = replacing | {"overwrite": replacing["overwrite"] or job.overwrite}
         done = _streamed(job, stream, progress, allowed, keep_time=keep_time)

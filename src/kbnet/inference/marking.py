@@ -8,6 +8,9 @@ from pathlib import Path
 from kbnet import __version__
 from kbnet.imaging import Block, Metadata, xmp
 
+MARKED_NOTE = "skipped: a result of an earlier run, by its metadata; name it by itself to restore it"
+"""The note on an input that is skipped."""
+
 _ENDS = 256 * 1024
 """Bytes at the beginning and at the end of a file that are searched; every writer here puts XMP at one of them."""
 

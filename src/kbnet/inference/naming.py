@@ -50,6 +50,8 @@ class Job:
             replace another one.
         overwrite: whether this output may be replaced, independent of the run's setting.
         notes: remarks on this picture only, such as a changed name of its result.
+        searched: whether the input was found in a folder or by a pattern, rather than named. Then it is skipped if its
+            metadata marks it as a result.
     """
 
     input: Path | bytes
@@ -57,6 +59,7 @@ class Job:
     problem: KBNetError | None = None
     overwrite: bool = False
     notes: tuple[str, ...] = ()
+    searched: bool = False
 
     @property
     def name(self) -> str:
@@ -90,8 +93,9 @@ def plan_jobs(
     Folders are searched recursively for pictures, except hidden files: by name, and by content if the name has no known
     ending. A pattern such as "photos/**/*.jpg" is expanded unless a file has exactly that name.
 
-    Results of earlier runs are not inputs: files with the mark of results in their metadata, files in the output folder
-    or in a folder marked as results, the outputs of other inputs, and files named as the result of another input.
+    Results of earlier runs are not inputs: files in the output folder or in a folder marked as results, the outputs of
+    other inputs, and files named as the result of another input. Files with the mark of results in their metadata are
+    skipped once they are read.
 
     If two results would have the same name, they keep their inputs' endings, as in a.jpg.webp and a.png.webp. A job
     that would still replace another result or an input gets a problem; the other jobs are not affected.
@@ -136,7 +140,7 @@ def plan_jobs(
         target = file or _parent(one, folder) / _output_name(one, suffix, ending)
         # a file that is found twice is one job
         key = (places.key(one.path), places.key(target))
-        jobs.setdefault(key, (one, Job(one.path, target, one.problem)))
+        jobs.setdefault(key, (one, Job(one.path, target, one.problem, searched=not one.named)))
     planned = _told_apart(list(jobs.values()), suffix, places)
     own = _without_own_results(planned, places, missed.append)
     if number != "no":

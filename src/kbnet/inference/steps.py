@@ -17,7 +17,7 @@ from kbnet.imaging.planning import format_of
 from kbnet.inference.change import mean_change
 from kbnet.inference.failures import check_output, explain
 from kbnet.inference.ledger import Ledger, digest
-from kbnet.inference.marking import marked
+from kbnet.inference.marking import MARKED_NOTE, is_marked, marked
 from kbnet.inference.naming import Job
 from kbnet.inference.overlap import Budget, Closed
 from kbnet.inference.ram import check_memory, free_memory
@@ -68,7 +68,7 @@ class Result:
         width, height: of the upright picture; 0 if it could not be read.
         notes: one line for each change that naming, reading or writing had to make.
         data: the encoded result if the job has no output file.
-        skipped: the output is there already, by the log or because existing ones are skipped; nothing was done.
+        skipped: nothing was done, because the output is there already, or because the input is a result itself.
         full: whether writing failed because the disk is full.
         extras: pictures, videos and sounds in the input that the output does not contain, as in `Photo.extras`.
         change: mean absolute difference between the picture and its result on the scale of [0,1]; None if it was not
@@ -86,6 +86,11 @@ class Result:
     change: float | None = None
     extras: tuple[str, ...] = ()
     full: bool = False
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the input was skipped as a result of an earlier run."""
+        return self.skipped and MARKED_NOTE in self.notes
 
     @property
     def ok(self) -> bool:
@@ -147,6 +152,9 @@ class Steps:
     def _read(self, job: Job, read: Read) -> None:
         if job.problem is not None:
             raise job.problem
+        if job.searched and isinstance(job.input, Path) and is_marked(job.input):
+            read.notes = (MARKED_NOTE,)
+            return
         if self.skip_existing and job.output is not None and os.path.lexists(job.output):
             return
         # A pipe can be read only once, so its digest cannot be compared with the log first.
@@ -213,7 +221,8 @@ class Steps:
     def write(self, job: Job, read: Read) -> Result:
         """Encode the picture and write it; return the outcome, which is also logged."""
         start, data = time.monotonic(), None
-        result = Result(job, error=read.error, skipped=read.error is None and read.restored is None)
+        skipped = read.error is None and read.restored is None
+        result = Result(job, error=read.error, skipped=skipped, notes=read.notes if skipped else ())
         if read.restored is not None:
             result = Result(job, 0.0, None, read.restored.width, read.restored.height, read.notes)
             result = replace(result, change=read.change, extras=read.restored.extras)
