@@ -14,7 +14,7 @@ from kbnet.imaging.photo import Pixels
 
 _TABLES, _ADOBE, _PROGRESSIVE = 0xDB, 0xEE, 0xC2
 _FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
-_SAMPLINGS = {(0x11, 0x11, 0x11): 0, (0x21, 0x11, 0x11): 1, (0x22, 0x11, 0x11): 2}
+_SAMPLINGS = {b"\x11\x11\x11": 0, b"\x21\x11\x11": 1, b"\x22\x11\x11": 2}
 _SQUARE = sorted(((y, x) for y in range(8) for x in range(8)), key=lambda p: (sum(p), p[sum(p) % 2 == 0]))
 _ZIGZAG = [_SQUARE.index((y, x)) for y in range(8) for x in range(8)]
 """Place in a segment of each value of a table in natural order."""
@@ -71,7 +71,7 @@ def _coding(frame: bytes, tables: dict[int, tuple[int, ...]], *, progressive: bo
     used = [tables[frame[8 + 3 * component]] for component in range(count)]
     if count == 1:
         return JpegCoding((used[0],), 0, progressive)
-    subsampling = _SAMPLINGS.get(tuple(sampling))
+    subsampling = _SAMPLINGS.get(bytes(sampling))
     if subsampling is None or used[1] != used[2]:
         return None
     return JpegCoding((used[0], used[1]), subsampling, progressive)

@@ -100,7 +100,8 @@ def to_depth(samples: Pixels, bit_depth: int) -> Pixels:
             result[index] = np.rint(np.clip(row.astype(np.float64), 0, 1) * top)
         return result
     if samples.dtype == np.uint8 and bit_depth == 16:
-        return samples.astype(np.uint16) * np.uint16(257)
+        wide: Pixels = samples.astype(np.uint16) * np.uint16(257)
+        return wide
     if samples.dtype == np.uint16 and bit_depth == 8:
         table: NDArray[np.uint8] = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
         return table[samples]

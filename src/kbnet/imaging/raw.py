@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kbnet.errors import MissingExtraError, UnsupportedImageError
 from kbnet.imaging import icc, linear
@@ -73,7 +74,8 @@ def develop(data: bytes, name: str) -> Pixels:
         )
     if samples.shape[2] == 1:
         samples = samples.repeat(3, axis=2)
-    curve = linear.encode(np.arange(65536, dtype=np.float32)[:, None] / 65535)[:, 0]
+    light: NDArray[np.float32] = (np.arange(65536) / 65535).astype(np.float32)
+    curve = linear.encode(light)
     table = np.rint(np.clip(curve.astype(np.float64), 0, 1) * 65535).astype(np.uint16)
     developed: Pixels = table[samples]
     return developed
@@ -104,8 +106,8 @@ class _failures_of:  # reads as a phrase
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
         if isinstance(error, Exception) and type(error).__name__.startswith("LibRaw"):
-            why = str(error.args[0] if error.args else error)
-            why = why.decode("utf-8", "replace") if isinstance(why, bytes) else why
+            told: Any = error.args[0] if error.args else error
+            why = told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
             raise UnsupportedImageError(
                 f"{self._name}: the camera raw file is damaged, or its camera is not supported "
                 f"({why.lower().strip(chr(39))}); convert it to DNG or to a 16-bit TIFF"
