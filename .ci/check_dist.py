@@ -1,7 +1,7 @@
-"""Look into a source archive and a wheel before anybody else does: python .ci/check_dist.py SDIST WHEEL [--pure]
+"""Check the contents of a source archive and a wheel: python .ci/check_dist.py SDIST WHEEL [--pure]
 
-The source archive must hold the files of the commit and nothing else; the wheel the package as the source archive has
-it, the compiled module (unless --pure), and its licence. Prints what is wrong, one line each; exits 1 if anything is.
+The source archive must contain exactly the files of the commit; the wheel exactly the package of the source archive,
+the compiled module (unless --pure) and the licence. Prints one line per problem; exits with 1 if there is any.
 """
 
 import argparse
@@ -19,13 +19,13 @@ NATIVE = re.compile(r"kbnet/engine/_native\.[^/]+\.(so|pyd)")
 
 
 def tracked(root: Path, commit: str | None = None) -> set[str]:
-    """The files of a commit of the repository in `root`, by their paths in it; None for those that are tracked now."""
+    """Paths of the files in a commit of the repository in `root`; None for the tracked files."""
     names = ["ls-files", "-z"] if commit is None else ["ls-tree", "-r", "-z", "--name-only", commit]
     return set(subprocess.check_output(["git", "-C", str(root), *names], text=True).strip("\0").split("\0"))
 
 
 def sdist_files(path: Path) -> dict[str, bytes]:
-    """What a source archive holds, by path below its one folder."""
+    """The files of a source archive, by path below its only folder."""
     with tarfile.open(path) as archive:
         return {
             member.name.partition("/")[2]: archive.extractfile(member).read()  # type: ignore[union-attr]  # a file
@@ -35,7 +35,7 @@ def sdist_files(path: Path) -> dict[str, bytes]:
 
 
 def problems(sdist: Path, wheel: Path, *, files: set[str], pure: bool) -> Iterator[str]:
-    """One line for each thing that is wrong; `files` are those that the source archive should hold."""
+    """One line per problem; `files` are those that the source archive must contain."""
     source = sdist_files(sdist)
     yield from (f"{sdist.name}: {name} is missing" for name in sorted(files - set(source)))
     yield from (
@@ -60,11 +60,11 @@ def problems(sdist: Path, wheel: Path, *, files: set[str], pure: bool) -> Iterat
     if packed.get(info + "licenses/LICENSE") != source["LICENSE"]:
         yield f"{wheel.name}: the licence is missing"
     if b"\nVersion: " + version[1] + b"\n" not in packed.get(info + "METADATA", b""):
-        yield f"{wheel.name}: the metadata do not give version {version[1].decode()}"
+        yield f"{wheel.name}: the metadata lacks version {version[1].decode()}"
     for model, entry in tomllib.loads(source["src/kbnet/weights/catalogue.toml"].decode()).items():
         weights = packed.get("kbnet/weights/" + entry["file"], b"")
         if hashlib.sha256(weights).hexdigest() != entry["sha256"]:
-            yield f"{wheel.name}: the weights of {model} are not those of the catalogue"
+            yield f"{wheel.name}: the weights of {model} differ from the catalogue"
 
 
 def main() -> int:
@@ -72,12 +72,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sdist", type=Path)
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--pure", action="store_true", help="the wheel is one without compiled kernels")
-    parser.add_argument("--commit", help="whose files they should hold; those that are tracked now if left out")
+    parser.add_argument("--pure", action="store_true", help="expect a wheel without compiled kernels")
+    parser.add_argument("--commit", help="commit whose files to expect; default: the tracked files")
     given = parser.parse_args()
     files = tracked(Path(__file__).parents[1], given.commit)
     found = list(problems(given.sdist, given.wheel, files=files, pure=given.pure))
-    print("\n".join(found) or f"{given.sdist.name} and {given.wheel.name} hold what they should")
+    print("\n".join(found) or f"{given.sdist.name} and {given.wheel.name} contain the expected files")
     return 1 if found else 0
 
 

@@ -1,4 +1,4 @@
-"""What griffe does not know about our docstrings: `Example:`, shared descriptions, fields that describe themselves.
+"""Teaches griffe our docstring style: `Example:`, shared descriptions, fields that describe themselves.
 
 griffe reads the docstrings for the documentation; zensical.toml loads this extension.
 """

@@ -19,8 +19,7 @@ from torch import Tensor
 
 import kbnet
 from facts import RESULTS, write
-from kbnet.models import compiled
-from kbnet.nn import Local
+from kbnet.nn import Local, compiled
 from timing import agree, peak_bytes
 
 MODEL, WINDOW, TOLERANCE = "kbnet-nano-denoise-gaussian", 128, 1e-5

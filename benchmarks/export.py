@@ -23,12 +23,14 @@ import torch
 
 from facts import RESULTS, write
 from kbnet import create_model, load_model
+from kbnet.engine import contexts
 from kbnet.export import export_int8, export_model, graph_facts
 from kbnet.export.builder import Builder, float_value
 from kbnet.export.layers import Layers, array
 from kbnet.export.pooling import WholeInput
 from kbnet.export.quantising import Photographs
-from kbnet.inference.runtimes import open_exported, run_openvino
+from kbnet.inference.runners.graphs import ExportedNetwork
+from kbnet.inference.runners.runtimes import open_exported, run_openvino
 from kbnet.inference.tiles import reflect_pad
 from kbnet.models import Network
 from kbnet.nn import FullFrame, KernelBasisAttention, Local
@@ -165,7 +167,7 @@ def _at_once(layers: Layers, count: int) -> Layers:
 
 
 def _plain_runs(model: onnx.ModelProto, folder: Path) -> dict[str, Callable[[dict[str, Any]], list[Any]]]:
-    """Both runtimes on a graph without facts, set up as kbnet.inference.runtimes does."""
+    """Both runtimes on a graph without facts, set up as kbnet.inference.runners.runtimes does."""
     import onnxruntime
     import openvino
 
@@ -205,18 +207,23 @@ def network(name: str, side: int, folder: Path) -> dict[str, Any]:
     for runtime, ending in RUNTIMES.items():
         path = folder / f"graph{ending}"
         export_model(model, path, graph_facts(model, window=window), format=runtime, overwrite=True)  # type: ignore[arg-type]
-        exported = open_exported(path)
+        graph = open_exported(path)
+
+        def exported(x: torch.Tensor, graph: ExportedNetwork = graph) -> torch.Tensor:
+            return torch.from_numpy(graph(x.numpy(), contexts.Local(window) if window else contexts.FullFrame()))
+
         # from the first call: runtimes don't release memory
-        memory[exported.runtime] = peak_bytes(lambda exported=exported: exported(image, context))
+        memory[graph.runtime] = peak_bytes(lambda exported=exported: exported(image))
         for height, width in SIZES:
             x = torch.rand(1, 3, height, width)
             with torch.inference_mode():
-                expected = model(reflect_pad(x, 8), context)[:, :, :height, :width]
-            found = float((exported(x, context) - expected).abs().max())
+                padded = torch.from_numpy(reflect_pad(x.numpy(), 8))
+                expected = model(padded, context)[:, :, :height, :width]
+            found = float((exported(x) - expected).abs().max())
             differences[f"{runtime} {height} x {width}"] = found
             if not found <= TOLERANCE:
                 raise SystemExit(f"{name} in {runtime} differs by {found:.2g} at {height} x {width}")
-        calls[exported.runtime] = lambda exported=exported: exported(image, context)
+        calls[graph.runtime] = lambda exported=exported: exported(image)
     memory["torch"] = peak_bytes(pytorch)
     seconds = best({"torch": pytorch} | calls, repeats=4, seconds=40)
     for what, taken in seconds.items():
@@ -239,8 +246,8 @@ def int8(photos: Path, side: int, folder: Path) -> dict[str, Any]:
     export_model(model, full, facts, format="openvino")
     quality = export_int8(model, small, facts, photos)
     data = Photographs(photos, facts)
-    halved = data.judge(run_openvino(full)[1], run_openvino(full, torch.bfloat16)[1])
-    graphs = {"float32": (full, torch.float32), "bfloat16": (full, torch.bfloat16), "int8": (small, torch.float32)}
+    halved = data.judge(run_openvino(full)[1], run_openvino(full, "bfloat16")[1])
+    graphs = {"float32": (full, "float32"), "bfloat16": (full, "bfloat16"), "int8": (small, "float32")}
     image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
     calls = {}
     for what, (path, dtype) in graphs.items():

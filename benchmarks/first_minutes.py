@@ -75,7 +75,7 @@ def main() -> None:
             steps.append(run(["make", "test"], clone, environment, place))
             sizes["environment of the tests"] = size(clone / ".venv")
         result = {
-            "title": "from git clone to the first restored photograph, and through the tests",
+            "title": "from git clone to the first restored photo, and through the tests",
             "note": given.note,
             "kept": "an empty home folder; only the settings that name package indexes were kept",
             "seconds_to_first_picture": round(first_picture, 1),

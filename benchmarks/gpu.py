@@ -96,7 +96,7 @@ def forward(name: str, side: int) -> dict[str, Any]:
 
 
 def training_step(name: str, batch: int, side: int) -> dict[str, Any]:
-    """Forward and backward of one batch of patches, without the optimiser."""
+    """Forward and backward of one batch of patches, without the optimizer."""
     network = network_of(name)
     image = torch.rand(batch, 3, side, side, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
 

@@ -1,16 +1,16 @@
-"""Train a recipe on a GPU for so many minutes, with its steps as CUDA graphs, and measure the result there.
+"""Train a recipe on a GPU for a given number of minutes, with CUDA graphs, and evaluate the result.
 
     python benchmarks/gpu_training.py --recipe recipes/denoise-nano.toml --data PHOTOS --run OUT --minutes 12 \\
         --evaluate cbsd68=FOLDER --evaluate polyu=FOLDER
 
-What a step of each phase costs is measured first, with a CUDA graph and without. Then the recipe is scaled to the time:
-its phases keep their shares of it, and its schedule its shape. The folder OUT gets the plan, checkpoints, the curves
-(metrics.jsonl), the weights (model.safetensors) and the results file (gpu-training.json, or see --results).
+First measures the time of a step of each phase, with and without a CUDA graph. Then scales the recipe to the given
+time: phases keep their shares of the time, and the schedule keeps its shape. Writes the plan, checkpoints, curves
+(metrics.jsonl), weights (model.safetensors) and results (gpu-training.json) to OUT.
 
-The same command again continues a run that was cut off, by the plan it has. Where a machine is lent for less time than
-the run takes, `--stop-after SECONDS` ends each call in time, with a checkpoint and the exit code 3.
+To resume an interrupted run, repeat the command. If a machine is available for less time than the run takes,
+`--stop-after SECONDS` saves a checkpoint and exits with code 3 after that time.
 
-It also runs on a CPU, to see that it works: --minutes 0.1 --device cpu. It has not been run on a GPU yet.
+To try it out on a CPU, use `--minutes 0.1 --device cpu`. It has not been run on a GPU yet.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from kbnet.training import Progress, Recipe, Run, make_accelerator
 from kbnet.training.checkpoint import sole_writer
 
 WARM, TIMED, MORE = 10, 30, 10
-"""Steps of each phase before the clock starts, which record the graph; that are timed; and after it, since the last one
-is followed by a validation. A GPU's losses are read every tenth step, so all are multiples of ten."""
+"""Steps of each phase before timing, which record the graph; timed steps; and steps after timing, because a validation
+follows the last one. A GPU's losses are read every tenth step, so all are multiples of ten."""
 
 PLAN, CUT_OFF = "plan.json", 3
 
@@ -43,21 +43,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--data", action="append", required=True, help="as for kbnet train")
-    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="for everything that is written")
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="for decoded photos; beside the run if not given")
-    parser.add_argument("--minutes", type=float, default=12.0, help="of training, without its start and evaluation")
+    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="folder for all output")
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="folder for decoded photos; default: next to the run"
+    )
+    parser.add_argument("--minutes", type=float, default=12.0, help="training time, without startup and evaluation")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for kbnet train")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--workers", type=int, help="processes that prepare data; chosen by the run if not given")
-    parser.add_argument("--evaluate", action="append", default=[], metavar="NAME[=FOLDER]", help="a benchmark")
-    parser.add_argument("--against", metavar="NAME|FILE", help="a model to evaluate beside the new one")
-    parser.add_argument("--limit", type=int, help="evaluate the first pictures only")
-    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="end in time, to be continued")
-    parser.add_argument("--results", type=Path, help="folder of the results file; that of the run if not given")
+    parser.add_argument("--workers", type=int, help="data loading processes; default: by cores")
+    parser.add_argument("--evaluate", action="append", default=[], metavar="NAME[=FOLDER]", help="benchmark to run")
+    parser.add_argument("--against", metavar="NAME|FILE", help="model to compare with")
+    parser.add_argument("--limit", type=int, help="evaluate only the first images")
+    parser.add_argument(
+        "--stop-after", type=float, metavar="SECONDS", help="stop after this time; the same command resumes"
+    )
+    parser.add_argument("--results", type=Path, help="folder of the results file; default: the run's")
     options = parser.parse_args()
     started = time.monotonic()
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("expected a CUDA device, and PyTorch finds none here; --device cpu tries the script out")
+        raise SystemExit("expected a CUDA device, but PyTorch found none; to try the script out, use --device cpu")
 
     recipe = Recipe.read(options.recipe, dict(text.split("=", 1) for text in options.set))
     accelerator = make_accelerator() if options.device == "cuda" else Accelerator(cpu=True)
@@ -83,7 +87,7 @@ def main() -> None:
     weights = options.run / "model.safetensors"
     save_file(run.averaged(), weights, overwrite=True)
     if run.step < plan.steps:
-        print(f"cut off after step {run.step} of {plan.steps}; the same command again continues", flush=True)
+        print(f"stopped after step {run.step} of {plan.steps}; to resume, repeat the command", flush=True)
         print(write("gpu-training", results, options.results or options.run), flush=True)
         sys.exit(CUT_OFF)
     # Written before the evaluation and after each benchmark: a machine may be taken away at any time.
@@ -100,12 +104,12 @@ def main() -> None:
 def planned(
     recipe: Recipe, options: argparse.Namespace, accelerator: Accelerator
 ) -> tuple[Recipe, list[dict[str, float]]]:
-    """The recipe scaled to the time, and what a step of each phase costs; as they were if the run has a plan."""
+    """The recipe scaled to the time, and the cost of a step of each phase; from the run's plan if it has one."""
     path = options.run / PLAN
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["from"] != recipe.model_dump(mode="json") or kept["minutes"] != options.minutes:
-            raise SystemExit(f"{options.run} holds a run of another recipe, settings or time; give another --run")
+            raise SystemExit(f"{options.run} contains a run with another recipe, settings or time; use another --run")
         return Recipe.model_validate(kept["recipe"]), kept["costs"]
     costs = cost_of(recipe, options, accelerator)
     plan = scaled(recipe, [cost["seconds"] for cost in costs], options.minutes * 60)
@@ -120,7 +124,7 @@ def planned(
 
 
 def cost_of(recipe: Recipe, options: argparse.Namespace, accelerator: Accelerator) -> list[dict[str, float]]:
-    """Seconds of a step of each phase, and on a GPU those without a CUDA graph."""
+    """Seconds per step of each phase; on a GPU, also without a CUDA graph."""
     ways = {"seconds": "auto"} | ({"without_graph": "off"} if options.device == "cuda" else {})
     warm, timed, more = (WARM, TIMED, MORE) if options.device == "cuda" else (1, 2, 1)
     costs: list[dict[str, float]] = [{} for _ in recipe.phases]
@@ -137,12 +141,12 @@ def cost_of(recipe: Recipe, options: argparse.Namespace, accelerator: Accelerato
                 run = runs(short, options, accelerator, Path(folder) / "run")
                 run.train(lambda progress, times=times: times.update({progress.step: time.monotonic()}))  # type: ignore[misc]
             costs[index][name] = (times[warm + timed] - times[warm]) / timed
-            print(f"patch {phase.patch}, batch {phase.batch}: {1e3 * costs[index][name]:.1f} ms a step, {name}")
+            print(f"patch {phase.patch}, batch {phase.batch}: {1e3 * costs[index][name]:.1f} ms per step, {name}")
     return costs
 
 
 def scaled(recipe: Recipe, costs: list[float], seconds: float) -> Recipe:
-    """The recipe for so much time: phases keep their shares of it, and the schedule its shape."""
+    """The recipe for this time: phases keep their shares of it, and the schedule keeps its shape."""
     factor = seconds / sum(phase.steps * cost for phase, cost in zip(recipe.phases, costs, strict=True))
     steps = [max(1, round(phase.steps * factor)) for phase in recipe.phases]
     total, o = sum(steps), recipe.optimizer
@@ -152,7 +156,7 @@ def scaled(recipe: Recipe, costs: list[float], seconds: float) -> Recipe:
     if cycles:
         warmup = total - sum(cycle["steps"] for cycle in cycles)  # what rounding leaves
         if warmup < 0:
-            raise SystemExit(f"{len(cycles)} cycles of the schedule do not fit into {total} steps; give more --minutes")
+            raise SystemExit(f"{len(cycles)} cycles of the schedule don't fit into {total} steps; use more --minutes")
     return changed(
         recipe,
         phases=[phase.model_dump() | {"steps": n} for phase, n in zip(recipe.phases, steps, strict=True)],
@@ -174,13 +178,13 @@ def changed(recipe: Recipe, **sections: Any) -> Recipe:
 
 
 def runs(recipe: Recipe, options: argparse.Namespace, accelerator: Accelerator, folder: Path) -> Run:
-    """A run of the recipe; photos are decoded once, for all of them."""
+    """A run of the recipe; all runs share the decoded photos."""
     cache = options.cache or options.run.parent / "cache"
     return Run(recipe, options.data, folder, accelerator, workers=options.workers, memory=0, cache=cache)
 
 
 def trained(run: Run, until: float | None) -> tuple[float, list[Progress]]:
-    """Train to the end, or until then; the seconds it took, and reports with validations."""
+    """Train to the end or to this time; return the seconds taken, and the reports with validations."""
     reports: list[Progress] = []
     told = started = time.monotonic()
 
@@ -198,7 +202,7 @@ def trained(run: Run, until: float | None) -> tuple[float, list[Progress]]:
 
 
 def evaluated(benchmark: str, label: str, model: str, options: argparse.Namespace) -> dict[str, float]:
-    """Figures of a model on a benchmark, by `kbnet evaluate`."""
+    """The results of `kbnet evaluate` for a model on a benchmark."""
     name, _, folder = benchmark.partition("=")
     out = options.run / f"{name}-{Path(label).stem}.json"
     command = [sys.executable, "-m", "kbnet", "evaluate", "--benchmark", name, "--model", model, "-o", str(out)]

@@ -59,7 +59,7 @@ def main() -> int:
         }
         left = sorted(str(path.relative_to(place)) for path in place.rglob("*"))
     problems = sum(len(part["problems"]) for part in results.values()) + len(left)
-    results |= {"files left behind": left[:20], "problems in all": problems}
+    results |= {"files left behind": left[:20], "problems in total": problems}
     print(json.dumps(results, indent=1))
     print(facts.write("hostile", results, options.results))
     return 1 if problems else 0
@@ -89,15 +89,15 @@ def through_folders(count: int, seed: int, place: Path) -> dict[str, Any]:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            problems.append(f"files {start} and on: did not end")
+            problems.append(f"files from {start}: did not exit")
             break
         if done.returncode not in (0, 1):
-            problems.append(f"files {start} and on: ended with {done.returncode}")
+            problems.append(f"files from {start}: exit code {done.returncode}")
         problems += messages(done.stderr, "kbnet: ")
         entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         ended = {Path(entry["input"]).name: entry for entry in entries if entry["event"] not in ("settings", "writing")}
         if ended.keys() != given.keys():
-            problems.append(f"no end is told of {sorted(given.keys() ^ ended.keys())[:3]}")
+            problems.append(f"no outcome for {sorted(given.keys() ^ ended.keys())[:3]}")
         for entry in ended.values():
             outcomes[entry["event"]] += 1
             slowest = max(slowest, entry["seconds"])
@@ -156,7 +156,7 @@ def through_server(count: int, seed: int, place: Path) -> dict[str, Any]:
             assert before is not None
         server.send_signal(signal.SIGTERM)
         if server.wait(60) not in (0, 128 + signal.SIGTERM):
-            problems.append(f"the server ended with {server.returncode}")
+            problems.append(f"the server exited with {server.returncode}")
     if after[0] > before[0] + 2:
         problems.append(f"file descriptors rose from {before[0]} to {after[0]}")
     if after[1] > before[1] + GROWTH:
@@ -208,7 +208,7 @@ def messages(text: str, start: str) -> list[str]:
     if "Traceback" in text:
         return [f"a traceback: {lines[-1][:200]}"]
     wrong = [line for line in lines if not line.startswith(start) or len(line) > LONGEST or not line.isprintable()]
-    return [f"no line for people: {line[:200]!r}" for line in wrong]
+    return [f"not a message: {line[:200]!r}" for line in wrong]
 
 
 def slow(seconds: float) -> list[str]:

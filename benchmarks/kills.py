@@ -217,7 +217,7 @@ def judge(code: int, kind: Kind, folder: Path, expected: dict[str, str]) -> str:
     try:
         left = kind.left(folder)
     except (OSError, ValueError) as error:
-        return f"its output cannot be read: {error}"
+        return f"its output can't be read: {error}"
     if more := sorted(left.keys() - expected.keys()):
         return f"left behind: {', '.join(more)}"
     if fewer := sorted(expected.keys() - left.keys()):

@@ -82,11 +82,11 @@ class Client:
     def _check(self, body: bytes, expected: np.ndarray) -> None:
         pixels = read_photo(body).pixels
         if pixels.shape != expected.shape:
-            self.wrong.append(f"another picture: {pixels.shape} for {expected.shape}")
+            self.wrong.append(f"wrong size: {pixels.shape}, expected {expected.shape}")
             return
         difference = int(np.abs(pixels.astype(int) - expected).max())
         if difference > TOLERANCE:
-            self.wrong.append(f"another picture, or a wrong one: differs by {difference}")
+            self.wrong.append(f"wrong result: differs by {difference}")
 
 
 def make_clients(count: int) -> list[Client]:
@@ -156,12 +156,12 @@ def run(count: int, seconds: float) -> dict[str, Any]:
         "sides": list(SIDES),
         "places in the queue": WAITING + 1,
         "replies": len(times),
-        "replies a second": round(len(times) / seconds, 1),
-        "told to come back (429)": sum(client.busy for client in clients),
-        "turned away at the end": sum(client.refused for client in clients),
+        "replies per second": round(len(times) / seconds, 1),
+        "rejected with 429": sum(client.busy for client in clients),
+        "rejected at shutdown": sum(client.refused for client in clients),
         "wrong or lost": wrong[:20],
-        "wrong or lost in all": len(wrong),
-        "never answered": alive,
+        "wrong or lost in total": len(wrong),
+        "unanswered": alive,
         "median seconds": round(statistics.median(times), 3) if times else None,
         "99th percentile seconds": round(times[int(0.99 * (len(times) - 1))], 3) if times else None,
         "clients that got replies": sum(bool(client.seconds) for client in clients),
@@ -183,7 +183,7 @@ def main() -> int:
     results = run(options.clients, options.seconds)
     print(json.dumps(results, indent=1))
     print(facts.write("load", results, options.results))
-    broken = results["wrong or lost in all"] or results["never answered"] or results["tracebacks in the log"]
+    broken = results["wrong or lost in total"] or results["unanswered"] or results["tracebacks in the log"]
     return 1 if broken or not results["memory is flat"] or not results["replies"] else 0
 
 

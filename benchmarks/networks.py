@@ -90,7 +90,7 @@ def forward(name: str, side: int) -> dict[str, object]:
 
 
 def training_step(name: str) -> dict[str, object]:
-    """Forward and backward of one batch of patches, without the optimiser."""
+    """Forward and backward of one batch of patches, without the optimizer."""
     torch.manual_seed(0)
     batch, side = STEPS[name]
     network = _network(name)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kbnet.evaluation.benchmarks import find_benchmark
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 SOURCES = {"paper": "published", "second-hand": "published, quoted by others"}
@@ -127,7 +129,7 @@ def pairs(files: Mapping[str, Results]) -> str:
             rows.append(
                 [
                     f"{_set(results)}{'' if group == 'all' else f', {group}'} ({mean['pictures']})",
-                    results["title"],
+                    find_benchmark(results["settings"]["benchmark"]).title,
                     kind,
                     _model(results["settings"]),
                     _decibels(before),

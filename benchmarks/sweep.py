@@ -78,7 +78,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
         write(
             options.name,
-            {"recipe": options.recipe.name, "budget": f"{options.minutes:g} minutes of processor time", "rows": rows},
+            {"recipe": options.recipe.name, "budget": f"{options.minutes:g} minutes of CPU time", "rows": rows},
         )
 
 

@@ -49,7 +49,7 @@ KERNELS = {
     "sums of parts": ("fold_kernel", False),
 }
 # Strides of bases and biases in memory: contiguous, or as `kbnet.ops.triton` packs the bases for large images.
-LAYOUTS = ("as they lie", "packed")
+LAYOUTS = ("in place", "packed")
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # dtype, and whether float32 may be multiplied as TF32
 PRECISIONS = ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False), (torch.float16, False))

@@ -91,7 +91,7 @@ Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size
     Sizes& s = sums.sizes;
     if (context.kind == Context::kShared) {
         if (site >= context.means.size() || context.means[site].size() != static_cast<std::size_t>(s.channels))
-            throw std::invalid_argument("the shared averages are not those of this network");
+            throw std::invalid_argument("the shared averages belong to another network");
         return Grid{context.means[site], 1};
     }
     if (context.kind == Context::kLocal) {

@@ -11,7 +11,7 @@ struct Grid {
     int64_t cell = 1;  // side of a cell in pixels
 };
 
-// Averages of the normalised image that `sums` describes (this sets its sums and cells), as the context requires.
+// Averages of the normalized image that `sums` describes (this sets its sums and cells), as the context requires.
 // `site` is the index of the block, `input_height` the height of the network's padded input.
 Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size_t site, int64_t input_height,
               int threads);

@@ -1,5 +1,11 @@
 #include "cpu.h"
 
+#if defined(KBNET_X86_BUILDS)
+#include <cpuid.h>
+
+#include <cstdint>
+#endif
+
 namespace kbnet {
 
 extern const Kernels kernels_portable;
@@ -11,19 +17,51 @@ extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512bf16;
 #endif
 
+namespace {
+
+#if defined(KBNET_X86_BUILDS)
+// What the processor can do and the operating system has enabled. Asked directly: with some toolchains,
+// __builtin_cpu_supports denies everything.
+struct Capabilities {
+    bool avx2 = false, avx512 = false, avx512bf16 = false;
+
+    Capabilities() {
+        unsigned a, b, c, d;
+        if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+        const bool fma = bit(c, 12), saved_by_system = bit(c, 27), avx = bit(c, 28);
+        if (!saved_by_system || !avx) return;
+        const uint64_t registers = enabled_registers();
+        const bool ymm = (registers & 0x06) == 0x06, zmm = (registers & 0xE6) == 0xE6;
+        if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+        avx2 = ymm && fma && bit(b, 5);
+        avx512 = avx2 && zmm && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);  // F, DQ, BW, VL
+        const unsigned subleaves = a;
+        if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) avx512bf16 = avx512 && bit(a, 5);
+    }
+
+    static bool bit(unsigned value, int number) { return value >> number & 1; }
+
+    // The register XCR0. By an instruction of its own, since the intrinsic needs a compiler option.
+    static uint64_t enabled_registers() {
+        uint32_t low, high;
+        __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+        return uint64_t{high} << 32 | low;
+    }
+};
+#endif
+
+}  // namespace
+
 const std::vector<const Kernels*>& usable_kernels() {
     static const std::vector<const Kernels*> usable = [] {
         std::vector<const Kernels*> found;
 #if defined(KBNET_X86_BUILDS)
-        __builtin_cpu_init();
-        const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-        const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        const Capabilities has;
 #if defined(KBNET_AVX512_BF16_BUILD)
-        if (avx512 && avx2 && __builtin_cpu_supports("avx512bf16")) found.push_back(&kernels_avx512bf16);
+        if (has.avx512bf16) found.push_back(&kernels_avx512bf16);
 #endif
-        if (avx512 && avx2) found.push_back(&kernels_avx512);
-        if (avx2) found.push_back(&kernels_avx2);
+        if (has.avx512) found.push_back(&kernels_avx512);
+        if (has.avx2) found.push_back(&kernels_avx2);
 #endif
         found.push_back(&kernels_portable);
         return found;

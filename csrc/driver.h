@@ -21,6 +21,11 @@ void fusion(const Kernels& kernels, FusionCall call, int threads);
 void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads);
 void cell_sums(const Kernels& kernels, const SumsCall& call, int threads);
 
+// The attention half of a block, and the sums that it depends on: [B][call.sums()], over all pixels but those at a
+// distance of less than `halo` from a side.
+void attention(const Kernels& kernels, AttentionCall call, int threads);
+void attention_sums(const Kernels& kernels, AttentionCall call, int64_t halo, float* sums, int threads);
+
 // The feed-forward half in training: writes call.y; call.dx and the gradients of the parameters, in their order in the
 // call.
 void feed_forward_training(const Kernels& kernels, const FeedForwardTrainingCall& call, int threads);

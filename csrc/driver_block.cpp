@@ -7,6 +7,8 @@
 namespace kbnet {
 namespace {
 
+constexpr int64_t kSumGroups = 32;  // of tiles, each with sums of its own: enough for the threads, little to add up
+
 // Calls work(i, scratch) for all i < count, on up to `threads` threads with `floats` floats of scratch each.
 template <class Work>
 void share_out(int64_t count, int64_t floats, int threads, Work work) {
@@ -35,6 +37,38 @@ void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads) {
     const Tiles tiles(call.sizes, threads);
     share_out(tiles.count, kernels.feed_forward_scratch(call, tiles.largest()), threads,
               [&](int64_t i, float* scratch) { kernels.feed_forward_tile(call, tiles.tile(i), scratch); });
+}
+
+void attention(const Kernels& kernels, AttentionCall call, int threads) {
+    call.paired = call.paired && kernels.has_pairs;
+    if (call.sizes.batch * call.sizes.height * call.sizes.width == 0) return;
+    const Tiles tiles(call.sizes, threads);
+    share_out(tiles.count, kernels.attention_scratch(call, tiles.largest()), threads,
+              [&](int64_t i, float* scratch) { kernels.attention_tile(call, tiles.tile(i), scratch); });
+}
+
+void attention_sums(const Kernels& kernels, AttentionCall call, int64_t halo, float* sums, int threads) {
+    call.paired = call.paired && kernels.has_pairs;
+    Sizes inside = call.sizes;
+    inside.batch = 1, inside.height -= 2 * halo, inside.width -= 2 * halo;
+    set_zero(sums, call.sizes.batch * call.sums());
+    if (call.sizes.batch == 0 || inside.height <= 0 || inside.width <= 0) return;
+    // The same tiles in the same groups whatever the number of threads, so that the sums are the same too.
+    const Tiles tiles(inside, 1);
+    const int64_t groups = std::min<int64_t>(tiles.count, kSumGroups), each = call.sums();
+    const Floats parts = allocate(call.sizes.batch * groups * each);
+    set_zero(parts.get(), call.sizes.batch * groups * each);
+    share_out(call.sizes.batch * groups, kernels.attention_scratch(call, tiles.largest()), threads,
+              [&](int64_t i, float* scratch) {
+                  const int64_t image = i / groups, group = i % groups;
+                  for (int64_t t = tiles.count * group / groups; t < tiles.count * (group + 1) / groups; ++t) {
+                      Tile tile = tiles.tile(t);
+                      tile.image = image, tile.row0 += halo, tile.col0 += halo;
+                      kernels.attention_sums_tile(call, tile, scratch, parts.get() + i * each);
+                  }
+              });
+    for (int64_t i = 0; i < call.sizes.batch * groups; ++i)
+        for (int64_t j = 0; j < each; ++j) sums[i / groups * each + j] += parts[static_cast<std::size_t>(i * each + j)];
 }
 
 void cell_sums(const Kernels& kernels, const SumsCall& call, int threads) {

@@ -6,7 +6,7 @@
 
 namespace kbnet {
 
-// Pixels per strip: enough to amortise the work per strip, while all panels of one group fit in the L2 cache.
+// Pixels per strip: enough to amortize the work per strip, while all panels of one group fit in the L2 cache.
 constexpr int64_t kForwardPixels = 384;
 constexpr int64_t kFewStrips = 2;
 

@@ -1,11 +1,10 @@
-// A whole KBNet-S in one call, from an image to the restored one.
+// A whole network in one call, from an image to the restored one.
 //
 //     Network  settings and pointers to the weights; can serve any number of calls at the same time
 //     Context  where averages over the image come from, as in kbnet/nn/context.py
 //     run      plans the memory, then runs the layers, each split over the threads
 //
-// Images are planar, [B, C, H, W] float32, from the first convolution to the last. A level needs two images. All deeper
-// levels fit in the unused one, so a whole run takes the memory of two images of the first level.
+// Images are planar, [B, C, H, W] float32, from the first convolution to the last.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +17,23 @@
 
 namespace kbnet {
 
+enum class Family { kSmall, kLarge };  // KBNet-S, KBNet-L
+
+// models/config.py explains the names.
 struct Settings {
-    int64_t channels, width, middle_blocks, bases, group, kernel, head_limit;
+    Family family = Family::kSmall;
+    int64_t channels, width, bases, group, kernel, head_limit;
+    float eps;
+    // KBNet-S
+    int64_t middle_blocks;
     std::vector<int64_t> encoder_blocks, decoder_blocks;
     double ffn_scale;
     bool lightweight;
-    float eps;
+    // KBNet-L
+    std::vector<int64_t> blocks, heads;  // of four levels
+    int64_t refinement_blocks;
+    double expansion;
+    bool bias;
 };
 
 // Finds a parameter by its `state_dict` name; `values` is the number of values that it must have.
@@ -37,8 +47,10 @@ struct Context {
     enum Kind { kFullFrame, kLocal, kGather, kShared } kind = kFullFrame;
     int64_t window = 0;                     // of kLocal, in input pixels
     int64_t halo = 0;                       // of kGather: input pixels at each side that averages leave out
-    std::vector<std::vector<float>> means;  // output of kGather, input of kShared; one entry per block
+    std::vector<std::vector<float>> means;  // output of kGather, input of kShared; one entry per average, in order
 };
+
+class Form;
 
 class Network {
 public:
@@ -55,12 +67,11 @@ public:
     int64_t multiple() const;
     // Peak memory of a run in bytes, not counting x and y.
     int64_t bytes(int64_t batch, int64_t height, int64_t width) const;
-    const Kernels& kernels() const;
+    const Kernels& kernels() const { return kernels_; }
 
 private:
-    struct Parts;
-    struct Memory;
-    std::unique_ptr<Parts> parts_;
+    const Kernels& kernels_;
+    std::unique_ptr<Form> form_;
 };
 
 }  // namespace kbnet

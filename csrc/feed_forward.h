@@ -73,7 +73,7 @@ void feed_forward_tile(const FeedForwardCall& call, const Tile& tile, float* scr
         feed<FloatDot>(call, tile, scratch);
 }
 
-constexpr int64_t kSumsPixels = 128;  // pixels of a row to normalise at a time
+constexpr int64_t kSumsPixels = 128;  // pixels of a row to normalize at a time
 
 inline int64_t sums_scratch(const SumsCall& call) {
     return 2 * call.sizes.channels * (kSumsPixels + 2 * 16) + 64;

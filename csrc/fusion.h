@@ -80,8 +80,8 @@ inline int64_t fusion_scratch(const FusionCall& call, const Tile& largest) {
 }
 
 // first = W u + b over the given pixels, for hidden channels [c0, c0 + n); zeros outside the image
-template <class Dot>
-inline void pointwise(const FusionCall& call, const FusionScratch& k, float* out, const Matrix& w, const Matrix& b,
+template <class Dot, class Call, class Scratch>
+inline void pointwise(const Call& call, const Scratch& k, float* out, const Matrix& w, const Matrix& b,
                       int64_t c0, int64_t n, const Vectors& at) {
     pack_rows(k.weight, w, c0, n, call.sizes.channels, Matrix{}, call.paired);
     for (int64_t i = 0; i < round_up(n, kRows); ++i) k.bias[i] = i < n ? bias_of(b, Matrix{}, c0 + i) : 0.0f;
@@ -90,7 +90,8 @@ inline void pointwise(const FusionCall& call, const FusionScratch& k, float* out
 }
 
 // Depthwise 3x3 of `from` for hidden channels [c0, c0 + n); out_at null: dense, `pitch` floats a channel
-inline void depthwise(const FusionScratch& k, float* out, int64_t pitch, const int32_t* out_at, const float* from,
+template <class Scratch>
+inline void depthwise(const Scratch& k, float* out, int64_t pitch, const int32_t* out_at, const float* from,
                       const Matrix& w, const Matrix& b, int64_t c0, int64_t n, int64_t kernel, const Vectors& at) {
     const int64_t area = kernel * kernel;
     tap_offsets(k.offsets, 1, 0, kernel, k.field.pitch);

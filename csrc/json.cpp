@@ -147,7 +147,7 @@ private:
         return made;
     }
 
-    // Correctly rounded for up to 15 digits and exponents up to 22, whatever the locale.
+    // Independent of the locale; correctly rounded for up to 15 digits and exponents up to 22.
     double number() {
         double mantissa = 0;
         int exponent = 0;

@@ -1,4 +1,4 @@
-// A small strict JSON reader (RFC 8259) for the headers of weights files, which may be hostile.
+// A small, strict JSON reader (RFC 8259) for the untrusted headers of weights files.
 #pragma once
 
 #include <string>
@@ -14,13 +14,13 @@ struct Json {
     double number = 0;
     std::string text;
     std::vector<Json> items;                            // kArray
-    std::vector<std::pair<std::string, Json>> members;  // kObject, in the order of the text
+    std::vector<std::pair<std::string, Json>> members;  // kObject, in order of appearance
 
-    // A member by name; null if there is none or this is no object. The last of equal names.
+    // Returns a member by name, null if there is none. If names repeat, the last one counts.
     const Json* find(std::string_view name) const;
 };
 
-// Throws std::runtime_error if the text is not one JSON value, or nests deeper than 32 levels.
+// Throws std::runtime_error if the text isn't a single JSON value or is nested more than 32 levels deep.
 Json parse_json(std::string_view text);
 
 }  // namespace kbnet

@@ -1,4 +1,5 @@
 // The kernels of one instruction set. CMake compiles this file several times, each with its own flags and KBNET_ISA.
+#include "attention.h"
 #include "backward.h"
 #include "edges.h"
 #include "feed_forward.h"
@@ -35,7 +36,7 @@ const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
     forward_tile_scratch,  forward_tile,
     backward_packed,       backward_pack,        backward_scratch,  backward_strip,  write_dx_row,
     dweight_pitch,         fusion_scratch,       fusion_tile,       feed_forward_scratch,
-    feed_forward_tile,
+    feed_forward_tile,     attention_scratch,    attention_sums_tile, attention_tile,
     feed_forward_training_scratch, feed_forward_training_prepare, feed_forward_strip, feed_forward_backward_strip,
     fusion_training_scratch, fusion_training_prepare, fusion_forward_strip, fusion_backward_strip,
     sums_scratch,          sums_row,

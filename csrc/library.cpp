@@ -1,4 +1,4 @@
-// The C interface (include/kbnet.h): pixels of any format and strides in and out, exceptions turned into statuses.
+// The C interface (include/kbnet.h): converts pixels of any format and strides, and exceptions to statuses.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -45,7 +45,7 @@ kbnet_status failed(kbnet_status status, const std::string& why) {
     return status;
 }
 
-// Calls `work`, which returns a status; nothing is thrown beyond this.
+// Calls `work`, which returns a status. Converts every exception to a status.
 template <class Work>
 kbnet_status guarded(Work work) noexcept {
     try {
@@ -53,13 +53,14 @@ kbnet_status guarded(Work work) noexcept {
     } catch (const BadWeights& error) {
         return failed(KBNET_ERROR_FILE, error.what());
     } catch (const TooLittleMemory& error) {
-        return failed(KBNET_ERROR_MEMORY, "the image needs a memory_limit of at least " + std::to_string(error.needed) + " bytes");
+        return failed(KBNET_ERROR_MEMORY,
+                      "expected a memory_limit of at least " + std::to_string(error.needed) + " bytes for this image");
     } catch (const std::bad_alloc&) {
-        return failed(KBNET_ERROR_MEMORY, "out of memory; a smaller memory_limit makes smaller tiles");
+        return failed(KBNET_ERROR_MEMORY, "out of memory; set a smaller memory_limit, for smaller tiles");
     } catch (const Cancelled&) {
         return failed(KBNET_ERROR_CANCELLED, "cancelled by the progress callback");
     } catch (const NotFinite& error) {
-        return failed(KBNET_ERROR_VALUES, error.in_input ? "expected finite values, but the image holds NaN or infinity"
+        return failed(KBNET_ERROR_VALUES, error.in_input ? "expected finite values, but the image contains NaN or infinity"
                                                          : "the network returned NaN or infinity for this image");
     } catch (const std::invalid_argument& error) {
         return failed(KBNET_ERROR_ARGUMENT, error.what());
@@ -80,10 +81,11 @@ public:
     Pixels(const kbnet_image& image, const char* name) : image_(image) {
         const std::string prefix = std::string(name) + ": expected ";
         const auto check = [&](bool holds, const char* what) { expect(holds, (prefix + what).c_str()); };
-        check(image.data != nullptr, "data, got NULL");
-        check(image.width > 0 && image.height > 0, "a width and a height of at least 1");
-        check(image.channels >= 1 && image.channels <= 4, "1 to 4 channels");
-        check(image.format == KBNET_UINT8 || image.format == KBNET_UINT16 || image.format == KBNET_FLOAT, "a known format");
+        check(image.data != nullptr, "data to be a pointer to pixels, got NULL");
+        check(image.width > 0 && image.height > 0, "width and height to be at least 1");
+        check(image.channels >= 1 && image.channels <= 4, "channels to be 1 to 4");
+        check(image.format == KBNET_UINT8 || image.format == KBNET_UINT16 || image.format == KBNET_FLOAT,
+              "format to be KBNET_UINT8, KBNET_UINT16 or KBNET_FLOAT");
         value_ = image.format == KBNET_UINT8 ? 1 : image.format == KBNET_UINT16 ? 2 : 4;
         if (!image_.channel_stride) image_.channel_stride = value_;
         if (!image_.pixel_stride) image_.pixel_stride = value_ * image.channels;
@@ -146,17 +148,17 @@ kbnet_options checked(const kbnet_options* given) {
     kbnet_options options;
     kbnet_options_init(&options);
     if (given) {
-        expect(given->size >= sizeof(size_t) && given->size <= 4096, "options: expected a size set by kbnet_options_init");
+        expect(given->size >= sizeof(size_t) && given->size <= 4096, "options: expected size to be set by kbnet_options_init");
         std::memcpy(&options, given, std::min(given->size, sizeof options));
     }
-    expect(options.threads >= 0 && options.threads <= 4096, "options: expected threads from 0 to 4096");
-    expect(options.tile >= -1, "options: expected a tile of at least -1");
-    expect(options.window >= 0, "options: expected a window of at least 0");
-    expect(options.strength >= 0 && options.strength <= 1, "options: expected a strength from 0 to 1");
+    expect(options.threads >= 0 && options.threads <= 4096, "options: expected threads to be 0 to 4096");
+    expect(options.tile >= -1, "options: expected tile to be -1 (the whole image), 0 (automatic) or a size in pixels");
+    expect(options.window >= 0, "options: expected window to be 0 (the whole image) or a size in pixels");
+    expect(options.strength >= 0 && options.strength <= 1, "options: expected strength to be 0 to 1");
     return options;
 }
 
-// A pixel as the network sees it: colours as they are, equal channels of a gray one, or the luma of a colour.
+// Converts pixels to the network's channels: unchanged, a gray value repeated, or the luma of a colour.
 void to_network(const Pixels& image, int64_t channels, int64_t y, int64_t x, int64_t count, float* row) {
     for (int64_t i = 0; i < count; ++i) {
         if (channels == 1 && image.colours() == 3) {
@@ -214,7 +216,7 @@ kbnet_model* kbnet_open(const char* path) {
 kbnet_model* kbnet_open_memory(const void* data, size_t size) {
     kbnet_model* model = nullptr;
     guarded([&] {
-        expect(data != nullptr, "expected data, got NULL");
+        expect(data != nullptr, "expected the bytes of a weights file, got NULL");
         model = open(std::string(static_cast<const char*>(data), size));
         return KBNET_OK;
     });
@@ -236,11 +238,11 @@ void kbnet_options_init(kbnet_options* options) {
 kbnet_status kbnet_restore(const kbnet_model* model, const kbnet_image* input, const kbnet_image* output,
                            const kbnet_options* given) {
     return guarded([&] {
-        expect(model && input && output, "expected a model and two images, got NULL");
+        expect(model && input && output, "expected a model, an input and an output, got NULL");
         const kbnet_options options = checked(given);
         const Pixels from(*input, "input"), to(*output, "output");
         expect(from.width() == to.width() && from.height() == to.height() && from.channels() == to.channels(),
-               "expected an output with the width, height and channels of the input");
+               "expected output to have the width, height and channels of input");
         const int64_t channels = kbnet_channels(model);
         Restoration task{from.height(), from.width(), {}, {}, {}};
         task.read = [&](int64_t y, int64_t x, int64_t count, float* row) { to_network(from, channels, y, x, count, row); };

@@ -32,8 +32,8 @@ kbnet::Sizes sizes_of(const AnyTensor4& x, const AnyTensor4& a, const Weight& w,
                          size(w.shape(0)), size(w.shape(2)), size(w.shape(3))};
     expect(w.shape(1) == x.shape(1) && b.shape(1) == x.shape(1), "weight and bias must have the channels of x");
     expect(w.shape(3) == w.shape(4) && s.kernel % 2 == 1, "kernels must be square with an odd side");
-    expect(s.group > 0 && s.channels % s.group == 0, "the channels must be a multiple of a group's");
-    expect(b.shape(0) == w.shape(0) && a.shape(1) == w.shape(0), "weight, bias and coefficients differ in bases");
+    expect(s.group > 0 && s.channels % s.group == 0, "channels must be a multiple of the channels of a group");
+    expect(b.shape(0) == w.shape(0) && a.shape(1) == w.shape(0), "weight, bias and coefficients must have the same number of bases");
     expect(a.shape(0) == x.shape(0) && a.shape(2) == x.shape(2) && a.shape(3) == x.shape(3),
            "coefficients must have the batch, height and width of x");
     return s;
@@ -73,7 +73,7 @@ void backward(const AnyTensor4& dy, const AnyTensor4& x, const AnyTensor4& coeff
         expect_same_shape(coefficients, *dcoefficients, "dcoefficients must have the shape of coefficients");
         call.dcoefficients = view(*dcoefficients);
     }
-    expect(dweight.has_value() == dbias.has_value(), "dweight and dbias are computed together");
+    expect(dweight.has_value() == dbias.has_value(), "dweight and dbias must both be given, or neither");
     if (dweight) {
         expect_same_shape(weight, *dweight, "dweight must have the shape of weight");
         expect_same_shape(bias, *dbias, "dbias must have the shape of bias");
@@ -96,13 +96,13 @@ NB_MODULE(_native, m) {
     m.doc() = "Kernel basis attention on the CPU; see csrc/.";
     // Never convert outputs: nanobind would write to a copy.
     m.def("forward", &forward, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "y"_a.noconvert(), "threads"_a,
-          "instruction_set"_a = "", "Write the operator's value into y.");
+          "instruction_set"_a = "", "Writes the operator's output to y.");
     m.def("backward", &backward, "dy"_a, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "dx"_a.none().noconvert(),
           "dcoefficients"_a.none().noconvert(), "dweight"_a.none().noconvert(), "dbias"_a.none().noconvert(),
-          "threads"_a, "instruction_set"_a = "", "Write the gradients that are not None.");
+          "threads"_a, "instruction_set"_a = "", "Writes the gradients that are not None.");
     kbnet::define_block(m);
     kbnet::define_engine(m);
     kbnet::define_training(m);
-    m.def("instruction_sets", &instruction_sets, "Those this processor can run, the fastest first.");
-    m.def("thread_source", &kbnet::thread_source, "'openmp' or 'own': whose threads the kernels run on.");
+    m.def("instruction_sets", &instruction_sets, "The instruction sets of this build that the processor supports, fastest first.");
+    m.def("thread_source", &kbnet::thread_source, "'openmp' or 'own': the threads that the kernels use.");
 }

@@ -55,17 +55,17 @@ void fusion_(const AnyTensor4& x, const AnyTensor4& y, const Grid& means, int64_
     FusionCall call{};
     call.sizes = sizes_of(x, bases, group, kernel);
     const int64_t c = call.sizes.channels, d = static_cast<int64_t>(means.shape(1)), n = bases;
-    expect(n > 0 && group > 0 && kernel > 0 && kernel % 2 == 1 && d > 0 && d % group == 0, "bases do not fit");
+    expect(n > 0 && group > 0 && kernel > 0 && kernel % 2 == 1 && d > 0 && d % group == 0, "the bases don't match the other sizes");
     expect(static_group > 0 && static_kernel > 0 && static_kernel % 2 == 1 && d % static_group == 0,
-           "the static branch does not fit");
-    expect(head > 0 && head % 2 == 0 && c % head == 0, "the coefficient head does not fit");
-    expect(cell > 0 && (means.shape(0) == 1 || means.shape(0) == x.shape(0)), "means do not fit");
+           "the static branch doesn't match the other sizes");
+    expect(head > 0 && head % 2 == 0 && c % head == 0, "the coefficient head doesn't match the other sizes");
+    expect(cell > 0 && (means.shape(0) == 1 || means.shape(0) == x.shape(0)), "the means don't match the other sizes");
     call.hidden = d, call.head = head, call.static_group = static_group, call.static_kernel = static_kernel;
     call.gelu = gelu, call.paired = paired, call.eps = static_cast<float>(eps);
     call.x = view(x), call.y = view(y);
     call.means = means.data(), call.means_batch = static_cast<int64_t>(means.shape(0)), call.cell = cell;
     call.grid_rows = static_cast<int64_t>(means.shape(2)), call.grid_cols = static_cast<int64_t>(means.shape(3));
-    expect(call.grid_rows > 0 && call.grid_cols > 0, "means do not fit");
+    expect(call.grid_rows > 0 && call.grid_cols > 0, "the means don't match the other sizes");
 
     Reader read(parameters);
     call.norm_weight = read.take(c), call.norm_bias = read.take(c);
@@ -108,7 +108,7 @@ void feed_forward_(const AnyTensor4& x, const AnyTensor4& y, const Parameters& p
 
 void cell_sums_(const AnyTensor4& x, const Parameters& parameters, const Grid& sums, int64_t cell_rows,
                 int64_t cell_cols, double eps, int threads, const std::string& instruction_set) {
-    expect(cell_rows > 0 && cell_cols > 0, "cells must have a size");
+    expect(cell_rows > 0 && cell_cols > 0, "cells must have at least one row and column");
     SumsCall call{};
     call.sizes = sizes_of(x, 0, 1, 1);
     call.eps = static_cast<float>(eps), call.x = view(x);
@@ -131,11 +131,11 @@ void define_block(nb::module_& m) {
     using namespace nb::literals;
     m.def("fusion", &fusion_, "x"_a, "y"_a.noconvert(), "means"_a, "cell"_a, "parameters"_a, "bases"_a, "group"_a,
           "kernel"_a, "head"_a, "static_group"_a, "static_kernel"_a, "gelu"_a, "paired"_a, "eps"_a, "threads"_a,
-          "instruction_set"_a = "", "Write a block's fusion half into y; csrc/problem.h has the parameters' order.");
+          "instruction_set"_a = "", "Computes the fusion half of a block into y; csrc/problem.h defines the order of parameters.");
     m.def("feed_forward", &feed_forward_, "x"_a, "y"_a.noconvert(), "parameters"_a, "hidden"_a, "paired"_a, "eps"_a,
-          "threads"_a, "instruction_set"_a = "", "Write a block's feed-forward half into y, which may be x.");
+          "threads"_a, "instruction_set"_a = "", "Computes the feed-forward half of a block into y, which can be x.");
     m.def("cell_sums", &cell_sums_, "x"_a, "parameters"_a, "sums"_a.noconvert(), "cell_rows"_a, "cell_cols"_a, "eps"_a,
-          "threads"_a, "instruction_set"_a = "", "Write sums of the normalised x over cells of pixels.");
+          "threads"_a, "instruction_set"_a = "", "Writes the sums of the normalized x over cells of pixels.");
 }
 
 }  // namespace kbnet

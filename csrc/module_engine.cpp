@@ -26,7 +26,7 @@ public:
 
     Matrix find(const std::string& name, int64_t values) override {
         const nb::str key(name.c_str());
-        expect(arrays_.contains(key), "the weights have no " + name);
+        expect(arrays_.contains(key), "the weights lack " + name);
         const AnyArray array = nb::cast<AnyArray>(arrays_[key]);
         expect(static_cast<int64_t>(array.size()) == values,
                name + " has " + std::to_string(array.size()) + " values, expected " + std::to_string(values));
@@ -44,15 +44,22 @@ class Engine {
 public:
     Engine(const nb::dict& settings, const nb::dict& arrays, const std::string& instruction_set) : state_(arrays) {
         const auto whole = [&](const char* name) { return nb::cast<int64_t>(settings[name]); };
-        Settings s;
-        s.channels = whole("channels"), s.width = whole("width"), s.middle_blocks = whole("middle_blocks");
+        const auto wholes = [&](const char* name) { return nb::cast<std::vector<int64_t>>(settings[name]); };
+        Settings s{};
+        s.channels = whole("channels"), s.width = whole("width");
         s.bases = whole("bases"), s.group = whole("group_channels"), s.kernel = whole("kernel_size");
-        s.head_limit = whole("coefficient_limit");
-        s.encoder_blocks = nb::cast<std::vector<int64_t>>(settings["encoder_blocks"]);
-        s.decoder_blocks = nb::cast<std::vector<int64_t>>(settings["decoder_blocks"]);
-        s.ffn_scale = nb::cast<double>(settings["ffn_scale"]);
-        s.lightweight = nb::cast<bool>(settings["lightweight"]);
-        s.eps = 1e-6f;
+        s.head_limit = whole("coefficient_limit"), s.eps = 1e-6f;
+        if (settings.contains("heads")) {
+            s.family = Family::kLarge;
+            s.blocks = wholes("blocks"), s.heads = wholes("heads");
+            s.refinement_blocks = whole("refinement_blocks");
+            s.expansion = nb::cast<double>(settings["expansion"]), s.bias = nb::cast<bool>(settings["bias"]);
+        } else {
+            s.middle_blocks = whole("middle_blocks");
+            s.encoder_blocks = wholes("encoder_blocks"), s.decoder_blocks = wholes("decoder_blocks");
+            s.ffn_scale = nb::cast<double>(settings["ffn_scale"]);
+            s.lightweight = nb::cast<bool>(settings["lightweight"]);
+        }
         network_ = std::make_unique<Network>(s, state_, kernels_named(instruction_set));
     }
 
@@ -69,7 +76,7 @@ public:
         else if (context == "shared")
             how.kind = Context::kShared;
         else
-            expect(context == "full", "expected the context full, local, gather or shared");
+            expect(context == "full", "expected the context to be full, local, gather or shared");
         const auto size = [&](std::size_t i) { return static_cast<int64_t>(x.shape(i)); };
         const Tensor4 from{x.data(), x.stride(0), x.stride(1), x.stride(2), 1, false};
         const Tensor4 to{y.data(), y.stride(0), y.stride(1), y.stride(2), 1, false};
@@ -93,7 +100,7 @@ private:
 
 void define_engine(nb::module_& m) {
     using namespace nb::literals;
-    nb::class_<Engine>(m, "Engine", "A KBNet-S with its weights, ready to run.")
+    nb::class_<Engine>(m, "Engine", "A network with its weights.")
         .def(nb::init<const nb::dict&, const nb::dict&, const std::string&>(), "settings"_a, "arrays"_a,
              "instruction_set"_a = "")
         .def("run", &Engine::run, "x"_a, "y"_a.noconvert(), "context"_a, "window"_a, "halo"_a, "means"_a, "threads"_a)

@@ -27,7 +27,7 @@ Sizes sizes_of(const AnyTensor4& x) {
 }
 
 Tensor4 float_view(const AnyTensor4& x) {
-    expect(!is_bfloat16(x), "training computes float32");
+    expect(!is_bfloat16(x), "training supports only float32");
     return view(x);
 }
 
@@ -47,7 +47,7 @@ std::vector<int64_t> feed_forward_sizes(int64_t c, int64_t d) { return {c, c, 2 
 
 FeedForwardTrainingCall feed_forward_call(const AnyTensor4& x, const Arrays& parameters, int64_t hidden,
                                           double eps) {
-    expect(hidden > 0 && x.shape(1) > 0, "x and the hidden width must have channels");
+    expect(hidden > 0 && x.shape(1) > 0, "x and the hidden layer must have at least one channel");
     FeedForwardTrainingCall call{};
     call.sizes = sizes_of(x), call.hidden = hidden, call.eps = static_cast<float>(eps), call.x = float_view(x);
     const auto p = pointers(parameters, feed_forward_sizes(call.sizes.channels, hidden));
@@ -86,8 +86,8 @@ FusionTrainingCall fusion_call(const AnyTensor4& x, const AnyTensor4& filtered, 
     FusionTrainingCall call{};
     call.sizes = sizes_of(x);
     const int64_t c = call.sizes.channels;
-    expect(bases > 0 && group > 0 && kernel > 0 && kernel % 2 == 1 && c > 0 && c % group == 0, "bases do not fit");
-    expect(head > 0 && head % 2 == 0 && c % head == 0, "the coefficient head does not fit");
+    expect(bases > 0 && group > 0 && kernel > 0 && kernel % 2 == 1 && c > 0 && c % group == 0, "the bases don't match the other sizes");
+    expect(head > 0 && head % 2 == 0 && c % head == 0, "the coefficient head doesn't match the other sizes");
     call.sizes.bases = bases, call.sizes.group = group, call.sizes.kernel = kernel;
     call.head = head, call.eps = static_cast<float>(eps);
     call.x = float_view(x), call.filtered = float_view(filtered);
@@ -130,16 +130,16 @@ void fusion_training_backward_(const AnyTensor4& dy, const AnyTensor4& x, const 
 void define_training(nb::module_& m) {
     using namespace nb::literals;
     m.def("feed_forward_training", &feed_forward_training_, "x"_a, "parameters"_a, "y"_a.noconvert(), "hidden"_a,
-          "eps"_a, "threads"_a, "instruction_set"_a = "", "Write a block's feed-forward half into y.");
+          "eps"_a, "threads"_a, "instruction_set"_a = "", "Computes the feed-forward half of a block into y.");
     m.def("feed_forward_backward", &feed_forward_backward_, "dy"_a, "x"_a, "parameters"_a, "dx"_a.noconvert(),
           "gradients"_a, "hidden"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
-          "Write the gradients of a block's feed-forward half.");
+          "Computes the gradients of a block's feed-forward half.");
     m.def("fusion_training", &fusion_training_, "x"_a, "parameters"_a, "y"_a.noconvert(), "filtered"_a.noconvert(),
           "bases"_a, "group"_a, "kernel"_a, "head"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
-          "Write a block's fusion half into y, and into filtered what the backward pass needs besides x.");
+          "Computes the fusion half of a block into y; filtered receives what the backward pass needs besides x.");
     m.def("fusion_training_backward", &fusion_training_backward_, "dy"_a, "x"_a, "filtered"_a, "parameters"_a,
           "dx"_a.noconvert(), "gradients"_a, "bases"_a, "group"_a, "kernel"_a, "head"_a, "eps"_a, "threads"_a, "instruction_set"_a = "",
-          "Write the gradients of a block's fusion half.");
+          "Computes the gradients of a block's fusion half.");
 }
 
 }  // namespace kbnet

@@ -109,7 +109,24 @@ struct FeedForwardCall {
     Matrix norm_weight, norm_bias, in, in_bias, out, out_bias, out_scale;
 };
 
-// The same in training, float32: computes y, or dx for a given dy. The sums for the parameters' gradients are
+// The attention half of KBNet-L's block, x [B, C, H, W] -> y = x + out(attention v), with q, k, v = conv(qkv(norm(x))).
+struct AttentionCall {
+    Sizes sizes;
+    int64_t heads;
+    bool paired;
+    float eps;
+    Tensor4 x, y;
+    Matrix norm_weight, norm_bias;    // [C]
+    Matrix qkv, qkv_bias;             // [3 C, C], [3 C]
+    Matrix conv, conv_bias;           // [3 C, 1, 3, 3], [3 C]
+    Matrix out, out_bias, out_scale;  // [C, C], [C]; no scale. For attention_tile, out is [out_batch, C, C] float32:
+    int64_t out_batch;                // the layer's weight times the attention, of every image or of all together
+
+    // Sums over pixels: [heads, C / heads, C / heads] products of q and k, [C] squares of q, [C] squares of k.
+    KBNET_INLINE int64_t sums() const { return sizes.channels * (sizes.channels / heads) + 2 * sizes.channels; }
+};
+
+// The feed-forward half in training, float32: computes y, or dx for a given dy. The sums for the parameters' gradients are
 // contiguous, in the order norm_weight, norm_bias, in, in_bias, out, out_bias; those of `out` and its bias leave out
 // the scale.
 struct FeedForwardTrainingCall {
@@ -165,7 +182,7 @@ struct FusionTrainingCall {
     }
 };
 
-// Sums over cells of cell_rows x cell_cols pixels of the normalised x: [B, C, grid_rows, grid_cols].
+// Sums over cells of cell_rows x cell_cols pixels of the normalized x: [B, C, grid_rows, grid_cols].
 struct SumsCall {
     Sizes sizes;
     float eps;
@@ -178,15 +195,16 @@ struct SumsCall {
     KBNET_INLINE int64_t grid_cols() const { return (sizes.width + cell_cols - 1) / cell_cols; }
 };
 
-// A convolution outside the blocks of a network (edges.h). Float32, with contiguous rows of pixels.
-enum class Edge { kSame, kDown, kUp, kMix };
+// A convolution outside the blocks of a network (edges.h). Float32, with contiguous rows of pixels. kUnshuffle and kMix
+// add nothing; y of kMix can be x.
+enum class Edge { kSame, kDown, kUp, kMix, kUnshuffle, kShuffle };
 
 struct EdgeCall {
     Edge kind;
     int64_t batch, channels, out_channels;
-    int64_t height, width;  // of the image that is split into tiles: y, but x for kUp
+    int64_t height, width;  // of the image that is split into tiles: y, but x for kUp, kUnshuffle and kShuffle
     Tensor4 x, y, added;    // added: same shape as y, or no data; can be y itself
-    Matrix weight, bias;    // in PyTorch's layout; kUp has no bias
+    Matrix weight, bias;    // in PyTorch's layout; bias can be missing
     const float* packed;    // the weights, packed by edge_pack
 };
 
@@ -211,6 +229,9 @@ struct Kernels {
     void (*fusion_tile)(const FusionCall&, const Tile&, float* scratch);
     int64_t (*feed_forward_scratch)(const FeedForwardCall&, const Tile& largest);
     void (*feed_forward_tile)(const FeedForwardCall&, const Tile&, float* scratch);
+    int64_t (*attention_scratch)(const AttentionCall&, const Tile& largest);
+    void (*attention_sums_tile)(const AttentionCall&, const Tile&, float* scratch, float* sums);  // adds to the sums
+    void (*attention_tile)(const AttentionCall&, const Tile&, float* scratch);
     // Call `prepare` once per thread, with the scratch of its strips.
     int64_t (*feed_forward_training_scratch)(const FeedForwardTrainingCall&, const Strip& largest);
     void (*feed_forward_training_prepare)(const FeedForwardTrainingCall&, float* scratch);

@@ -9,29 +9,29 @@
 namespace kbnet {
 namespace {
 
-constexpr int64_t kPadding = 8;  // the protocols of the paper mirror up to a multiple of this
-constexpr int64_t kSampleMemory = int64_t{320} << 20;  // for the crops that averages are gathered from
+constexpr int64_t kPadding = 8;  // the paper's protocols pad images to a multiple of this by mirroring
+constexpr int64_t kSampleMemory = int64_t{320} << 20;  // limit for the crops whose averages the tiles share
 constexpr int64_t kOverlap = 64, kSampleSide = 128, kSampleHalo = 16, kLeastTile = 128, kTileStep = 64;
 
-// Start of the last of the tiles that are at most `step` apart, and their number.
+// Start of the last tile, and the number of tiles, if they are at most `step` apart.
 std::pair<int64_t, int64_t> count_tiles(int64_t length, int64_t tile, int64_t step, int64_t multiple) {
     const int64_t last = round_up(length - tile, multiple);
     return {last, divide_up(last, step) + 1};
 }
 
-// Weights that rise from 0 to 1 over the middle quarter of the overlap at each end that is not the image's.
+// Weights that rise from 0 to 1 over the middle quarter of the overlap, except at the borders of the image.
 std::vector<float> fade(int64_t length, int64_t overlap, bool first, bool last) {
     const float margin = static_cast<float>(overlap) * 0.375f, ramp = std::max(static_cast<float>(overlap) / 4, 1.0f);
     const auto rise = [&](int64_t i) { return std::clamp((static_cast<float>(i) + 0.5f - margin) / ramp, 0.0f, 1.0f); };
     std::vector<float> weights(static_cast<std::size_t>(length));
     for (int64_t i = 0; i < length; ++i) {
         const float share = (first ? 1.0f : rise(i)) * (last ? 1.0f : rise(length - 1 - i));
-        weights[static_cast<std::size_t>(i)] = std::max(share, 1e-6f);  // where three tiles meet in a short axis
+        weights[static_cast<std::size_t>(i)] = std::max(share, 1e-6f);  // three tiles can overlap on a short axis
     }
     return weights;
 }
 
-// Which of `length` pixels an axis shows at `i` when it is mirrored at its end.
+// Index of the pixel that appears at `i` if an axis of `length` pixels is mirrored at its end.
 int64_t mirrored(int64_t i, int64_t length) {
     const int64_t period = std::max<int64_t>(2 * (length - 1), 1);
     i %= period;
@@ -53,7 +53,7 @@ public:
             context.kind = Context::kLocal, context.window = task_.window;
         else if (rows_.size() * cols_.size() > 1)
             gather(context);
-        // Sums of the tiles of one row of them, [channels][highest_][width_]; what the next row overlaps moves on.
+        // Weighted sums of one row of tiles, [channels][highest_][width_]. The overlap with the next row moves up.
         const Floats band = allocate(channels_ * highest_ * width_);
         const Floats tile = allocate(2 * channels_ * highest_ * widest_);
         set_zero(band.get(), channels_ * highest_ * width_);
@@ -75,7 +75,7 @@ private:
         return plan_spans(length, side_, std::min(usual, side_ / 2), network_.multiple());
     }
 
-    // Bytes of a run with tiles of that side at most.
+    // Memory in bytes with tiles of up to this side.
     int64_t bytes(int64_t side) const {
         const int64_t rows = std::min(side, height_), cols = std::min(side, width_);
         const int64_t floats = channels_ * (2 * rows * cols + rows * width_ + 2 * width_);
@@ -99,13 +99,13 @@ private:
         return fits;
     }
 
-    // How many crops of rows x cols may go through the network together, however small the tiles are: at least one.
+    // Maximum number of crops of rows x cols in a batch; at least one.
     int64_t most_crops(int64_t rows, int64_t cols) const {
         const auto bytes = [&](int64_t count) {
             return network_.bytes(count, rows, cols) + static_cast<int64_t>(sizeof(float)) * 2 * count * channels_ * rows * cols;
         };
         const int64_t most = std::min(task_.memory, kSampleMemory);
-        int64_t fits = 1, beyond = most / (rows * cols) + 2;  // more than a byte for each pixel
+        int64_t fits = 1, beyond = most / (rows * cols) + 2;  // a crop takes more than a byte per pixel
         while (beyond - fits > 1) {
             const int64_t middle = (fits + beyond) / 2;
             (bytes(middle) <= most ? fits : beyond) = middle;
@@ -117,10 +117,10 @@ private:
         return {data, channels_ * rows * cols, rows * cols, cols, 1, false};
     }
 
-    // Pixels [top, top + rows) x [left, left + cols) of the mirrored image, [channels][rows][cols].
+    // Reads pixels [top, top + rows) x [left, left + cols) of the mirrored image, [channels][rows][cols].
     void read(int64_t top, int64_t left, int64_t rows, int64_t cols, float* to) const {
         const bool mirrors = left + cols > task_.width;
-        // In a narrow image the columns that the right border mirrors may lie before this tile.
+        // In narrow images, the mirrored columns can be left of this tile.
         const int64_t first = mirrors ? 0 : left, count = mirrors ? task_.width : cols;
         std::vector<float> line(static_cast<std::size_t>(channels_ * count));
         for (int64_t y = 0; y < rows; ++y) {
@@ -170,7 +170,7 @@ private:
             }
     }
 
-    // Hands over rows [from, to) of the image, of which `from` is the first of the band.
+    // Writes rows [from, to) of the image; `from` is the first row of the band.
     void write(const float* band, int64_t from, int64_t to) const {
         std::vector<float> line(static_cast<std::size_t>(channels_ * task_.width));
         for (int64_t y = from; y < std::min(to, task_.height); ++y) {
@@ -202,10 +202,10 @@ std::vector<Span> plan_spans(int64_t length, int64_t tile, int64_t overlap, int6
     tile -= tile % multiple;
     const int64_t step = (tile - overlap) / multiple * multiple;
     if (step <= 0)
-        throw std::invalid_argument("expected tiles of at least " + std::to_string(4 * multiple) + " pixels, got " +
+        throw std::invalid_argument("expected a tile of at least " + std::to_string(4 * multiple) + " pixels, got " +
                                     std::to_string(tile));
     auto [last, count] = count_tiles(length, tile, step, multiple);
-    // As small as that many tiles can be: what they share beyond the overlap is work done twice.
+    // Use the smallest tiles that need no more of them: a larger overlap is wasted work.
     while (tile - multiple > overlap + multiple) {
         const int64_t smaller = tile - multiple;
         const auto found = count_tiles(length, smaller, (smaller - overlap) / multiple * multiple, multiple);
@@ -239,7 +239,7 @@ std::vector<std::pair<int64_t, int64_t>> sample_crops(int64_t height, int64_t wi
         rows = std::max<int64_t>(1, std::min({static_cast<int64_t>(std::nearbyint(std::sqrt(square))), count, rows}));
         cols = std::max<int64_t>(1, std::min(count / rows, cols));
     }
-    // The middles of `number` equal parts of the axis. Two of them may fall on the same multiple.
+    // Centres of `number` equal parts of the axis. Two of them can round to the same multiple.
     const auto spread = [&](int64_t length, int64_t number) {
         std::set<int64_t> starts;
         for (int64_t i = 0; i < number; ++i) {

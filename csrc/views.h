@@ -42,7 +42,7 @@ void expect_same_shape(const A& a, const B& b, const char* what) {
 inline const Kernels& kernels_named(const std::string& name) {
     for (const Kernels* kernels : usable_kernels())
         if (name.empty() || name == kernels->name) return *kernels;
-    throw std::invalid_argument("this processor or this build has no instruction set '" + name + "'");
+    throw std::invalid_argument("this build or processor doesn't support the instruction set '" + name + "'");
 }
 
 }  // namespace kbnet

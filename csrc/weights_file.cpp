@@ -11,6 +11,7 @@
 namespace kbnet {
 namespace {
 
+constexpr int64_t kMostBlocks = 64;  // of a level
 constexpr std::size_t kLargestFile = std::size_t{2} << 30, kLargestHeader = std::size_t{16} << 20;
 
 float half_to_float(uint16_t half) {
@@ -51,9 +52,9 @@ std::vector<float> decode(const std::string& name, const std::string& dtype, std
     else if (dtype == "F64")
         values = convert<double>(bytes, [](double v) { return v; });
     else
-        throw BadWeights("expected parameters of floating-point numbers, but " + name + " is " + dtype.substr(0, 20));
+        throw BadWeights("expected floating-point parameters, but " + name + " is " + dtype.substr(0, 20));
     for (const float value : values)
-        if (!std::isfinite(value)) throw BadWeights("the weights are damaged: " + name + " holds NaN or infinity");
+        if (!std::isfinite(value)) throw BadWeights("the weights are damaged: " + name + " contains NaN or infinity");
     return values;
 }
 
@@ -65,11 +66,11 @@ public:
 
     int64_t whole(const char* name, int64_t low, int64_t high) const { return whole(member(name), name, low, high); }
 
-    std::vector<int64_t> wholes(const char* name) const {
+    std::vector<int64_t> wholes(const char* name, int64_t low, int64_t high) const {
         const Json& found = member(name);
         if (found.kind != Json::kArray || found.items.empty() || found.items.size() > 6) fail(name);
         std::vector<int64_t> values;
-        for (const Json& item : found.items) values.push_back(whole(item, name, 0, 64));
+        for (const Json& item : found.items) values.push_back(whole(item, name, low, high));
         return values;
     }
 
@@ -105,26 +106,46 @@ private:
     const Json& table_;
 };
 
-// Within the bounds of models/bounds.py and models/kbnet_s.py.
-Settings read_settings(const Json& table) {
-    const SettingsReader read(table);
-    Settings s;
-    s.channels = read.whole("channels", 1, 3);
-    if (s.channels == 2) SettingsReader::fail("channels");
-    s.width = read.whole("width", 2, 1024);
-    s.middle_blocks = read.whole("middle_blocks", 0, 64);
-    s.bases = read.whole("bases", 1, 512), s.group = read.whole("group_channels", 1, 64);
-    s.kernel = read.whole("kernel_size", 1, 15), s.head_limit = read.whole("coefficient_limit", 2, 1024);
-    s.encoder_blocks = read.wholes("encoder_blocks"), s.decoder_blocks = read.wholes("decoder_blocks");
+void read_small(const SettingsReader& read, Settings& s) {
+    s.middle_blocks = read.whole("middle_blocks", 0, kMostBlocks);
+    s.encoder_blocks = read.wholes("encoder_blocks", 0, kMostBlocks), s.decoder_blocks = read.wholes("decoder_blocks", 0, kMostBlocks);
     s.ffn_scale = read.positive("ffn_scale", 16), s.lightweight = read.boolean("lightweight");
-    s.eps = 1e-6f;
-    if (s.kernel % 2 == 0) SettingsReader::fail("kernel_size");
     if (s.encoder_blocks.size() != s.decoder_blocks.size()) SettingsReader::fail("decoder_blocks");
     if (s.width % s.group || s.width % (s.lightweight ? 2 : 4)) SettingsReader::fail("width");
     for (std::size_t level = 0; level <= s.encoder_blocks.size(); ++level) {
         const auto hidden = static_cast<int64_t>(s.ffn_scale * static_cast<double>(s.width << level));
         if (hidden < 2 || hidden % 2) SettingsReader::fail("ffn_scale");
     }
+}
+
+void read_large(const SettingsReader& read, Settings& s) {
+    s.blocks = read.wholes("blocks", 0, kMostBlocks), s.heads = read.wholes("heads", 1, 1024);
+    s.refinement_blocks = read.whole("refinement_blocks", 0, kMostBlocks);
+    s.expansion = read.positive("expansion", 16), s.bias = read.boolean("bias");
+    if (s.blocks.size() != 4) SettingsReader::fail("blocks");
+    if (s.heads.size() != 4) SettingsReader::fail("heads");
+    if (s.width % 2) SettingsReader::fail("width");
+    for (std::size_t level = 0; level < 4; ++level) {
+        const int64_t channels = s.width << level;
+        const auto hidden = static_cast<int64_t>(static_cast<double>(channels) * s.expansion);
+        if (channels % s.heads[level]) SettingsReader::fail("heads");
+        if (hidden < 1 || hidden % s.group) SettingsReader::fail("expansion");
+    }
+}
+
+// The bounds are those of models/bounds.py and models/config.py.
+Settings read_settings(const std::string& family, const Json& table) {
+    const SettingsReader read(table);
+    Settings s{};
+    s.channels = read.whole("channels", 1, 3);
+    if (s.channels == 2) SettingsReader::fail("channels");
+    s.width = read.whole("width", 2, 1024);
+    s.bases = read.whole("bases", 1, 512), s.group = read.whole("group_channels", 1, 64);
+    s.kernel = read.whole("kernel_size", 1, 15), s.head_limit = read.whole("coefficient_limit", 2, 1024);
+    s.eps = 1e-6f;
+    if (s.kernel % 2 == 0) SettingsReader::fail("kernel_size");
+    s.family = family == "kbnet-l" ? Family::kLarge : Family::kSmall;
+    s.family == Family::kLarge ? read_large(read, s) : read_small(read, s);
     return s;
 }
 
@@ -134,14 +155,14 @@ WeightsFile::WeightsFile(std::string_view bytes) {
     uint64_t length = 0;
     if (bytes.size() < 10) throw BadWeights("expected a .safetensors file, got " + std::to_string(bytes.size()) + " bytes");
     for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<unsigned char>(bytes[static_cast<std::size_t>(i)]);
-    if (bytes[8] != '{') throw BadWeights("expected a .safetensors file; this is something else");
+    if (bytes[8] != '{') throw BadWeights("expected a .safetensors file; this file has another format");
     if (length > kLargestHeader || length > bytes.size() - 8)
-        throw BadWeights("the weights are damaged or cut short: their header is longer than the file");
+        throw BadWeights("the weights are damaged or truncated: the header is longer than the file");
     Json header;
     try {
         header = parse_json(bytes.substr(8, length));
     } catch (const std::runtime_error& error) {
-        throw BadWeights(std::string("the weights are damaged: their header is ") + error.what());
+        throw BadWeights(std::string("the weights are damaged: the header is ") + error.what());
     }
     const std::string_view data = bytes.substr(8 + length);
     const Json* about = header.find("__metadata__");
@@ -149,20 +170,21 @@ WeightsFile::WeightsFile(std::string_view bytes) {
         const Json* found = about ? about->find(name) : nullptr;
         return found && found->kind == Json::kString ? found->text : std::string();
     };
-    if (text("kbnet") != "1") throw BadWeights("expected weights saved by kbnet; convert others with `kbnet convert`");
-    if (text("family") != "kbnet-s")
-        throw BadWeights("expected weights of a KBNet-S, got " + text("family").substr(0, 20) + ", which this library does not run");
+    if (text("kbnet") != "1") throw BadWeights("expected weights written by kbnet; to convert others, run `kbnet convert`");
+    const std::string family = text("family");
+    if (family != "kbnet-s" && family != "kbnet-l")
+        throw BadWeights("expected weights of KBNet-S or KBNet-L, got " + family.substr(0, 20) + ", which this library doesn't support");
     try {
-        settings_ = read_settings(parse_json(text("settings")));
+        settings_ = read_settings(family, parse_json(text("settings")));
     } catch (const BadWeights&) {
         throw;
     } catch (const std::runtime_error& error) {
-        throw BadWeights(std::string("the weights are damaged: their settings are ") + error.what());
+        throw BadWeights(std::string("the weights are damaged: the settings are ") + error.what());
     }
     for (const auto& [name, tensor] : header.members) {
         if (name == "__metadata__") continue;
         const Json *dtype = tensor.find("dtype"), *offsets = tensor.find("data_offsets"), *shape = tensor.find("shape");
-        const auto damaged = [&, &name = name] { return BadWeights("the weights are damaged: " + name.substr(0, 80) + " lies outside of the file"); };
+        const auto damaged = [&, &name = name] { return BadWeights("the weights are damaged: " + name.substr(0, 80) + " is outside the file"); };
         if (!dtype || !offsets || !shape || offsets->items.size() != 2) throw damaged();
         const double begin = offsets->items[0].number, end = offsets->items[1].number;
         if (!(begin >= 0 && begin <= end && end <= static_cast<double>(data.size()))) throw damaged();
@@ -176,9 +198,9 @@ WeightsFile::WeightsFile(std::string_view bytes) {
 
 Matrix WeightsFile::find(const std::string& name, int64_t values) {
     const auto found = parameters_.find(name);
-    if (found == parameters_.end()) throw BadWeights("the weights do not fit their settings: there is no " + name);
+    if (found == parameters_.end()) throw BadWeights("the weights don't match their settings: " + name + " is missing");
     if (static_cast<int64_t>(found->second.size()) != values)
-        throw BadWeights("the weights do not fit their settings: " + name + " has " + std::to_string(found->second.size()) +
+        throw BadWeights("the weights don't match their settings: " + name + " has " + std::to_string(found->second.size()) +
                          " values, expected " + std::to_string(values));
     used_.insert(name);
     return {found->second.data(), false};
@@ -186,20 +208,20 @@ Matrix WeightsFile::find(const std::string& name, int64_t values) {
 
 void WeightsFile::expect_all_used() const {
     for (const auto& [name, values] : parameters_)
-        if (!used_.count(name)) throw BadWeights("the weights do not fit their settings: unexpected parameter " + name.substr(0, 80));
+        if (!used_.count(name)) throw BadWeights("the weights don't match their settings: unexpected parameter " + name.substr(0, 80));
 }
 
 std::string read_file(const char* path) {
     const std::string name = path;
     std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "rb"), std::fclose);
-    if (!file) throw BadWeights("cannot open " + name + ": " + std::strerror(errno));
+    if (!file) throw BadWeights("can't open " + name + ": " + std::strerror(errno));
     std::string bytes;
     std::vector<char> block(1 << 20);
     while (const std::size_t got = std::fread(block.data(), 1, block.size(), file.get())) {
-        if (bytes.size() + got > kLargestFile) throw BadWeights(name + " is larger than 2 GiB; is it a weights file?");
+        if (bytes.size() + got > kLargestFile) throw BadWeights("expected a weights file of at most 2 GiB, but " + name + " is larger");
         bytes.append(block.data(), got);
     }
-    if (std::ferror(file.get())) throw BadWeights("cannot read " + name + ": " + std::strerror(errno));
+    if (std::ferror(file.get())) throw BadWeights("can't read " + name + ": " + std::strerror(errno));
     return bytes;
 }
 

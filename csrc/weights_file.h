@@ -1,5 +1,5 @@
-// A network's settings and parameters from a .safetensors file of kbnet (models/checkpoint.py writes it). Nothing in the
-// file is trusted: every size is checked before it is used.
+// Reads a network's settings and parameters from a .safetensors file that models/weights.py wrote. The file isn't
+// trusted: every size is checked before it is used.
 #pragma once
 
 #include <stdexcept>
@@ -13,7 +13,7 @@
 
 namespace kbnet {
 
-// The file is damaged, or of something else; the message says which.
+// The file is damaged or contains something else; the message says which.
 struct BadWeights : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -24,10 +24,10 @@ public:
 
     const Settings& settings() const { return settings_; }
 
-    // float32, kept here; BadWeights if the file has no such parameter, or one of another size or not finite.
+    // Returns a float32 parameter that this object owns. Throws BadWeights if it is missing or has another size.
     Matrix find(const std::string& name, int64_t values) override;
 
-    // BadWeights if the file holds parameters that nobody asked for: it is of a larger network than its settings say.
+    // Throws BadWeights if the file contains other parameters: then its network is larger than its settings.
     void expect_all_used() const;
 
 private:
@@ -36,7 +36,7 @@ private:
     Settings settings_;
 };
 
-// The whole file as bytes; BadWeights if it cannot be read or is larger than 2 GiB.
+// Reads a whole file. Throws BadWeights if it can't be read or is larger than 2 GiB.
 std::string read_file(const char* path);
 
 }  // namespace kbnet

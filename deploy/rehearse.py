@@ -1,6 +1,6 @@
 """Run the commands of deploy/Dockerfile without a container runtime, in temporary folders on this machine.
 
-    python deploy/rehearse.py [--torch-index URL]
+    python deploy/rehearse.py
 
 Runs every RUN, COPY and ENV of the build stage except system packages, with /opt/kbnet and /source below a temporary
 folder. Then runs the last stage's command as its user, its health check, and one image over HTTP. This verifies that
@@ -47,6 +47,7 @@ def context(target: Path) -> None:
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         else:
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copy(source, target / name)
 
 
@@ -65,12 +66,9 @@ class Rehearsal:
         text = re.sub(r"(?<![\w.])/(opt/kbnet|source)", rf"{self.place}/\1", text)
         return re.sub(r"^python(?= -m venv)", self.python, text)
 
-    def do(self, word: str, rest: str, build_arguments: dict[str, str]) -> None:
+    def do(self, word: str, rest: str) -> None:
         """Run one instruction."""
-        if word == "ARG":
-            name, _, default = rest.partition("=")
-            self.environment[name] = build_arguments.get(name, default)
-        elif word == "ENV":
+        if word == "ENV":
             for setting in rest.split():
                 name, _, value = setting.partition("=")
                 self.environment[name] = self.moved(value).replace("$PATH", self.environment["PATH"])
@@ -100,9 +98,6 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--torch-index", default="", help="replaces the Dockerfile's index; empty: pip's configured index"
-    )
-    parser.add_argument(
         "--python", default="/usr/bin/python3", help="the interpreter to use instead of the base image's"
     )
     given = parser.parse_args()
@@ -112,7 +107,7 @@ def main() -> None:
     try:
         rehearsal = Rehearsal(place, given.python)
         for word, rest in build + last:
-            rehearsal.do(word, rest, {"TORCH_INDEX": given.torch_index})
+            rehearsal.do(word, rest)
         known = dict(last)
         server = rehearsal.start(json.loads(known["ENTRYPOINT"]) + json.loads(known["CMD"]))
         try:

@@ -128,12 +128,12 @@ def write(pixels: Pixels, path: Path, quality: int | None = None) -> None:
 def write_table(rows: list[dict[str, object]]) -> None:
     """Write the scores to benchmarks/results/tasks.json and the table in docs/which-task.md."""
     known = facts() | {"command": "python examples/pictures.py"}
-    text = json.dumps({"facts": known, "title": "every task on every kind of damage, PSNR", "rows": rows}, indent=1)
+    text = json.dumps({"facts": known, "title": "PSNR of every task for every degradation", "rows": rows}, indent=1)
     (RESULTS / "tasks.json").write_text(text + "\n", encoding="utf-8")
     tasks = colour_tasks()
     lines = ["| degradation | input |" + "".join(f" `{task}` |" for task in tasks), "|---|---|" + "---|" * len(tasks)]
     for row in rows:
-        cells = (f"**{row[task]:.2f}**" if task == row["meant for it"] else f"{row[task]:.2f}" for task in tasks)
+        cells = (f"**{row[task]:.2f}**" if task == row["matching task"] else f"{row[task]:.2f}" for task in tasks)
         lines.append(f"| {row['damage']} | {row['input']:.2f} | {' | '.join(cells)} |")
     page = DOCS / "which-task.md"
     old = page.read_text(encoding="utf-8")
@@ -159,7 +159,7 @@ def main() -> None:
         write(joined([[before, after]]), DOCS / "gallery" / f"{name}.jpg", quality=88)
         scores = {task: round(psnr(result, clean), 2) for task, result in results.items()}
         table.append(
-            {"damage": damage.title, "input": round(psnr(before, clean), 2), "meant for it": damage.task} | scores
+            {"damage": damage.title, "input": round(psnr(before, clean), 2), "matching task": damage.task} | scores
         )
         if name in README:
             halves.append(split(before, after, damage.split))

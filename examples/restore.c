@@ -2,7 +2,7 @@
  *
  *     restore WEIGHTS.safetensors WINDOW IN.ppm OUT.ppm
  *
- * WINDOW is 128 for the denoising weights of kbnet, and 0 for those that remove rain and blur. */
+ * WINDOW is the window that `kbnet info NAME` prints if the context of the weights is local, otherwise 0. */
 #include <kbnet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,10 +20,10 @@ int main(int argc, char **argv) {
     int width = 0, height = 0, white = 0;
     if (!in || fscanf(in, "P%c %d %d %d", &kind, &width, &height, &white) != 4 || fgetc(in) == EOF ||
         (kind != '5' && kind != '6') || white != 255 || width < 1 || height < 1 || width > 65535 || height > 65535)
-        return fprintf(stderr, "%s: expected a binary PPM or PGM image of 8 bits\n", argv[3]), 1;
+        return fprintf(stderr, "%s: expected an 8-bit binary PPM or PGM image\n", argv[3]), 1;
     size_t size = (size_t)width * (size_t)height * (kind == '6' ? 3 : 1);
     unsigned char *pixels = malloc(size);
-    if (!pixels || fread(pixels, 1, size, in) != size) return fprintf(stderr, "%s is cut short\n", argv[3]), 1;
+    if (!pixels || fread(pixels, 1, size, in) != size) return fprintf(stderr, "%s is truncated\n", argv[3]), 1;
     fclose(in);
 
     kbnet_model *model = kbnet_open(argv[1]);
@@ -37,9 +37,9 @@ int main(int argc, char **argv) {
     kbnet_free(model);
 
     FILE *out = fopen(argv[4], "wb");
-    if (!out) return fprintf(stderr, "%s cannot be written\n", argv[4]), 1;
+    if (!out) return fprintf(stderr, "can't write %s\n", argv[4]), 1;
     fprintf(out, "P%c\n%d %d\n255\n", kind, width, height);
-    if (fwrite(pixels, 1, size, out) != size || fclose(out)) return fprintf(stderr, "cannot write %s\n", argv[4]), 1;
+    if (fwrite(pixels, 1, size, out) != size || fclose(out)) return fprintf(stderr, "can't write %s\n", argv[4]), 1;
     free(pixels);
     return 0;
 }

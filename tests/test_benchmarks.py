@@ -225,9 +225,9 @@ def test_twenty_clients_get_their_own_replies_and_none_is_lost(tmp_path):
     assert (child.returncode, child.stderr) == (0, ""), child.stdout
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["wrong or lost"] == []
-    assert found["never answered"] == 0
+    assert found["unanswered"] == 0
     assert found["clients that got replies"] > 1
-    assert found["told to come back (429)"] > 0
+    assert found["rejected with 429"] > 0
 
 
 @pytest.mark.slow
@@ -290,3 +290,13 @@ def test_a_library_that_is_killed_and_repeated_is_accounted_for(tmp_path):
     assert child.returncode == 0
     assert [one["ended"] for one in found["runs"]] == [-9, 1]  # the damaged file fails
     assert found["restored_twice"] <= 3
+
+
+def test_the_whole_command_is_measured_in_processes_of_its_own(tmp_path):
+    child = run("commands.py", "--quick", "--python", f"same={sys.executable}", "--results", tmp_path)
+    assert (child.returncode, child.stderr) == (0, ""), child.stdout
+    found = json.loads((tmp_path / "commands.json").read_text())
+    assert {row["environment"] for row in found["rows"]} == {"this", "same"} == set(found["environments"])
+    restored = [row for row in found["rows"] if row["what"].startswith("kbnet restore")]
+    assert len(restored) == 2
+    assert all(row["seconds"] > 0 and row["peak_megabytes"] > 20 for row in restored)

@@ -44,7 +44,16 @@ def test_the_image_is_slim_without_root_and_checks_its_health():
 def test_the_build_sees_what_it_needs_and_nothing_else(tmp_path):
     REHEARSE["context"](tmp_path)
     seen = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*")}
-    assert seen == {"CMakeLists.txt", "LICENSE", "README.md", "constraints.txt", "csrc", "pyproject.toml", "src"}
+    assert seen == {
+        "CMakeLists.txt",
+        "LICENSE",
+        "README.md",
+        "constraints.txt",
+        "csrc",
+        "pyproject.toml",
+        "src",
+        "tools",
+    }
     assert not list(tmp_path.rglob("*.so"))
     assert (tmp_path / "src/kbnet/weights/catalogue.toml").exists()
 

@@ -8,6 +8,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -70,7 +71,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
         return
     from huggingface_hub import constants
 
-    monkeypatch.syspath_prepend(ROOT / "tests" / "models")
+    monkeypatch.syspath_prepend(ROOT / "tests")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
     with import_module("local_server").serving({}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
@@ -171,6 +172,9 @@ NEVER = re.compile(
 )
 # "photo" is what people restore, "image" is a file or an array
 OTHER_NAMES = re.compile(r"\b(pictures?|photographs?)\b", re.IGNORECASE)
+IN_PROSE = re.compile(
+    r"""(?<!["'`_.(\[{-])\b(pictures?|photographs?)\b(?!["'`\]_(=:-])""", re.IGNORECASE
+)  # not a name in code
 TEXTS = [
     *PAGES,
     *(
@@ -220,6 +224,16 @@ def test_a_photo_is_called_photo_or_image(page: str) -> None:
     assert [line for line in prose.splitlines() if OTHER_NAMES.search(line)] == []
 
 
+def test_messages_and_docstrings_use_the_words_of_the_pages() -> None:
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+            if token.type in (tokenize.STRING, tokenize.COMMENT) and " " in token.string:
+                lines = [line for line in token.string.splitlines() if NEVER.search(line) or IN_PROSE.search(line)]
+                found += [f"{path.relative_to(ROOT)}:{token.start[0]}: {line.strip()}" for line in lines]
+    assert found == []
+
+
 def test_links_and_pictures_lead_to_files() -> None:
     broken = []
     for page in PAGES:
@@ -237,7 +251,7 @@ def test_every_command_and_every_option_of_the_environment_has_its_line() -> Non
     sources += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "csrc").glob("*.*") if path.is_file())
     variables = set(re.findall(r"""["'](KBNET_[A-Z_]+)["']""", sources))
     assert variables
-    assert {name for name in variables if not re.search(rf"`{name}|env var: {name}", text)} == set()
+    assert {name for name in variables if not re.search(rf"`{name}|env: {name}", text)} == set()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("reference/")])

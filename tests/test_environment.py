@@ -28,26 +28,27 @@ def plain(monkeypatch):
 
 def test_linux_takes_cpu_builds_of_torch_unless_told_otherwise(plain):
     options = TOOL["torch_options"]
-    assert options(uv=False) == ["--extra-index-url", TOOL["PYTORCH_CPU"]]
-    assert options(uv=True) == ["--torch-backend", "cpu"]
+    assert options(False, "dev") == ["--extra-index-url", TOOL["PYTORCH_CPU"]]
+    assert options(True, "dev") == ["--torch-backend", "cpu"]
+    assert options(False, "") == options(True, "serve") == []  # neither needs torch
     plain.setenv("TORCH_INDEX", "file:///mirror")
-    assert options(uv=False) == ["--extra-index-url", "file:///mirror"]
-    assert options(uv=True) == ["--index", "file:///mirror"]
+    assert options(False, "torch") == ["--extra-index-url", "file:///mirror"]
+    assert options(True, "torch") == ["--index", "file:///mirror"]
     plain.setenv("TORCH_INDEX", "none")
-    assert options(uv=False) == options(uv=True) == []
+    assert options(False, "dev") == options(True, "dev") == []
 
 
 def test_sources_that_were_configured_decide(plain):
     options = TOOL["torch_options"]
     plain.setitem(GLOBALS, "pip_has_sources", lambda: True)
-    assert options(uv=False) == []
+    assert options(False, "dev") == []
     plain.setenv("UV_FIND_LINKS", "/wheels")
-    assert options(uv=True) == []
+    assert options(True, "dev") == []
 
 
 def test_macos_has_no_cuda_builds_to_avoid(plain):
     plain.setattr(sys, "platform", "darwin")
-    assert TOOL["torch_options"](uv=False) == []
+    assert TOOL["torch_options"](False, "dev") == []
 
 
 def test_pips_own_sources_are_found_in_its_environment(monkeypatch, tmp_path):
@@ -75,7 +76,8 @@ def test_uv_installs_unless_only_pip_knows_the_sources(plain):
 def test_requirements_follow_extras_of_extras():
     core, dev = set(TOOL["requirements"]("")), set(TOOL["requirements"]("dev"))
     assert "numpy" in core
-    assert "pytest" not in core
+    assert not {"pytest", "torch"} & core
+    assert "torch" in dev
     assert core | {"pytest", "zensical", "fastapi"} <= dev
     assert not {name for name in dev if name.startswith("kbnet")}
     assert TOOL["requirements"]("dev")["ray"].startswith("ray[data]>=")
@@ -111,9 +113,13 @@ def test_without_venv_the_package_that_brings_it_is_named(monkeypatch, capsys, t
 def test_missing_tools_are_named_with_the_command_that_brings_them(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    TOOL["mention_missing_tools"]("dev")
+    assert "xcode-select --install" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "platform", "linux")
     TOOL["mention_missing_tools"]("dev")
     said = capsys.readouterr().err
-    assert "sudo apt install g++" in said
+    assert "the package ziglang" in said
     assert "sudo apt install chromium" in said
     TOOL["mention_missing_tools"]("")
     assert "chromium" not in capsys.readouterr().err
@@ -163,7 +169,7 @@ def test_an_extra_is_added_without_compiling_the_package_again(monkeypatch, tmp_
     monkeypatch.setitem(GLOBALS, "make_venv", lambda uv: None)
     monkeypatch.setitem(GLOBALS, "mention_missing_tools", lambda extra: None)
     monkeypatch.setitem(GLOBALS, "uses_uv", lambda: False)
-    monkeypatch.setitem(GLOBALS, "torch_options", lambda uv: [])
+    monkeypatch.setitem(GLOBALS, "torch_options", lambda uv, extra: [])
 
     def run(command, env):
         commands.append(command)
@@ -185,7 +191,7 @@ def test_an_installation_that_fails_is_not_recorded(monkeypatch, capsys, tmp_pat
     (venv / "bin" / "python").symlink_to(shutil.which("false"))
     monkeypatch.setitem(GLOBALS, "VENV", venv)
     monkeypatch.setitem(GLOBALS, "uses_uv", lambda: False)
-    monkeypatch.setitem(GLOBALS, "torch_options", lambda uv: [])
+    monkeypatch.setitem(GLOBALS, "torch_options", lambda uv, extra: [])
     monkeypatch.setattr(sys, "argv", ["environment.py"])
     with pytest.raises(SystemExit):
         TOOL["main"]()

@@ -237,14 +237,14 @@ def test_what_the_block_raises_passes_unchanged_and_leaves_nothing(tmp_path, err
 
 
 def test_a_full_disk_names_the_output_and_what_to_do(tmp_path, file_size_limit):
-    with file_size_limit(1000), pytest.raises(OutputError, match=r"a.bin: cannot be written: file too large; write"):
+    with file_size_limit(1000), pytest.raises(OutputError, match=r"a.bin: can't be written: file too large; write"):
         files.write(NEW, tmp_path / "a.bin")
     assert names(tmp_path) == []
 
 
 def test_a_full_disk_is_told_whatever_a_library_makes_of_it(tmp_path, file_size_limit):
     state = {"weight": torch.zeros(100_000)}
-    told = pytest.raises(OutputError, match=r"a.bin: cannot be written: file too large")
+    told = pytest.raises(OutputError, match=r"a.bin: can't be written: file too large")
     with file_size_limit(1000), told, files.writing(tmp_path / "a.bin") as file:
         torch.save(state, file)  # raises a RuntimeError of its own
     with file_size_limit(1000), told, files.writing(tmp_path / "a.bin") as file, contextlib.suppress(OSError):
@@ -263,8 +263,8 @@ def test_a_full_disk_at_the_last_buffered_byte(tmp_path, file_size_limit):
     [
         ("none/a.bin", "none/a.bin: its folder does not exist; create it first"),
         ("a" * 300, "file name too long; choose a shorter name"),
-        ("a\0b", r"a\\x00b: cannot be written"),
-        ("file/a.bin", "file/a.bin: cannot be written: not a directory"),
+        ("a\0b", r"a\\x00b: can't be written"),
+        ("file/a.bin", "file/a.bin: can't be written: not a directory"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_named(tmp_path, name, message):
@@ -411,11 +411,11 @@ with files.hold(Path(sys.argv[1]), doing="training"):
 def test_a_folder_is_held_by_one_process_and_free_when_that_is_killed(tmp_path):
     folder = tmp_path / "new" / "run"
     with another_process(HOLDS, folder) as child:
-        words = {"doing": "training", "otherwise": "give another --run folder"}
+        words = {"doing": "training", "otherwise": "use another --run folder"}
         with pytest.raises(TrainingError) as caught, files.hold(folder, **words, error=TrainingError):
             pass
         assert str(caught.value) == (
-            f"another process (pid {child.pid}) is training in {folder}; wait for it, stop it, or give another "
+            f"another process (pid {child.pid}) is training in {folder}; wait for it, stop it, or use another "
             "--run folder"
         )
         child.kill()
@@ -452,7 +452,7 @@ def test_a_folder_that_its_holder_removed_is_not_the_one_that_is_held(tmp_path, 
 def test_a_folder_of_state_is_not_reached_through_a_link_and_is_private(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutputError, match="link: cannot be written"), files.hold(tmp_path / "link", follow=False):
+    with pytest.raises(OutputError, match="link: can't be written"), files.hold(tmp_path / "link", follow=False):
         pass
     (tmp_path / "state").mkdir(0o755)
     with files.hold(tmp_path / "state", follow=False):
@@ -474,7 +474,7 @@ def test_a_folder_of_state_that_another_user_planted_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file/run: cannot be written"), files.hold(tmp_path / "file" / "run"):
+    with pytest.raises(OutputError, match="file/run: can't be written"), files.hold(tmp_path / "file" / "run"):
         pass
 
 

@@ -77,7 +77,7 @@ def test_it_plans_trains_evaluates_and_continues_what_was_cut_off(work):
     steps = sum(phase["steps"] for phase in phases)
     results = json.loads((work / "out" / "gpu-training.json").read_text())
     assert (results["steps"], results["complete"]) == (1, steps == 1)
-    assert f"cut off after step 1 of {steps}" in first.stdout
+    assert f"stopped after step 1 of {steps}" in first.stdout
 
     again = call(work, *options, "--evaluate", f"gaussian={work / 'photos'}", "--against", "denoise-gaussian")
     assert (again.returncode, again.stderr) == (0, ""), again.stderr
@@ -97,7 +97,7 @@ def test_it_plans_trains_evaluates_and_continues_what_was_cut_off(work):
 
     other = call(work, *options[2:], "--minutes", "7")
     assert other.returncode == 1
-    assert "holds a run of another recipe, settings or time; give another --run" in other.stderr
+    assert "contains a run with another recipe, settings or time; use another --run" in other.stderr
 
 
 def test_without_a_gpu_it_says_so(work):
@@ -107,7 +107,7 @@ def test_without_a_gpu_it_says_so(work):
         pytest.skip("there is a GPU")
     child = call(work)
     assert child.returncode == 1
-    assert child.stderr == "expected a CUDA device, and PyTorch finds none here; --device cpu tries the script out\n"
+    assert child.stderr == "expected a CUDA device, but PyTorch found none; to try the script out, use --device cpu\n"
     assert not (work / "out").exists()
 
 

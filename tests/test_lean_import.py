@@ -1,8 +1,13 @@
 """Importing kbnet costs little and starts nothing."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from kbnet.engine import native
+from kbnet.inference import devices
 
 # Of extras, of the tests, or needed by one command alone.
 UNWANTED = {
@@ -79,3 +84,25 @@ after = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabl
 assert before == after, (before, after)
 """
     assert run_python(code) == ""
+
+
+def test_restoring_on_a_machine_without_a_gpu_does_not_import_torch(run_python):
+    code = """
+import sys, numpy as np, kbnet
+from kbnet.inference import devices
+devices._DRIVERS = ()
+kbnet.restore(np.zeros((32, 32, 3), np.uint8))
+print("torch" in sys.modules)
+"""
+    assert run_python(code) == f"{native.refuses_here() is not None}\n"
+
+
+def test_a_driver_makes_it_ask_pytorch_for_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "sys", SimpleNamespace(modules={}, platform="linux"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "_DRIVERS", (str(tmp_path / "nvidiactl"),))
+    assert devices.choose_device("auto") == "cpu"
+    (tmp_path / "nvidiactl").touch()
+    assert devices.choose_device("auto") == "cuda"
+    monkeypatch.setattr(devices, "has_torch", lambda: False)
+    assert devices.choose_device("auto") == "cpu"

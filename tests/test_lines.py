@@ -106,7 +106,7 @@ def test_a_disk_that_fills_up_in_a_line_leaves_the_lines_before_it(path, monkeyp
         lines.append({"a": 1})
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
-            with pytest.raises(OutputError, match=r"log\.jsonl: cannot be written: no space left on device; free"):
+            with pytest.raises(OutputError, match=r"log\.jsonl: can't be written: no space left on device; free"):
                 lines.append({"b": 2})
         assert path.read_bytes() == b'{"a": 1}\n'
         lines.append({"c": 3})

@@ -25,7 +25,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # The build backend called as pip calls it, without compiling: .ci/dist compiles, which takes minutes.
 BUILD = """
 import sys
-from scikit_build_core.build import build_sdist, build_wheel
+sys.path.insert(0, "tools")
+from build_backend import build_sdist, build_wheel
 build_sdist(sys.argv[1])
 build_wheel(sys.argv[1], {"wheel.cmake": "false"})
 """

@@ -50,7 +50,7 @@ def mean(before, after, **more):
 def results(benchmark, means, **more):
     return {
         "facts": {"command": f"kbnet evaluate --benchmark {benchmark}"},
-        "title": "a title",
+        "title": "a title of an earlier version",
         "settings": settings(benchmark=benchmark, **more),
         "limit": None,
         "means": means,
@@ -76,9 +76,9 @@ def test_each_kind_of_result_has_its_table(script):
         "| `nano`, context local | 33.50 | 31.00 | – | 1.23 | `noise` |",
         "| BM3D | – | 30.70 | – | 70 | `peers` |",
         "| KBNet-S | 34.41 | 31.80 | – | – | published, quoted by others |",
-        "| Mine (3) | a title | Y | `nano`, context local | 26.20 | 34.12 | +7.92 | 33.12 | 1 | `rain` |",
-        "| Mine, defocus (3) | a title | RGB | `nano`, context local, strength 0.5 | 24.00 | 26.50 | +2.50 | 25.50 | 1 "
-        "| `blur` |",
+        "| Mine (3) | Rain100L | Y | `nano`, context local | 26.20 | 34.12 | +7.92 | 33.12 | 1 | `rain` |",
+        "| Mine, defocus (3) | synthetic blur | RGB | `nano`, context local, strength 0.5 | 24.00 | 26.50 | +2.50 "
+        "| 25.50 | 1 | `blur` |",
         "| Mine (3) | `nano`, context local | 51.00 | 50.00 (x) | `clean` |",
         "| Rain100L, Y | Restormer | 39.10 | published |",
     ):

@@ -52,12 +52,12 @@ afterwards. `kbnet --show-completion` prints the script, so that you can install
 
 | variable | effect |
 |---|---|
-| `OMP_NUM_THREADS` | number of threads for PyTorch and the compiled kernels |
+| `OMP_NUM_THREADS` | number of threads; by default the physical cores |
 | `COLUMNS` | width of tables and help, also in pipes |
 | `KBNET_INSTRUCTION_SET` | force an instruction set: `avx512bf16`, `avx512`, `avx2` or `portable` |
 | `KBNET_THREAD_SOURCE=own` | compiled kernels use their own threads instead of PyTorch's |
 | `KBNET_FUSED=off` | run networks layer by layer, for comparison |
-| `KBNET_API_KEY` | the key that requests to `kbnet serve` must carry |
+| `KBNET_API_KEY` | the key that requests to `kbnet serve` must contain |
 | `KBNET_DEBUG=1` | show the traceback of an internal error |
 """
 

@@ -6,9 +6,9 @@
 Installs the versions in constraints.txt, with uv if it is installed and otherwise with pip. A file in .venv records the
 installation, so later calls return immediately until a file that describes the package changes.
 
-On Linux, torch on the Python package index is a CUDA build of several gigabytes. TORCH_INDEX selects another index for
-torch. Its default is PyTorch's own index of CPU builds, unless pip's configuration sets package sources.
-TORCH_INDEX=none adds no index.
+Some extras need torch. On Linux, torch on the Python package index is a CUDA build of several gigabytes. TORCH_INDEX
+selects another index for torch. Its default is PyTorch's own index of CPU builds, unless pip's configuration sets
+package sources. TORCH_INDEX=none adds no index.
 """
 
 import argparse
@@ -41,6 +41,7 @@ def say(*lines: str) -> None:
 def fingerprint() -> str:
     """A hash of all files that affect the installation, except Python sources, which are used in place."""
     described = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "CMakeLists.txt")]
+    described.append(ROOT / "tools" / "build_backend.py")
     described += sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
     digest = hashlib.sha256()
     for path in described:
@@ -108,8 +109,10 @@ def uses_uv() -> bool:
     return any(name in os.environ for name in UV_SOURCES) or not pip_has_sources()
 
 
-def torch_options(uv: bool) -> list[str]:
-    """The options that select a CPU build of torch."""
+def torch_options(uv: bool, extra: str) -> list[str]:
+    """The options that select a CPU build of torch, if the extra needs it."""
+    if "torch" not in requirements(extra):
+        return []
     index = os.environ.get("TORCH_INDEX", "")
     if index == "none":
         return []
@@ -165,10 +168,13 @@ def mention_missing_tools(extra: str) -> None:
     """Report missing optional tools with the commands that install them."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")))):
-        say("No C++ compiler found: kbnet works without its compiled kernels, but slower. To get them:")
-        say("  sudo apt install g++       (macOS: xcode-select --install), then remove .venv and repeat this command")
-    elif not headers.exists():
-        say("Python's C headers are missing: kbnet works without its compiled kernels, but slower. To get them:")
+        if sys.platform == "linux":
+            say("No C++ compiler found: compiling with one from the package ziglang, which takes two minutes longer")
+        else:
+            say("No C++ compiler found: kbnet works without its compiled kernels, but much slower. To get them:")
+            say("  xcode-select --install, then remove .venv and repeat this command")
+    if not headers.exists():
+        say("Python's C headers are missing: kbnet works without its compiled kernels, but much slower. To get them:")
         say(f"  sudo apt install python3.{sys.version_info.minor}-dev, then remove .venv and repeat this command")
     if extra == "dev" and not any(map(shutil.which, BROWSERS)):
         say("No Chromium found: the tests of the web page are skipped. To run them:")
@@ -197,7 +203,7 @@ def install(extra: str) -> None:
         command = ["uv", "pip", "install", "--quiet", "--python", python, "--build-constraint", constraints]
     else:
         command = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    command += [*torch_options(uv), "--constraint", constraints]
+    command += [*torch_options(uv, extra), "--constraint", constraints]
     if extra and installed(""):  # the package is already compiled
         command += sorted(requirements(extra).values())
     else:

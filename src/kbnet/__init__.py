@@ -1,4 +1,4 @@
-"""kbnet restores photographs (noise, rain, blur) with KBNet, the Kernel Basis Network (arXiv 2303.02881)."""
+"""kbnet restores photos (noise, rain, blur) with KBNet, the Kernel Basis Network (arXiv 2303.02881)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from kbnet import errors, ops
     from kbnet.errors import KBNetError
     from kbnet.inference import Restorer, restore
-    from kbnet.models import create_model, list_models, load_model
+    from kbnet.models import list_models
+    from kbnet.nn import create_model, load_model
 
 # Names are imported on first use (PEP 562): importing torch takes seconds, and `kbnet --help` doesn't need it.
 _HOMES = {
     "KBNetError": "kbnet.errors",
     "Restorer": "kbnet.inference.restorer",
-    "create_model": "kbnet.models",
+    "create_model": "kbnet.nn",
     "list_models": "kbnet.models",
-    "load_model": "kbnet.models",
+    "load_model": "kbnet.nn",
     "restore": "kbnet.inference.restorer",
 }
 

@@ -1,7 +1,7 @@
 """Locks on files and folders, and temporary names that show whether their process still runs.
 
 A temporary file is private, has an unguessable name, and is locked while its process works on it. Leftovers of killed
-processes can therefore be recognised: they have such a name and no lock.
+processes can therefore be recognized: they have such a name and no lock.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def failed(target: Path, error: Exception, cure: str = "check the folder and its
     else:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         cure = _CURES.get(code or 0, cure)
-        told = OutputError(f"{printable(target)}: cannot be written: {printable(why.lower())}; {cure}")
+        told = OutputError(f"{printable(target)}: can't be written: {printable(why.lower())}; {cure}")
     told.errno = code
     return told
 

@@ -1,16 +1,11 @@
 """`kbnet download` against a mirror of this machine; the real one is not reached by any test."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from cli_files import names
 
 from kbnet.models import PRESETS, KBNetLConfig, build, load_file, save_official
-
-sys.path.append(str(Path(__file__).parents[1] / "models"))
-from local_server import serving  # shared with the tests of the download itself
+from local_server import serving
 
 
 @pytest.fixture

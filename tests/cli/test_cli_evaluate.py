@@ -151,7 +151,7 @@ def test_saved_pictures_are_replaced_only_on_request_or_by_the_run_they_belong_t
     for options in ((), ("--resume",), ("-o", tmp_path / "r.json")):
         done = evaluate(*arguments, *options)
         assert (done.code, done.err.startswith("kbnet: error: ")) == (1, True)
-        assert f"{mine}: the file exists; choose another --save folder or give --overwrite" in done.err
+        assert f"{mine}: the file exists; choose another --save folder or add --overwrite" in done.err
         assert names(tmp_path) == ["photos/a.png", "photos/b.png", f"saved/{kind}/sigma 25/b.png"]
         assert mine.read_bytes() == kept
     assert evaluate(*arguments, "-q", "--overwrite").code == 0

@@ -136,15 +136,15 @@ def test_unreadable_files_closed_folders_and_full_disks(spawn, tiny, tmp_path):
     lines = child.communicate(timeout=100)[1].decode().splitlines()
     assert lines.pop(0) == "code 0"
     assert lines[:4] == [
-        "kbnet: error: in/secret.png: cannot be read: permission denied; check the path and its permissions",
-        "kbnet: error: in/locked: cannot be read: permission denied; check the folder's permissions",
+        "kbnet: error: in/secret.png: can't be read: permission denied; check the path and its permissions",
+        "kbnet: error: in/locked: can't be read: permission denied; check the folder's permissions",
         "kbnet: error: 2 of 4 files failed",
         "code 1",
     ]
     assert names(tmp_path / "out") == ["a.png", "first.png", "z.png"]
     for line in (lines[4], lines[6]):
-        assert "cannot be written: no permission to write in" in line
-    assert "small/a.png: cannot be written: file too large; write elsewhere" in lines[8]
+        assert "can't be written: no permission to write in" in line
+    assert "small/a.png: can't be written: file too large; write elsewhere" in lines[8]
     assert lines[5::2] == ["code 1"] * 3
     assert len(lines) == 10
     assert names(tmp_path / "closed") == names(tmp_path / "small") == []
@@ -187,7 +187,7 @@ def test_a_signal_whose_exception_is_lost_stops_after_the_file(restore, tmp_path
             os.kill(os.getpid(), signal.SIGTERM)
         return pixels
 
-    lossy.network, lossy.task, lossy.guard = None, "", False
+    lossy.runner, lossy.task, lossy.guard = None, "", False
     monkeypatch.setattr(kbnet.Restorer, "from_pretrained", lambda *arguments, **options: lossy)
     for index in range(3):
         picture(tmp_path / "in" / f"{index}.png")
@@ -203,7 +203,7 @@ def test_pipes_that_are_full_or_closed(spawn, tiny, tmp_path):
     with Path("/dev/full").open("wb") as full:
         child = spawn(["-m", "kbnet", "restore", source, "-o", "-", "-q", "--model", tiny], stdout=full)
         error = child.communicate(timeout=60)[1].decode()
-    assert (child.returncode, error) == (1, "kbnet: error: stdout: cannot be written: no space left on device\n")
+    assert (child.returncode, error) == (1, "kbnet: error: stdout: can't be written: no space left on device\n")
     reader, writer = os.pipe()
     os.close(reader)
     child = spawn(["-m", "kbnet", "--help"], stdout=writer)

@@ -55,7 +55,7 @@ def test_results_of_one_name_are_told_apart(restore, tmp_path):
     done = restore(tmp_path / "in", "-o", tmp_path / "out", "--format", "webp")
     assert done.code == 0
     assert names(tmp_path / "out") == ["a.jpg.webp", "a.png.webp", "b.webp"]
-    assert done.err.count("note: named a.") == 2
+    assert done.err.count("note: saved as a.") == 2
 
 
 def test_one_clash_does_not_stop_the_others(restore, tmp_path):
@@ -65,7 +65,7 @@ def test_one_clash_does_not_stop_the_others(restore, tmp_path):
     done = restore(*inputs, "-o", tmp_path / "out")
     assert done.code == 1
     assert names(tmp_path / "out") == ["a.png", "b.png"]
-    assert f"{inputs[1]}: its result would be written to" in done.err
+    assert f"{inputs[1]}: its result and that of {inputs[0]} would both be written to" in done.err
 
 
 def test_a_second_task_leaves_the_results_of_the_first_alone(kbnet_, tmp_path):
@@ -75,7 +75,7 @@ def test_a_second_task_leaves_the_results_of_the_first_alone(kbnet_, tmp_path):
     assert done.code == 0
     assert names(tmp_path / "in") == ["a-denoised.png", "a-derained.png", "a.png"]
     assert "skipped: " in done.err
-    assert "named as a result of " in done.err
+    assert "named like a result of " in done.err
 
 
 def test_a_second_run_into_another_folder_leaves_the_first_alone(restore, tmp_path):
@@ -95,7 +95,7 @@ def test_two_pictures_do_not_go_into_one(restore, tmp_path):
     inputs = [picture(tmp_path / name) for name in ("a.png", "b.png")]
     done = restore(*inputs, "-o", tmp_path / "two.png")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "expected a folder for the results of several pictures" in done.err
+    assert "expected a folder for the results of several photos" in done.err
     assert names(tmp_path) == ["a.png", "b.png"]
     assert restore(*inputs, "-o", f"{tmp_path / 'two.png'}/", "-q").code == 0
     assert names(tmp_path / "two.png") == ["a.png", "b.png"]

@@ -38,7 +38,7 @@ def test_a_block_is_drawn_beside_the_photo_and_not_over_a_file(kbnet_, tiny, pho
             ("--block", "encoder.7.0"),
             "expected one of the blocks encoder.0.0, middle.0, decoder.0.0; got 'encoder.7.0'",
         ),
-        (("--pixel", "70,0"), "expected a pixel x,y inside the picture of 70 x 50, got 70,0"),
+        (("--pixel", "70,0"), "expected a pixel x,y inside the image of 70 x 50, got 70,0"),
         (("--pixel", "1;2"), "expected --pixel X,Y with whole numbers, such as 120,45; got '1;2'"),
         (("--pixel", "-1,2"), "expected --pixel X,Y with whole numbers, such as 120,45; got '-1,2'"),
         (("--pixel", "0,0", "--pixel", "69,49", "--size", "32"), "the part drawn"),
@@ -57,7 +57,7 @@ def test_what_cannot_be_drawn_is_one_line(kbnet_, tiny, photo, tmp_path, argumen
 def test_an_exported_graph_has_no_blocks_to_look_into(kbnet_, tiny, photo, monkeypatch):
     import kbnet.inference.restorer  # noqa: F401  # which keeps the class itself
 
-    monkeypatch.setattr("kbnet.inference.exported.ExportedNetwork", object)
+    monkeypatch.setattr("kbnet.inference.runners.graphs.ExportedNetwork", object)
     done = kbnet_("inspect", "model", tiny, photo)
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "expected weights, got the exported graph" in done.err

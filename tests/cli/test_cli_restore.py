@@ -155,7 +155,7 @@ def test_an_outbreak_is_noted_and_undone_on_request(kbnet_, tmp_path):
     source = picture(tmp_path / "photo.png", 70, 90)
     options = ("--model", tmp_path / "green.safetensors", "-o", tmp_path / "out.png", "--overwrite")
     painted = kbnet_("restore", source, *options)
-    assert "note: 100 % of the picture changed far more than restoration explains" in painted.err
+    assert "note: 100% of the image changed far more than restoration explains" in painted.err
     assert (read_photo(tmp_path / "out.png").pixels != read_photo(source).pixels).any()
     kept = kbnet_("restore", source, *options, "--guard")
     assert "changed far more" not in kept.err

@@ -65,7 +65,7 @@ def test_an_address_that_is_taken_or_not_ours_is_one_line(kbnet_):
         port = other.getsockname()[1]
         done = kbnet_("serve", "--port", port)
         assert (done.code, done.out) == (2, b"")
-        assert done.err.startswith(f"kbnet: error: cannot listen on 127.0.0.1 port {port}: address")
+        assert done.err.startswith(f"kbnet: error: can't listen on 127.0.0.1 port {port}: address")
     done = kbnet_("serve", "--host", "192.0.2.1", "--port", 0)
     assert (done.code, done.err.count("\n")) == (2, 1)
 

@@ -182,11 +182,11 @@ def test_links_to_one_photo_do_not_get_into_each_others_way(many, tmp_path):
 
 def test_a_cache_on_a_full_disk_is_named(many, tmp_path, file_size_limit):
     cache = tmp_path / "cache"
-    with file_size_limit(200), pytest.raises(OutputError, match=r"cache/.*\.npy: cannot be written: file too large"):
+    with file_size_limit(200), pytest.raises(OutputError, match=r"cache/.*\.npy: can't be written: file too large"):
         decode_all(many, 3, memory=0, cache=cache)
     assert [path.name for path in cache.iterdir()] in ([], [photos.MANIFEST])
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file/cache: cannot be written"):
+    with pytest.raises(OutputError, match="file/cache: can't be written"):
         decode_all(many, 3, memory=0, cache=tmp_path / "file" / "cache")
 
 

@@ -118,7 +118,7 @@ def test_the_local_cluster_listens_on_this_machine_alone_and_reports_to_nobody(j
         (["-", "--engine", "ray"], "not a pipe"),
         (["s3://bucket/in", "-o", "out"], "URLs need --engine ray"),
         (["a.png", "--workers", "2"], "needs --engine ray"),
-        (["a.png", "--engine", "ray", "--model", "nothing"], "expected a shipped model"),
+        (["a.png", "--engine", "ray", "--model", "nothing"], "expected an included model"),
     ],
 )
 def test_the_command_refuses_what_an_engine_cannot_do(arguments, words, capsys, tmp_path, monkeypatch):

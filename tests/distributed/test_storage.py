@@ -54,7 +54,7 @@ def test_a_full_disk_names_the_place_and_leaves_nothing(place, tmp_path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"a\.png: cannot be written: no space left on device; free") as error:
+    with pytest.raises(OutputError, match=r"a\.png: can't be written: no space left on device; free") as error:
         storage.write(place("a.png"), b"data")
     assert error.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
@@ -107,7 +107,7 @@ def test_other_storage_is_written_under_another_name_first(monkeypatch):
 
 
 def test_a_missing_file_is_said_to_be_missing_and_not_tried_again(place):
-    with pytest.raises(UnreadableImageError, match=r"nowhere\.png: cannot be read"):
+    with pytest.raises(UnreadableImageError, match=r"nowhere\.png: can't be read"):
         storage.read(place("nowhere.png"))
 
 

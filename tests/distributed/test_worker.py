@@ -81,7 +81,7 @@ def test_what_will_not_change_is_not_tried_again(one, row, tmp_path, monkeypatch
     assert outcome["attempts"] == 1
     assert outcome["error"].startswith(f"{row['input']}: the PNG file is truncated")
     missing = one.restore(row | {"input": str(tmp_path / "missing.png")})
-    assert (missing["attempts"], "missing.png: cannot be read" in missing["error"]) == (1, True)
+    assert (missing["attempts"], "missing.png: can't be read" in missing["error"]) == (1, True)
     monkeypatch.setattr(worker, "run_jobs", lambda *_, **__: 1 / 0)
     mistake = one.restore(row)
     assert (mistake["attempts"], mistake["error"]) == (1, f"{row['input']}: ZeroDivisionError: division by zero")
@@ -119,7 +119,7 @@ def test_an_output_that_fails_is_named_and_tried_again_only_where_that_may_help(
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", failing(OSError(code, os.strerror(code))))
             outcome = one.restore(row)
-        assert outcome["error"].startswith(f"{row['output']}: cannot be written: {os.strerror(code).lower()}")
+        assert outcome["error"].startswith(f"{row['output']}: can't be written: {os.strerror(code).lower()}")
         assert outcome["attempts"] == attempts
     with monkeypatch.context() as patch:
         patch.setattr(worker.storage, "write", failing(OSError("connection reset")))

@@ -18,6 +18,15 @@ NETWORKS = {
         {"width": 12, "encoder_blocks": (1,), "decoder_blocks": (2,), "middle_blocks": 0, "bases": 5, "ffn_scale": 1.5},
     ),
 }
+LARGE = {"width": 8, "blocks": (1, 2, 1, 1), "heads": (1, 2, 2, 4), "refinement_blocks": 1, "bases": 6}
+NETWORKS |= {
+    "large": ("kbnet-l-derain", {**LARGE, "coefficient_limit": 8}),
+    "large, gray, biases, an empty level": (
+        "kbnet-l-derain",
+        {**LARGE, "channels": 1, "width": 6, "heads": (1, 2, 3, 4), "blocks": (1, 0, 1, 2), "bases": 5, "bias": True}
+        | {"group_channels": 1, "kernel_size": 5, "expansion": 2.0},
+    ),
+}
 
 
 @pytest.fixture(scope="session", params=NETWORKS)

@@ -42,7 +42,7 @@ def test_charts_take_no_data_and_other_benchmarks_need_some(tmp_path):
     session = open_session("charts", model="kbnet-nano-denoise", limit=2)
     assert session.settings()["set"] == "charts"
     assert len(session.chosen(session.samples())) == 2
-    with pytest.raises(InvalidInputError, match="draws its pictures, so it takes no --data"):
+    with pytest.raises(InvalidInputError, match="draws its images, so it takes no --data"):
         open_session("charts", tmp_path)
     with pytest.raises(InvalidInputError, match="the benchmark clean needs --data FOLDER: a folder of clean"):
         open_session("clean")

@@ -160,5 +160,5 @@ def test_any_image_has_typical_pixels_inside(shape):
 
 def test_pixels_outside_are_refused():
     for pixel in ((5, 0), (0, 4), (-1, 0)):
-        with pytest.raises(InvalidInputError, match="inside the picture of 5 x 4"):
+        with pytest.raises(InvalidInputError, match="inside the image of 5 x 4"):
             check_pixels([pixel], 5, 4)

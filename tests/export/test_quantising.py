@@ -15,7 +15,7 @@ from kbnet.export import export_int8, graph_facts
 from kbnet.export.quantising import Photographs, Quality, check
 from kbnet.imaging import Photo, write_photo
 from kbnet.inference import Restorer
-from kbnet.inference.runtimes import open_exported
+from kbnet.inference.runners.runtimes import open_exported
 from kbnet.models import create_model
 
 pytest.importorskip("nncf")
@@ -143,7 +143,7 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path, photos):
 
     with pytest.raises(InvalidInputError, match="the task '' has no known degradation for clean photos"):
         Photographs(photos, facts(task=""))
-    with pytest.raises(InvalidInputError, match=r"at least 8 photographs with at least 512 pixels .* found 0"):
+    with pytest.raises(InvalidInputError, match=r"at least 8 photos with at least 512 pixels .* found 0"):
         Photographs(photos, facts(tile=512))
     with pytest.raises(InvalidInputError, match="drop --context"):
         export_int8(network, tmp_path / "g.xml", facts(pooled=True), photos)

@@ -20,8 +20,8 @@ from kbnet.errors import (
 from kbnet.export import export_model, graph_facts, write
 from kbnet.export.layers import Layers
 from kbnet.inference import Restorer
-from kbnet.inference.exported import GraphFacts
-from kbnet.inference.runtimes import open_exported
+from kbnet.inference.runners.graphs import GraphFacts
+from kbnet.inference.runners.runtimes import open_exported
 from kbnet.models import create_model
 
 
@@ -76,7 +76,7 @@ def test_an_average_that_differs_is_noticed(tmp_path, monkeypatch):
 def test_a_full_disk_is_one_line_about_the_output_and_leaves_nothing(tmp_path, file_size_limit, runtime, name):
     network = small("s")
     facts = graph_facts(network)
-    with file_size_limit(2000), pytest.raises(OutputError, match=rf"{name}: cannot be written") as told:
+    with file_size_limit(2000), pytest.raises(OutputError, match=rf"{name}: can't be written") as told:
         export_model(network, tmp_path / name, facts, format=runtime)
     assert "\n" not in str(told.value)
     assert list(tmp_path.iterdir()) == []
@@ -91,7 +91,7 @@ def test_a_disk_that_is_full_for_openvino_alone_is_told_too(tmp_path, file_size_
 
     monkeypatch.setattr(write, "_save_openvino", limited)
     network = small("s")
-    with pytest.raises(OutputError, match=r"g\.xml: cannot be written"):
+    with pytest.raises(OutputError, match=r"g\.xml: can't be written"):
         export_model(network, tmp_path / "g.xml", graph_facts(network), format="openvino")
     assert list(tmp_path.iterdir()) == []
 
@@ -147,7 +147,7 @@ def test_a_pair_that_is_replaced_is_at_no_moment_of_two_exports(tmp_path, monkey
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 64, "pooled": True}, "doesn't use a shared one"),
+        ({"window": 64, "pooled": True}, "can't be shared"),
         ({"pooled": True, "tile": 64}, "without --uint8 and --tile"),
         ({"pooled": True, "uint8": True}, "without --uint8 and --tile"),
         ({"tile": 72}, "expected a tile size that is a multiple of 16 and at least 64, got 72"),
@@ -172,9 +172,9 @@ def test_a_graph_offers_its_own_contexts_alone(graph):
         Restorer.from_pretrained(plain, context="global")
     with pytest.raises(InvalidInputError, match=r"offers \(local\), got 'tile'$"):
         Restorer.from_pretrained(local, context="tile")
-    with pytest.raises(InvalidInputError, match="run on the CPU here"):
+    with pytest.raises(InvalidInputError, match="only on the CPU"):
         Restorer.from_pretrained(plain, device="meta")
-    with pytest.raises(InvalidInputError, match="computes these networks in float32"):
+    with pytest.raises(InvalidInputError, match="these networks only in float32"):
         Restorer.from_pretrained(plain, dtype="bfloat16")
 
 
@@ -185,7 +185,7 @@ def test_files_that_are_not_ours_are_refused(tmp_path, graph):
         with pytest.raises(CheckpointError, match="found no file"):
             open_exported(tmp_path / name)
         (tmp_path / name).write_bytes(b"not a graph")
-        with pytest.raises(CheckpointError, match=f"{name} cannot be opened"):
+        with pytest.raises(CheckpointError, match=f"{name} can't be opened"):
             open_exported(tmp_path / name)
     model = onnx.load(str(graph("s")))
     del model.metadata_props[:]
@@ -209,7 +209,7 @@ def test_damaged_facts_are_refused(key, value):
 def test_a_missing_runtime_says_what_to_install(tmp_path, monkeypatch, package, name):
     (tmp_path / name).write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'kbnet\[export\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'kbnet\[runtimes\]'"):
         open_exported(tmp_path / name)
 
 

@@ -94,7 +94,7 @@ nothing is lost:
 
 ```text
 $ kbnet restore motion.jpg -o motion.jpg --overwrite
-kbnet: error: motion.jpg: the video of a motion photo would be lost with the original; choose another output, or give
+kbnet: error: motion.jpg: the video of a motion photo would be lost with the original; choose another output or add
 --drop-extras
 ```
 

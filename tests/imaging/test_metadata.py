@@ -249,7 +249,7 @@ def test_a_packet_too_long_for_a_segment_is_split_and_joined_again():
     assert b"HasExtendedXMP" not in joined
     hopeless = Photo(files.pattern(), metadata=Metadata((Block("xmp", b"no XML" * 20000),)))
     assert plan_output(hopeless, "jpeg")[1] == (
-        "XMP is not kept: JPEG is limited to 64 kB of it, and it cannot be split",
+        "XMP is not kept: JPEG is limited to 64 kB of it, and it can't be split",
     )
 
 
@@ -395,7 +395,7 @@ def test_a_file_that_would_lose_more_than_metadata_is_not_replaced_unasked(tmp_p
     path.write_bytes(sample.data)
     photo = read_photo(path)
     assert photo.extras
-    with pytest.raises(OutputError, match="would be lost with the original; choose another output, or give --drop-ext"):
+    with pytest.raises(OutputError, match="would be lost with the original; choose another output or add --drop-ext"):
         write_photo(photo, path, overwrite=True)
     assert path.read_bytes() == sample.data
     other = tmp_path / f"out.{sample.format}"

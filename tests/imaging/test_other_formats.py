@@ -37,7 +37,7 @@ def test_a_bmp_is_read_as_another_library_reads_it(mode):
     np.testing.assert_array_equal(photo.pixels, expected)
     assert photo.is_gray == (mode in ("L", "1"))
     assert photo.format == "png"
-    assert "BMP cannot be written; the default output format is PNG" in photo.notes
+    assert "BMP can't be written; the default output format is PNG" in photo.notes
     np.testing.assert_array_equal(read_photo(write_photo(photo, None)).pixels, expected)
 
 

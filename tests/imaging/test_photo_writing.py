@@ -200,8 +200,8 @@ def test_files_and_folders_without_permission(open_folder):
         """,
     )
     assert lines == [
-        "UnreadableImageError | secret.png: cannot be read: permission denied; check the path and its permissions",
-        "OutputError | closed/out.png: cannot be written: permission denied; check the folder and its permissions",
+        "UnreadableImageError | secret.png: can't be read: permission denied; check the path and its permissions",
+        "OutputError | closed/out.png: can't be written: permission denied; check the folder and its permissions",
     ]
     assert names(closed) == []
 
@@ -218,7 +218,7 @@ def test_a_full_disk_leaves_nothing(open_folder):
         print(os.listdir())
         """,
     )
-    assert lines[0].startswith("OutputError | out.png: cannot be written: file too large; ")
+    assert lines[0].startswith("OutputError | out.png: can't be written: file too large; ")
     assert lines[1] == "[]"
 
 

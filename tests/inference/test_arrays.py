@@ -181,8 +181,8 @@ def test_float_results_are_not_clipped(dtype):
 
 def test_integer_results_are_rounded_half_to_even():
     halves = np.arange(255, dtype=np.float32) + np.float32(0.5)
-    result = torch.from_numpy(halves / np.float32(255))
-    exact = result.numpy() * np.float32(255) == halves  # others are halves no more after the division
+    result = halves / np.float32(255)
+    exact = result * np.float32(255) == halves  # others are halves no more after the division
     assert exact.sum() > 100
     accepted = accept(np.zeros((1, 255), np.uint8))
     accepted.images[0].write(0, result[None, None, None])
@@ -291,7 +291,7 @@ def test_floats_of_255_are_refused_unless_their_range_is_given(dtype):
     image = random.integers(0, 256, (9, 11, 3)).astype(dtype)
     for one in (image, torch.from_numpy(image).permute(2, 0, 1)[None]):
         with pytest.raises(
-            InvalidInputError, match=r"got a median above 4; if white is 255, give value_range=\(0, 255\)"
+            InvalidInputError, match=r"got a median above 4; if white is 255, pass value_range=\(0, 255\)"
         ):
             NETWORKS[3](one)
         np.testing.assert_allclose(
@@ -409,7 +409,7 @@ def keyed_gray():
 
 REFUSED = {
     "a list": ([[0.0]], r"expected a PIL image, .* got list;"),
-    "a path": ("photo.png", r"expected a PIL image, .* got str; for a file use `kbnet restore`"),
+    "a path": ("photo.png", r"expected a PIL image, .* got str; for a file, use `kbnet restore`"),
     "nothing": (None, r"got NoneType"),
     "a row": (np.zeros(5), r"expected an array \[H,W\] or \[H,W,3\], got \[5\]"),
     "two channels": (np.zeros((5, 4, 2)), r"expected an array .* got \[5, 4, 2\]"),
@@ -418,21 +418,24 @@ REFUSED = {
     "a batch of arrays": (np.zeros((2, 5, 4, 3)), r"expected an array .* got \[2, 5, 4, 3\]"),
     "no rows": (np.zeros((0, 4)), r"got \[0, 4\]"),
     "no columns": (np.zeros((4, 0, 3)), r"got \[4, 0, 3\]"),
-    "int64": (np.zeros((5, 4), np.int64), r"expected uint8, uint16 or floating values, got int64"),
+    "int64": (np.zeros((5, 4), np.int64), r"expected uint8, uint16 or floating-point values, got int64"),
     "bool": (np.zeros((5, 4), bool), r"expected uint8, .* got bool"),
     "complex": (np.zeros((5, 4), complex), r"expected uint8, .* got complex128"),
-    "uint8 tensor": (torch.zeros(1, 3, 5, 4, dtype=torch.uint8), r"expected a floating tensor .* got torch.uint8"),
-    "tensor [C,H,W]": (torch.zeros(3, 5, 4), r"expected a floating tensor \[B,1,H,W\] .* \[3, 5, 4\]"),
-    "tensor of two channels": (torch.zeros(1, 2, 5, 4), r"expected a floating tensor .* \[1, 2, 5, 4\]"),
-    "empty batch": (torch.zeros(0, 3, 5, 4), r"expected a floating tensor .* \[0, 3, 5, 4\]"),
-    "animation": (animation(), r"expected a still picture, got an animation"),
+    "uint8 tensor": (
+        torch.zeros(1, 3, 5, 4, dtype=torch.uint8),
+        r"expected a floating-point tensor .* got torch.uint8",
+    ),
+    "tensor [C,H,W]": (torch.zeros(3, 5, 4), r"expected a floating-point tensor \[B,1,H,W\] .* \[3, 5, 4\]"),
+    "tensor of two channels": (torch.zeros(1, 2, 5, 4), r"expected a floating-point tensor .* \[1, 2, 5, 4\]"),
+    "empty batch": (torch.zeros(0, 3, 5, 4), r"expected a floating-point tensor .* \[0, 3, 5, 4\]"),
+    "animation": (animation(), r"expected a still image, got an animation"),
     # Pillow would clip the values of these to 255 in silence.
     "PIL I;16 with a transparent value": (
         keyed_gray(),
-        r"expected a PIL image .* got mode I;16 with a transparent value",
+        r"expected an 8-bit PIL image .* got mode I;16 with a transparent value",
     ),
-    "PIL I": (Image.new("I", (4, 5), 40_000), r"expected a PIL image of 8 bits or of mode I;16, got mode I;"),
-    "PIL F": (Image.new("F", (4, 5), 0.5), r"expected a PIL image .* got mode F;"),
+    "PIL I": (Image.new("I", (4, 5), 40_000), r"expected an 8-bit PIL image or one of mode I;16, got mode I;"),
+    "PIL F": (Image.new("F", (4, 5), 0.5), r"expected an 8-bit PIL image .* got mode F;"),
 }
 
 

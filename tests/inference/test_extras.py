@@ -12,7 +12,7 @@ from kbnet.inference.streaming import restore_streamed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 VIDEO = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(5000)
-LOST = "the video of a motion photo would be lost with the original; choose another output, or give --drop-extras"
+LOST = "the video of a motion photo would be lost with the original; choose another output or add --drop-extras"
 
 
 @pytest.fixture

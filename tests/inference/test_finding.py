@@ -87,7 +87,7 @@ def test_what_is_read_but_not_written_becomes_png(here):
     assert jobs == {"in/a.gif": "out/a.png", "in/b.bmp": "out/b.png"}
     assert missed == {}
     for result in run_jobs(plan_jobs(["in"], "out"), invert):
-        assert "cannot be written; the default output format is PNG" in " ".join(result.notes)
+        assert "can't be written; the default output format is PNG" in " ".join(result.notes)
         assert read_photo(result.job.output).format == "png"
 
 
@@ -139,7 +139,7 @@ def test_pipes_and_links_to_folders_are_not_opened(here):
     jobs, missed = plan(["in"], "out")
     assert jobs == {"in/a.png": "out/a.png", "in/gone.png": "out/gone.png"}
     assert "not a regular file" in missed["in/pipe.png"].why
-    assert "links to folders are not followed" in missed["in/link"].why
+    assert "a link to a folder" in missed["in/link"].why
 
 
 def test_a_pipe_with_a_log_is_restored_and_not_waited_for(here):
@@ -184,7 +184,7 @@ def test_what_a_shell_expands_may_hold_earlier_results(here):
     picture("a.png", "a-denoised.png", "b.png")
     jobs, missed = plan(["a-denoised.png", "a.png", "b.png"], suffix="-denoised")
     assert jobs == {"a.png": "a-denoised.png", "b.png": "b-denoised.png"}
-    assert "named as a result of a" in missed["a-denoised.png"].why
+    assert "named like a result of a" in missed["a-denoised.png"].why
 
 
 def test_a_folder_of_results_inside_the_pictures_is_remembered(here):
@@ -227,7 +227,7 @@ def test_results_of_one_name_keep_their_inputs_endings(here):
         "in/c.tif": "out/c.tif.webp",
         "in/c.webp": "out/c.webp",
     }
-    assert jobs[0].notes == ("named a.jpg.webp, since another result is named a.webp",)
+    assert jobs[0].notes == ("saved as a.jpg.webp, because several results would be named a.webp",)
     assert jobs[2].notes == ()
     assert plan(["in/a.jpg", "in/a.png"], suffix="-x", format="webp")[0] == {
         "in/a.jpg": "in/a.jpg-x.webp",
@@ -240,14 +240,15 @@ def test_a_job_that_would_undo_another_is_its_own_failure(here):
     results = list(run_jobs(plan_jobs(["x/a.png", "y/a.png", "y/b.png"], "out"), invert))
     assert [result.ok for result in results] == [True, False, True]
     assert results[1].error == (
-        "y/a.png: its result would be written to out/a.png, as that of x/a.png; restore it by itself"
+        "y/a.png: its result and that of x/a.png would both be written to out/a.png; restore them separately"
     )
     picture("a.png", "a-x.png")
     before = Path("a-x.png").read_bytes()
     results = list(run_jobs(plan_jobs(["a.png", "a-x.png"], suffix="-x", overwrite=True), invert, overwrite=True))
     assert [result.ok for result in results] == [False, True]
     assert (
-        results[0].error == "a.png: its result would be written over a-x.png, which is an input too; change the suffix"
+        results[0].error
+        == "a.png: its result would replace a-x.png, which is also an input; choose another output or suffix"
     )
     assert Path("a-x.png").read_bytes() == before
 

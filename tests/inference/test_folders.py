@@ -219,7 +219,7 @@ def test_failures_are_in_the_log_with_their_reason(folder):
 
 
 def test_a_log_that_cannot_be_written_is_one_line(folder):
-    with pytest.raises(OutputError, match=r"in: cannot be written: is a directory; choose another --log"):
+    with pytest.raises(OutputError, match=r"in: can't be written: is a directory; choose another --log"):
         Ledger(Path("in"), {})
 
 
@@ -345,7 +345,7 @@ def test_two_results_of_one_name_end_no_watch(folder):
 
     found = watched(nothing, nothing, remove, nothing, nothing, plan=plan)
     assert found[0] == [*(f"{number}.png" for number in range(10)), "0.png"]
-    assert found[1].startswith("more/0.png: its result would be written to out/0.png, as that of in/0.png")
+    assert found[1].startswith("more/0.png: its result and that of in/0.png would both be written to out/0.png")
     assert found[2:] == [["0.png"]]  # once the other has gone
     assert read_photo("out/0.png").pixels[0, 0] == 255 - 70
 

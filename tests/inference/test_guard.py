@@ -50,7 +50,7 @@ def test_a_blotch_is_found_named_and_undone(wrong):
 def test_notes_take_what_files_hold(dtype, shape):
     white = np.full(shape, np.iinfo(dtype).max, dtype)
     assert outbreak_note(white, white) is None
-    assert outbreak_note(white, np.zeros(shape, dtype)).startswith("100 % of the picture")
+    assert outbreak_note(white, np.zeros(shape, dtype)).startswith("100% of the image")
 
 
 class Painting(torch.nn.Module):

@@ -96,22 +96,22 @@ def test_the_same_file_reached_twice_is_one_job(here):
     ("inputs", "options", "words"),
     [
         ([], {}, "at least one"),
-        (["empty"], {}, "folder with pictures .* found none in empty"),
-        (["*.tif"], {}, r"found none for \*\.tif"),
-        (["a.png"], {"format": "bmp"}, "output format among png"),
+        (["empty"], {}, "folder with images .* found none in empty"),
+        (["*.tif"], {}, r"found no match for \*\.tif"),
+        (["a.png"], {"format": "bmp"}, "output format, one of png"),
         (["a.png"], {"suffix": "x/y"}, "without folders"),
         (["a.png"], {"output": "b.png", "suffix": "-x"}, "got both"),
         (["a.png"], {"output": "b.bmp"}, "ending in png"),
-        (["a.png"], {"output": "b.jpg", "format": "png"}, "the name says jpeg"),
+        (["a.png"], {"output": "b.jpg", "format": "png"}, "the file name says jpeg"),
         (["a.png", "b.png"], {"output": "a.png"}, "expected a folder for the results, got a file"),
-        (["a.png", "b.png"], {"output": "c.png"}, "results of several pictures, got c.png, which is named as a file"),
-        (["full"], {"output": "c.png"}, "results of several pictures"),
+        (["a.png", "b.png"], {"output": "c.png"}, "results of several photos, got c.png, whose name is that of a file"),
+        (["full"], {"output": "c.png"}, "results of several photos"),
         (["a.png"], {"output": "a.png"}, "its result would replace a.png"),
         (["a.png"], {}, "its result would replace a.png"),
         (["a.png"], {"output": "empty/../a.png"}, "its result would replace empty/../a.png"),
         (["link.png"], {"output": "a.png"}, "its result would replace a.png"),
         (["full"], {"output": "full"}, "full/b.png: its result would replace full/b.png"),
-        (["results"], {"suffix": "-denoised"}, "found only what looks like results of earlier runs"),
+        (["results"], {"suffix": "-denoised"}, "found only results of earlier runs"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_done(here, inputs, options, words):
@@ -162,7 +162,7 @@ def test_one_failure_does_not_stop_the_others(here):
     jobs = [Job(Path("a.png"), Path(f"{i}.png")) for i in range(5)]
     results = list(run_jobs(jobs, failing))
     assert [result.ok for result in results] == [False, False, False, True, False]
-    memory = "a.png: not enough memory; give a smaller --tile, or close other programs"
+    memory = "a.png: not enough memory; use a smaller --tile or close other programs"
     assert [r.error for r in results] == [memory, "a.png: input/output error", "a.png: too odd", None, memory]
     assert sorted(path.name for path in here.iterdir()) == ["3.png", "a.png"]
 
@@ -187,7 +187,7 @@ def test_what_would_fail_after_the_work_fails_before_it(here):
         raise AssertionError
 
     for output, words in (
-        ("taken.png", "taken.png: the file exists; choose another name or give --overwrite"),
+        ("taken.png", "taken.png: the file exists; choose another name or add --overwrite"),
         ("dangling.png", "dangling.png: the file exists"),
         ("file/a.png", "is not a folder"),
     ):
@@ -209,4 +209,4 @@ def test_a_folder_that_cannot_be_listed_is_a_failure_of_its_own(here, monkeypatc
     jobs = plan_jobs(["in"], "out")
     assert [str(job.input) for job in jobs] == ["in/a.png", "in/locked"]
     error = outcome(jobs[1:]).error
-    assert error == "in/locked: cannot be read: permission denied; check the folder's permissions"
+    assert error == "in/locked: can't be read: permission denied; check the folder's permissions"

@@ -1,19 +1,24 @@
 """How much memory is found, and that tiles stay within it."""
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbnet.inference import memory, ram
+from kbnet.inference.runners.modules import TorchRunner
 from kbnet.models import create_model
 from kbnet.ops import native
 
-CPU = torch.device("cpu")
 MEBIBYTE = 2**20
-NETWORKS = {
-    "kbnet-s": create_model("kbnet-nano", width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1), middle_blocks=1),
-    "kbnet-l": create_model("kbnet-l-derain", width=8, blocks=(1, 1, 1, 1), refinement_blocks=1),
+
+
+def runner_of(preset, **settings):
+    return TorchRunner(create_model(preset, **settings), "cpu", "float32")
+
+
+RUNNERS = {
+    "kbnet-s": runner_of("kbnet-nano", width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1), middle_blocks=1),
+    "kbnet-l": runner_of("kbnet-l-derain", width=8, blocks=(1, 1, 1, 1), refinement_blocks=1),
 }
 
 no_deadline = settings(deadline=None)  # a busy machine is no failure
@@ -42,7 +47,7 @@ MEMINFO = "MemTotal:       8000000 kB\nMemFree:         100000 kB\nMemAvailable:
 )
 def test_the_less_counts_of_what_the_system_has_and_what_a_container_is_left(machine, left, available):
     machine(MEMINFO, left)
-    assert memory.available_bytes(CPU) == available
+    assert memory.available_bytes() == available
 
 
 def test_a_system_without_meminfo_is_asked_for_its_free_pages(machine, monkeypatch):
@@ -50,53 +55,53 @@ def test_a_system_without_meminfo_is_asked_for_its_free_pages(machine, monkeypat
     pages = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr(ram.os, "sysconf_names", pages, raising=False)
     monkeypatch.setattr(ram.os, "sysconf", pages.get, raising=False)
-    assert memory.available_bytes(CPU) == 1000 * 4096
+    assert memory.available_bytes() == 1000 * 4096
 
 
 @pytest.mark.parametrize("meminfo", [None, "", "MemTotal: 8000000 kB\n", "MemAvailable: plenty\n"])
 def test_a_system_that_does_not_say_is_guessed_at_cautiously(machine, monkeypatch, meminfo):
     machine(meminfo)
     monkeypatch.delattr(ram.os, "sysconf", raising=False)
-    assert memory.available_bytes(CPU) == 2 * 2**30
+    assert memory.available_bytes() == 2 * 2**30
     ram.check_memory(10**6, 10**6, 10**15)  # a guess refuses nothing
 
 
-@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize("family", RUNNERS)
 @no_deadline
 @given(st.lists(st.integers(0, 4096 * MEBIBYTE), min_size=2, max_size=6).map(sorted))
 def test_more_memory_never_means_smaller_tiles_and_tiles_stay_within_half_of_it(family, amounts):
-    network = NETWORKS[family]
+    runner = RUNNERS[family]
     with pytest.MonkeyPatch.context() as patch:
         sides = []
         for amount in amounts:
             patch.setattr(memory, "available_bytes", lambda device, amount=amount: amount)
-            sides.append(memory.auto_tile(network, CPU))
+            sides.append(memory.auto_tile(runner))
     assert sides == sorted(sides)
     for amount, side in zip(amounts, sides, strict=True):
         assert side >= 128
         assert side % 64 == 0
         if side > 128:  # below that, tiles would be all overlap: it is tried whatever the memory
-            assert side**2 * memory.bytes_per_pixel(network, CPU) <= min(amount // 2, memory.budget_bytes(network, CPU))
+            assert side**2 * runner.bytes_per_pixel <= min(amount // 2, runner.budget_bytes)
 
 
 def test_a_tile_is_the_largest_of_its_step_that_fits(monkeypatch):
-    network = NETWORKS["kbnet-s"]
-    needed = 2 * 256**2 * memory.bytes_per_pixel(network, CPU)
+    runner = RUNNERS["kbnet-s"]
+    needed = 2 * 256**2 * runner.bytes_per_pixel
     monkeypatch.setattr(memory, "available_bytes", lambda device: needed)
-    assert memory.auto_tile(network, CPU) == 256
+    assert memory.auto_tile(runner) == 256
     monkeypatch.setattr(memory, "available_bytes", lambda device: needed - 2)
-    assert memory.auto_tile(network, CPU) == 192
+    assert memory.auto_tile(runner) == 192
 
 
 def test_buffers_of_the_image_leave_less_for_tiles(monkeypatch):
-    network = NETWORKS["kbnet-s"]
-    pixel = memory.bytes_per_pixel(network, CPU)
+    runner = RUNNERS["kbnet-s"]
+    pixel = runner.bytes_per_pixel
     tile, row = 256**2 * pixel, 12 * 30_000
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2 * (tile + 256 * row) + 1000)
-    assert memory.auto_tile(network, CPU) > 256
-    assert memory.auto_tile(network, CPU, buffers=1000, row=row) == 256
-    assert memory.auto_tile(network, CPU, buffers=1002, row=row) == 192
-    assert memory.auto_tile(network, CPU, buffers=10**15, row=row) == 128
+    assert memory.auto_tile(runner) > 256
+    assert memory.auto_tile(runner, buffers=1000, row=row) == 256
+    assert memory.auto_tile(runner, buffers=1002, row=row) == 192
+    assert memory.auto_tile(runner, buffers=10**15, row=row) == 128
 
 
 @given(st.integers(0, 10**12), st.integers(1, 10**5), st.integers(0, 10**7))
@@ -107,14 +112,14 @@ def test_a_side_within_a_budget_is_the_largest(budget, pixel, row):
 
 def test_a_wider_network_gets_smaller_tiles(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**40)
-    narrow, wide = (create_model("kbnet-nano", width=w, encoder_blocks=(1,), decoder_blocks=(1,)) for w in (16, 64))
-    assert 128 < memory.auto_tile(wide, CPU) < memory.auto_tile(narrow, CPU)
+    narrow, wide = (runner_of("kbnet-nano", width=w, encoder_blocks=(1,), decoder_blocks=(1,)) for w in (16, 64))
+    assert 128 < memory.auto_tile(wide) < memory.auto_tile(narrow)
 
 
 @pytest.mark.skipif(native.refuses_here() is not None, reason="blocks run layer by layer here anyway")
 def test_layers_that_run_one_by_one_are_known_to_need_more(monkeypatch):
-    network = NETWORKS["kbnet-s"]
+    runner = RUNNERS["kbnet-s"]
     monkeypatch.delenv("KBNET_FUSED", raising=False)
-    as_one = memory.bytes_per_pixel(network, CPU)
+    as_one = runner.bytes_per_pixel
     monkeypatch.setenv("KBNET_FUSED", "off")
-    assert memory.bytes_per_pixel(network, CPU) > as_one
+    assert runner.bytes_per_pixel > as_one

@@ -1,6 +1,7 @@
 """The Restorer: tiles against the full frame, what averages are taken over, progress, ensemble, precision, threads."""
 
 import copy
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,7 +39,7 @@ def test_the_full_frame_is_one_pass_over_the_image_mirrored_to_multiples_of_eigh
     network, image = loud(kbnet_s, 4), noise(*size, 3)
     result, calls = recorded(on_cpu(network, context=context, window=10**4), image)
     assert calls == [(1, 1)]
-    batch = reflect_pad(torch.from_numpy(image).permute(2, 0, 1)[None], 8)
+    batch = torch.from_numpy(reflect_pad(image.transpose(2, 0, 1)[None], 8))
     with torch.inference_mode():
         expected = network(batch)[0, :, : size[0], : size[1]].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(result, expected, atol=1e-5)
@@ -47,10 +48,10 @@ def test_the_full_frame_is_one_pass_over_the_image_mirrored_to_multiples_of_eigh
 def test_tile_auto_takes_an_image_that_fits_at_once_and_cuts_one_that_does_not(monkeypatch):
     auto = on_cpu(QUIET, tile="auto", overlap=32)
     asked = []
-    monkeypatch.setattr(whole, "auto_tile", lambda network, device, **_: asked.append((network, device)) or 128)
+    monkeypatch.setattr(whole, "auto_tile", lambda runner, **_: asked.append((runner.network, runner.device)) or 128)
     image = noise(40, 200)
     assert recorded(auto, image[:, :128])[1] == [(1, 1)]
-    assert asked == [(QUIET, torch.device("cpu"))]
+    assert asked == [(QUIET, "cpu")]
     count = tiles_of(40, 200, 128, 32, 4)
     assert count > 1
     assert recorded(auto, image)[1][-1] == (count, count)
@@ -69,7 +70,8 @@ def test_tiles_are_the_networks_output_weighted_by_the_plan(family):
         for row in rows:
             for col in cols:
                 window = (..., slice(row.start, row.stop), slice(col.start, col.stop))
-                expected[window] += network(batch[window]) * row.weights[:, None] * col.weights
+                weights = torch.from_numpy(row.weights[:, None] * col.weights)
+                expected[window] += network(batch[window]) * weights
     result = on_cpu(network, tile=64, overlap=16, context="tile")(image)
     np.testing.assert_allclose(result, expected[0].permute(1, 2, 0).numpy(), atol=1e-5)
 
@@ -242,7 +244,7 @@ def test_progress_counts_every_tile_once(images, ensemble, tile):
 
 def test_progress_keeps_its_total_when_memory_changes_on_the_way(monkeypatch):
     sides = iter([128, 192, 256, 320])
-    monkeypatch.setattr(whole, "auto_tile", lambda network, device, **_: next(sides))
+    monkeypatch.setattr(whole, "auto_tile", lambda runner, **_: next(sides))
     _, calls = recorded(on_cpu(QUIET, tile="auto", overlap=32), torch.zeros(2, 3, 16, 240))
     count = 2 * tiles_of(16, 240, 128, 32, 4)
     assert count > 2
@@ -287,9 +289,9 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(device):
 
 def test_the_device_chosen_is_the_graphics_card_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert Restorer(QUIET).device == torch.device("cpu")
+    assert Restorer(QUIET).device == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert devices.choose_device("auto") == torch.device("cuda")
+    assert devices.choose_device("auto") == "cuda"
 
 
 @pytest.mark.parametrize("context", ["global", "local"])
@@ -337,8 +339,15 @@ def test_a_task_brings_its_gray_model_and_a_model_by_name_none():
     assert by_name.gray is None
     assert (by_task.gray is None) == (not entry.gray)
     if by_task.gray is not None:
-        assert by_task.gray.network.config.channels == 1
+        assert by_task.gray.config.channels == 1
         assert by_task.gray.name == entry.gray
+        assert by_task.gray is by_task.gray  # loaded once
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda restorer: pickle.loads(pickle.dumps(restorer))])
+def test_a_restorer_can_be_copied_and_sent_to_another_process(duplicate):
+    restorer, image = Restorer.from_pretrained("denoise", tile=64), noise(40, 70, 3)
+    np.testing.assert_array_equal(duplicate(restorer)(image), restorer(image))
 
 
 @pytest.mark.parametrize("options", [{"tile": 0}, {"tile": 64, "context": "global"}, {"tile": 64}], ids=str)

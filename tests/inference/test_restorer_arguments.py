@@ -21,8 +21,11 @@ REFUSED = {
     "other tile": ({"tile": "large"}, "at least 64 pixels; got 'large'"),
     "negative overlap": ({"overlap": -1}, "expected an overlap of 0 or more whole pixels, got -1"),
     "broken overlap": ({"overlap": 1.5}, "expected an overlap of 0 or more whole pixels, got 1.5"),
-    "overlap of a whole tile": ({"tile": 64, "overlap": 64}, "expected an overlap from 0 to under the tile's 64"),
-    "overlap without a step": ({"tile": 64, "overlap": 61}, "by at least 4, got 61; give a larger tile"),
+    "overlap of a whole tile": ({"tile": 64, "overlap": 64}, "expected an overlap from 0 to 60 pixels for tiles of 64"),
+    "overlap without a step": (
+        {"tile": 64, "overlap": 61},
+        "from 0 to 60 pixels for tiles of 64, got 61; use a larger tile",
+    ),
     "context": ({"context": "galactic"}, "expected context 'auto', 'global', 'local' or 'tile', got 'galactic'"),
     "window": ({"window": 0}, "expected a window of at least 1 whole pixel, got 0"),
     "broken window": ({"window": 6.5}, "expected a window of at least 1 whole pixel, got 6.5"),

@@ -187,7 +187,7 @@ def test_the_state_of_other_weights_settings_and_pictures_is_not_used(folder):
         done = restore_streamed(restorer(), folder / "in.tif", target)
         assert done.resumed == 0
         assert done.notes == (
-            "started over: the state of an earlier run belongs to another picture or to other settings",
+            "started over: the state of an earlier run belongs to another image, other weights or other settings",
         )
         np.testing.assert_array_equal(read_photo(target).pixels, read_photo(folder / "expected.tif").pixels)
         target.unlink()
@@ -224,7 +224,7 @@ def test_the_state_is_private_and_a_planted_one_is_refused(folder):
     shutil.rmtree(folder / STATE)
     (folder / "elsewhere").mkdir()
     (folder / STATE).symlink_to(folder / "elsewhere")
-    with pytest.raises(OutputError, match="kbnet-rows: cannot be written"):
+    with pytest.raises(OutputError, match="kbnet-rows: can't be written"):
         restore_streamed(restorer(), folder / "in.tif", folder / "out.tif")
     assert names(folder / "elsewhere") == []
 
@@ -254,7 +254,7 @@ def test_an_output_that_cannot_be_written_is_not_blamed_on_the_input(folder, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OutputError, match=r"out\.tif: cannot be written: no space left on device; free some space"):
+        with pytest.raises(OutputError, match=r"out\.tif: can't be written: no space left on device; free some space"):
             restore_streamed(restorer(), folder / "in.tif", folder / "out.tif")
     finish(folder)
 
@@ -312,7 +312,7 @@ def test_a_damaged_picture_leaves_no_state(folder):
 
 def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UnsupportedImageError, match="a pipe cannot be read by rows"):
+    with pytest.raises(UnsupportedImageError, match="--stream needs a file, not a pipe"):
         restore_streamed(restorer(), tmp_path / "pipe", tmp_path / "out.tif")
 
 

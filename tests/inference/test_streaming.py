@@ -129,9 +129,9 @@ def test_a_run_of_something_else_is_not_gone_on_with(tmp_path, source):
 def test_what_cannot_be_streamed_is_refused(tmp_path, source):
     restorer = on_cpu(NETWORK, tile=64, context="tile")
     target = tmp_path / "out.tif"
-    with pytest.raises(InvalidInputError, match="an ensemble rotates the whole picture"):
+    with pytest.raises(InvalidInputError, match="an ensemble rotates the whole image"):
         restore_streamed(on_cpu(NETWORK, tile=64, ensemble=True), source, target)
-    with pytest.raises(InvalidInputError, match="the full frame does not fit"):
+    with pytest.raises(InvalidInputError, match="the full frame doesn't fit"):
         restore_streamed(on_cpu(NETWORK, tile=0), source, target)
     with pytest.raises(InvalidInputError, match="expected a strength"):
         restore_streamed(restorer, source, target, strength=2)

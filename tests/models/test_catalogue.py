@@ -112,9 +112,9 @@ def test_gray_images_go_to_gray_weights_when_a_task_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("no-such-model", "expected a shipped model"),
-        ("kbnet-s-gaussian-color", "no weights ship for the network"),
-        ("/nowhere/at/all.pth", "expected a shipped model"),
+        ("no-such-model", "expected an included model"),
+        ("kbnet-s-gaussian-color", "includes no weights for the network"),
+        ("/nowhere/at/all.pth", "expected an included model"),
     ],
 )
 def test_an_unknown_name_is_refused_in_one_line(name: str, says: str) -> None:
@@ -131,7 +131,7 @@ def test_a_damaged_shipped_file_is_refused(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / entry.file).write_bytes(content)
     module = __import__(_catalogue_function.__module__, fromlist=["_weights_folder"])
     monkeypatch.setattr(module, "_weights_folder", lambda: tmp_path)
-    with pytest.raises(CheckpointError, match="differs from the shipped file"):
+    with pytest.raises(CheckpointError, match="differs from the included file"):
         load_model(entry.name)
 
 

@@ -358,7 +358,7 @@ def test_parameters_that_do_not_fit_are_refused():
         fused_block(x, means, [torch.ones(8)] * 2, [], 1, 4, 4, 3, 8, 4, 5, False, False, 1e-6)
     with pytest.raises(InvalidInputError, match=r"parameter 0 has 7 values, expected 8"):
         fused_block(x, means, [torch.ones(7)] * 23, [], 1, 4, 4, 3, 8, 4, 5, False, False, 1e-6)
-    with pytest.raises(InvalidInputError, match="the coefficient head does not fit"):
+    with pytest.raises(InvalidInputError, match="the coefficient head doesn't match"):
         fused_block(x, means, [torch.ones(8)] * 23, [], 1, 4, 4, 3, 3, 4, 5, False, False, 1e-6)
     with pytest.raises(InvalidInputError, match="expected 0 or 7 feed-forward parameters, got 3"):
         fused_block(x, means, [torch.ones(8)] * 23, [torch.ones(8)] * 3, 1, 4, 4, 3, 8, 4, 5, False, False, 1e-6)

@@ -18,7 +18,8 @@ from kbnet.server.logs import show_messages
         ("model=denoise", "unknown query parameter 'model'; did you mean task?"),
         (
             "zzz=1",
-            "unknown query parameter 'zzz'; this route has: task, preset, strength, color_strength, detail, format, progress, keep",
+            "unknown query parameter 'zzz'; this route has: task, preset, strength, color_strength, detail, "
+            "format, progress, keep",
         ),
         ("strength=1&strength=0", "the query parameter 'strength' is repeated; pass it once"),
     ],

@@ -29,7 +29,7 @@ def test_gray_images_are_restored_by_gray_weights(client, entry, preset):
     reply = client.post("/v1/restore", content=data, params={"task": entry.task, "preset": preset})
     assert reply.status_code == 200, reply.text
     gray = Restorer.from_pretrained(entry.gray, device="cpu")
-    assert gray.network.config.channels == 1
+    assert gray.config.channels == 1
     np.testing.assert_array_equal(read_photo(reply.content).pixels, gray(pixels))
 
 
@@ -52,7 +52,7 @@ def test_a_result_that_the_weights_do_not_suit_has_a_note():
             return json.loads(reply.headers["kbnet-notes"])
 
         (note,) = notes(task="denoise")
-        assert note.startswith("25 % of the ")
+        assert note.startswith("25% of the ")
         assert "--guard" not in note  # an option of the command line, which a server does not have
         assert notes(task="derain") == []  # removing rain may change an area's mean
         assert notes(task="denoise", strength=0) == []

@@ -291,7 +291,7 @@ def test_the_folder_of_another_network_is_refused(data, tmp_path):
     train(tmp_path / "run", data, recipe(), stop_at=3)
     other = recipe().model_dump()
     other["model"]["settings"]["width"] = 8
-    with pytest.raises(TrainingError, match="holds a run of kbnet-nano, whose settings differ"):
+    with pytest.raises(TrainingError, match="contains a run of kbnet-nano, whose settings differ"):
         Run(Recipe.model_validate(other), data, tmp_path / "run")
 
 

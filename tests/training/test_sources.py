@@ -53,9 +53,9 @@ def test_a_folder_below_serves_the_source_of_its_name(two):
     photos, pairs = {"folder": "photos", "degradation": NOISE}, {"folder": "pairs", "layout": "pairs"}
     assert assigned([two], photos, pairs) == [[str(two / "photos")], [str(two / "pairs")]]
     assert assigned([two, "pairs=/elsewhere", "pairs=b"], photos, pairs)[1] == ["/elsewhere", "b"]
-    with pytest.raises(InvalidInputError, match="no data for pairs: give --data pairs=FOLDER, or a --data"):
+    with pytest.raises(InvalidInputError, match="no data for pairs: add --data pairs=FOLDER, or a --data"):
         assigned(["photos=x"], photos, pairs)
-    with pytest.raises(InvalidInputError, match="no data for gaussian: give --data FOLDER"):
+    with pytest.raises(InvalidInputError, match="no data for gaussian: add --data FOLDER"):
         assigned(["pairs=x"], {"degradation": NOISE}, pairs)
 
 

@@ -94,7 +94,7 @@ raise SystemExit("it was to die in " + sys.argv[2])
 
 def test_a_full_disk_says_which_file_and_keeps_the_checkpoint_before_it(tmp_path, file_size_limit):
     checkpoint.save(tmp_path, {"step": 1})
-    with file_size_limit(5000), pytest.raises(OutputError, match=r"checkpoint\.pt: cannot be written: file too large"):
+    with file_size_limit(5000), pytest.raises(OutputError, match=r"checkpoint\.pt: can't be written: file too large"):
         checkpoint.save(tmp_path, {"step": 2, "model": {"a": torch.zeros(100_000)}})
     assert checkpoint.load(tmp_path) == {"step": 1}
     assert names(tmp_path) == [checkpoint.NAME]
@@ -102,7 +102,7 @@ def test_a_full_disk_says_which_file_and_keeps_the_checkpoint_before_it(tmp_path
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file/run: cannot be written"):
+    with pytest.raises(OutputError, match="file/run: can't be written"):
         checkpoint.save(tmp_path / "file" / "run", {"step": 1})
 
 
@@ -115,7 +115,7 @@ def test_curves_that_cannot_be_written_end_no_training(tmp_path, file_size_limit
     lines.write({"step": 4, "loss": 0.5})
     assert [entry["step"] for entry in curves.read(tmp_path)] == [1, 4]
     assert [record.getMessage() for record in caplog.records] == [
-        f"the curves are incomplete: {tmp_path}/metrics.jsonl: cannot be written: file too large; write elsewhere or "
+        f"the curves are incomplete: {tmp_path}/metrics.jsonl: can't be written: file too large; write elsewhere or "
         "raise the file size limit"
     ]
 

@@ -28,7 +28,7 @@ def print_costs(rows: Sequence[NetworkCost]) -> None:
     table = Table("network", title=f"Cost of one image of {first.width} x {first.height}")
     for heading in (
         "parameters, M", "GMACs, convolutions", "KBA", "attention", "all", "published",
-        "kMACs a pixel", "activations, MB", "stored kernels, MB", "training, MB",
+        "kMACs per pixel", "activations, MB", "stored kernels, MB", "training, MB",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     ours = True

@@ -165,7 +165,7 @@ def _load(options: RestoreOptions) -> "Restorer":
     from kbnet.inference import Restorer
 
     restorer = Restorer.from_pretrained(options.model_name, **options.restorer_options())
-    if getattr(restorer.network, "plain_tiles_only", False) and not options.quiet:
+    if getattr(restorer.runner, "plain_tiles_only", False) and not options.quiet:
         typer.echo(
             "kbnet: note: this graph averages over each tile separately, so large photos can show seams; to avoid "
             "them, export the model with --context",
@@ -230,7 +230,7 @@ def _write_to_stdout(data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"stdout: cannot be written: {(error.strerror or str(error)).lower()}") from None
+        raise OutputError(f"stdout: can't be written: {(error.strerror or str(error)).lower()}") from None
 
 
 def _stop_if_asked(ctx: typer.Context) -> None:

@@ -14,7 +14,8 @@ _VALUES = (
     (re.compile(r" ?<list\[[^\]]*\]>"), ""),
     (re.compile(r"[<\[]([\w.|-]+\|[\w.|-]+)[>\]]"), r"\1"),
 )
-_HINT = re.compile(r"\s*\[((?:default: |required|x[<>]|[\d.-]+<).*)\]$")
+_HINT = re.compile(r"\s*\[((?:env var: |default: |required|x[<>]|[\d.-]+<).*)\]$")
+_VARIABLE = re.compile(r"env var: ([^;]*)(?:; |$)")
 _RANGE = re.compile(r"([\d.-]+)<=x<=([\d.-]+)")
 
 
@@ -85,7 +86,8 @@ def _text(text: str) -> str:
     if found is None:
         return text
     hints = []
-    rest = found[1]
+    variable = _VARIABLE.match(found[1])
+    rest = found[1][variable.end() :] if variable else found[1]
     if default := re.match(r"default: (?:\((.*)\)(?=;|$)|([^;]*))(?:; )?", rest):
         hints.append(f"default: {default[1] or _number(default[2])}")
         rest = rest[default.end() :]
@@ -94,6 +96,8 @@ def _text(text: str) -> str:
             hints.append(f"{_number(between[1])} to {_number(between[2])}")
         elif hint == "required":
             hints.append(hint)
+    if variable:
+        hints.append(f"env: {variable[1]}")
     tail = f" [{'; '.join(hints)}]" if hints else ""
     return text[: found.start()] + tail
 

@@ -45,12 +45,12 @@ class Subject:
 
         Raises:
             InvalidInputError: an unknown block or context, or a pixel outside the photo.
-            KBNetError: the network or the photo cannot be read.
+            KBNetError: the network or the photo can't be read.
         """
         from kbnet.data import decode
         from kbnet.evaluation.inspection import check_pixels
         from kbnet.inference import Restorer
-        from kbnet.inference.exported import ExportedNetwork
+        from kbnet.inference.runners.graphs import ExportedNetwork
         from kbnet.nn import FullFrame, Local
 
         chosen = [_pixel(text) for text in pixels]

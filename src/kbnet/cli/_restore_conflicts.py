@@ -27,7 +27,7 @@ def _not_on_ray(name: str) -> Conflict:
 
 
 CONFLICTS = (
-    Conflict("INPUT", lambda o: o.piped and len(o.inputs) > 1, "a pipe carries one photo; give exactly one input"),
+    Conflict("INPUT", lambda o: o.piped and len(o.inputs) > 1, "a pipe carries one photo; name exactly one input"),
     Conflict(
         "INPUT",
         lambda o: not o.on_ray and any(URL.match(name) for name in (*o.inputs, o.output or "")),
@@ -41,7 +41,7 @@ CONFLICTS = (
     Conflict("'--guard'", lambda o: o.guard and o.task == "derain", "not available with --task derain; leave it out"),
     Conflict("'--suffix'", lambda o: o.piped and o.suffix is not None, "a pipe has no file name; leave out --suffix"),
     Conflict("OUTPUT", lambda o: o.piped_out and is_closed("stdout"), "stdout is closed; add -o FILE"),
-    Conflict("INPUT", lambda o: o.piped_in and is_closed("stdin"), "stdin is closed; give a file name instead of -"),
+    Conflict("INPUT", lambda o: o.piped_in and is_closed("stdin"), "stdin is closed; use a file name instead of -"),
     Conflict("'--json'", lambda o: o.piped_out and o.as_json, "stdout carries the photo; add -o FILE"),
     Conflict("'--stream'", lambda o: o.stream and o.piped, "needs files, not a pipe"),
     Conflict("'--stream'", lambda o: o.stream and o.quality is not None, "results are lossless; leave out --quality"),

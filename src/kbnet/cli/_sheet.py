@@ -61,11 +61,10 @@ class Panel:
 
 def degradation_panels(photo: Photo, *, seed: int, size: int) -> list[list[Panel]]:
     """One row of panels per degradation: the centre of the photo, then each severity with its PSNR."""
-    import torch
-
     from kbnet.data.photos import to_tensor
     from kbnet.degradations import create_degradation
     from kbnet.metrics import psnr, to_uint8
+    from kbnet.needs_torch import torch
 
     pixels = photo.pixels if photo.alpha is None else over_white(photo.pixels, photo.alpha)
     shown = _middle(to_depth(pixels, 8).astype(np.uint8, copy=False), size)

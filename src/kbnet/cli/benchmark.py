@@ -36,7 +36,7 @@ def benchmark(
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32 or bfloat16.")] = "auto",
-    seconds: Annotated[float, typer.Option(metavar="N", min=0, help="Total measuring time.")] = 60,
+    seconds: Annotated[float, typer.Option(metavar="N", min=0, help="Total measuring time, in seconds.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
 ) -> None:
     """Measure how fast this machine restores photos, in about a minute.
@@ -113,18 +113,18 @@ def _networks(model: str | None) -> "list[CatalogueEntry | str]":
 
 
 def _describe(settings: Mapping[str, Any]) -> str:
-    import torch
-
-    from kbnet.evaluation.environment import processor
+    from kbnet.engine.threads import default_threads
+    from kbnet.environment import processor
 
     if str(settings["device"]).startswith("cuda"):
+        import torch
+
         return f"this machine: {torch.cuda.get_device_name(settings['device'])}, {settings['dtype']}"
-    threads = torch.get_num_threads()
-    return f"this machine: {processor().partition(' (')[0]}, {threads} threads, {settings['dtype']}"
+    return f"this machine: {processor().partition(' (')[0]}, {default_threads()} threads, {settings['dtype']}"
 
 
 def _environment() -> dict[str, Any]:
-    from kbnet.evaluation.environment import environment
+    from kbnet.environment import environment
 
     return environment("kbnet benchmark --json")
 

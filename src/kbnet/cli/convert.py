@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from kbnet.models import Network
+    from kbnet.nn import Network
 
 
 class Layout(StrEnum):
@@ -60,9 +60,9 @@ def convert(
     if ending == ".pth" and dtype is not None:
         raise typer.BadParameter("applies only to .safetensors files; leave it out", param_hint="'--dtype'")
 
-    import torch
-
-    from kbnet.models import count_parameters, load_file, resolve, save_file, save_official
+    from kbnet.models import resolve
+    from kbnet.needs_torch import torch
+    from kbnet.nn import count_parameters, load_file, save_file, save_official
 
     network = load_file(resolve(source))
     if ending == ".safetensors":

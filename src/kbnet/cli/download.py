@@ -29,8 +29,8 @@ def download(
     interrupted download, repeat the command.
     """
     from kbnet.cli._terminal import message_console
-    from kbnet.models.download import MIRROR
-    from kbnet.models.download import download as fetch
+    from kbnet.nn.download import MIRROR
+    from kbnet.nn.download import download as fetch
 
     target = output or Path(f"{name}.safetensors")
     shown = sys.stderr.isatty() and not quiet

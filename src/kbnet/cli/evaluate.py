@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kbnet.cli._evaluation_tables import RowProgress, list_benchmarks, show_summary
 from kbnet.cli._restore_options import ContextChoice
 from kbnet.cli._signals import Stopped
 from kbnet.cli._terminal import complain, message_console, one_line, print_json, table_console
@@ -100,6 +99,8 @@ def evaluate(
     Needs the `eval` extra.
     """
     if list_them:
+        from kbnet.cli._evaluation_tables import list_benchmarks
+
         list_benchmarks(as_json=as_json)
         return
     if benchmark is None:
@@ -174,6 +175,7 @@ class _Work:
 
     def run(self, received: list[int], *, quiet: bool) -> list["Row"]:
         """Measure the missing rows and return all rows in order; stops when `received` has a signal."""
+        from kbnet.cli._evaluation_tables import RowProgress
         from kbnet.evaluation import run
 
         session, console = self._session, message_console()
@@ -251,7 +253,7 @@ def _check_outputs(
             raise InvalidInputError(f"expected a submission file ending in .csv or .mat, got {submission}")
     for path in (report, submission):
         if path is not None and path.exists() and not overwrite:
-            raise OutputExistsError(f"{path}: the file exists; choose another name or give --overwrite")
+            raise OutputExistsError(f"{path}: the file exists; choose another name or add --overwrite")
         if path is not None and not path.parent.is_dir():
             raise InvalidInputError(f"{path}: the folder does not exist; create it first")
 
@@ -263,7 +265,7 @@ def _check_folder(save: Path, samples: list["Sample"]) -> None:
     for sample in samples:
         for kind in ("restored", "input") if sample.made else ("restored",):
             if (path := _picture(save, kind, sample.name)).exists():
-                raise OutputExistsError(f"{path}: the file exists; choose another --save folder or give --overwrite")
+                raise OutputExistsError(f"{path}: the file exists; choose another --save folder or add --overwrite")
 
 
 def _expect(session: "Session", samples: list["Sample"], *, quiet: bool) -> None:
@@ -311,6 +313,8 @@ def _tell(results: dict[str, Any], written: list[Path], *, quiet: bool, as_json:
     if as_json:
         print_json({key: value for key, value in results.items() if key != "images"})
     elif not quiet:
+        from kbnet.cli._evaluation_tables import show_summary
+
         show_summary(results, table_console())
     if not quiet:
         for path in written:
@@ -319,7 +323,7 @@ def _tell(results: dict[str, Any], written: list[Path], *, quiet: bool, as_json:
 
 def _command(ctx: typer.Context) -> str:
     """The command in a form that others can repeat: options that affect the figures, folders without their parents."""
-    from kbnet.evaluation.environment import plain_path
+    from kbnet.environment import plain_path
 
     words = ["kbnet", "evaluate"]
     for parameter in ctx.command.params:

@@ -97,7 +97,8 @@ def export(
     import hashlib
 
     from kbnet.export import export_int8, export_model, graph_facts
-    from kbnet.models import find, load_file, resolve
+    from kbnet.models import find, resolve
+    from kbnet.nn import load_file
 
     path, entry = resolve(model), find(model)
     network = load_file(path)

@@ -46,14 +46,14 @@ def _about(target: str) -> dict[str, Any]:
     if path.exists() and not _is_weights(path):
         from kbnet.imaging import probe
 
-        return {"picture": target, **asdict(probe(path))}
+        return {"image": target, **asdict(probe(path))}
     return {"weights": target, **_weights(resolve(target))}
 
 
 def _graph(path: Path) -> dict[str, Any]:
     import json
 
-    from kbnet.inference.runtimes import open_exported
+    from kbnet.inference.runners.runtimes import open_exported
 
     network = open_exported(path)
     facts = asdict(network.facts)
@@ -76,28 +76,24 @@ def _is_weights(path: Path) -> bool:
 
 
 def _weights(path: Path) -> dict[str, Any]:
-    from kbnet.models import load_file, matching_presets
+    from kbnet.models import matching_presets, read_weights
 
-    network = load_file(path)
-    return {"matching_presets": matching_presets(network.config), **_network(network.config)}
+    config = read_weights(path).config
+    return {"matching_presets": matching_presets(config), **_network(config)}
 
 
 def _network(config: Any) -> dict[str, Any]:
-    import torch
+    from kbnet.models import cost
 
-    from kbnet.models import build, cost
-
-    with torch.device("meta"):
-        network = build(config)
     spent = cost(config)
     return {
-        "family": network.family,
+        "family": config.family,
         "settings": asdict(config),
         "parameters": spent.parameters,
         "macs_256x256_convolutions": spent.convolutions,
         "macs_256x256_all": spent.total,
         "macs_per_pixel": round(spent.per_pixel),
-        "input_multiple": network.input_multiple,
+        "input_multiple": config.input_multiple,
     }
 
 
@@ -105,30 +101,47 @@ def _installation() -> dict[str, Any]:
     import platform
 
     import pyvips
-    import torch
 
     from kbnet import __version__
+    from kbnet.engine import native
+    from kbnet.engine.threads import default_threads
     from kbnet.models import list_models
-    from kbnet.ops import available_backends, native, triton
 
-    usable = available_backends()
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    torch = _torch()
     return {
         "kbnet": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": torch.pop("version", "not installed; training, evaluation, export and GPUs need kbnet[torch]"),
         "libvips": ".".join(str(pyvips.version(part)) for part in range(3)),
-        "device": f"cuda ({', '.join(gpus)})" if torch.cuda.is_available() else "cpu",
-        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-        "backends": {"usable": list(usable), "not_here": _refusals(), "auto": usable[0]},
+        "device": torch.pop("device", "cpu"),
+        "cpu": torch.pop("cpu", platform.machine()),
+        "threads": default_threads(),
+        **torch,
         "native_kernel": native.describe(),
-        "triton_kernel": triton.describe(),
         "models": {entry.name: {"task": entry.task, "license": entry.license} for entry in list_models()},
     }
 
 
-def _refusals() -> dict[str, str]:
-    from kbnet.ops.backends import BACKENDS
+def _torch() -> dict[str, Any]:
+    """Facts about PyTorch and the operator's backends; empty where it isn't installed."""
+    import platform
 
-    return {backend.name: why for backend in BACKENDS if (why := backend.refuses_here()) is not None}
+    from kbnet.errors import MissingExtraError
+
+    try:
+        from kbnet.ops import available_backends, triton
+        from kbnet.ops.backends import BACKENDS
+    except MissingExtraError:
+        return {}
+    import torch
+
+    usable = available_backends()
+    refusals = {backend.name: why for backend in BACKENDS if (why := backend.refuses_here()) is not None}
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "version": torch.__version__,
+        "device": f"cuda ({', '.join(gpus)})" if torch.cuda.is_available() else "cpu",
+        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "backends": {"usable": list(usable), "not_here": refusals, "auto": usable[0]},
+        "triton_kernel": triton.describe(),
+    }

@@ -10,7 +10,7 @@ from kbnet.cli._terminal import one_line, print_json
 
 app = typer.Typer(
     cls=Group,
-    help="Inspect networks at work, their cost, and the training degradations.",
+    help="Show how networks and degradations work, and what networks cost.",
     rich_markup_mode=None,
 )
 
@@ -130,4 +130,4 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
     from kbnet.errors import OutputExistsError
 
     if target.exists() and not overwrite:
-        raise OutputExistsError(f"{one_line(str(target))}: the file exists; choose another name or give --overwrite")
+        raise OutputExistsError(f"{one_line(str(target))}: the file exists; choose another name or add --overwrite")

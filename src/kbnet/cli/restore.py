@@ -15,7 +15,7 @@ def _restore(ctx: typer.Context, options: RestoreOptions) -> None:
     anything that can't be kept. Existing files are never overwritten without --overwrite, and results are never
     partial. If one photo fails, the others are still restored.
 
-    Exit codes: 0 success, 1 at least one photo failed, 2 wrong usage, 130 interrupted by Ctrl-C.
+    Exit codes: 0 success, 1 at least one photo failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM.
     """
     options.check()
     if options.on_ray:

@@ -21,7 +21,8 @@ def serve(
         Path | None,
         _option(
             "config",
-            "TOML file with any of these options, such as max-waiting = 4. The command line and the environment win.",
+            "TOML file with any of these options, such as max-waiting = 4. The command line and environment override "
+            "it.",
             callback=read_config,
             is_eager=True,
         ),
@@ -30,10 +31,10 @@ def serve(
         str, _option("host", "Address to listen on; 0.0.0.0 makes the server reachable from the network.")
     ] = "127.0.0.1",
     port: Annotated[int, _option("port", "Port to listen on; 0 selects a free port.", min=0, max=65535)] = 8000,
-    device: Annotated[str, _option("device", "auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device: Annotated[str, _option("device", "auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, _option("dtype", "auto, float32 or bfloat16.")] = "auto",
     max_bytes: Annotated[
-        int, _option("max-bytes", "Largest request body; larger ones get HTTP 413.", min=1)
+        int, _option("max-bytes", "Largest request body, in bytes; larger ones get HTTP 413.", min=1)
     ] = 200_000_000,
     max_pixels: Annotated[
         int,
@@ -47,11 +48,12 @@ def serve(
         int, _option("max-waiting", "Maximum queue length; further requests get HTTP 429.", min=1)
     ] = 16,
     max_seconds: Annotated[
-        float, _option("max-seconds", "Time limit for a request, including its wait; then it gets HTTP 503.", min=1)
+        float,
+        _option("max-seconds", "Seconds that a request can take, including its wait; slower ones get HTTP 503.", min=1),
     ] = 600,
     keep_bytes: Annotated[
         int,
-        _option("keep-bytes", "Memory for results kept for the page; 0 derives it from the free memory.", min=0),
+        _option("keep-bytes", "Memory for kept results, in bytes; 0 derives it from the free memory.", min=0),
     ] = 0,
     keep_seconds: Annotated[
         float, _option("keep-seconds", "Seconds to keep a result after its last use.", min=1)
@@ -61,7 +63,7 @@ def serve(
     ] = 7,
     api_key_file: Annotated[
         Path | None,
-        _option("api-key-file", f"File with the key that requests must carry; or set {KEY_VARIABLE}."),
+        _option("api-key-file", f"File with the key that requests must contain; or set {KEY_VARIABLE} to the key."),
     ] = None,
     heic: Annotated[
         bool,

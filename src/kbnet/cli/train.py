@@ -20,7 +20,7 @@ from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kbnet.models import Network
+    from kbnet.nn import Network
     from kbnet.training import Progress, Run
 
 RESULT = "model.safetensors"
@@ -172,7 +172,7 @@ def _train(work: "Run", console: "Console", *, quiet: bool) -> None:
 
 
 def _write_weights(work: "Run", network: "Network", console: "Console", *, quiet: bool) -> None:
-    from kbnet.models import save_file
+    from kbnet.nn import save_file
     from kbnet.training import checkpoint
 
     folder = work.folder
@@ -258,7 +258,7 @@ class _Report:
             "loss": loss,
             "lr": progress.lr,
             "gradient norm": progress.grad_norm,
-            "steps a second": progress.rate,
+            "steps per second": progress.rate,
             "loader share": progress.loader_share,
         }
         if progress.validation is not None:

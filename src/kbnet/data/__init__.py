@@ -3,6 +3,7 @@
 folder --find_items--> Items --photo_set--> PhotoSet --PhotoPatches.batch(step, ...)--> (clean, degraded)
 """
 
+from kbnet import needs_torch  # noqa: F401
 from kbnet.data.blocks import read_blocks
 from kbnet.data.layouts import LAYOUTS, TEST_LAYOUTS, Item, find_items, find_test_items, hold_out, list_photos
 from kbnet.data.loader import Loader

@@ -27,7 +27,7 @@ def read_blocks(folder: Path, variable: str) -> NDArray[np.uint8]:
         raise MissingExtraError("scipy", "eval") from None
     files = sorted(folder.rglob(f"{variable}.mat")) if folder.is_dir() else []
     if not files:
-        raise InvalidInputError(f"expected {variable}.mat in the folder {folder}, found none; give another --data")
+        raise InvalidInputError(f"expected {variable}.mat in the folder {folder}, found none; use another --data")
     try:
         shapes = {name: (shape, kind) for name, shape, kind in whosmat(str(files[0]))}
         shape, kind = shapes.get(variable, ((), "nothing"))

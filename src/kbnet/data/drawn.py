@@ -1,6 +1,6 @@
 """Synthetic images: flat areas, gradients, stripes, checkerboards, text, lines and points in random colours.
 
-Photographs contain little of this, and networks trained on photographs alone can produce artefacts on screenshots,
+Photos contain little of this, and networks trained on photos alone can produce artefacts on screenshots,
 scanned print, clipped skies and night shots.
 """
 

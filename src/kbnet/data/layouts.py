@@ -36,7 +36,7 @@ def list_photos(folder: Path) -> list[Path]:
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_supported(path))
     if not paths:
-        raise InvalidInputError(f"expected a folder with image files, found none in {folder}; give another --data")
+        raise InvalidInputError(f"expected a folder with image files, found none in {folder}; use another --data")
     return paths
 
 
@@ -64,7 +64,7 @@ def _find(folder: Path, layout: str, table: dict[str, Callable[[Path], list[Item
     if layout not in table:
         raise InvalidInputError(f"expected a layout, one of {', '.join(table)}; got {layout!r}")
     if not folder.is_dir():
-        raise InvalidInputError(f"expected a folder, got {folder}, which is not a folder; give another --data")
+        raise InvalidInputError(f"expected a folder, got {folder}, which is not a folder; use another --data")
     return table[layout](folder)
 
 
@@ -242,7 +242,7 @@ def _first(places: Iterable[Path], name: str, folder: Path, expected: str) -> Pa
     for place in places:
         if (place / name).is_dir():
             return place
-    raise InvalidInputError(f"expected {expected} in {folder}, found no folder {name!r} there; give another --data")
+    raise InvalidInputError(f"expected {expected} in {folder}, found no folder {name!r} there; use another --data")
 
 
 def _matched(folder: Path, degraded: Path, clean: Path, clean_name: Callable[[str], str]) -> list[Item]:

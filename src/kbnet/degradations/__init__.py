@@ -6,6 +6,7 @@
 torch.Size([3, 128, 128])
 """
 
+from kbnet import needs_torch  # noqa: F401, I001
 from typing import Any
 
 from kbnet.degradations.base import Degradation, make

@@ -49,8 +49,8 @@ class Degradation:
             generator: source of all random numbers: the same state gives the same output.
 
         Returns:
-            A new tensor of the same shape and dtype, quantised to the 256 levels of an 8-bit file, except for Gaussian
-            noise, which is unclipped and unquantised as in papers.
+            A new tensor of the same shape and dtype, quantized to the 256 levels of an 8-bit file, except for Gaussian
+            noise, which is unclipped and unquantized as in papers.
 
         Raises:
             InvalidInputError: `clean` has the wrong shape or dtype, or is on another device than the generator.
@@ -86,7 +86,7 @@ def make(kind: type[Degradation], settings: dict[str, Any]) -> Degradation:
 
 
 def check_fields(settings: Any) -> None:
-    """Validate and normalise the `ranged` and `share` fields of a frozen dataclass.
+    """Validate and normalize the `ranged` and `share` fields of a frozen dataclass.
 
     Raises:
         InvalidInputError: a range is reversed or exceeds its limits, or a share isn't in [0,1].

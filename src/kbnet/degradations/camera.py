@@ -39,7 +39,7 @@ def camera_noise(
     phase: tuple[int, int] | None = (0, 0),
     malvar: bool = False,
 ) -> Tensor:
-    """Add the noise that a camera's sensor would add to a photo, without quantisation or compression.
+    """Add the noise that a camera's sensor would add to a photo, without quantization or compression.
 
     The image is converted back to linear camera colours, noise is added to their mosaic and demosaiced, and the result
     goes through the camera's processing. The image itself isn't mosaiced, so the result differs from it only by noise:

@@ -118,7 +118,7 @@ def frames_kernel(path: Tensor, count: int) -> Tensor:
 
 
 def centred(kernel: Tensor) -> Tensor:
-    """Shift a kernel by whole pixels so that its centroid is in the middle pixel, crop zeros, and normalise the sum.
+    """Shift a kernel by whole pixels so that its centroid is in the middle pixel, crop zeros, and normalize the sum.
 
     Otherwise a network trained on the kernel would learn to shift the image.
 

@@ -11,7 +11,7 @@ from kbnet.errors import InvalidInputError
 
 
 def gaussian_noise(clean: Tensor, sigma: Tensor | float, generator: Generator | None = None) -> Tensor:
-    """Add white Gaussian noise, neither clipped nor quantised (KBNet, arXiv 2303.02881, section 4.2).
+    """Add white Gaussian noise, neither clipped nor quantized (KBNet, arXiv 2303.02881, section 4.2).
 
     Args:
         clean: images [B,C,H,W], nominally in [0,1].

@@ -17,7 +17,7 @@ from kbnet.errors import InvalidInputError
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoNoise(Degradation):
-    """Camera noise or white Gaussian noise; sometimes resized, and sometimes quantised to 8 bits and saved as JPEG.
+    """Camera noise or white Gaussian noise; sometimes resized, and sometimes quantized to 8 bits and saved as JPEG.
 
     A single network trained on this mixture replaces one for each kind of noise, so users needn't know the kind.
 
@@ -29,7 +29,7 @@ class PhotoNoise(Degradation):
             smaller one.
         quantised_share: share of the calls with Gaussian noise that are clipped to [0,1] and rounded to 8 bits; the
             others are neither, as in papers.
-        jpeg_share: share of those quantised calls that are then saved as JPEG; jpeg_quality, subsampled_share: as for
+        jpeg_share: share of those quantized calls that are then saved as JPEG; jpeg_quality, subsampled_share: as for
             `Jpeg`. Camera noise has its own JPEG settings.
     """
 

@@ -69,12 +69,12 @@ def plan_rows(
         there = {row.output for row in rows if not (overwrite or resume) and os.path.lexists(row.output)}
     else:
         if output is None:
-            raise InvalidInputError("expected an output folder or URL for inputs from URLs, got none; give -o")
+            raise InvalidInputError("expected an output folder or URL for inputs from URLs, got none; add -o")
         folder = output if is_url(output) else _file_url(output)
         rows = [row for item in inputs for row in _rows_of(item, folder, suffix, format, passed_over)]
         there = set() if overwrite or resume else _existing(folder, rows)
         _refuse_clashes(rows)
-    exists = "the file exists; choose another name or give --overwrite"
+    exists = "the file exists; choose another name or add --overwrite"
     rows = [replace(row, overwrite=overwrite) for row in rows]
     return [replace(r, problem=f"{printable(r.output)}: {exists}") if r.output in there else r for r in rows]
 

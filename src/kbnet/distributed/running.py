@@ -82,7 +82,7 @@ class Settings:
             if value is not None and value < 1:
                 raise InvalidInputError(f"expected {name} to be at least 1, got {value}")
         if self.log is not None and (self.address or "").startswith("ray://"):
-            raise InvalidInputError("the log is on the driver's machine, which ray:// cannot access; omit --log")
+            raise InvalidInputError("the log is on the driver's machine, which ray:// can't access; omit --log")
 
     @property
     def look(self) -> Look:

@@ -58,7 +58,7 @@ def read(place: str) -> bytes:
             return bytes(stream.read())
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         why = (error.strerror or "no such file or no permission").lower()
-        raise UnreadableImageError(f"{printable(place)}: cannot be read: {why}") from None
+        raise UnreadableImageError(f"{printable(place)}: can't be read: {why}") from None
 
 
 def write(place: str, data: bytes, *, overwrite: bool = False) -> None:
@@ -98,7 +98,7 @@ def write(place: str, data: bytes, *, overwrite: bool = False) -> None:
     except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
         why = (error.strerror or "not allowed").lower()
         raise OutputError(
-            f"{printable(place)}: cannot be written: {why}; check the folder and its permissions"
+            f"{printable(place)}: can't be written: {why}; check the folder and its permissions"
         ) from None
 
 

@@ -34,7 +34,7 @@ class Worker:
         look: keyword arguments of a Restorer's call: strength, color_strength, detail.
         output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time, same_quality; and drop_extras
             and mark, both true or false.
-        threads: number of PyTorch threads.
+        threads: number of threads.
         attempts: attempts per image if reading or writing fails.
         known: handle of the job's `Attempts` actor.
         has_log: whether the job has a log.
@@ -52,11 +52,10 @@ class Worker:
         known: Any,
         has_log: bool = False,
     ) -> None:
-        import torch
-
+        from kbnet.engine.threads import limit_threads
         from kbnet.inference import Restorer
 
-        torch.set_num_threads(threads)
+        limit_threads(threads)
         if weights is None:
             restorer = Restorer.from_pretrained(model, **options)
         else:

@@ -2,10 +2,10 @@
 
 settings and weights --Engine--> engine --(image, context)--> restored image
 
-`reference.py` implements the same in a few lines of numpy: the specification, and the fallback without a compiler.
+`reference.py` implements the same in a few lines of numpy: the specification, and the last resort without a compiler.
 """
 
 from kbnet.engine.contexts import Context, FullFrame, Gather, Local, Shared
-from kbnet.engine.network import Engine
+from kbnet.engine.network import MAX_CHANNELS, Engine
 
-__all__ = ["Context", "Engine", "FullFrame", "Gather", "Local", "Shared"]
+__all__ = ["MAX_CHANNELS", "Context", "Engine", "FullFrame", "Gather", "Local", "Shared"]

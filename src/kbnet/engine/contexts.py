@@ -1,13 +1,22 @@
-"""Contexts: where a network's averages over the image come from. `kbnet.nn.context` explains them."""
+"""Contexts: where a network's averages over the image come from.
+
+Two parts of KBNet average over the image: the channel branch (global average pooling, section 3.2 of the paper) and, in
+KBNet-L, transposed attention. Everything else is local. A network therefore computes the same on tiles as on the full
+image, except for these averages, which a context provides. `kbnet.nn.context` implements them for modules.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Means = Sequence[NDArray[np.float32]]
-"""One average per site, [C] float32 each, in the order in which the network visits the sites."""
+Image = NDArray[np.float32]
+"""Images [B,C,H,W] with values nominally in [0,1]."""
+
+Means = Sequence[NDArray[Any]]
+"""One float32 average per site, [C] or [1,...], in the order in which the network visits the sites."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,15 @@
-"""The extension module compiled from csrc/, shared by the engine and the operator."""
+"""The extension module compiled from csrc/, shared by the engine and the operator.
 
+The environment variable KBNET_INSTRUCTION_SET forces one of `instruction_sets()`. KBNET_THREAD_SOURCE=own makes the
+kernels start their own threads instead of using those of PyTorch's OpenMP runtime, if that is loaded.
+"""
+
+import os
 from functools import cache
 from importlib import import_module
 from typing import Any
+
+from kbnet.engine.threads import default_threads
 
 
 @cache
@@ -13,3 +20,41 @@ def extension() -> Any:
         ImportError: kbnet was installed without its compiled kernels.
     """
     return import_module("kbnet.engine._native")
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets that this CPU supports, the fastest first.
+
+    "avx512bf16" is "avx512" with bfloat16 dot products.
+    """
+    return tuple(extension().instruction_sets())
+
+
+def chosen_instruction_set() -> str:
+    """Return the instruction set that the kernels use."""
+    return os.environ.get("KBNET_INSTRUCTION_SET") or instruction_sets()[0]
+
+
+def describe() -> str:
+    """Describe the instruction set and threads in use in one line, or say why the kernels aren't available."""
+    reason = refuses_here()
+    if reason is not None:
+        return f"not available: {reason}"
+    owner = {"openmp": "torch's OpenMP threads", "own": "its own threads"}[extension().thread_source()]
+    return f"{chosen_instruction_set()}, {default_threads()} of {owner}"
+
+
+def refuses_here() -> str | None:
+    """Return why this machine can't run the kernels at all; None if it can."""
+    return _refuses_here(os.environ.get("KBNET_INSTRUCTION_SET", ""))
+
+
+@cache
+def _refuses_here(wish: str) -> str | None:
+    try:
+        known = instruction_sets()
+    except ImportError as error:
+        return f"kbnet was installed without its compiled kernels ({error})"
+    if wish and wish not in known:
+        return f"KBNET_INSTRUCTION_SET is {wish!r}, but this machine supports {', '.join(known)}"
+    return None

@@ -1,18 +1,18 @@
 """A KBNet-S with its weights, ready to run."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kbnet.engine.contexts import Context, FullFrame, Gather, Local, Shared
+from kbnet.engine.contexts import Context, FullFrame, Gather, Image, Local, Shared
 from kbnet.engine.native import extension
+from kbnet.engine.threads import default_threads
 from kbnet.errors import InvalidInputError
 
-Image = NDArray[np.float32]
-"""Images [B,C,H,W] with values nominally in [0,1]; rows of pixels are contiguous."""
+MAX_CHANNELS = 512
+"""With more channels, matrix products dominate the time, and those of PyTorch's libraries measured faster."""
 
 
 class Engine:
@@ -22,7 +22,7 @@ class Engine:
         settings: the fields of `KBNetSConfig`.
         arrays: every parameter under its `state_dict` name; contiguous, float32, or bfloat16 as raw uint16. They are
             not copied: each call reads their current values.
-        threads: number of threads per call; defaults to the number of cores that this process may use.
+        threads: number of threads per call; defaults to `kbnet.engine.threads.default_threads()`.
         instruction_set: one of `kbnet.ops.native.instruction_sets()`; defaults to the fastest.
 
     Raises:
@@ -44,7 +44,7 @@ class Engine:
         except (TypeError, ValueError) as error:
             raise InvalidInputError(f"the weights don't match the network's settings: {error}") from error
         self.channels = int(settings["channels"])
-        self.threads = threads or len(_usable_cores())
+        self.threads = threads
 
     @property
     def input_multiple(self) -> int:
@@ -78,13 +78,12 @@ class Engine:
         if image.ndim != 4 or image.shape[1] != self.channels or 0 in image.shape:
             raise InvalidInputError(f"expected an image [B,{self.channels},H,W], got {list(image.shape)}")
         x = np.asarray(image, np.float32)
-        if x.strides[3] != x.itemsize:
-            x = np.ascontiguousarray(x)
+        if x.strides[3] != x.itemsize or not x.flags.writeable:  # the extension takes no read-only arrays
+            x = np.array(x, order="C")
         y = np.empty(x.shape, np.float32)
         context = context or FullFrame()
-        shared = (
-            [np.asarray(mean, np.float32).tolist() for mean in context.means] if isinstance(context, Shared) else []
-        )
+        stored = context.means if isinstance(context, Shared) else []
+        shared = [np.asarray(mean, np.float32).ravel().tolist() for mean in stored]
         try:
             means = self._engine.run(
                 x,
@@ -93,7 +92,7 @@ class Engine:
                 window=context.window if isinstance(context, Local) else 0,
                 halo=context.halo if isinstance(context, Gather) else 0,
                 means=shared,
-                threads=threads or self.threads,
+                threads=threads or self.threads or default_threads(),
             )
         except ValueError as error:
             raise InvalidInputError(str(error)) from error
@@ -103,10 +102,3 @@ class Engine:
 
 
 _NAMES = {FullFrame: "full", Local: "local", Gather: "gather", Shared: "shared"}
-
-
-def _usable_cores() -> set[int]:
-    """Return the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))

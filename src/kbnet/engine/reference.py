@@ -1,31 +1,40 @@
-"""KBNet-S in numpy, layer by layer: the engine's specification, and the fallback without compiled kernels.
+"""Whole networks in numpy, layer by layer: the engine's specification, and the last resort without compiled kernels.
 
-Every function takes and returns planes [C,H,W]. Parameters have the names of the module's `state_dict`. The equations
-are in arXiv 2303.02881, sections 3.1 to 3.3.
+Every function takes and returns images or features [B,C,H,W]. Parameters have the names of the module's `state_dict`.
+The equations are in arXiv 2303.02881, sections 3.1 to 3.3.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
-Planes = NDArray[np.floating[Any]]
-Parameters = Mapping[str, NDArray[Any]]
-Average = Callable[[Planes], Planes]
-"""Maps planes [C,H,W] to their averages, [C,1,1] or [C,H,W]."""
+from kbnet.engine import reference_l
+from kbnet.engine.averages import Averages
+from kbnet.engine.contexts import Context, FullFrame
+from kbnet.engine.reference_layers import (
+    Parameters,
+    Planes,
+    coefficients,
+    convolve,
+    kernel_basis_attention,
+    normalise,
+    pixel_shuffle,
+)
 
-EPS = 1e-6
+
+def restore(image: Planes, p: Parameters, settings: Mapping[str, Any], context: Context | None = None) -> Planes:
+    """Run a network on images [B,C,H,W] of any size; averages default to those over each image."""
+    large = "heads" in settings  # KBNet-L
+    multiple = 8 if large else 2 ** len(settings["encoder_blocks"])
+    height, width = image.shape[2:]
+    padded = np.pad(image, ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple)))
+    average = Averages(context or FullFrame(), padded.shape[2])
+    y = (reference_l.restore if large else _restore_small)(padded, p, settings, average)
+    return y[:, :, :height, :width]
 
 
-def restore(image: Planes, p: Parameters, settings: Mapping[str, Any], average: Average | None = None) -> Planes:
-    """Run a KBNet-S on one image [C,H,W] of any size; `average` defaults to the mean over the image."""
-    average = average or (lambda u: u.mean((1, 2), keepdims=True))
-    levels = len(settings["encoder_blocks"])
-    height, width = image.shape[1:]
-    padded = np.pad(image, ((0, 0), (0, -height % 2**levels), (0, -width % 2**levels)))
-
+def _restore_small(padded: Planes, p: Parameters, settings: Mapping[str, Any], average: Averages) -> Planes:
     def stage(x: Planes, name: str, count: int) -> Planes:
         for number in range(count):
             x = block(x, p, f"{name}.{number}", settings, average)
@@ -39,74 +48,30 @@ def restore(image: Planes, p: Parameters, settings: Mapping[str, Any], average: 
         x = _halve(x, p, f"downsample.{level}")
     x = stage(x, "middle", settings["middle_blocks"])
     for level, count in enumerate(settings["decoder_blocks"]):
-        up = _pixel_shuffle(convolve(x, p, f"upsample.{level}.0"))
+        up = pixel_shuffle(convolve(x, p, f"upsample.{level}.0"))
         x = stage(up + skips.pop(), f"decoder.{level}", count)
     y: Planes = convolve(x, p, "last") + padded
-    return y[:, :height, :width]
-
-
-def block(x: Planes, p: Parameters, name: str, settings: Mapping[str, Any], average: Average) -> Planes:
-    """Run one block: multi-axis feature fusion, then the gated feed-forward half."""
-    u = normalise(x, p, f"{name}.fusion_norm")
-    channel = convolve(average(u), p, f"{name}.channel_branch.mix")
-    static_groups = len(x) if settings["lightweight"] else len(x) // 4
-    static = convolve(convolve(u, p, f"{name}.static_branch.0"), p, f"{name}.static_branch.1", static_groups)
-    v = convolve(convolve(u, p, f"{name}.adaptive_in.0"), p, f"{name}.adaptive_in.1", len(x))
-    adaptive = kernel_basis_attention(v, coefficients(u, p, f"{name}.coefficients"), p, f"{name}.kba", settings)
-    adaptive = adaptive * p[f"{name}.kba_scale"][0] + v
-    x = x + convolve(adaptive * static * channel, p, f"{name}.fusion_out") * p[f"{name}.fusion_scale"][0]
-    first, second = np.split(convolve(normalise(x, p, f"{name}.ffn_norm"), p, f"{name}.ffn_in"), 2)
-    y: Planes = x + convolve(first * second, p, f"{name}.ffn_out") * p[f"{name}.ffn_scale"][0]
     return y
 
 
-def coefficients(u: Planes, p: Parameters, name: str) -> Planes:
-    """Predict the mixing coefficients of every pixel, [C,H,W] -> [N,H,W]."""
-    first, second = np.split(convolve(u, p, f"{name}.grouped", len(p[f"{name}.grouped.bias"])), 2)
-    mixed: Planes = convolve(first * second, p, f"{name}.expand") * p[f"{name}.scale"][0]
-    return mixed + convolve(u, p, f"{name}.projection")
-
-
-def kernel_basis_attention(x: Planes, a: Planes, p: Parameters, name: str, settings: Mapping[str, Any]) -> Planes:
-    """Compute the sum over n of a[n] * (grouped convolution of x with basis n + bias n)."""
-    side, group = settings["kernel_size"], settings["group_channels"]
-    bases = p[f"{name}.weight"].reshape(len(a), len(x), group, side, side)
-    total = np.zeros_like(x)
-    for n, coefficient in enumerate(a):
-        total += coefficient * _grouped(x, bases[n], p[f"{name}.bias"][n], len(x) // group)
-    return total
-
-
-def normalise(x: Planes, p: Parameters, name: str) -> Planes:
-    """Apply layer norm over the channels of each pixel."""
-    centred = x - x.mean(0)
-    scaled: Planes = centred / np.sqrt((centred**2).mean(0) + EPS)
-    return scaled * p[f"{name}.weight"][:, None, None] + p[f"{name}.bias"][:, None, None]
-
-
-def convolve(x: Planes, p: Parameters, name: str, groups: int = 1) -> Planes:
-    """Convolve with zero padding and stride 1."""
-    weight = p[f"{name}.weight"]
-    return _grouped(x, weight, p.get(f"{name}.bias", np.zeros(len(weight))), groups)
-
-
-def _grouped(x: Planes, weight: NDArray[Any], bias: NDArray[Any], groups: int) -> Planes:
-    half = weight.shape[2] // 2
-    padded = np.pad(x, ((0, 0), (half, half), (half, half)))
-    windows = sliding_window_view(padded, weight.shape[2:], axis=(1, 2))  # [C,H,W,k,k]
-    inside = windows.reshape(groups, -1, *windows.shape[1:])
-    kernels = weight.reshape(groups, -1, *weight.shape[1:])
-    y: Planes = np.einsum("gihwuv,goiuv->gohw", inside, kernels).reshape(-1, *x.shape[1:]) + bias[:, None, None]
+def block(x: Planes, p: Parameters, name: str, settings: Mapping[str, Any], average: Averages) -> Planes:
+    """Run one block: multi-axis feature fusion, then the gated feed-forward half."""
+    channels = x.shape[1]
+    u = normalise(x, p, f"{name}.fusion_norm")
+    channel = convolve(average(u), p, f"{name}.channel_branch.mix")
+    static_groups = channels if settings["lightweight"] else channels // 4
+    static = convolve(convolve(u, p, f"{name}.static_branch.0"), p, f"{name}.static_branch.1", static_groups)
+    v = convolve(convolve(u, p, f"{name}.adaptive_in.0"), p, f"{name}.adaptive_in.1", channels)
+    adaptive = kernel_basis_attention(v, coefficients(u, p, f"{name}.coefficients"), p, f"{name}.kba", settings)
+    adaptive = adaptive * p[f"{name}.kba_scale"] + v
+    x = x + convolve(adaptive * static * channel, p, f"{name}.fusion_out") * p[f"{name}.fusion_scale"]
+    first, second = np.split(convolve(normalise(x, p, f"{name}.ffn_norm"), p, f"{name}.ffn_in"), 2, 1)
+    y: Planes = x + convolve(first * second, p, f"{name}.ffn_out") * p[f"{name}.ffn_scale"]
     return y
 
 
 def _halve(x: Planes, p: Parameters, name: str) -> Planes:
-    channels, height, width = x.shape
-    blocks = x.reshape(channels, height // 2, 2, width // 2, 2)
-    y: Planes = np.einsum("chuwv,ocuv->ohw", blocks, p[f"{name}.weight"]) + p[f"{name}.bias"][:, None, None]
-    return y
-
-
-def _pixel_shuffle(x: Planes) -> Planes:
-    channels, height, width = x.shape
-    return x.reshape(channels // 4, 2, 2, height, width).transpose(0, 3, 1, 4, 2).reshape(-1, 2 * height, 2 * width)
+    batch, channels, height, width = x.shape
+    blocks = x.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    y: Planes = np.einsum("bchuwv,ocuv->bohw", blocks, p[f"{name}.weight"], optimize=True)
+    return y + p[f"{name}.bias"][:, None, None]

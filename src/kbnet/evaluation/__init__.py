@@ -3,6 +3,7 @@
 find_benchmark(name).collect(request) -> samples --run(samples, restore, score)--> rows --summarise--> means
 """
 
+from kbnet import needs_torch  # noqa: F401
 from kbnet.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from kbnet.evaluation.journal import Journal
 from kbnet.evaluation.rows import Pictures, Row, run, summarise

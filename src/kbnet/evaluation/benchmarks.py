@@ -22,10 +22,10 @@ SIGMAS = (15.0, 25.0, 50.0)
 
 _PHOTOS = "a folder of clean photos, including subfolders"
 _RAIN = "input/ and target/ with the same names, or rain/rain-001.png and norain/norain-001.png"
-_RAIN13K = "in the test archive of the Rain13K collection, as the MPRNet and Restormer repositories link it"
-_BYTES = "both rounded to 8 bits; PSNR over all pixels and channels; SSIM as in MATLAB"
+_RAIN13K = "also in the test archive of Rain13K, linked by the MPRNet and Restormer repositories"
+_BYTES = "both rounded to 8 bits; PSNR over all pixels and channels; MATLAB's SSIM"
 _Y = "both rounded to 8 bits, then Y of MATLAB's rgb2ycbcr, rounded; PSNR and MATLAB's SSIM of Y"
-_GAUSSIAN = "noise of numpy.random.seed(0) for each photo, added in float32, neither clipped nor rounded; then "
+_GAUSSIAN = "noise from numpy.random.seed(0) for each photo, added in float32, not clipped or rounded; then "
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Benchmark:
         protocol: description of the protocol.
         task: the task whose default model is evaluated if no model is given.
         collect: creates the samples.
-        score: compares an output with the clean picture.
+        score: compares an output with the clean image.
         channels: 3 or 1; 0 means the model's.
         sigmas: standard deviations of the added noise, on a scale of 255; empty if no noise is added.
-        pictures: number of pictures in the published set; 0 if it can be any number.
+        pictures: number of images in the published set; 0 if it can be any number.
         published_tiles: whether papers report results in tiles of 1024 pixels (`in_published_tiles`).
-        restores: whether an output worse than its input is a failure; false if the input is the clean picture.
-        needs_data: whether it reads a folder; false if code draws its pictures.
+        restores: whether an output worse than its input is a failure; false if the input is the clean image.
+        needs_data: whether it reads a folder; false if code draws its images.
     """
 
     name: str
@@ -97,7 +97,7 @@ def _rain(name: str, title: str, pictures: int, source: str) -> Benchmark:
 
 
 def _saved(name: str, title: str, quality: int | None, kept: str) -> Benchmark:
-    noise = "noise of numpy.random.seed(0) for each photo, "
+    noise = "noise from numpy.random.seed(0) for each photo, "
     return Benchmark(
         name,
         title,
@@ -114,25 +114,25 @@ def _saved(name: str, title: str, quality: int | None, kept: str) -> Benchmark:
 _KAIR = "among the test sets of the FFDNet, DnCNN and KAIR repositories of K. Zhang"
 
 _TABLE = (
-    _gaussian("gaussian", "Gaussian noise on any photos", 0, 0, _PHOTOS, "your own photos"),
-    _gaussian("cbsd68", "CBSD68", 3, 68, _PHOTOS, f"68 colour photos of the Berkeley segmentation set; {_KAIR}"),
+    _gaussian("gaussian", "Gaussian noise", 0, 0, _PHOTOS, "your own photos"),
+    _gaussian("cbsd68", "CBSD68", 3, 68, _PHOTOS, f"68 colour photos from the Berkeley segmentation set; {_KAIR}"),
     _gaussian("kodak24", "Kodak24", 3, 24, "24 photos of 500 x 500 pixels (the crops used since FFDNet)", _KAIR),
     _gaussian(
         "mcmaster", "McMaster", 3, 18, _PHOTOS, f"L. Zhang's page at the Hong Kong Polytechnic University; {_KAIR}"
     ),
     _gaussian(
-        "urban100", "Urban100", 3, 100, _PHOTOS, "the SelfExSR repository of J.-B. Huang (the high-resolution pictures)"
+        "urban100", "Urban100", 3, 100, _PHOTOS, "the SelfExSR repository of J.-B. Huang (the high-resolution images)"
     ),
-    _gaussian("set12", "Set12", 1, 12, _PHOTOS, f"12 gray pictures; {_KAIR}"),
-    _gaussian("bsd68", "BSD68", 1, 68, _PHOTOS, f"the gray photos of the Berkeley segmentation set; {_KAIR}"),
-    _gaussian("urban100-gray", "Urban100, gray", 1, 100, _PHOTOS, "as urban100; converted to gray as OpenCV does"),
+    _gaussian("set12", "Set12", 1, 12, _PHOTOS, f"12 gray images; {_KAIR}"),
+    _gaussian("bsd68", "BSD68", 1, 68, _PHOTOS, f"68 gray photos from the Berkeley segmentation set; {_KAIR}"),
+    _gaussian("urban100-gray", "Urban100, gray", 1, 100, _PHOTOS, "urban100, converted to gray like OpenCV"),
     Benchmark(
         "sidd",
         "SIDD validation",
         "ValidationNoisyBlocksSrgb.mat and ValidationGtBlocksSrgb.mat",
-        "the SIDD page of York University, as validation data in sRGB",
-        "each block on its own; clipped, never rounded; PSNR; SSIM of scikit-image at the range of 1 and, as old "
-        "figures have it, of 2",
+        "the SIDD page of York University: validation data in sRGB",
+        "each block separately; clipped, not rounded; PSNR; scikit-image's SSIM with a range of 1 and, as in older "
+        "papers, 2",
         "denoise",
         sidd_samples(truth=True),
         score_sidd,
@@ -142,9 +142,9 @@ _TABLE = (
     Benchmark(
         "sidd-benchmark",
         "SIDD benchmark, for its server",
-        "BenchmarkNoisyBlocksSrgb.mat; give --save and --submission SubmitSrgb.csv (or .mat)",
-        "the SIDD page of York University, as benchmark data in sRGB; only its server computes scores",
-        "each block on its own, rounded to 8 bits; no scores, because the clean blocks are not published",
+        "BenchmarkNoisyBlocksSrgb.mat; add --save and --submission SubmitSrgb.csv (or .mat)",
+        "the SIDD page of York University: benchmark data in sRGB; only its server computes scores",
+        "each block separately, rounded to 8 bits; no scores, because the clean blocks are not published",
         "denoise",
         sidd_samples(truth=False),
         score_bytes,
@@ -154,7 +154,7 @@ _TABLE = (
     Benchmark(
         "sensenoise",
         "SenseNoise-500, test part",
-        "noisy/ and gt/, and test.txt, which lists the test pictures",
+        "noisy/ and gt/, and test.txt, which lists the test images",
         "the IDR repository of Y. Zhang (arXiv 2111.14358)",
         f"in tiles of 1024 pixels as published; {_BYTES}",
         "denoise",
@@ -171,10 +171,10 @@ _TABLE = (
         "dpdd",
         "DPDD, single image",
         "test_c/source and test_c/target (or test/inputC and test/target) and, for the split, indoor_labels.npy and "
-        "outdoor_labels.npy, which number the pictures from 1",
+        "outdoor_labels.npy with image numbers, starting at 1",
         "A. Abuolaim and M. Brown (ECCV 2020), the defocus-deblurring-dual-pixel repository; the label files in "
         "Restormer's",
-        "in tiles of 1024 pixels as published; 16-bit values, clipped, never rounded; PSNR, SSIM of scikit-image, MAE",
+        "in tiles of 1024 pixels as published; 16-bit values, clipped, not rounded; PSNR, scikit-image's SSIM, MAE",
         "deblur",
         pair_samples("dpdd", deep=True),
         score_dpdd,
@@ -195,9 +195,9 @@ _TABLE = (
     ),
     Benchmark(
         "pairs",
-        "pairs of any kind",
+        "pairs of degraded and clean photos",
         "input/ and target/ with the same names; extensions may differ",
-        "your own pictures, or any data set in this layout (PolyU, GoPro, RealBlur ...)",
+        "your own images, or any data set in this layout (PolyU, GoPro, RealBlur ...)",
         _BYTES,
         "denoise",
         pair_samples("pairs"),
@@ -205,24 +205,24 @@ _TABLE = (
     ),
     Benchmark(
         "blur",
-        "known blur on any photos",
-        f"{_PHOTOS}; with --kernels FILE or FOLDER blur kernels from there (.mat or pictures; d_* defocus, m_* motion)",
-        "your own photos; the kernels are drawn here with a fixed seed, unless given: DPSR and KAIR publish .mat files",
-        "one defocus and one motion kernel a photo, in linear light, borders cut, noise of sigma 1 (or --sigma) of "
-        "numpy.random.seed(0), rounded to 8 bits; then " + _BYTES,
+        "synthetic blur",
+        f"{_PHOTOS}; for your own kernels, --kernels FILE or FOLDER (.mat or images; d_* defocus, m_* motion)",
+        "your own photos; kernels are drawn with a fixed seed; DPSR and KAIR publish .mat files for --kernels",
+        "one defocus and one motion kernel per photo, in linear light; borders cropped; noise of sigma 1 (or --sigma) "
+        "from numpy.random.seed(0); rounded to 8 bits; then " + _BYTES,
         "deblur",
         blur_samples,
         score_bytes,
         sigmas=(1.0,),
     ),
-    _saved("gaussian-8bit", "Gaussian noise in files of 8 bits", None, "then clipped and rounded to 8 bits; "),
-    _saved("gaussian-jpeg", "Gaussian noise saved as JPEG", 80, "then saved as JPEG of quality 80, 4:4:4; "),
+    _saved("gaussian-8bit", "Gaussian noise in 8-bit files", None, "then clipped and rounded to 8 bits; "),
+    _saved("gaussian-jpeg", "Gaussian noise saved as JPEG", 80, "then saved as JPEG with quality 80, 4:4:4; "),
     Benchmark(
         "clean",
-        "clean photos left alone",
+        "clean photos, unchanged if possible",
         _PHOTOS,
         "your own photos",
-        "clean photos in; the output against its own input, " + _BYTES,
+        "clean photos as input; output compared with input, " + _BYTES,
         "denoise",
         clean_samples,
         score_bytes,
@@ -230,10 +230,10 @@ _TABLE = (
     ),
     Benchmark(
         "charts",
-        "drawn charts left alone",
-        "nothing: code draws the charts",
+        "synthetic charts, unchanged if possible",
+        "none: code draws the charts",
         "kbnet.evaluation.charts",
-        "flat, dark, clipped, saturated, graded and finely drawn pictures; the output against its own input, " + _BYTES,
+        "flat, dark, clipped, saturated, graded and finely drawn images; output compared with input, " + _BYTES,
         "denoise",
         chart_samples,
         score_bytes,

@@ -2,9 +2,9 @@
 
 Each photo is blurred twice, with a defocus and with a motion kernel: photo i (from 0, in order of names) gets kernel i,
 modulo the number of kernels of the kind. Its sRGB values are converted to linear light (IEC 61966-2-1), convolved with
-the kernel and converted back. Input and clean picture are cropped by the radius of the kernel, so that no pixel depends
+the kernel and converted back. Input and clean image are cropped by the radius of the kernel, so that no pixel depends
 on values outside the photo. Then Gaussian noise of standard deviation sigma (on a scale of 255, `numpy.random.seed(0)`
-for each picture) is added, and the result is rounded to 8 bits.
+for each image) is added, and the result is rounded to 8 bits.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ def kernel_files(path: Path) -> list[Path]:
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".mat" or is_supported(p))
         if not found:
-            raise InvalidInputError(f"no blur kernels (.mat or pictures) in {path}; give another folder")
+            raise InvalidInputError(f"no blur kernels (.mat or images) in {path}; use another folder")
         return found
     return [path]
 
@@ -108,7 +108,7 @@ def blur_samples(request: Request) -> list[Sample]:
 
 
 def blurred(clean: Target, kernel: Tensor, sigma: float) -> tuple[Image, Target]:
-    """Apply the protocol to one picture.
+    """Apply the protocol to one image.
 
     Args:
         clean: [H,W] or [H,W,3] uint8.
@@ -116,7 +116,7 @@ def blurred(clean: Target, kernel: Tensor, sigma: float) -> tuple[Image, Target]
         sigma: standard deviation of the noise on a scale of 255.
 
     Returns:
-        The blurred picture, float32 in [0,1] with 256 levels, and the clean one, both cropped.
+        The blurred image, float32 in [0,1] with 256 levels, and the clean one, both cropped.
 
     Raises:
         InvalidInputError: a side has less than 32 pixels after cropping.

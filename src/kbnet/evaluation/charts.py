@@ -1,4 +1,4 @@
-"""Synthetic test charts: flat, dark, clipped, saturated or finely drawn pictures that can trigger artefacts.
+"""Synthetic test charts: flat, dark, clipped, saturated or finely drawn images that can trigger artefacts.
 
 Published weights of this family are known to produce coloured blotches on flat white and dark areas. A network should
 leave a clean chart unchanged, so the output is compared with the input.

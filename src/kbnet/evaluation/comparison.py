@@ -71,7 +71,7 @@ class Comparison:
 
     Args:
         path: path of the file. Rows that are still valid are kept, including those of other sets, methods and sigmas.
-        sets: clean 8-bit pictures, [H,W] or [H,W,3], by set and picture name.
+        sets: clean 8-bit images, [H,W] or [H,W,3], by set and image name.
         head: values at the start of the file, such as the command and the machine.
 
     Raises:
@@ -202,5 +202,5 @@ def restorer_method(name_or_path: str, machine: Mapping[str, Any]) -> Method:
         restored: NDArray[np.floating] = restorer(image)
         return restored
 
-    colour, gray = restorer.network.config.channels == 3, not (entry and entry.gray)
+    colour, gray = restorer.config.channels == 3, not (entry and entry.gray)
     return Method(name, denoise, conditions, facts, colour=colour, gray=gray)

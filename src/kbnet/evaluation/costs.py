@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from kbnet.errors import InvalidInputError
 from kbnet.evaluation.described import DESCRIBED
-from kbnet.models import PRESETS, build, cost_of
-from kbnet.nn import KernelBasisAttention
+from kbnet.models import PRESETS
+from kbnet.nn import KernelBasisAttention, build, cost_of
 from kbnet.ops.reference import forward_by_kernels
 
 MULTIPLE = 16  # all networks take sides that are multiples of it without padding

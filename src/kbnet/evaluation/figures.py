@@ -259,7 +259,7 @@ def _group_kernels(bases: Tensor, group: int) -> NDArray[np.floating]:
 
 
 def _mosaic(kernels: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Arrange kernels [rows,columns,k,k] in one picture, separated by NaN."""
+    """Arrange kernels [rows,columns,k,k] in one image, separated by NaN."""
     rows, columns, k, _ = kernels.shape
     step = k + 1
     picture = np.full((rows * step - 1, columns * step - 1), np.nan, np.float32)

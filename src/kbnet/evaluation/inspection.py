@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kbnet.errors import InvalidInputError
-from kbnet.models import Network
-from kbnet.nn import FullFrame, KBBlockL, KBBlockS
+from kbnet.nn import FullFrame, KBBlockL, KBBlockS, Network
 from kbnet.ops.reference import pixel_kernels
 
 Pixel = tuple[int, int]
@@ -211,4 +210,4 @@ def check_pixels(pixels: Sequence[Pixel], width: int, height: int) -> None:
     """
     for x, y in pixels:
         if not (0 <= x < width and 0 <= y < height):
-            raise InvalidInputError(f"expected a pixel x,y inside the picture of {width} x {height}, got {x},{y}")
+            raise InvalidInputError(f"expected a pixel x,y inside the image of {width} x {height}, got {x},{y}")

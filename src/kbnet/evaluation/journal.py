@@ -101,5 +101,5 @@ class Journal:
         if differing:
             was = {key: value for one in before for key, value in one.items()}
             told = ", ".join(f"{key} was {was.get(key)!r}, now {now.get(key)!r}" for key in sorted(differing))
-            raise InvalidInputError(f"{self.path} holds results with other settings: {told}; choose another -o")
+            raise InvalidInputError(f"{self.path} contains results with other settings: {told}; choose another -o")
         return {row.name: row for row in done if row.error is None}

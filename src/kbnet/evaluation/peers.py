@@ -1,6 +1,6 @@
 """Classical denoisers for comparison with the networks, each with its usual settings for noise with known sigma.
 
-All of them are given sigma; the shipped networks aren't. They need the `peers` extra. The bm3d package is for
+All of them are given sigma; the included networks aren't. They need the `peers` extra. The bm3d package is for
 non-commercial use.
 """
 
@@ -72,7 +72,7 @@ def _bm3d(image: NDArray[np.float32], sigma: float) -> Image:
 
 OPENCV_STRENGTH = {2: 0.9, 3: 0.7}
 """Ratio of `h` to sigma for [H,W] and [H,W,3]. OpenCV's manual gives no rule; these had the best mean PSNR, in steps
-of 0.1, on scikit-image's photographs at sigma 25 (`python benchmarks/peers.py --tune`)."""
+of 0.1, on scikit-image's photos at sigma 25 (`python benchmarks/peers.py --tune`)."""
 
 
 def _opencv_nl_means(image: NDArray[np.float32], sigma: float) -> Image:

@@ -34,7 +34,7 @@ def quality_against_time(results: Mapping[str, Any], path: Path, note: str = "")
 
     Args:
         results: the file of `kbnet.evaluation.comparison.Comparison`; its `methods` and `summary` are used.
-        path: path of the picture to write.
+        path: path of the image to write.
         note: a line below the title, such as the machine.
 
     Raises:

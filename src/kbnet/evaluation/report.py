@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page with all rows, and the most important pictures side by side."""
+"""Reports: one self-contained HTML page with all rows, and the most important images side by side."""
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,27 +16,27 @@ from kbnet.imaging import Photo, encode, to_depth
 from kbnet.metrics import to_uint8
 
 LOWEST = 10
-"""Number of pictures with the lowest scores in a report."""
+"""Number of images with the lowest scores in a report."""
 
 FLAGGED = 30
-"""Maximum number of pictures in a report that are worse than their input; the table marks all of them."""
+"""Maximum number of images in a report that are worse than their input; the table marks all of them."""
 
 _QUALITY = 92
-_LARGE, _LARGE_QUALITY = 1_000_000, 85  # in pixels; keeps a page with large pictures below hundreds of megabytes
+_LARGE, _LARGE_QUALITY = 1_000_000, 85  # in pixels; keeps a page with large images below hundreds of megabytes
 
 Shown = dict[str, str]
 """JPEG data URLs by content: "input", "output" and "target"."""
 
 
 class Gallery:
-    """Collects the pictures of a report as rows come in. Keeps only candidates for the report, as JPEG."""
+    """Collects the images of a report as rows come in. Keeps only candidates for the report, as JPEG."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self.pictures: dict[str, Shown] = {}
 
     def offer(self, row: Row, pictures: Pictures) -> None:
-        """Keep a row's pictures if it is among the worst so far, and drop those that no longer are."""
+        """Keep a row's images if it is among the worst so far, and drop those that no longer are."""
         self._rows.append(row)
         wanted = wanted_names(self._rows)
         if row.name in wanted:
@@ -45,7 +45,7 @@ class Gallery:
             del self.pictures[name]
 
     def complete(self, rows: Sequence[Row], samples: Mapping[str, Sample], restore: Callable[[Image], Image]) -> None:
-        """Restore pictures again for rows that come from an earlier, interrupted evaluation."""
+        """Restore images again for rows that come from an earlier, interrupted evaluation."""
         for name in wanted_names(rows) - self.pictures.keys():
             image, target = samples[name].load()
             self.pictures[name] = _shown(Pictures(image, restore(image), target))
@@ -63,7 +63,7 @@ def flagged(rows: Iterable[Row]) -> list[Row]:
 
 
 def wanted_names(rows: Sequence[Row]) -> set[str]:
-    """Return the names of all rows whose pictures the report shows."""
+    """Return the names of all rows whose images the report shows."""
     return {row.name for row in [*lowest(rows), *flagged(rows)]}
 
 
@@ -76,7 +76,7 @@ def write_report(
         path: path of the page.
         results: the result of `Session.results`.
         rows: all rows, in order.
-        gallery: the pictures; call `Gallery.complete` first.
+        gallery: the images; call `Gallery.complete` first.
         overwrite: whether to replace an existing file; it is replaced atomically.
 
     Raises:

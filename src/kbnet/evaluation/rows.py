@@ -21,11 +21,11 @@ class Row:
 
     Attributes:
         name: name of the sample.
-        photo: name of its picture.
+        photo: name of its image.
         groups: groups whose means include it.
-        width, height: size of the picture in pixels.
-        input: metrics of the degraded picture; empty if there is no clean picture, or the input is the clean picture.
-        output: metrics of the restored picture; empty if there is no clean picture.
+        width, height: size of the image in pixels.
+        input: metrics of the degraded image; empty if there is no clean image, or the input is the clean image.
+        output: metrics of the restored image; empty if there is no clean image.
         seconds: wall time of the restoration.
         error: why there is no output; None on success.
     """
@@ -50,7 +50,7 @@ class Row:
 
     @property
     def worse(self) -> bool:
-        """Whether the output is further from the clean picture than the input."""
+        """Whether the output is further from the clean image than the input."""
         return self.gain is not None and self.gain < 0
 
     def as_json(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The pictures of a row, for saving and display."""
+    """The images of a row, for saving and display."""
 
     input: Image
     output: Image
@@ -102,7 +102,7 @@ def run(
     Args:
         samples: samples of a benchmark.
         restore: takes and returns a float image [H,W] or [H,W,3] on a scale of [0,1].
-        score: compares a picture with the clean one.
+        score: compares an image with the clean one.
         scored_input: whether to score the input too.
     """
     for sample in samples:
@@ -131,10 +131,10 @@ def _one(
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """Summarise every group: number of pictures, means, lowest score, and how many are worse than their input.
+    """Summarise every group: number of images, means, lowest score, and how many are worse than their input.
 
-    Groups are in the order of their first row, with groups of all pictures last. As in papers, means are plain means of
-    the metrics of the pictures. Rows with an error are left out.
+    Groups are in the order of their first row, with groups of all images last. As in papers, means are plain means of
+    the metrics of the images. Rows with an error are left out.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:

@@ -19,19 +19,19 @@ Image = NDArray[np.float32]
 """Image [H,W] or [H,W,3] on a scale of [0,1]; noise can exceed it."""
 
 Target = NDArray[np.uint8 | np.uint16]
-"""Clean picture [H,W] or [H,W,3] over the full range of its dtype."""
+"""Clean image [H,W] or [H,W,3] over the full range of its dtype."""
 
 Load = Callable[[], tuple[Image, Target | None]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One degraded picture and, if it is published, the clean one.
+    """One degraded image and, if it is published, the clean one.
 
     Attributes:
-        photo: name of the picture, without suffix.
+        photo: name of the image, without suffix.
         groups: groups whose means include it; the first is its condition ("sigma 25", "indoor", ...).
-        load: loads or generates the input and the clean picture; raises InvalidInputError or ImageError if it can't.
+        load: loads or generates the input and the clean image; raises InvalidInputError or ImageError if it can't.
         made: whether the input is generated instead of read from the data set.
     """
 
@@ -52,7 +52,7 @@ class Request:
 
     Attributes:
         data: folder of the data set.
-        channels: channels of the pictures, 3 or 1: the benchmark's, or the model's if it accepts both.
+        channels: channels of the images, 3 or 1: the benchmark's, or the model's if it accepts both.
         sigmas: standard deviations of the noise on a scale of 255.
         kernels: file or folder with blur kernels.
     """
@@ -64,7 +64,7 @@ class Request:
 
 
 def limited(samples: Iterable[Sample], limit: int | None) -> list[Sample]:
-    """Return the samples of the first `limit` pictures, under all conditions; all samples if it is None."""
+    """Return the samples of the first `limit` images, under all conditions; all samples if it is None."""
     samples = list(samples)
     if limit is None:
         return samples
@@ -91,7 +91,7 @@ def saved_samples(quality: int | None) -> Callable[[Request], list[Sample]]:
     """Return a function that creates samples with the noise of `gaussian_samples`, rounded to 8 bits.
 
     Args:
-        quality: also compress the pictures as JPEG with this quality, without chroma subsampling; None for no JPEG.
+        quality: also compress the images as JPEG with this quality, without chroma subsampling; None for no JPEG.
     """
     kept = "8 bits" if quality is None else f"JPEG {quality}"
 
@@ -208,7 +208,7 @@ def to_float(pixels: Target) -> Image:
 
 
 def matched(degraded: Target, clean: Target, item: Item) -> tuple[Image, Target]:
-    """Return a pair in the same shape. If only one picture is gray, it gets three equal channels.
+    """Return a pair in the same shape. If only one image is gray, it gets three equal channels.
 
     Raises:
         InvalidInputError: the sizes differ.

@@ -1,4 +1,4 @@
-"""Scores: one function per protocol that compares an output with the clean picture and returns metrics by name."""
+"""Scores: one function per protocol that compares an output with the clean image and returns metrics by name."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from kbnet.metrics import (
 )
 
 Score = Callable[[Image, Target], dict[str, float]]
-"""Returns metrics by name. The first decides whether a picture got worse; for it, higher is better."""
+"""Returns metrics by name. The first decides whether an image got worse; for it, higher is better."""
 
 _SHIFT, _BORDER = 10, 16  # in pixels; the kernels of Levin et al. extend 13 pixels from their centre
 
@@ -45,7 +45,7 @@ def score_sidd(output: Image, target: Target) -> dict[str, float]:
 
 
 def score_dpdd(output: Image, target: Target) -> dict[str, float]:
-    """Score DPDD: clipped, in floating point, with 16-bit pictures at full depth."""
+    """Score DPDD: clipped, in floating point, with 16-bit images at full depth."""
     a, b = np.clip(output, 0, 1).astype(np.float64), _to_unit(target)
     return {"psnr": psnr(a, b, 1.0), "ssim": ssim_uniform(a, b, 1.0), "mae": mean_absolute_error(a, b)}
 
@@ -66,7 +66,7 @@ def _to_unit(target: Target) -> NDArray[np.float64]:
 
 
 def _ssim_matlab(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    # Pictures smaller than the window have no SSIM, but still a PSNR.
+    # Images smaller than the window have no SSIM, but still a PSNR.
     return ssim_matlab(a, b) if min(a.shape[:2]) >= 11 else float("nan")
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kbnet.environment import environment
 from kbnet.errors import InvalidInputError
 from kbnet.evaluation.benchmarks import Benchmark, find_benchmark
 from kbnet.evaluation.blurring import blur_samples, describe_kernels
-from kbnet.evaluation.environment import environment
 from kbnet.evaluation.published_tiles import in_published_tiles
 from kbnet.evaluation.rows import Row, seconds_per_megapixel, summarise
 from kbnet.evaluation.samples import Image, Request, Sample, limited
@@ -31,8 +31,8 @@ class Session:
         sha256: SHA-256 of the weights.
         strength: blend with the input: 0 = input, 1 = fully restored.
         published_tiles: whether to restore in the tiles of the authors' scripts.
-        score: compares an output with the clean picture.
-        limit: maximum number of pictures; None for all.
+        score: compares an output with the clean image.
+        limit: maximum number of images; None for all.
     """
 
     benchmark: Benchmark
@@ -127,14 +127,14 @@ def open_session(
 
     Args:
         benchmark: name of the benchmark.
-        data: folder of the data set in the benchmark's `layout`; None if code draws its pictures.
-        model: a shipped model, a task or a weights file; defaults to the benchmark's task.
+        data: folder of the data set in the benchmark's `layout`; None if code draws its images.
+        model: an included model, a task or a weights file; defaults to the benchmark's task.
         sigmas: noise levels on a scale of 255, instead of the benchmark's.
         kernels: file or folder with blur kernels, for the benchmark "blur".
         tile: "protocol" for the tiles of the published results, or as for `Restorer`.
         device, dtype, context, ensemble, strength: as for `Restorer`.
         lpips: whether to measure LPIPS too.
-        limit: evaluate only the first pictures, up to this number.
+        limit: evaluate only the first images, up to this number.
 
     Raises:
         InvalidInputError: the benchmark or folder doesn't exist, or the benchmark doesn't take an option.
@@ -148,12 +148,12 @@ def open_session(
         raise InvalidInputError(f"the benchmark {benchmark} doesn't blur, so it takes no --kernels")
     if not chosen.needs_data:
         if data is not None:
-            raise InvalidInputError(f"the benchmark {benchmark} draws its pictures, so it takes no --data")
+            raise InvalidInputError(f"the benchmark {benchmark} draws its images, so it takes no --data")
         data = Path(chosen.name)
     elif data is None:
         raise InvalidInputError(f"the benchmark {benchmark} needs --data FOLDER: {chosen.layout}")
     elif not data.is_dir():
-        raise InvalidInputError(f"{data} is not a folder; give another --data")
+        raise InvalidInputError(f"{data} is not a folder; use another --data")
     name = model or chosen.task
     if (entry := find(name)) is not None:
         name = entry.name  # by name: a task can have a second model for gray images, but only one is measured here
@@ -161,7 +161,7 @@ def open_session(
     side: int | Literal["auto"] = 0 if tile == "protocol" else tile
     score = with_lpips(chosen.score) if lpips else chosen.score
     restorer = Restorer.from_pretrained(name, tile=side, device=device, dtype=dtype, context=context, ensemble=ensemble)
-    channels = chosen.channels or restorer.network.config.channels
+    channels = chosen.channels or restorer.config.channels
     request = Request(data, channels, tuple(dict.fromkeys(sigmas)) or chosen.sigmas, kernels)
     return Session(chosen, request, restorer, digest(resolve(name)), strength, published, score, limit)
 
@@ -170,7 +170,7 @@ def measured_figures(results: Mapping[str, Any]) -> dict[str, float]:
     """Return the PSNR in dB of every group in a results file, under the names used in the catalogue of weights.
 
     Examples are "CBSD68 sigma 25", "Rain100L-dev Y", "polyu-dev", "CBSD68 defocus", "CBSD68 blur" and "CBSD68 clean".
-    The suffix ", input" marks the degraded pictures, and ", lowest" the lowest of the restored ones.
+    The suffix ", input" marks the degraded images, and ", lowest" the lowest of the restored ones.
     """
     settings, figures = results["settings"], {}
     for group, mean in results["means"].items():

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 18
 """The lowest opset with the reductions and splits used here, supported by runtimes since early 2023. Later ones bring
-no benefit: LayerNormalization came with 17, and runtimes recognise the parts of Gelu (20)."""
+no benefit: LayerNormalization came with 17, and runtimes recognize the parts of Gelu (20)."""
 
 IR_VERSION = 8  # of the first onnx release with this opset
 

@@ -138,7 +138,7 @@ class Layers:
         return b.node("Resize", mixed, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
 
     def fusion(self, u: str, block: KBBlockS | MultiAxisFusion, level: int, name: str) -> str:
-        """Add the product of the three branches of normalised features, without the last convolution."""
+        """Add the product of the three branches of normalized features, without the last convolution."""
         b = self.b
         v = self.sequence(u, block.adaptive_in, f"{name}.adaptive_in")
         a = self.coefficients(u, block.coefficients, f"{name}.coefficients")

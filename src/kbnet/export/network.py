@@ -16,9 +16,8 @@ from kbnet.export.builder import Builder, float_value, value
 from kbnet.export.layers import Layers
 from kbnet.export.pooling import PooledInput, WholeInput, Window
 from kbnet.export.traced import BASES_AT_ONCE
-from kbnet.inference.exported import GraphFacts
-from kbnet.models import KBNetS, Network
-from kbnet.nn import KBBlockL, KBBlockS
+from kbnet.inference.runners.graphs import GraphFacts
+from kbnet.nn import KBBlockL, KBBlockS, KBNetS, Network
 
 PADDING = 8
 """Reflection pads sides to multiples of this, as in the Restorer, before the network's own zero padding."""
@@ -108,12 +107,10 @@ def _pooling(b: Builder, facts: GraphFacts, multiple: int, levels: int) -> Whole
             f"expected a tile size that is a multiple of {multiple} and at least {_SMALLEST_TILE}, got {facts.tile}"
         )
     if facts.pooled and facts.window:
-        raise InvalidInputError(
-            "a local context (--window) doesn't use a shared one; give --context together with --window 0"
-        )
+        raise InvalidInputError("a local context (--window) can't be shared; use --context together with --window 0")
     if facts.pooled and (facts.uint8 or facts.tile):
         raise InvalidInputError(
-            "a shared context needs float tiles of any size; give --context without --uint8 and --tile"
+            "a shared context needs float tiles of any size; use --context without --uint8 and --tile"
         )
     if facts.pooled:
         return PooledInput(b)

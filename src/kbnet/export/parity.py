@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kbnet.engine import contexts
 from kbnet.errors import ExportError
-from kbnet.inference.exported import ExportedNetwork, GraphFacts, Run
+from kbnet.inference.runners.graphs import ExportedNetwork, GraphFacts, Run
 from kbnet.inference.tiles import reflect_pad
-from kbnet.models import Network
-from kbnet.nn import FullFrame, Gather, Local, Shared
+from kbnet.nn import FullFrame, Gather, Local, Network, Shared
 from kbnet.nn.fused import layers_alone
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
@@ -54,25 +54,36 @@ def _pairs(network: Network, facts: GraphFacts, run: Run) -> Iterator[tuple[str,
         return torch.rand(count, channels, height, width, generator=generator)
 
     context = Local(facts.window) if facts.window else FullFrame()
+    ours: contexts.Context = contexts.Local(facts.window) if facts.window else contexts.FullFrame()
     sizes = [(facts.tile, facts.tile)] if facts.tile else SIZES if facts.dtype == "float32" else MULTIPLES
     for height, width in sizes:
         image, what = images(1, height, width), f"{height} x {width}"
-        padded = reflect_pad(image, 8)
+        padded = _padded(image)
         if facts.uint8:
             image = (image * 255).round().to(torch.uint8)
-            expected = network(reflect_pad(image / 255, 8), context)[:, :, :height, :width].clamp(0, 1) * 255
+            expected = network(_padded(image / 255), context)[:, :, :height, :width].clamp(0, 1) * 255
             found = torch.from_numpy(np.array(run({"image": image[0].permute(1, 2, 0).contiguous().numpy()})[0]))
             # Rounding to integers can change values by half a level.
             off = (found.permute(2, 0, 1) - expected[0]).abs() - 0.5
             yield what, off.clamp_min(0) / 255, torch.zeros_like(off)
             continue
         exported = ExportedNetwork(facts, run)
-        yield what, exported(image, context), network(padded, context)[:, :, :height, :width]
+        yield what, _run(exported, image, ours), network(padded, context)[:, :, :height, :width]
     if not facts.pooled:
         return
-    crops, ours, theirs = images(3, _CROP, _CROP), Gather(_HALO), Gather(_HALO)
-    yield "crops of one image", exported(crops, ours), network(crops, theirs)
-    for number, (found, expected) in enumerate(zip(ours.means, theirs.means, strict=True)):
-        yield f"average {number}", found, expected
+    crops, gather, theirs = images(3, _CROP, _CROP), contexts.Gather(_HALO), Gather(_HALO)
+    yield "crops of one image", _run(exported, crops, gather), network(crops, theirs)
+    for number, (mean, expected) in enumerate(zip(gather.means, theirs.means, strict=True)):
+        yield f"average {number}", torch.from_numpy(mean), expected
     tile = images(1, 40, 56)
-    yield "a tile with a shared context", exported(tile, Shared(theirs.means)), network(tile, Shared(theirs.means))
+    shared = contexts.Shared([mean.numpy() for mean in theirs.means])
+    yield "a tile with a shared context", _run(exported, tile, shared), network(tile, Shared(theirs.means))
+
+
+def _run(exported: ExportedNetwork, image: Tensor, context: contexts.Context) -> Tensor:
+    return torch.from_numpy(exported(image.numpy(), context))
+
+
+def _padded(image: Tensor) -> Tensor:
+    """Mirror the sides up to multiples of 8."""
+    return torch.from_numpy(reflect_pad(image.numpy(), 8))

@@ -1,6 +1,6 @@
 """OpenVINO graphs with 8-bit convolutions, by NNCF's post-training quantization.
 
-Activation ranges are calibrated on degraded photographs, and the loss of quality is measured on others. A graph whose
+Activation ranges are calibrated on degraded photos, and the loss of quality is measured on others. A graph whose
 loss against the float graph exceeds `ALLOWED_LOSS` is not written.
 """
 
@@ -21,19 +21,19 @@ from kbnet.data import find_items, to_tensor
 from kbnet.data.photos import Pixels, decode_all
 from kbnet.degradations import Blur, Degradation, GaussianNoise, PhotoNoise, Rain
 from kbnet.errors import ExportError, InvalidInputError, MissingExtraError
-from kbnet.inference.exported import GraphFacts, Run
+from kbnet.inference.runners.graphs import GraphFacts, Run
 from kbnet.metrics import psnr, to_uint8
 
 ALLOWED_LOSS = 0.1
-"""Largest allowed loss of mean PSNR in dB, on photographs not used for calibration."""
+"""Largest allowed loss of mean PSNR in dB, on photos not used for calibration."""
 
 CROP = 128
 """Side in pixels of the crops for calibration and evaluation; a graph with a fixed size uses that size."""
 
 LEAST_PHOTOS = 8
-"""Minimum number of photographs. Every fourth is for evaluation, the others for calibration."""
+"""Minimum number of photos. Every fourth is for evaluation, the others for calibration."""
 
-_PHOTOS = 192  # maximum number of photographs to read
+_PHOTOS = 192  # maximum number of photos to read
 _CROPS = 48  # for calibration; twice as many made no difference
 _JUDGED = 4  # crops per evaluation photo
 _LEAST_INPUTS = (
@@ -47,12 +47,12 @@ DEGRADED_BY: dict[str, Degradation] = {
     "derain": Rain(),
     "deblur": Blur(),
 }
-"""The degradation applied to clean photographs, by task."""
+"""The degradation applied to clean photos, by task."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Mean PSNR in dB on the evaluation photographs.
+    """Mean PSNR in dB on the evaluation photos.
 
     Attributes:
         degraded: PSNR of the inputs.
@@ -73,7 +73,7 @@ class Quality:
 
 
 class Photographs:
-    """Crops of photographs: of pairs in `input` and `target`, or of clean photos, degraded for the graph's task.
+    """Crops of photos: of pairs in `input` and `target`, or of clean photos, degraded for the graph's task.
 
     Args:
         folder: folder with at least eight photos or pairs.
@@ -107,7 +107,7 @@ class Photographs:
         ]
         if len(self._pairs) < LEAST_PHOTOS:
             raise InvalidInputError(
-                f"expected at least {LEAST_PHOTOS} photographs with at least {self._side} pixels per side in {folder}, "
+                f"expected at least {LEAST_PHOTOS} photos with at least {self._side} pixels per side in {folder}, "
                 f"found {len(self._pairs)}{' pairs of equal size' if paired else ''}"
             )
 
@@ -121,7 +121,7 @@ class Photographs:
         ]
 
     def judge(self, full: Run, quantised: Run) -> Quality:
-        """Compare two graphs on photographs that `calibration` doesn't use."""
+        """Compare two graphs on photos that `calibration` doesn't use."""
         generator = Generator().manual_seed(1)
         scores: list[tuple[float, float, float]] = []
         for pair in self._pairs[::4]:
@@ -132,7 +132,7 @@ class Photographs:
                 scores.append(tuple(psnr(one, clean) for one in (_rounded(degraded), *restored)))  # type: ignore[arg-type]
         finite = np.array([row for row in scores if np.isfinite(row).all()])
         if not len(finite):
-            raise InvalidInputError("the degradation changes none of these photographs; use others")
+            raise InvalidInputError("the degradation changes none of these photos; use others")
         degraded_mean, full_mean, quantised_mean = (float(mean) for mean in finite.mean(0))
         return Quality(degraded_mean, full_mean, quantised_mean, len(finite))
 
@@ -162,7 +162,7 @@ def quantised(model: Any, photographs: Photographs) -> Any:
     """Quantize the convolutions of an OpenVINO model that have 32 or more input channels to 8 bits.
 
     Depthwise convolutions, those with fewer channels, and all sums, products and averages stay in float. With all of
-    them in 8 bits, the shipped denoiser lost 1.1 dB and took 80% of the time.
+    them in 8 bits, the included denoiser lost 1.1 dB and took 80% of the time.
 
     Raises:
         MissingExtraError: NNCF isn't installed.
@@ -193,7 +193,7 @@ def check(quality: Quality) -> None:
         raise ExportError(
             f"8 bits cost {quality.loss:.2f} dB ({quality.quantised:.2f} instead of {quality.full:.2f} dB on "
             f"{quality.crops} crops; the limit is {ALLOWED_LOSS:g}), so nothing was written; calibrate on other "
-            "photographs, or export float32 and run it in bfloat16"
+            "photos, or export float32 and run it in bfloat16"
         )
 
 

@@ -24,5 +24,5 @@ def saving(path: Path) -> Iterator[None]:
             raise files.failed(target, OSError(error.errno, os.strerror(error.errno))) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OutputError(
-            f"{files.printable(target)}: cannot be written: {files.printable(reason)[:160]}; is there space left?"
+            f"{files.printable(target)}: can't be written: {files.printable(reason)[:160]}; is there space left?"
         ) from error

@@ -16,9 +16,8 @@ from kbnet import files
 from kbnet.description import Layer
 from kbnet.errors import InvalidInputError
 from kbnet.export.saving import saving
-from kbnet.inference.exported import Arrays, GraphFacts, Run
-from kbnet.models import Network
-from kbnet.nn import KernelBasisAttention
+from kbnet.inference.runners.graphs import Arrays, GraphFacts, Run
+from kbnet.nn import KernelBasisAttention, Network
 from kbnet.nn.conformity import departure
 
 BASES_AT_ONCE = 8
@@ -75,8 +74,8 @@ def save_traced(network: Network, path: Path, facts: GraphFacts) -> Run:
     """
     if facts.window or facts.pooled or facts.uint8:
         raise InvalidInputError(
-            "torch.export programs average over the whole input and take floats: give --window 0 without --context and "
-            "--uint8, or export onnx or openvino"
+            "torch.export programs average over the whole input and accept floats: use --window 0 without --context "
+            "and --uint8, or export onnx or openvino"
         )
     plain = copy.deepcopy(network).requires_grad_(False)
     for name, module in list(plain.named_modules()):

@@ -15,9 +15,10 @@ from kbnet.errors import InvalidInputError, MissingExtraError
 from kbnet.export.parity import compare
 from kbnet.export.saving import saving
 from kbnet.export.traced import BASES_AT_ONCE
-from kbnet.inference.exported import PREFIX, GraphFacts, Run
-from kbnet.models import Network, matching_presets
+from kbnet.inference.runners.graphs import PREFIX, GraphFacts, Run
+from kbnet.models import matching_presets
 from kbnet.models.description import describe_network
+from kbnet.nn import Network
 from kbnet.nn.conformity import departure
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def export_model(
 def export_int8(
     network: Network, path: Path, facts: GraphFacts, photographs: Path, *, overwrite: bool = False
 ) -> "Quality":
-    """Export an OpenVINO graph with 8-bit convolutions, and return its quality on photographs.
+    """Export an OpenVINO graph with 8-bit convolutions, and return its quality on photos.
 
     Args:
         network: the network.
@@ -112,7 +113,7 @@ def export_int8(
         overwrite: whether to replace an existing file.
 
     Raises:
-        InvalidInputError: the options don't fit, the photographs are unsuitable (see `quantising.Photographs`), or the
+        InvalidInputError: the options don't fit, the photos are unsuitable (see `quantising.Photographs`), or the
             network isn't exactly what its settings describe.
         ExportError: the float graph differs from PyTorch, or 8 bits cost more than 0.1 dB; nothing is written.
         MissingExtraError, OutputExistsError, OutputError: as in `export_model`; the extra is `int8`.
@@ -130,7 +131,7 @@ def export_int8(
 
         import openvino
 
-        from kbnet.inference.runtimes import run_openvino
+        from kbnet.inference.runners.runtimes import run_openvino
 
         model = quantised(openvino.Core().read_model(str(target)), data)
         small = target.with_name(f"int8-{target.name}")
@@ -195,7 +196,7 @@ def _place_pair(folder: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def _write_onnx(network: Network, path: Path, facts: GraphFacts) -> tuple[Run, GraphFacts]:
-    from kbnet.inference.runtimes import run_onnx
+    from kbnet.inference.runners.runtimes import run_onnx
 
     facts = _save_onnx(network, path, facts)
     _, run = run_onnx(path)
@@ -231,7 +232,7 @@ def _write_openvino(network: Network, path: Path, facts: GraphFacts) -> tuple[Ru
         import openvino
     except ModuleNotFoundError:
         raise MissingExtraError("openvino", "export") from None
-    from kbnet.inference.runtimes import run_openvino
+    from kbnet.inference.runners.runtimes import run_openvino
 
     source = path.with_suffix(".onnx")
     facts = _save_onnx(network, source, facts, optional=False, at_once=1, target=path)

@@ -286,7 +286,7 @@ def _fit_segments(fitting: _Fitting) -> None:
         elif block.kind == "xmp" and len(block.data) > _LONGEST_XMP:
             fitting.blocks.remove(block)
             if not xmp.is_well_formed(block.data) or any(one.kind == "extended-xmp" for one in fitting.blocks):
-                fitting.lose(block, "JPEG is limited to 64 kB of it, and it cannot be split")
+                fitting.lose(block, "JPEG is limited to 64 kB of it, and it can't be split")
                 continue
             main, extension = xmp.split(block.data)
             guid = xmp.extension_guid(main) or b""

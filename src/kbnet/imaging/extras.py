@@ -25,7 +25,7 @@ def check_extras(
     if drop_extras or not extras or source is None or target is None or not _is_same(source, target):
         return
     raise OutputError(
-        f"{printable(target)}: {' and '.join(extras)} would be lost with the original; choose another output, or give "
+        f"{printable(target)}: {' and '.join(extras)} would be lost with the original; choose another output or add "
         "--drop-extras"
     )
 

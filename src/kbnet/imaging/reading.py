@@ -211,7 +211,7 @@ class _Input(io.FileIO):
 
 def _not_readable(name: str, error: OSError | ValueError) -> UnreadableImageError:
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UnreadableImageError(f"{name}: cannot be read: {why.lower()}; check the path and its permissions")
+    return UnreadableImageError(f"{name}: can't be read: {why.lower()}; check the path and its permissions")
 
 
 def _header(opened: _Opened, container: Container, found: Found, level: str) -> Any:

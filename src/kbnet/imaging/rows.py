@@ -182,7 +182,7 @@ def write_rows(
         files.place(temporary, target, overwrite=overwrite, times=times)
     except FAILURES as error:
         raise OutputError(
-            f"{printable(target)}: cannot be written: {reason(error) or 'the encoder failed'}; check the disk space"
+            f"{printable(target)}: can't be written: {reason(error) or 'the encoder failed'}; check the disk space"
         ) from None
     finally:
         pixels.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ def sniff(file: BinaryIO, name: str) -> Container:
     if head[4:8] == b"ftyp":
         return _heif(file, name, head)
     if head[:6] in (b"GIF87a", b"GIF89a"):
-        return Container("gif", lossless=True, notes=("GIF cannot be written; the default output format is PNG",))
+        return Container("gif", lossless=True, notes=("GIF can't be written; the default output format is PNG",))
     if head[:2] == b"BM" and (bitmap := bmp.read_header(file)) is not None:
         return _bmp(bitmap, name)
     if head.startswith(_RAW_MAGICS):
@@ -155,7 +155,7 @@ def _bmp(header: bmp.Header, name: str) -> Container:
     what = bmp.unsupported(header)
     if what is not None:
         raise UnsupportedImageError(f"{name}: {what} is not supported; save it as PNG")
-    return Container("bmp", lossless=True, notes=("BMP cannot be written; the default output format is PNG",))
+    return Container("bmp", lossless=True, notes=("BMP can't be written; the default output format is PNG",))
 
 
 def _webp_is_lossless(file: BinaryIO) -> bool:

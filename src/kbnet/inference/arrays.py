@@ -1,18 +1,17 @@
-"""From any accepted image to float32 channels, and back to the same kind, shape and depth.
+"""Converts accepted images to float32 channels, and results back to the same kind, shape and bit depth.
 
 Nothing here holds a whole image as float32: pixels are converted for each tile, and results are rounded to their own
 type as soon as they are final.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kbnet.errors import InvalidInputError, NonFiniteInputError
 from kbnet.imaging.cmyk import cmyk_to_srgb
@@ -54,7 +53,8 @@ def accept(image: Any, value_range: Range | None = None) -> Accepted:
     """
     if value_range is not None:
         value_range = _checked_range(value_range)
-    if isinstance(image, Tensor):
+    torch = sys.modules.get("torch")  # a caller with a tensor has imported it
+    if torch is not None and isinstance(image, torch.Tensor):
         return _from_tensor(image, value_range)
     if isinstance(image, np.ndarray):
         return _from_array(image, value_range)
@@ -62,7 +62,7 @@ def accept(image: Any, value_range: Range | None = None) -> Accepted:
         return _from_pil(image, value_range)
     raise InvalidInputError(
         f"expected a PIL image, a numpy array or a torch tensor, got {type(image).__name__}; "
-        "for a file use `kbnet restore`, or kbnet.imaging.read_photo(path).pixels"
+        "for a file, use `kbnet restore` or kbnet.imaging.read_photo(path).pixels"
     )
 
 
@@ -72,36 +72,38 @@ def _checked_range(given: Any) -> Range:
     except (TypeError, ValueError):
         raise InvalidInputError(f"expected a value_range of two numbers such as (0, 255), got {given!r}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InvalidInputError(f"expected a finite value_range whose first value is the lower, got {given!r}")
+        raise InvalidInputError(f"expected a value_range of two finite numbers, the lower one first; got {given!r}")
     return low, high
 
 
-def _check_values(pieces: Iterator[Tensor], value_range: Range | None) -> None:
+def _check_values(pieces: Iterator[NDArray[np.float32]], value_range: Range | None) -> None:
     """Refuse values that are not finite, and floats of 0 to 255 that would be taken for 0 to 1."""
     count = high = 0
     for piece in pieces:
-        if not bool(torch.isfinite(piece).all()):
+        if not bool(np.isfinite(piece).all()):
             raise NonFiniteInputError(
                 "expected finite float32 values, got NaN or infinity; replace them before restoring"
             )
-        count += piece.numel()
+        count += piece.size
         high += int((piece > HIGHEST_MEDIAN).sum())
     # If more than half of the values exceed the limit, so does the median; this needs no sorting.
     if value_range is None and 2 * high > count:
         raise InvalidInputError(
-            f"expected floats nominally in [0,1], got a median above {HIGHEST_MEDIAN:g}; if white is 255, give "
-            "value_range=(0, 255); if these values are intended, give value_range=(0, 1)"
+            f"expected floats nominally in [0,1], got a median above {HIGHEST_MEDIAN:g}; if white is 255, pass "
+            "value_range=(0, 255); if these values are intended, pass value_range=(0, 1)"
         )
 
 
-def _from_tensor(image: Tensor, value_range: Range | None) -> Accepted:
+def _from_tensor(image: Any, value_range: Range | None) -> Accepted:
+    import torch
+
     if image.ndim != 4 or image.shape[1] not in (1, 3) or not image.is_floating_point() or 0 in image.shape:
         raise InvalidInputError(
-            f"expected a floating tensor [B,1,H,W] or [B,3,H,W], got {image.dtype} {list(image.shape)}"
+            f"expected a floating-point tensor [B,1,H,W] or [B,3,H,W], got {image.dtype} {list(image.shape)}"
         )
     batch = image.detach()
     step = max(_PIECE // (batch.shape[1] * batch.shape[3]), 1)
-    _check_values((part.float() for one in batch for part in one.split(step, 1)), value_range)
+    _check_values((part.float().cpu().numpy() for one in batch for part in one.split(step, 1)), value_range)
     limits = value_range or (0.0, 1.0)
     # Created outside of inference mode: a tensor like any other, which the caller may write to.
     with torch.inference_mode(False):
@@ -116,7 +118,9 @@ def _from_array(image: NDArray[Any], value_range: Range | None) -> Accepted:
         raise InvalidInputError(f"expected an array [H,W] or [H,W,3], got {list(shape)}{hint}")
     whole = image.dtype.newbyteorder("=") in (np.uint8, np.uint16)  # TIFF and FITS store either byte order
     if not whole and image.dtype.kind != "f":
-        raise InvalidInputError(f"expected uint8, uint16 or floating values, got {image.dtype}; convert them first")
+        raise InvalidInputError(
+            f"expected uint8, uint16 or floating-point values, got {image.dtype}; convert them first"
+        )
     if not whole:
         _check_values(_float_pieces(image), value_range)
     limits = value_range or (0.0, float(np.iinfo(image.dtype).max) if whole else 1.0)
@@ -125,18 +129,18 @@ def _from_array(image: NDArray[Any], value_range: Range | None) -> Accepted:
     return Accepted([ArraySamples(channels[0], channels[1], limits)], lambda: out)
 
 
-def _float_pieces(image: NDArray[Any]) -> Iterator[Tensor]:
+def _float_pieces(image: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     step = max(_PIECE // (image.size // len(image)), 1)
     for top in range(0, len(image), step):
         with np.errstate(over="ignore"):  # float64 values beyond float32's range become infinite, and are refused
             piece = image[top : top + step].astype(np.float32)
-        yield torch.from_numpy(piece)
+        yield piece
 
 
 def _from_pil(image: Any, value_range: Range | None) -> Accepted:
     """Modes L, RGB and 16-bit gray unchanged; alpha is kept separately; other modes become RGB, LA or RGBA first."""
     if getattr(image, "is_animated", False):
-        raise InvalidInputError("expected a still picture, got an animation; restore its frames one by one")
+        raise InvalidInputError("expected a still image, got an animation; restore its frames separately")
     plain, info = _plain(image)
     alpha = plain.getchannel("A") if plain.mode in ("LA", "RGBA") else None
     opaque = plain.convert(plain.mode[:-1]) if alpha is not None else plain
@@ -165,8 +169,8 @@ def _plain(image: Any) -> tuple[Any, dict[str, Any]]:
         # Pillow would clip everything above 255, and has no mode for 16-bit gray with alpha.
         what = f"mode {mode} with a transparent value" if mode.startswith("I;16") else f"mode {mode}"
         raise InvalidInputError(
-            f"expected a PIL image of 8 bits or of mode I;16, got {what}; "
-            "pass its values as a numpy array, uint16 or floating in [0,1]"
+            f"expected an 8-bit PIL image or one of mode I;16, got {what}; "
+            "pass its values as a NumPy array: uint16, or floating-point in [0,1]"
         )
     if mode in ("LA", "RGBA") or mode.startswith("I;16") or (mode in ("L", "RGB") and not keyed):
         return image, info

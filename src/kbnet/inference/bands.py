@@ -1,4 +1,4 @@
-"""Restore a picture band by band: rows of tiles across its width, blended the same way as by the Restorer.
+"""Restore an image band by band: rows of tiles across its width, blended the same way as by the Restorer.
 
 Where two bands overlap, the sums of the upper one are carried into the lower one.
 """
@@ -8,27 +8,25 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kbnet import files
+from kbnet.engine.contexts import Context, FullFrame, Image, Local, Shared
 from kbnet.imaging import Pixels
 from kbnet.imaging.rows import RowFacts, RowReader, open_rows
 from kbnet.inference.blending import blend
 from kbnet.inference.look import Look, Mixer
-from kbnet.inference.memory import SMALLEST_TILE, auto_tile, bytes_per_pixel, side_within
+from kbnet.inference.memory import SMALLEST_TILE, auto_tile, side_within
 from kbnet.inference.restorer import Restorer
 from kbnet.inference.rowstate import RowState
 from kbnet.inference.samples import ArraySamples, finish, fitted
 from kbnet.inference.tiles import Span, mirrored, padded, plan
-from kbnet.nn import FullFrame, Local, Shared
 
 BUDGET_BYTES = 512 * 2**20
 """For a tile's activations and a band's sums together; the process itself takes another 300 MB."""
 
 Progress = Callable[[int, int], None]
 
-_LINES = 64  # rows converted to the picture's own sample type at a time
+_LINES = 64  # rows converted to the image's own sample type at a time
 
 
 def restore_bands(
@@ -36,7 +34,7 @@ def restore_bands(
     reader: RowReader,
     rows: Sequence[Span],
     cols: Sequence[Span],
-    context: FullFrame,
+    context: Context,
     state: RowState,
     strength: float,
     progress: Progress,
@@ -44,12 +42,12 @@ def restore_bands(
     """Restore the bands that are missing in `state`, from top to bottom, and store each one there.
 
     Args:
-        restorer: suited to the picture's number of channels.
-        reader: reads the picture.
+        restorer: suited to the image's number of channels.
+        reader: reads the image.
         rows, cols: the tiles, from `plan_tiles`.
         context: from `context_of`.
         state: the bands finished so far.
-        strength: 1 for the restored picture, 0 for the input.
+        strength: 1 for the restored image, 0 for the input.
         progress: called with (tiles done, tiles in total).
     """
     facts = reader.facts
@@ -57,11 +55,10 @@ def restore_bands(
     progress(done, len(rows) * len(cols))
     band = _Band(reader)
 
-    def restore(row: Span, col: Span) -> Tensor:
+    def restore(row: Span, col: Span) -> Image:
         nonlocal done
-        tile = fitted(band.tile(row, col), restorer.network.config.channels)
-        with torch.inference_mode():
-            restored = restorer.run(tile, context).to("cpu", torch.float32)
+        tile = fitted(band.tile(row, col), restorer.config.channels)
+        restored = restorer.run(tile, context)
         done += 1
         progress(done, len(rows) * len(cols))
         return restored
@@ -112,23 +109,23 @@ def mix_rows(source: Path, restored: Path, facts: RowFacts, look: Look) -> Path:
 
 
 class _Band:
-    """Rows of a picture [h,width,bands], those of one row of tiles at a time."""
+    """Rows of an image [h,width,bands], those of one row of tiles at a time."""
 
     def __init__(self, reader: RowReader) -> None:
         self._reader, self._facts, self._top = reader, reader.facts, -1
         self._rows: Pixels
 
-    def tile(self, row: Span, col: Span) -> Tensor:
-        """A tile as float32 [1,C,h,w] in [0,1], mirrored at the picture's end."""
+    def tile(self, row: Span, col: Span) -> Image:
+        """A tile as float32 [1,C,h,w] in [0,1], mirrored at the image's end."""
         if row.start != self._top:
             bottom = min(row.stop, self._facts.height)
             self._rows, self._top = self._reader.read(row.start, bottom - row.start), row.start
-        down = mirrored(self._facts.height, row.start, row.stop).numpy() - row.start
-        across = mirrored(self._facts.width, col.start, col.stop).numpy()
+        down = mirrored(self._facts.height, row.start, row.stop) - row.start
+        across = mirrored(self._facts.width, col.start, col.stop)
         return _samples(self._rows, self._facts).read(down, across)
 
-    def finished(self, top: int, restored: Tensor, strength: float) -> Pixels:
-        """Restored values [1,C,h,width] as samples of the picture, with the alpha of its rows [h,width,bands]."""
+    def finished(self, top: int, restored: Image, strength: float) -> Pixels:
+        """Restored values [1,C,h,width] as samples of the image, with the alpha of its rows [h,width,bands]."""
         first = top - self._top
         rows = self._rows[first : first + restored.shape[2]]
         result = rows.copy()
@@ -145,25 +142,25 @@ def _samples(rows: Pixels, facts: RowFacts, result: Pixels | None = None) -> Arr
 
 def plan_sizes(restorer: Restorer, facts: RowFacts) -> dict[str, int]:
     """Choose the side of the tiles, and how many pixels to sample for a global context."""
-    pixel = bytes_per_pixel(restorer.network, restorer.device)
-    limit = min(auto_tile(restorer.network, restorer.device) ** 2, BUDGET_BYTES // pixel)
+    pixel = restorer.runner.bytes_per_pixel
+    limit = min(auto_tile(restorer.runner) ** 2, BUDGET_BYTES // pixel)
     if restorer.tile != "auto":
         return {"side": restorer.tile, "limit": limit}
-    column = facts.width * (4 * restorer.network.config.channels + facts.bands * facts.dtype.itemsize)
-    side = min(side_within(BUDGET_BYTES, pixel, column), auto_tile(restorer.network, restorer.device))
+    column = facts.width * (4 * restorer.config.channels + facts.bands * facts.dtype.itemsize)
+    side = min(side_within(BUDGET_BYTES, pixel, column), auto_tile(restorer.runner))
     return {"side": max(SMALLEST_TILE, side // 64 * 64), "limit": limit}
 
 
 def plan_tiles(restorer: Restorer, facts: RowFacts, side: int) -> tuple[list[Span], list[Span]]:
-    """The rows and the columns of tiles of `side` pixels, over the padded picture."""
+    """The rows and the columns of tiles of `side` pixels, over the padded image."""
     height, width = padded(facts.height), padded(facts.width)
     return plan(height, *restorer.tiling(side)), plan(width, *restorer.tiling(side))
 
 
 def context_of(
     restorer: Restorer, source: Path, facts: RowFacts, state: RowState, *, one_tile: bool, limit: int
-) -> FullFrame:
-    """The source of averages over the picture; a global context is gathered in a separate pass and kept in `state`."""
+) -> Context:
+    """The source of averages over the image; a global context is gathered in a separate pass and kept in `state`."""
     if restorer.context == "local":
         return Local(restorer.window)
     if restorer.context == "tile" or one_tile:
@@ -177,12 +174,11 @@ def context_of(
             for top in sorted({y for y, _ in corners}):
                 count = min(side, facts.height - top)
                 band = reader.read(top, count)
-                vertical = mirrored(facts.height, top, top + side).numpy() - top
+                vertical = mirrored(facts.height, top, top + side) - top
                 for left in (x for y, x in corners if y == top):
-                    columns = mirrored(facts.width, left, left + side).numpy()
+                    columns = mirrored(facts.width, left, left + side)
                     crop = _samples(band, facts).read(vertical, columns)
-                    crops.append(fitted(crop, restorer.network.config.channels))
-        with torch.inference_mode():
-            means = restorer.gather(torch.cat(crops), halo)
+                    crops.append(fitted(crop, restorer.config.channels))
+        means = restorer.gather(np.concatenate(crops), halo)
         state.keep_means(means)
-    return Shared([mean.to(restorer.device) for mean in means])
+    return Shared(means)

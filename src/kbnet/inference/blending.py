@@ -1,13 +1,14 @@
 """Rows of tiles, blended into rows of the restored image as soon as no other tile reaches them.
 
-Whole images and pictures that are restored by rows go through here, so that their results are the same.
+Images restored in memory and by rows both use this module, so that their results are the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+import numpy as np
 
+from kbnet.engine.contexts import Image
 from kbnet.inference.tiles import Span
 
 
@@ -16,22 +17,22 @@ class Band(NamedTuple):
 
     Attributes:
         top: the first of the rows that are complete.
-        values: these rows, float32 [B,C,h,width]; valid until the next band is asked for.
+        values: these rows, float32 [B,C,h,width]; valid until the next band is requested.
         carried: sums [B,C,h,width] that belong to the next row of tiles, or None after the last; valid as long.
     """
 
     top: int
-    values: Tensor
-    carried: Tensor | None
+    values: Image
+    carried: Image | None
 
 
 def blend(
     rows: Sequence[Span],
     cols: Sequence[Span],
-    restore: Callable[[Span, Span], Tensor],
+    restore: Callable[[Span, Span], Image],
     *,
     start: int = 0,
-    carried: Tensor | None = None,
+    carried: Image | None = None,
 ) -> Iterator[Band]:
     """Restore tiles from left to right and top to bottom, and yield a band after each row of them.
 
@@ -39,11 +40,11 @@ def blend(
 
     Args:
         rows, cols: the tiles, from `kbnet.inference.tiles.plan`.
-        restore: returns the restored tile [B,C,h,w], float32, on one device for all.
+        restore: returns the restored tile [B,C,h,w], float32.
         start: the row of tiles to start with.
         carried: sums that the rows of tiles above left for it.
     """
-    sums: Tensor | None = None
+    sums: Image | None = None
     width = cols[-1].stop
     for i in range(start, len(rows)):
         row = rows[i]
@@ -51,16 +52,16 @@ def blend(
             tile = restore(row, col)
             if sums is None:
                 tallest = max(span.stop - span.start for span in rows)
-                sums = tile.new_zeros(*tile.shape[:2], tallest, width)
+                sums = np.zeros((*tile.shape[:2], tallest, width), np.float32)
             if j == 0:
                 kept = 0 if carried is None else carried.shape[2]
                 if carried is not None:
                     sums[:, :, :kept] = carried
                 sums[:, :, kept:] = 0
-            weights = (row.weights[:, None] * col.weights).to(tile.device)
+            weights = row.weights[:, None] * col.weights
             sums[:, :, : row.stop - row.start, col.start : col.stop] += tile * weights
         assert sums is not None
         last = i + 1 == len(rows)
         final = (row.stop if last else rows[i + 1].start) - row.start
-        carried = None if last else sums[:, :, final : row.stop - row.start].clone()
+        carried = None if last else sums[:, :, final : row.stop - row.start].copy()
         yield Band(row.start, sums[:, :, :final], carried)

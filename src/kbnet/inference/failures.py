@@ -1,4 +1,4 @@
-"""Errors of one picture, as one line that names it."""
+"""Errors of one image, as one line that names it."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def explain(error: Exception, job: Job) -> str:
         names = [job.name] if job.output is None else [job.name, printable(job.output)]
         return text if any(text.startswith(f"{name}: ") for name in names) else f"{job.name}: {text}"
     if isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY_MESSAGES):
-        return f"{job.name}: not enough memory; give a smaller --tile, or close other programs"
+        return f"{job.name}: not enough memory; use a smaller --tile or close other programs"
     if isinstance(error, FileNotFoundError) and error.filename in (None, job.input, str(job.input)):
         return f"{job.name}: no such file; check the path"
     if isinstance(error, OSError):
@@ -40,12 +40,12 @@ def check_output(path: Path, overwrite: bool) -> None:
         OutputError: its parent is not a folder, or is not writable.
     """
     if not overwrite and os.path.lexists(path):
-        raise OutputExistsError(f"{printable(path)}: the file exists; choose another name or give --overwrite")
+        raise OutputExistsError(f"{printable(path)}: the file exists; choose another name or add --overwrite")
     # not made absolute: parents of the working directory may not be accessible
     parent = next(filter(os.path.lexists, path.parents), path.parent)
     if not is_folder(parent):
-        raise OutputError(f"{printable(path)}: cannot be written: {printable(parent)} is not a folder; choose another")
+        raise OutputError(f"{printable(path)}: can't be written: {printable(parent)} is not a folder; choose another")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{printable(path)}: cannot be written: no permission to write in {printable(parent)}; choose another"
+            f"{printable(path)}: can't be written: no permission to write in {printable(parent)}; choose another"
         )

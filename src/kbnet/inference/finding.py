@@ -25,7 +25,7 @@ from kbnet.imaging.sniff import sniff
 from kbnet.inference.places import Places, is_folder
 
 RESULTS_MARK = ".kbnet-results"
-"""Marks a folder of results inside a folder of pictures; later runs skip such a folder."""
+"""Marks a folder of results inside a folder of images; later runs skip such a folder."""
 
 Kind = Literal["picture", "result", "other"]
 
@@ -37,7 +37,7 @@ class PassedOver:
     Attributes:
         path: of the file or folder; a string for a URL.
         why: the reason, without the name.
-        kind: "picture" for an unsupported picture format, "result" for results of an earlier run, "other" for
+        kind: "picture" for an unsupported image format, "result" for results of an earlier run, "other" for
             everything else: text, links to folders, pipes.
     """
 
@@ -55,7 +55,7 @@ class Found:
         root: the part of the path that is not mirrored in an output folder.
         named: whether the caller named the file, rather than a folder or pattern.
         format: determined from the content if the name has no supported ending, else "".
-        problem: why it cannot be read, if that is already known.
+        problem: why it can't be read, if that is already known.
     """
 
     path: Path
@@ -86,7 +86,7 @@ class Search:
         """The files that one name, folder or pattern refers to, sorted.
 
         Raises:
-            InvalidInputError: a folder or pattern without pictures, unless `may_be_empty`.
+            InvalidInputError: a folder or pattern without images, unless `may_be_empty`.
         """
         path = Path(item)
         missed: list[PassedOver] = []
@@ -100,9 +100,9 @@ class Search:
             self.passed_over(one)
         if not found and not may_be_empty:
             what = (
-                f"a folder with pictures ({endings()}), found none in"
+                f"a folder with images ({endings()}), found none in"
                 if is_folder(path)
-                else "a file or a pattern that fits pictures, found none for"
+                else "a pattern that matches images, found no match for"
             )
             raise InvalidInputError(f"expected {what} {printable(path)}{_summary(missed)}")
         return found
@@ -126,15 +126,13 @@ class Search:
                 yield from self._taken(match, root, missed)
 
     def _walk(self, folder: Path, root: Path, missed: list[PassedOver]) -> Iterator[Found]:
-        """The pictures in a folder and its subfolders; hidden files, such as macOS's ._ files, are ignored."""
+        """The images in a folder and its subfolders; hidden files, such as macOS's ._ files, are ignored."""
         try:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            problem = UnreadableImageError(
-                f"{printable(folder)}: cannot be read: {why}; check the folder's permissions"
-            )
+            problem = UnreadableImageError(f"{printable(folder)}: can't be read: {why}; check the folder's permissions")
             # the folder itself takes the place of a file: it needs a position in the tree like any other
             yield Found(folder, folder.parent if folder == root else root, named=False, problem=problem)
             return
@@ -148,7 +146,7 @@ class Search:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
             elif entry.is_symlink() and is_folder(path):
-                missed.append(PassedOver(path, "links to folders are not followed; name it to restore it", "other"))
+                missed.append(PassedOver(path, "a link to a folder; to restore it, name it in the command", "other"))
             elif entry.is_file(follow_symlinks=False) and is_supported(entry.name):
                 yield Found(path, root, named=False)
             else:
@@ -165,7 +163,7 @@ class Search:
                 yield Found(path, root, named=False)
             return
         if not stat.S_ISREG(state.st_mode):
-            missed.append(PassedOver(path, "not a regular file; name it to restore it", "other"))
+            missed.append(PassedOver(path, "not a regular file; to restore it, name it in the command", "other"))
         elif is_supported(path):
             yield Found(path, root, named=False)
         else:
@@ -188,7 +186,7 @@ class Search:
             return True
         if not os.path.lexists(folder / RESULTS_MARK):
             return False
-        why = f"a folder of results, by its {RESULTS_MARK}; name it to restore them"
+        why = f"a folder of results, marked by {RESULTS_MARK}; to restore it, name it in the command"
         if all(one.path != folder for one in missed):
             missed.append(PassedOver(folder, why, "result"))
         return True
@@ -197,14 +195,14 @@ class Search:
 def mark_results(folder: Path, inputs: Sequence[Path]) -> None:
     """Write RESULTS_MARK into a folder of results inside one of the input folders, so that later runs skip it.
 
-    Does nothing for other folders, or if the file cannot be written.
+    Does nothing for other folders, or if the file can't be written.
     """
     places = Places()
     key = places.real(folder)
     inside = any(is_folder(path) and key.startswith(places.real(path).rstrip(os.sep) + os.sep) for path in inputs)
     if not inside:
         return
-    text = "Results of kbnet. When kbnet searches for pictures, it skips folders that contain this file.\n"
+    text = "Results of kbnet. When kbnet searches for images, it skips folders that contain this file.\n"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         files.write(text.encode(), folder / RESULTS_MARK)
@@ -265,13 +263,13 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
     except ImageError as error:
         return "", str(error).removeprefix(f"{name}: "), "picture"
     except OSError as error:
-        return "", f"cannot be read: {(error.strerror or str(error)).lower()}", "picture"
+        return "", f"can't be read: {(error.strerror or str(error)).lower()}", "picture"
 
 
 def _summary(missed: Sequence[PassedOver]) -> str:
     if not missed:
         return ""
-    # the one most like a picture is the most informative
+    # the one most like an image is the most informative
     first = min(missed, key=lambda one: ("picture", "result", "other").index(one.kind))
     more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
     return f"; skipped: {printable(first.path)} ({first.why}){more}"

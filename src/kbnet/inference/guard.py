@@ -1,4 +1,4 @@
-"""Outbreaks: areas where a network's output cannot be the restored photo. They are detected and undone here.
+"""Outbreaks: areas where a network's output can't be the restored photo. They are detected and undone here.
 
 Published weights of this family are known to paint coloured blotches on flat white or dark areas. Denoising changes the
 mean of an area only slightly, even where clipping at black or white biased it; an outbreak changes it a lot.
@@ -8,9 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 CELL = 32
 """Side of the compared areas, pixels."""
@@ -73,10 +71,10 @@ def undo(before: Image, after: Image) -> Image:
     return (before + kept * (restored - before)).astype(np.float32)
 
 
-def undo_in(x: Tensor, y: Tensor) -> Tensor:
-    """Apply `undo` to each image of two batches [B,C,H,W]; keeps the network's device and dtype."""
-    pairs = [[t.permute(1, 2, 0).float().cpu().numpy() for t in both] for both in zip(x, y, strict=True)]
-    return torch.stack([torch.from_numpy(undo(before, after)).permute(2, 0, 1) for before, after in pairs]).to(y)
+def undo_in(x: Image, y: Image) -> Image:
+    """Apply `undo` to each image of two batches [B,C,H,W]."""
+    pairs = [[image.transpose(1, 2, 0) for image in both] for both in zip(x, y, strict=True)]
+    return np.stack([undo(before, after).transpose(2, 0, 1) for before, after in pairs])
 
 
 def outbreak_note(before: NDArray[Any], after: NDArray[Any], task: str = "", *, guarded: bool = False) -> str | None:
@@ -94,7 +92,7 @@ def outbreak_note(before: NDArray[Any], after: NDArray[Any], task: str = "", *, 
         return None
     percent = max(round(100 * share), 1)
     return (
-        f"{percent} % of the picture changed far more than restoration explains: these weights may not suit it; "
+        f"{percent}% of the image changed far more than restoration explains: these weights may not suit it; "
         "--guard keeps the original in such areas"
     )
 

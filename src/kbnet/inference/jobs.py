@@ -1,4 +1,4 @@
-"""Jobs over picture files: each file is read, restored and written, with one Result per job.
+"""Jobs over image files: each file is read, restored and written, with one Result per job.
 
     list of Job --run_jobs--> Result, Result, ...
 
@@ -59,7 +59,7 @@ def run_jobs(
 ) -> Generator[Result]:
     """Restore the jobs in order, and yield a Result after each.
 
-    While one picture is restored, the next one is decoded and the previous one is encoded and written. A Result is
+    While one image is restored, the next one is decoded and the previous one is encoded and written. A Result is
     yielded after its file is written and before any later file is. If the disk is full, the run ends after that Result.
 
     Errors raised by kbnet, the operating system or a lack of memory are reported in the Result. Anything else, such as
@@ -71,10 +71,10 @@ def run_jobs(
         format: of the results; by default the output name decides, then the input's format.
         quality: 1 to 100, for JPEG, WebP and AVIF.
         overwrite: whether to replace existing files.
-        drop_extras: whether a result may replace its own input even if that loses a second picture, a video or a sound
+        drop_extras: whether a result may replace its own input even if that loses a second image, a video or a sound
             (`kbnet.imaging.Photo.extras`).
         keep_time: whether results get their input's access and modification times.
-        max_pixels: larger pictures are refused before decoding.
+        max_pixels: larger images are refused before decoding.
         progress: called with (job, 0, 0) when a job starts, then with (job, tiles done, tiles in total).
         stream: restores from file to file, instead of reading, `restore` and writing; `max_pixels` is then ignored.
         ledger: the log of this run and earlier ones; jobs that it shows as done are skipped.
@@ -167,7 +167,7 @@ def _streamed(
         if job.problem is not None:
             raise job.problem
         if isinstance(job.input, bytes) or job.output is None:
-            raise InvalidInputError("expected files to restore by rows, got a pipe; leave --stream out")
+            raise InvalidInputError("--stream needs files, not a pipe; leave it out")
         job.output.parent.mkdir(parents=True, exist_ok=True)
         done = stream(job.input, job.output, progress=lambda count, total: progress(job, count, total), **replacing)
         if keep_time and (times := times_of(job.input)) is not None:

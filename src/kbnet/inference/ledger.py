@@ -7,7 +7,7 @@ a result counts as done because of its contents, never because of its name alone
 skipped) are for people and programs.
 
 A run over many files has its ledger at the --log path, on one machine or with Ray. A run over the rows of a large
-picture has it in its state folder, with a line for each row of tiles.
+image has it in its state folder, with a line for each row of tiles.
 """
 
 import json
@@ -37,7 +37,7 @@ class Ledger:
         otherwise: advice for the message if another process has the file open.
 
     Raises:
-        OutputError: the file cannot be read or written, another process has it open, or it is not a log.
+        OutputError: the file can't be read or written, another process has it open, or it is not a log.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, otherwise: str = "choose another --log") -> None:
@@ -69,7 +69,7 @@ class Ledger:
         """Add a line for these settings.
 
         Raises:
-            OutputError: it cannot be written, for example because the disk is full.
+            OutputError: it can't be written, for example because the disk is full.
         """
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._lines.append({"time": now, "event": event, "settings_sha256": self._settings} | values)

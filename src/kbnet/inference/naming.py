@@ -1,4 +1,4 @@
-"""Choosing the output file of each picture, before anything is read.
+"""Choosing the output file of each image, before anything is read.
 
 names, globs, folders --find--> Found --plan_jobs--> list of Job
 """
@@ -41,15 +41,15 @@ _ENDING_OF_A_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # but not ".2023"
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to restore.
+    """One image to restore.
 
     Attributes:
         input: a file, or the bytes of one.
         output: the file to write, or None to return its bytes in the Result.
-        problem: an error that is known before reading, such as a folder that cannot be listed, or a result that would
+        problem: an error that is known before reading, such as a folder that can't be listed, or a result that would
             replace another one.
         overwrite: whether this output may be replaced, independent of the run's setting.
-        notes: remarks on this picture only, such as a changed name of its result.
+        notes: remarks on this image only, such as a changed name of its result.
         searched: whether the input was found in a folder or by a pattern, rather than named. Then it is skipped if its
             metadata marks it as a result.
     """
@@ -90,7 +90,7 @@ def plan_jobs(
 ) -> list[Job]:
     """Choose which file is written where.
 
-    Folders are searched recursively for pictures, except hidden files: by name, and by content if the name has no known
+    Folders are searched recursively for images, except hidden files: by name, and by content if the name has no known
     ending. A pattern such as "photos/**/*.jpg" is expanded unless a file has exactly that name.
 
     Results of earlier runs are not inputs: files in the output folder or in a folder marked as results, the outputs of
@@ -107,28 +107,30 @@ def plan_jobs(
         suffix: inserted between name and ending, as in photo-denoised.png.
         format: ending of all results; by default each keeps its own, and PNG replaces formats that are not written.
         overwrite: whether a file may be replaced by its own result.
-        may_be_empty: whether folders and patterns may contain no pictures yet.
+        may_be_empty: whether folders and patterns may contain no images yet.
         exclude: patterns of files and folders to skip, as for `kbnet.inference.finding.Search`.
         number: whether to add numbers, as in photo-2.jpg, to names that are taken by another result or by an input
             ("clashes"), or also by a file that exists ("all").
         passed_over: called with each file or folder that was found and skipped.
 
     Raises:
-        InvalidInputError: a folder or pattern without pictures, an invalid argument, or a problem that all jobs have.
+        InvalidInputError: a folder or pattern without images, an invalid argument, or a problem that all jobs share.
 
     Example:
         >>> plan_jobs(["cat.jpg"], "clean/", suffix="-denoised", format="png")[0].output
         PosixPath('clean/cat-denoised.png')
     """
     if not inputs:
-        raise InvalidInputError("expected at least one picture, folder or pattern, got none")
+        raise InvalidInputError("expected at least one file, folder or pattern, got none")
     if Path(suffix).name != suffix and suffix:
-        raise InvalidInputError(f"expected a suffix for file names without folders in it, got {suffix!r}")
+        raise InvalidInputError(f"expected a suffix without folders, got {suffix!r}")
     ending = _ending(format)
     folder, file = _target(inputs, output)
     if file is not None:
         if suffix:
-            raise InvalidInputError(f"expected a suffix or the name of the result ({printable(file)}), got both")
+            raise InvalidInputError(
+                f"expected either a suffix or an output file, got both ({suffix} and {printable(file)})"
+            )
         _check_name(file, format)
     places = Places()
     missed: list[PassedOver] = []
@@ -152,7 +154,7 @@ def plan_jobs(
             passed_over(missing)
     if not checked and not may_be_empty:
         raise InvalidInputError(
-            "expected pictures, found only what looks like results of earlier runs; name a file by itself to restore it"
+            "expected photos, found only results of earlier runs; to restore one of them, name the file in the command"
         )
     problems = [job.problem for job in checked if isinstance(job.problem, InvalidInputError)]
     if problems and len(problems) == len(checked) and not may_be_empty:
@@ -173,8 +175,8 @@ def _target(inputs: Sequence[str | Path], output: str | Path | None) -> tuple[Pa
         raise InvalidInputError(f"expected a folder for the results, got a file: {printable(path)}")
     if several and is_supported(path) and not is_folder(path) and not str(output).endswith(separators):
         raise InvalidInputError(
-            f"expected a folder for the results of several pictures, got {printable(path)}, which is named as a file; "
-            f"give a folder, or {printable(path)}{os.sep} to make one of that name"
+            f"expected a folder for the results of several photos, got {printable(path)}, whose name is that of a "
+            f"file; use a folder, or {printable(path)}{os.sep} to create a folder with that name"
         )
     return path, None
 
@@ -202,9 +204,9 @@ def _without_results(
         made_by = next((known for known in named_so if stem.endswith(known) and stem != known), None)
         original = made_by and one.path.with_name(stem.removesuffix(made_by))
         if original and places.key(original) in stems:
-            why = f"named as a result of {printable(original)}; name it by itself to restore it"
+            why = f"named like a result of {printable(original)}; to restore it, name it in the command"
         elif made_by and made_by == suffix and not one.named:
-            why = f"named as a result of an earlier run ({suffix}); name it to restore it"
+            why = f"named like a result of an earlier run ({suffix}); to restore it, name it in the command"
         else:
             kept.append(one)
             continue
@@ -224,7 +226,9 @@ def _told_apart(planned: list[tuple[Found, Job]], suffix: str, places: Places) -
             kept_its_own = one.path.suffix.lower() == output.suffix.lower()
             other = output.with_name(f"{one.path.name}{suffix}{output.suffix}")
             if not kept_its_own and places.key(other) not in taken:
-                note = f"named {printable(other.name)}, since another result is named {printable(output.name)}"
+                note = (
+                    f"saved as {printable(other.name)}, because several results would be named {printable(output.name)}"
+                )
                 job = replace(job, output=other, notes=(note,))
         result.append((one, job))
     return result
@@ -241,7 +245,9 @@ def _without_own_results(
         if maker is None or maker is job or one.named:
             kept.append(job)
         else:
-            passed_over(PassedOver(one.path, f"the result of {maker.name}; name it by itself to restore it", "result"))
+            passed_over(
+                PassedOver(one.path, f"the result of {maker.name}; to restore it, name it in the command", "result")
+            )
     return kept
 
 
@@ -256,11 +262,11 @@ def _checked(jobs: list[Job], overwrite: bool, places: Places) -> list[Job]:
         source, other = sources.get(output), writers.setdefault(output, job)
         problem = None
         if other is not job:
-            problem = f"its result would be written to {name}, as that of {other.name}; restore it by itself"
+            problem = f"its result and that of {other.name} would both be written to {name}; restore them separately"
         elif source is not None and source is not job:
-            problem = f"its result would be written over {name}, which is an input too; change the suffix"
+            problem = f"its result would replace {name}, which is also an input; choose another output or suffix"
         elif source is not None and not overwrite:
-            problem = f"its result would replace {name}; choose another output or suffix, or give --overwrite"
+            problem = f"its result would replace {name}; choose another output or suffix, or add --overwrite"
         if problem is not None and job.problem is None:
             job = replace(job, problem=InvalidInputError(f"{job.name}: {problem}"))
         checked.append(job)
@@ -290,7 +296,7 @@ def _ending(format: str | None) -> str | None:
         return None
     ending = "." + format.lower().removeprefix(".")
     if ending not in SUPPORTED_SUFFIXES:
-        raise InvalidInputError(f"expected an output format among {endings()}, got {format!r}")
+        raise InvalidInputError(f"expected an output format, one of {endings()}; got {format!r}")
     if format_of(ending) == "heic" and not writes_heic():
         raise MissingExtraError("pillow-heif", "heic")
     return ending
@@ -300,8 +306,8 @@ def _check_name(file: Path, format: str | None) -> None:
     if is_supported(file):
         if format is not None and format_of(file.suffix) != format_of(format):
             raise InvalidInputError(
-                f"{printable(file)}: the name says {format_of(file.suffix)} but the format asked for is {format}; "
+                f"{printable(file)}: the file name says {format_of(file.suffix)}, but the format is {format}; "
                 "change one of them"
             )
     elif file.suffix and format is None:
-        raise InvalidInputError(f"{printable(file)}: expected a name ending in {endings()}, or a --format")
+        raise InvalidInputError(f"{printable(file)}: expected a file name ending in {endings()}, or --format")

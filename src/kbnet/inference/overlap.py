@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class Closed(Exception):  # not an error: no one waits for the work that it ends
-    """The run has ended in the meantime."""
+    """The run has ended."""
 
 
 class Stage:
@@ -50,7 +50,7 @@ class Stage:
             if self._closed:
                 return
             task()
-            del task  # releases the pictures that it refers to
+            del task  # releases the images that it refers to
 
 
 class Budget:

@@ -17,7 +17,7 @@ class Places:
         """The same text for every spelling of a directory entry's path; a link at the end is not followed."""
         parent, name = os.path.split(path)
         if name in ("", ".", ".."):
-            # normalised, so that "x/.." has a last part to keep
+            # normalized, so that "x/.." has a last part to keep
             parent, name = os.path.split(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps ".."
         real = self._folders.get(parent)
         if real is None:
@@ -37,7 +37,7 @@ class Places:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the path is a folder; False if it cannot be accessed."""
+    """Whether the path is a folder; False if it can't be accessed."""
     try:
         return path.is_dir()
     except (OSError, ValueError):  # no permission, or a null byte in the name

@@ -36,10 +36,10 @@ def check_memory(width: int, height: int, needed: int, *, option: str = "") -> N
     free = free_memory()
     if free is None or needed <= free:
         return
-    cure = f"do without {option}, or restore" if option else "restore"
+    cure = f"don't use {option}, or restore" if option else "restore"
     raise NotEnoughMemoryError(
-        f"{width} x {height} pixels{f' with {option}' if option else ''} need {_size(needed)} of memory, and "
-        f"{_size(free)} is free; {cure} the file by rows with --stream (kbnet.inference.streaming in Python)"
+        f"{width} x {height} pixels{f' with {option}' if option else ''} need {_size(needed)} of memory, but "
+        f"only {_size(free)} is free; {cure} the file with --stream (kbnet.inference.streaming in Python)"
     )
 
 

@@ -1,26 +1,31 @@
 """The Restorer: a network, its device and precision, and how it processes images of any size."""
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from kbnet.engine.contexts import Context, Gather, Image, Means
 from kbnet.errors import InvalidInputError, ModelError
 from kbnet.inference.arrays import accept
 from kbnet.inference.devices import choose_device, choose_dtype
-from kbnet.inference.exported import ExportedNetwork
 from kbnet.inference.guard import undo_in
 from kbnet.inference.look import Look
-from kbnet.inference.runtimes import is_exported, open_exported
+from kbnet.inference.runners import Runner, open_weights
+from kbnet.inference.runners.graphs import ExportedNetwork
+from kbnet.inference.runners.runtimes import is_exported, open_exported
 from kbnet.inference.samples import Range, Samples
 from kbnet.inference.tiles import plan, sample_crops
 from kbnet.inference.whole import Progress, restore_images
-from kbnet.models import Network, catalogue, find, load_file, resolve
+from kbnet.models import Config, Weights, catalogue, find, read_weights, resolve
 from kbnet.models.hub import settings_beside
-from kbnet.nn import FullFrame, Gather
+
+if TYPE_CHECKING:
+    import torch
+
+    from kbnet.nn import Network
 
 ContextName = Literal["global", "local", "tile"]
 
@@ -30,49 +35,50 @@ DEFAULT_WINDOW = 64
 SAMPLE_SIDE, SAMPLE_HALO = 128, 16
 """Side of the crops from which the global context is gathered, and the border of each that is not averaged, pixels.
 
-A quarter of a photograph does not represent the rest (tiles then differ from the full frame by up to 5 of 255), so the
+A quarter of a photo does not represent the rest (tiles then differ from the full frame by up to 5 of 255), so the
 crops cover as much of the image as memory allows. In smaller crops, zero padding distorts the averages more.
 """
 
 
 class Restorer:
-    """Restores images with one network. Build it once and call it for every image.
+    """Restores images with one network. Create it once and call it for each image.
 
     A Restorer is thread-safe: calls share no state. On a CPU, concurrent calls are no faster than sequential ones,
     since each call uses every core, and their memory adds up.
 
     Args:
-        network: a KBNet-S or KBNet-L, or an exported network (`kbnet.inference.runtimes`). An exported network
-            determines the window, supports only the contexts that it was exported with, and may have a fixed tile
-            size.
-        device: "auto" (CUDA if available), or what torch.device accepts.
+        network: weights (`kbnet.models.read_weights`), a KBNet-S or KBNet-L as PyTorch modules, whose later changes
+            count, or an exported network (`kbnet.inference.runners.runtimes`). An exported network determines the
+            window, supports only the contexts that it was exported with, and may have a fixed tile size.
+        device: "auto" (CUDA if available), or what torch.device accepts. Devices other than the CPU need PyTorch.
         dtype: "auto", "float32" or "bfloat16". With bfloat16, a copy of the network computes in bfloat16, with sums
-            and the image in float32; this is faster on processors with bfloat16 instructions. float16 is refused: it
-            overflows in these networks and produces black or coloured images.
+            and the image in float32; this needs PyTorch, and is faster on processors with bfloat16 instructions.
+            float16 is refused: it overflows in these networks and produces black or coloured images.
         tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that
             fits into the available memory.
         overlap: pixels that neighbouring tiles share. The default is 64, plus the window with the local context
             (whose windows extend beyond the tile), but at most half a tile.
         context: where averages over the image come from (`kbnet.nn.context`): "global" (one set for the image,
             gathered from a sample of it, so that tiles match), "local" (a window around each pixel), "tile" (each
-            tile on its own, which leaves visible seams), or "auto": the catalogue's choice for a shipped model,
+            tile separately, which leaves visible seams), or "auto": the catalogue's choice for an included model,
             otherwise "global", which is what the authors' code computes on a full frame.
         window: side of the local context's window in pixels; works best near the size of the training patches.
         ensemble: average eight flipped and rotated passes; takes eight times as long.
-        guard: keep the input in areas where the output cannot be the restored photo (`kbnet.inference.guard`);
+        guard: keep the input in areas where the output can't be the restored photo (`kbnet.inference.guard`);
             third-party weights are known to produce coloured blotches. Don't use it for rain: removing rain changes
             areas just as much.
 
     Raises:
-        InvalidInputError: an argument has another type or value.
+        InvalidInputError: an argument has the wrong type or value.
+        MissingExtraError: the network, the device or the dtype needs PyTorch, which isn't installed.
     """
 
     def __init__(
         self,
-        network: Network | ExportedNetwork,
+        network: "Weights | Network | ExportedNetwork",
         *,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "auto",
+        device: "str | torch.device" = "auto",
+        dtype: "str | torch.dtype" = "auto",
         tile: int | Literal["auto"] = "auto",
         overlap: int | None = None,
         context: ContextName | Literal["auto"] = "auto",
@@ -82,17 +88,16 @@ class Restorer:
         name: str | None = None,
     ) -> None:
         self.dtype = choose_dtype(dtype)
-        self.network: Network | ExportedNetwork
+        self.runner: Runner
+        """Runs the network."""
         if isinstance(network, ExportedNetwork):
-            self.device = choose_device("cpu" if device == "auto" else device)
-            context, tile = network.settle(str(self.device), context, tile)
+            self.device = choose_device("cpu" if str(device) == "auto" else device)
+            context, tile = network.settle(self.device, context, tile)
             window = network.facts.window or window
-            self.network = network
+            self.runner = network
         else:
             self.device = choose_device(device)
-            if self.dtype == torch.bfloat16:
-                network = copy.deepcopy(network).to(torch.bfloat16)  # the caller's keeps its digits
-            self.network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
+            self.runner = _runner(network, self.device, self.dtype)
         self.tile = tile
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0 or 0 < tile < 64):
             raise InvalidInputError(f"expected tile 'auto', 0 for the full frame, or at least 64 pixels; got {tile!r}")
@@ -106,23 +111,21 @@ class Restorer:
         self.window = window
         self.overlap = overlap
         if isinstance(tile, int) and tile:
-            plan(tile + self.network.input_multiple, *self.tiling(tile))  # refuses an overlap that leaves no step
+            plan(tile + self.config.input_multiple, *self.tiling(tile))  # refuses an overlap that leaves no step
         self.ensemble = ensemble
         self.guard = guard
-        self.name = name or self.network.family
+        self.name = name or self.config.family
         self.task = ""
-        """The task of shipped weights; empty for other weights."""
-        self.gray: Restorer | None = None
-        """Restores gray images. In a colour network, their noise is the same in all three channels, which never occurs
-        in training. `from_pretrained` sets it for tasks that have a gray model."""
+        """The task of included weights; empty for other weights."""
+        self._gray: Restorer | Callable[[], Restorer] | None = None
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path,
         *,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "auto",
+        device: "str | torch.device" = "auto",
+        dtype: "str | torch.dtype" = "auto",
         tile: int | Literal["auto"] = "auto",
         overlap: int | None = None,
         context: ContextName | Literal["auto"] = "auto",
@@ -130,23 +133,24 @@ class Restorer:
         guard: bool = False,
         preset: Literal["fast", "best"] = "fast",
     ) -> "Restorer":
-        """Create a Restorer from shipped weights (by model or task name) or from a weights file (ours or the authors').
+        """Create a Restorer from included weights, by model or task name, or from a weights file.
 
-        A task has one or two sets of weights: `preset="best"` selects the larger ones where they ship, which are
-        slower and more accurate. It does not apply to model names and files.
+        A task has one or two sets of weights: `preset="best"` selects the larger ones, which are slower and more
+        accurate, if there are any. It does not apply to model names and files.
 
         With a task name, gray images are restored by the task's gray weights, if it has any. With a model name, that
         model restores every image.
 
-        "user/repo" is a repository on the Hugging Face hub (`kbnet.models.hub`).
+        "user/repo" is a repository on the Hugging Face Hub (`kbnet.models.hub`).
 
         The file can also be a graph that `kbnet export` wrote for ONNX Runtime (.onnx) or OpenVINO (.xml).
 
         Raises:
-            InvalidInputError: an argument has another value.
+            InvalidInputError: an argument has an invalid value.
             UnknownModelError: no such model or file exists.
             CheckpointError: the file is damaged, unsafe, or belongs to another network.
-            MissingExtraError: the file is a graph, and its runtime is not installed.
+            MissingExtraError: the file is a graph whose runtime isn't installed, or it needs PyTorch: one of the
+                authors' files, a GPU, or bfloat16.
 
         Example:
             >>> import kbnet, numpy as np
@@ -159,12 +163,12 @@ class Restorer:
         if context == "auto" and entry is not None:
             context = entry.context  # type: ignore[assignment]  # checked by __init__
         window = entry.window if entry else DEFAULT_WINDOW
-        network: Network | ExportedNetwork
+        network: Weights | ExportedNetwork
         if entry is None and is_exported(name_or_path):
             network = open_exported(name_or_path, dtype=choose_dtype(dtype))
         else:
             path = resolve(name_or_path, preset)
-            network = load_file(path)
+            network = read_weights(path)
             if entry is None and (beside := settings_beside(path)):
                 window = beside.window
                 context = beside.context if context == "auto" else context  # type: ignore[assignment]  # checked there
@@ -182,7 +186,8 @@ class Restorer:
         )
         restorer.task = entry.task if entry else ""
         if entry is not None and entry.gray and str(name_or_path) not in catalogue():
-            restorer.gray = cls.from_pretrained(
+            restorer._gray = partial(
+                cls.from_pretrained,
                 entry.gray,
                 device=device,
                 dtype=dtype,
@@ -193,6 +198,44 @@ class Restorer:
                 guard=guard,
             )
         return restorer
+
+    @property
+    def gray(self) -> "Restorer | None":
+        """Restores gray images; loaded at its first use.
+
+        In a colour network, their noise is the same in all three channels, which never occurs in training.
+        `from_pretrained` sets it for tasks that have a gray model.
+        """
+        if callable(make := self._gray) and not isinstance(make, Restorer):
+            self._gray = make()
+        return self._gray  # type: ignore[return-value]  # made above
+
+    @gray.setter
+    def gray(self, other: "Restorer | None") -> None:
+        self._gray = other
+
+    @property
+    def config(self) -> Config:
+        """The network's settings."""
+        return self.runner.config
+
+    @property
+    def network(self) -> "Network | ExportedNetwork":
+        """The network as PyTorch modules, or the exported graph.
+
+        For a Restorer made from weights, the first access builds the modules, and they run from then on, so that
+        changes to them count.
+
+        Raises:
+            MissingExtraError: PyTorch isn't installed.
+        """
+        if isinstance(self.runner, ExportedNetwork):
+            return self.runner
+        from kbnet.inference.runners.modules import TorchRunner, network_of
+
+        if not isinstance(self.runner, TorchRunner):
+            self.runner = TorchRunner(network_of(self.runner.weights), self.device, self.dtype)  # type: ignore[attr-defined]  # of the runners of weights
+        return self.runner.network
 
     def suited(self, channels: int) -> "Restorer":
         """The Restorer for images with this number of channels: itself, or its `gray`."""
@@ -208,7 +251,7 @@ class Restorer:
         value_range: Range | None = None,
         progress: Progress | None = None,
     ) -> Any:
-        """Restore one image (or a batch of tensors) and return the same kind, shape and depth.
+        """Restore one image (or a batch of tensors) and return the same kind, shape and bit depth.
 
         Args:
             image: PIL.Image; numpy uint8, uint16 or float [H,W] or [H,W,3]; or torch float [B,C,H,W] with 1 or 3
@@ -271,12 +314,11 @@ class Restorer:
 
     def describe(self) -> dict[str, Any]:
         """The settings, as plain values for reports."""
-        runtime = self.network.runtime if isinstance(self.network, ExportedNetwork) else "torch"
         return {
             "model": self.name,
-            "runtime": runtime,
-            "device": str(self.device),
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "runtime": self.runner.runtime,
+            "device": self.device,
+            "dtype": self.dtype,
             "tile": self.tile,
             "overlap": self.tiling(2**16 if self.tile in ("auto", 0) else int(self.tile))[1],
             "context": self.context,
@@ -286,19 +328,19 @@ class Restorer:
 
     def tiling(self, side: int) -> tuple[int, int, int]:
         """Tile, overlap and multiple for `plan`, with tiles of `side` pixels."""
-        multiple = self.network.input_multiple
+        multiple = self.config.input_multiple
         side = max(side, multiple)
         usual = DEFAULT_OVERLAP + self.window if self.context == "local" else DEFAULT_OVERLAP
         return side, min(usual, side // 2) if self.overlap is None else self.overlap, multiple
 
     def sample(self, height: int, width: int, limit: int) -> tuple[int, int, list[tuple[int, int]]]:
         """Side, halo and top-left corners of crops spread evenly over an image; at most `limit` pixels in total."""
-        multiple = self.network.input_multiple
+        multiple = self.config.input_multiple
         side = min(SAMPLE_SIDE, max(height // multiple, 1) * multiple, max(width // multiple, 1) * multiple)
         halo = SAMPLE_HALO if side == SAMPLE_SIDE else 0
         return side, halo, sample_crops(height, width, side, halo, limit, multiple)
 
-    def gather(self, crops: Tensor, halo: int) -> list[Tensor]:
+    def gather(self, crops: Image, halo: int) -> Means:
         """Compute an image's averages from crops of it, [B,C,h,w].
 
         The crops go through the network together, so that the inputs of each averaging site are computed with the
@@ -308,18 +350,25 @@ class Restorer:
         self.run(crops, context)
         return context.means
 
-    def run(self, x: Tensor, context: FullFrame) -> Tensor:
+    def run(self, x: Image, context: Context) -> Image:
         """Run the network once over [B,C,H,W]; raise ModelError if the result contains NaN or infinity."""
-        x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-        y: Tensor = self.network(x, context)
+        y = self.runner(x, context)
         if self.guard:
             return undo_in(x, y)
-        if not bool(y.isfinite().all()):
+        if not bool(np.isfinite(y).all()):
             raise ModelError(
                 f"the network {self.name} returned NaN or infinity for this image, so there is no result; its weights "
                 "are damaged or unsuitable for such values"
             )
         return y
+
+
+def _runner(network: "Weights | Network", device: str, dtype: str) -> Runner:
+    if isinstance(network, Weights):
+        return open_weights(network, device, dtype)
+    from kbnet.inference.runners.modules import TorchRunner  # the caller has made the modules
+
+    return TorchRunner(network, device, dtype)
 
 
 def restore(
@@ -339,13 +388,13 @@ def restore(
     Args:
         image: PIL.Image, numpy array or torch tensor.
         task: "denoise" (any noise), "denoise-gaussian" (the papers' task), "derain" or "deblur".
-        preset: "best" for the task's larger weights, where they ship.
+        preset: "best" for the task's larger weights, if it has any.
         strength, color_strength, detail: how the result looks, as for `Restorer.__call__`.
         value_range: black and white in the image, as for `Restorer.__call__`; by default 0 and 1 for floats.
 
     Raises:
-        UnknownModelError: no weights ship for the task.
-        InvalidInputError: the image has another type, shape or dtype.
+        UnknownModelError: kbnet includes no weights for the task.
+        InvalidInputError: the type, shape or dtype of the image isn't supported.
 
     Example:
         >>> import kbnet, numpy as np

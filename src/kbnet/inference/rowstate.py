@@ -1,14 +1,14 @@
-"""The state of a picture that is restored by rows, from which a killed run resumes.
+"""The state of an image that is restored by rows, from which a killed run resumes.
 
 It is in a hidden folder beside the result, which one process at a time holds:
 
     ledger.jsonl     settings, the plan of tiles, and a line for each finished band; see ledger.py
-    rows.raw         restored rows; as large as the decoded picture in the end
+    rows.raw         restored rows; as large as the decoded image in the end
     carried-N.npy    sums that the first N bands carry into the next one
-    means.npz        shared averages of the whole picture
+    means.npz        shared averages of the whole image
 
 No file is trusted because of its name. The ledger contains digests of all files. If anything is missing, truncated,
-damaged, or belongs to another picture or other settings, the run starts over, with a note.
+damaged, or belongs to another image or other settings, the run starts over, with a note.
 """
 
 import errno
@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kbnet import files
+from kbnet.engine.contexts import Image, Means
 from kbnet.errors import OutputError
 from kbnet.imaging import Pixels
 from kbnet.imaging.rows import RowFacts
@@ -55,14 +54,14 @@ class RowState:
         target: the result's path.
         settings: everything that the result depends on besides the input, as plain values.
         input_digest: SHA-256 of the input.
-        facts: of the picture.
+        facts: of the image.
 
     Attributes:
         done: number of finished bands.
         note: why the state of an earlier run was not used, or None.
 
     Raises:
-        OutputError: another process is restoring into the same target, or the state cannot be written.
+        OutputError: another process is restoring into the same target, or the state can't be written.
     """
 
     def __init__(self, target: Path, settings: dict[str, Any], input_digest: str, facts: RowFacts) -> None:
@@ -73,8 +72,8 @@ class RowState:
         self.done = 0
         self.note: str | None = None
         self._plan: dict[str, int] | None = None
-        self._means: list[Tensor] | None = None
-        self._carried: Tensor | None = None
+        self._means: Means | None = None
+        self._carried: Image | None = None
         self._bottom = 0  # of the finished bands, a row
         self._hash = hashlib.sha256()  # of the rows written since
 
@@ -105,19 +104,19 @@ class RowState:
             self._ledger.note("plan", **self._plan)
         return self._plan
 
-    def means(self) -> list[Tensor] | None:
+    def means(self) -> Means | None:
         """The stored shared averages, or None."""
         return self._means
 
-    def keep_means(self, means: Sequence[Tensor]) -> None:
+    def keep_means(self, means: Means) -> None:
         """Store shared averages."""
-        arrays: dict[str, NDArray[Any]] = {f"mean{i:04}": mean.float().cpu().numpy() for i, mean in enumerate(means)}
+        arrays: dict[str, NDArray[Any]] = {f"mean{i:04}": np.asarray(mean, np.float32) for i, mean in enumerate(means)}
         with files.writing(self.path / _MEANS, overwrite=True) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # names, not allow_pickle
         self._ledger.note("means", sha256=digest(self.path / _MEANS))
         self._means = list(means)
 
-    def carried(self) -> Tensor | None:
+    def carried(self) -> Image | None:
         """Sums that the finished bands carry into the next one, [1,C,h,width]."""
         return self._carried
 
@@ -130,7 +129,7 @@ class RowState:
             raise self._failed(error) from None
         self._hash.update(data)
 
-    def commit(self, done: int, bottom: int, carried: Tensor | None) -> None:
+    def commit(self, done: int, bottom: int, carried: Image | None) -> None:
         """Mark bands as finished, down to row `bottom`: their data is flushed to disk before the ledger line is."""
         try:
             self._rows.flush()
@@ -141,7 +140,7 @@ class RowState:
         if carried is not None:
             path = self.path / f"carried-{done}.npy"
             with files.writing(path, overwrite=True) as file:
-                np.save(file, carried.numpy())
+                np.save(file, carried)
             kept = digest(path)
         made = {"rows_sha256": self._hash.hexdigest(), "carried_sha256": kept}
         self._ledger.note("band", done=done, bottom=bottom, **made, **(self._plan or {}))
@@ -172,7 +171,7 @@ class RowState:
         except OutputError as error:
             if error.errno not in _IN_THE_WAY:
                 raise  # such as a full disk, which is no reason to discard hours of work
-            raise Doubt("cannot be read") from error
+            raise Doubt("can't be read") from error
         stack.callback(self._ledger.close)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
@@ -180,10 +179,10 @@ class RowState:
         except OSError as error:
             if error.errno not in _IN_THE_WAY:
                 raise
-            raise Doubt("cannot be read") from error
+            raise Doubt("can't be read") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise Doubt("is not made of files")
+            raise Doubt("contains something other than files")
         self._rows = stack.enter_context(os.fdopen(descriptor, "r+b"))
 
     def _read(self) -> None:
@@ -191,7 +190,7 @@ class RowState:
         bands, plans, means = (self._ledger.entries(event) for event in ("band", "plan", "means"))
         if not bands and not plans:
             if self._ledger.begun_before or os.fstat(self._rows.fileno()).st_size:
-                raise Doubt("belongs to another picture or to other settings")
+                raise Doubt("belongs to another image, other weights or other settings")
             return
         self._plan = _plan_of(plans)
         if means:
@@ -209,29 +208,29 @@ class RowState:
         if {name: band.get(name) for name in ("side", "limit")} != self._plan:
             raise Doubt("has two plans of tiles")
         if band.get("done") != number or type(bottom) is not int or not self._bottom < bottom <= self._facts.height:
-            raise Doubt("is missing a row of tiles")
+            raise Doubt("lacks a row of tiles")
         found, left = hashlib.sha256(), (bottom - self._bottom) * self._row
         while left and (piece := self._rows.read(min(left, _PIECE))):
             found.update(piece)
             left -= len(piece)
         if left or found.hexdigest() != band.get("rows_sha256"):
-            raise Doubt("is missing rows, or has others")
+            raise Doubt("lacks rows or contains different ones")
         self._bottom = bottom
 
-    def _read_carried(self, band: Entry) -> Tensor | None:
+    def _read_carried(self, band: Entry) -> Image | None:
         if band.get("carried_sha256") is None:
             if self._bottom != self._facts.height:
-                raise Doubt("is missing the sums between two rows of tiles")
+                raise Doubt("lacks the sums between two rows of tiles")
             return None
         path = self.path / f"carried-{band['done']}.npy"
         self._check_file(path, band["carried_sha256"])
-        sums: NDArray[np.float32] = np.load(path)
-        return torch.from_numpy(sums)
+        sums: Image = np.load(path)
+        return sums
 
-    def _read_means(self, entry: Entry) -> list[Tensor]:
+    def _read_means(self, entry: Entry) -> Means:
         self._check_file(self.path / _MEANS, entry.get("sha256"))
         with np.load(self.path / _MEANS) as stored:
-            return [torch.from_numpy(stored[name]) for name in sorted(stored.files)]
+            return [stored[name] for name in sorted(stored.files)]
 
     def _check_file(self, path: Path, expected: Any) -> None:
         try:
@@ -239,7 +238,7 @@ class RowState:
                 return
         except OSError:
             pass
-        raise Doubt("is missing a file, or has another")
+        raise Doubt("lacks a file or contains a different one")
 
     def _begin_anew(self, stack: ExitStack, why: str) -> None:
         self._plan, self._means, self._carried, self._bottom = None, None, None, 0
@@ -251,14 +250,14 @@ class RowState:
                 files.discard(entry)
             if left := [entry.name for entry in self.path.iterdir()]:
                 raise OutputError(
-                    f"{files.printable(self.path)}: its {files.printable(left[0])} cannot be removed; remove it"
+                    f"{files.printable(self.path)}: its {files.printable(left[0])} can't be removed; remove it yourself"
                 )
         except OSError as error:
             raise self._failed(error) from None
         try:
             self._open(stack)
         except Doubt:
-            raise OutputError(f"{files.printable(self.path)}: cannot be written; remove it, or {_OTHERWISE}") from None
+            raise OutputError(f"{files.printable(self.path)}: can't be written; remove it, or {_OTHERWISE}") from None
 
     def _failed(self, error: OSError) -> OutputError:
         return files.failed(self._target, error)
@@ -266,7 +265,7 @@ class RowState:
 
 def _plan_of(plans: Sequence[Entry]) -> dict[str, int]:
     if len(plans) != 1:
-        raise Doubt("has no plan of tiles, or several")
+        raise Doubt("has no plan of tiles or several")
     side, limit = (plans[0].get(name) for name in ("side", "limit"))
     if type(side) is not int or type(limit) is not int or side < 1 or limit < 1:
         raise Doubt("has no plan of tiles")

@@ -1,14 +1,16 @@
 """Images as the network reads and writes them: some pixels at a time as float32, whatever type they are stored in."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from kbnet.engine.contexts import Image
 from kbnet.inference.look import LUMA, Look, mix
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Range = tuple[float, float]
 Index = NDArray[np.intp]
@@ -28,7 +30,7 @@ class Readable(Protocol):
     @property
     def width(self) -> int: ...
 
-    def read(self, rows: Index, cols: Index) -> Tensor:
+    def read(self, rows: Index, cols: Index) -> Image:
         """The pixels where these rows and columns meet, float32 [1,C,rows,cols]; not to be written to."""
 
 
@@ -39,7 +41,7 @@ class Samples(Readable, Protocol):
     def result_bytes(self) -> int:
         """Memory that the result takes once it is written."""
 
-    def write(self, top: int, values: Tensor) -> None:
+    def write(self, top: int, values: Image) -> None:
         """Store rows [1,C,h,width] of the result from row `top` down; integers are rounded half to even and clipped."""
 
     def mix(self, look: Look) -> None:
@@ -76,21 +78,19 @@ class ArraySamples:
     def result_bytes(self) -> int:
         return self.out.nbytes
 
-    def read(self, rows: Index, cols: Index) -> Tensor:
+    def read(self, rows: Index, cols: Index) -> Image:
         down, across = _sliced(rows), _sliced(cols)
         # One axis after the other, slices first: they copy nothing.
         part = self.array[down][:, across] if isinstance(down, slice) else self.array[:, across][down]
-        values = torch.from_numpy(np.array(part, dtype=np.float32, order="C"))
-        low, high = self.limits
-        if self.limits != (0.0, 1.0):
-            values = values.sub_(low).div_(high - low)
-        return values.permute(2, 0, 1)[None]
+        values: Image = np.array(part.transpose(2, 0, 1)[None], dtype=np.float32, order="C")
+        _scale(values, self.limits)
+        return values
 
-    def write(self, top: int, values: Tensor) -> None:
+    def write(self, top: int, values: Image) -> None:
         whole = self.out.dtype.kind == "u"
-        array = unscaled(values.clamp(0, 1) if whole else values, self.limits)[0].permute(1, 2, 0).cpu().numpy()
+        array = unscaled(values.clip(0, 1) if whole else values, self.limits)[0].transpose(1, 2, 0)
         if whole:
-            # to the given range by `clamp`, and here to what the type holds
+            # to the given range by `clip`, and here to what the type holds
             array = np.clip(np.rint(array), 0, np.iinfo(self.out.dtype).max)
         self.out[top : top + len(array)] = array
 
@@ -108,8 +108,8 @@ class TensorSamples:
         limits: black and white of both.
     """
 
-    tensor: Tensor
-    out: Tensor
+    tensor: "Tensor"
+    out: "Tensor"
     limits: Range
 
     @property
@@ -128,22 +128,31 @@ class TensorSamples:
     def result_bytes(self) -> int:
         return self.out.nbytes
 
-    def read(self, rows: Index, cols: Index) -> Tensor:
-        part = self.tensor
+    def read(self, rows: Index, cols: Index) -> Image:
+        import torch
+
+        part = self.tensor.detach()
         for axis, index in ((1, rows), (2, cols)):
             found = _sliced(index, forwards=True)
             if isinstance(found, slice):
                 part = part[:, found] if axis == 1 else part[:, :, found]
             else:
                 part = part.index_select(axis, torch.from_numpy(found).to(part.device))
-        low, high = self.limits
-        values = part.float()[None]
-        return values if self.limits == (0.0, 1.0) else values.sub(low).div_(high - low)
+        values: Image = part.float().cpu().numpy()[None]
+        if self.limits != (0.0, 1.0):
+            values = values.copy()  # it may be the caller's memory
+            _scale(values, self.limits)
+        return values
 
-    def write(self, top: int, values: Tensor) -> None:
-        self.out[:, top : top + values.shape[2]] = unscaled(values, self.limits)[0].to(self.out.device)
+    def write(self, top: int, values: Image) -> None:
+        import torch
+
+        rows = np.ascontiguousarray(unscaled(values, self.limits)[0])
+        self.out[:, top : top + values.shape[2]] = torch.from_numpy(rows).to(self.out)
 
     def mix(self, look: Look) -> None:
+        import torch
+
         before, after = (one.float().permute(1, 2, 0).cpu().numpy() for one in (self.tensor, self.out))
         mixed = after.copy()
         mix(before, mixed, look)
@@ -169,7 +178,7 @@ class Turned:
     def width(self) -> int:
         return self.image.height if self.index % 2 else self.image.width
 
-    def read(self, rows: Index, cols: Index) -> Tensor:
+    def read(self, rows: Index, cols: Index) -> Image:
         if self.index % 2:
             rows, cols = cols, rows
         if self.index in (2, 3, 6, 7):
@@ -177,13 +186,22 @@ class Turned:
         if self.index in (1, 2, 4, 7):
             cols = self.image.width - 1 - cols
         part = self.image.read(rows, cols)
-        return part.transpose(2, 3) if self.index % 2 else part
+        return part.swapaxes(2, 3) if self.index % 2 else part
 
 
-def unscaled(values: Tensor, limits: Range) -> Tensor:
+def _scale(values: Image, limits: Range) -> None:
+    """From a range whose black and white are `limits` to [0,1], in place."""
+    low, high = limits
+    if low != 0:
+        values -= np.float32(low)
+    if high - low != 1:
+        values /= np.float32(high - low)
+
+
+def unscaled(values: Image, limits: Range) -> Image:
     """From [0,1] to a range whose black and white are `limits`."""
     low, high = limits
-    return values if limits == (0.0, 1.0) else values * (high - low) + low
+    return values if limits == (0.0, 1.0) else values * np.float32(high - low) + np.float32(low)
 
 
 def _sliced(index: Index, *, forwards: bool = False) -> slice | Index:
@@ -196,7 +214,7 @@ def _sliced(index: Index, *, forwards: bool = False) -> slice | Index:
     return index
 
 
-def fitted(values: Tensor, channels: int) -> Tensor:
+def fitted(values: Image, channels: int) -> Image:
     """Colour or gray values [1,1|3,h,w] as a network of 1 or 3 channels takes them.
 
     Gray is replicated for a colour network. A gray network gets the luma of colour.
@@ -204,11 +222,12 @@ def fitted(values: Tensor, channels: int) -> Tensor:
     if values.shape[1] == channels:
         return values
     if channels == 3:
-        return values.expand(-1, 3, -1, -1)
-    return (values * values.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return np.repeat(values, 3, axis=1)
+    luma: Image = (values * np.array(LUMA, np.float32)[:, None, None]).sum(1, keepdims=True)
+    return luma
 
 
-def finish(image: Samples, top: int, restored: Tensor, strength: float) -> None:
+def finish(image: Samples, top: int, restored: Image, strength: float) -> None:
     """Write rows of a network's output [1,1|3,h,width] as the image's result.
 
     What a colour network made of gray is averaged. The change that a gray network made to the luma is added to the
@@ -225,9 +244,9 @@ def finish(image: Samples, top: int, restored: Tensor, strength: float) -> None:
     for first in range(0, restored.shape[2], _LINES):
         result = restored[:, :, first : first + _LINES]
         if strength != 1 or not (same or image.channels == 1):
-            original = image.read(np.arange(top + first, top + first + result.shape[2]), cols).to(restored.device)
+            original = image.read(np.arange(top + first, top + first + result.shape[2]), cols)
         if not same:
-            result = result.mean(1, keepdim=True) if image.channels == 1 else original + (result - fitted(original, 1))
+            result = result.mean(1, keepdims=True) if image.channels == 1 else original + (result - fitted(original, 1))
         if strength != 1:
-            result = original + strength * (result - original)
+            result = original + np.float32(strength) * (result - original)
         image.write(top + first, result)

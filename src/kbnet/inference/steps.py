@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from kbnet.inference.streaming import Streamed
 
 BYTES_AT_A_TIME = 2_000_000_000
-"""For all pictures that are read, restored and written at the same time, up to three; a larger one is alone."""
+"""For all images that are read, restored and written at the same time, up to three; a larger one is alone."""
 
 COPIES = 6
-"""Memory of a picture in copies of its decoded samples: input, result, encoder; tests measure it."""
+"""Memory of an image in copies of its decoded samples: input, result, encoder; tests measure it."""
 
 Progress = Callable[[Job, int, int], None]
 Examine = Callable[[Pixels, Pixels], str | None]
@@ -65,13 +65,13 @@ class Result:
         job: the job.
         seconds: time spent, including reading and writing.
         error: one line that names the file (then nothing was written), or None on success.
-        width, height: of the upright picture; 0 if it could not be read.
+        width, height: of the upright image; 0 if it could not be read.
         notes: one line for each change that naming, reading or writing had to make.
         data: the encoded result if the job has no output file.
         skipped: nothing was done, because the output is there already, or because the input is a result itself.
         full: whether writing failed because the disk is full.
-        extras: pictures, videos and sounds in the input that the output does not contain, as in `Photo.extras`.
-        change: mean absolute difference between the picture and its result on the scale of [0,1]; None if it was not
+        extras: images, videos and sounds in the input that the output does not contain, as in `Photo.extras`.
+        change: mean absolute difference between the image and its result on the scale of [0,1]; None if it was not
             restored, or was restored by rows.
     """
 
@@ -94,13 +94,13 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether the picture was restored and written."""
+        """Whether the image was restored and written."""
         return self.error is None
 
 
 @dataclass
 class Read:
-    """A picture between its steps: decoded, known to be done, or not readable; then restored."""
+    """An image between its steps: decoded, known to be done, or not readable; then restored."""
 
     photo: Photo | None = None
     format: str = ""
@@ -137,7 +137,7 @@ class Steps:
         self.budget = Budget(BYTES_AT_A_TIME if free is None else min(BYTES_AT_A_TIME, free // 2))
 
     def read(self, job: Job) -> Read:
-        """Decode the picture, and detect before the work whatever would fail after it."""
+        """Decode the image, and detect before the work whatever would fail after it."""
         start, read = time.monotonic(), Read()
         try:
             self._read(job, read)
@@ -157,7 +157,7 @@ class Steps:
             return
         if self.skip_existing and job.output is not None and os.path.lexists(job.output):
             return
-        # A pipe can be read only once, so its digest cannot be compared with the log first.
+        # A pipe can be read only once, so its digest can't be compared with the log first.
         if self.ledger is not None and job.output is not None and _is_regular(job.input):
             read.input_digest = digest(job.input)
             if self.ledger.is_done(job.output, read.input_digest):
@@ -174,10 +174,10 @@ class Steps:
         read.notes = (*job.notes, *read.photo.notes, *lost)
 
     def _book(self, source: Path | bytes) -> int:
-        """Take a share of the memory for a picture; wait for it if others have it.
+        """Take a share of the memory for an image; wait for it if others have it.
 
         Raises:
-            NotEnoughMemoryError: the picture does not fit, even alone.
+            NotEnoughMemoryError: the image does not fit, even alone.
         """
         if not _is_regular(source):
             return self.budget.book(BYTES_AT_A_TIME)  # a pipe can be read only once, so its size is unknown
@@ -191,7 +191,7 @@ class Steps:
             return booked
         except NotEnoughMemoryError:
             self.budget.give_back(booked)
-        booked = self.budget.book(BYTES_AT_A_TIME)  # alone: what other pictures took is free by then
+        booked = self.budget.book(BYTES_AT_A_TIME)  # alone: what other images took is free by then
         try:
             check_memory(info.width, info.height, needed)
         except NotEnoughMemoryError:
@@ -200,7 +200,7 @@ class Steps:
         return booked
 
     def restore(self, job: Job, read: Read) -> None:
-        """Restore the picture, or note why that failed; nothing where it could not be read or is done."""
+        """Restore the image, or note why that failed; nothing where it could not be read or is done."""
         self.progress(job, 0, 0)
         if read.photo is None:
             return
@@ -219,7 +219,7 @@ class Steps:
             read.photo = None  # the restored one is enough
 
     def write(self, job: Job, read: Read) -> Result:
-        """Encode the picture and write it; return the outcome, which is also logged."""
+        """Encode the image and write it; return the outcome, which is also logged."""
         start, data = time.monotonic(), None
         skipped = read.error is None and read.restored is None
         result = Result(job, error=read.error, skipped=skipped, notes=read.notes if skipped else ())
@@ -276,7 +276,7 @@ def _is_regular(source: Path | bytes) -> bool:
 
 
 def bytes_of(info: ImageInfo) -> int:
-    """Memory that a picture takes from reading to writing, besides the tiles at work."""
+    """Memory that an image takes from reading to writing, besides the tiles at work."""
     samples = {"gray": 1, "RGB": 3, "CMYK": 4}[info.colour] + info.has_alpha
     size = 1 if info.bit_depth <= 8 else 2 if info.bit_depth <= 16 else 4  # bytes
     return info.width * info.height * samples * size * COPIES

@@ -1,9 +1,9 @@
-"""Restore pictures larger than memory, in bands of the same tiles that the Restorer uses.
+"""Restore images larger than memory, in bands of the same tiles that the Restorer uses.
 
     rows of a file --bands.py: tiles, blended--> rowstate.py: a raw file of restored rows --> tiled BigTIFF or PNG
 
-The state of a run is in a folder beside the result, so that an interrupted run can resume and produce the same picture.
-Memory depends on the picture's width, not on its height.
+The state of a run is in a folder beside the result, so that an interrupted run can resume and produce the same image.
+Memory depends on the image's width, not on its height.
 """
 
 import stat
@@ -25,7 +25,7 @@ from kbnet.inference.rowstate import RowState, folder_of
 
 @dataclass(frozen=True)
 class Streamed:
-    """A restored picture: size in pixels, number of tiles, how many came from an earlier run, and notes."""
+    """A restored image: size in pixels, number of tiles, how many came from an earlier run, and notes."""
 
     width: int
     height: int
@@ -49,23 +49,23 @@ def restore_streamed(
     mark: str = "",
     progress: Progress = lambda done, total: None,
 ) -> Streamed:
-    """Restore a picture file of any size into another file, in memory that does not depend on the height.
+    """Restore an image file of any size into another file, in memory that does not depend on the height.
 
-    Tiles, averages and result are the same as if the Restorer had the whole picture. To resume an interrupted run, call
+    Tiles, averages and result are the same as if the Restorer had the whole image. To resume an interrupted run, call
     this again with the same arguments; until then, its rows are kept in a hidden folder beside `target` that is as
-    large as the decoded picture. If that state is damaged or belongs to another picture, other weights or other
+    large as the decoded image. If that state is damaged or belongs to another image, other weights or other
     settings, the run starts over, with a note.
 
     Args:
-        restorer: without ensemble. With tile "auto", the tile depends on memory and the picture's width.
+        restorer: without ensemble. With tile "auto", the tile depends on memory and the image's width.
         source: TIFF, PNG or JPEG, not interlaced; with a global context it is read twice.
         target: .tif or .tiff (a tiled BigTIFF with a pyramid), or .png.
         strength, color_strength, detail: as for the Restorer. With a color strength that differs, or detail, the state
             needs twice the disk space, and the source is read once more.
         overwrite: whether to replace `target`.
-        max_pixels: larger pictures are refused; None for any size.
+        max_pixels: larger images are refused; None for any size.
         times: access and modification times of the result in nanoseconds; None for the current time.
-        drop_extras: whether `target` may replace `source` even if that loses a second picture or layers.
+        drop_extras: whether `target` may replace `source` even if that loses a second image or layers.
         mark: the task for the mark in the result's metadata, or "" for none.
         progress: called with (tiles done, tiles in total).
 
@@ -76,10 +76,12 @@ def restore_streamed(
     """
     if restorer.ensemble:
         raise InvalidInputError(
-            "an ensemble rotates the whole picture, which does not fit into memory; leave --ensemble out"
+            "an ensemble rotates the whole image, which doesn't fit into memory; leave out --ensemble"
         )
     if restorer.tile == 0:
-        raise InvalidInputError("the full frame does not fit into memory; leave --tile out, or give its side in pixels")
+        raise InvalidInputError(
+            "the full frame doesn't fit into memory; leave out --tile, or set it to a number of pixels"
+        )
     look = Look(strength, color_strength, detail)
     refused = _refused(target, overwrite)
     with ExitStack() as stack:
@@ -101,7 +103,7 @@ def restore_streamed(
                 rows = state.rows() if look.is_plain else mix_rows(source, state.rows(), reader.facts, look)
                 if _facts(source) != before:
                     raise UnreadableImageError(
-                        f"{files.printable(source)}: the file changed while it was being restored; start again"
+                        f"{files.printable(source)}: the file changed while it was being restored; repeat the command"
                     )
             except (UnreadableImageError, UnsupportedImageError):
                 with suppress(OSError):
@@ -139,7 +141,7 @@ def _facts(source: Path) -> tuple[int, ...]:
         return ()  # opening it gives a better message
     if stat.S_ISFIFO(found.st_mode):
         raise UnsupportedImageError(
-            f"{files.printable(source)}: a pipe cannot be read by rows; save it as a file first"
+            f"{files.printable(source)}: --stream needs a file, not a pipe; save the input to a file first"
         )
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 

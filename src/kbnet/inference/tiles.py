@@ -1,9 +1,10 @@
 """Cutting an image into overlapping tiles, and the weights that blend them without seams. Pure functions of sizes."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from kbnet.errors import InvalidInputError
 
@@ -17,7 +18,7 @@ class Span:
 
     start: int
     stop: int
-    weights: Tensor  # [stop - start], float32; at every pixel the weights of all spans sum to 1
+    weights: NDArray[np.float32]  # [stop - start], float32; at every pixel the weights of all spans sum to 1
 
 
 def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
@@ -33,13 +34,13 @@ def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
         InvalidInputError: the overlap is not smaller than the tile by at least `multiple`.
     """
     if length <= tile:
-        return [Span(0, length, torch.ones(length))]
+        return [Span(0, length, np.ones(length, np.float32))]
     tile -= tile % multiple
     step = (tile - overlap) // multiple * multiple
     if step <= 0 or overlap < 0:
         raise InvalidInputError(
-            f"expected an overlap from 0 to under the tile's {tile} pixels by at least {multiple}, got {overlap}; "
-            "give a larger tile or a smaller overlap"
+            f"expected an overlap from 0 to {tile - multiple} pixels for tiles of {tile}, got {overlap}; "
+            "use a larger tile or a smaller overlap"
         )
     last, count = _count(length, tile, step, multiple)
     # The smallest tile that needs the same number of tiles: sharing more than the overlap is duplicate work.
@@ -51,7 +52,7 @@ def plan(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
     starts = [last * i // (count - 1) // multiple * multiple for i in range(count)]
     bounds = [(start, min(start + tile, length)) for start in starts]
     raw = [_fade(stop - start, overlap, first=start == 0, last=stop == length) for start, stop in bounds]
-    total = torch.zeros(length)
+    total = np.zeros(length, np.float32)
     for (start, stop), weights in zip(bounds, raw, strict=True):
         total[start:stop] += weights
     return [Span(a, b, w / total[a:b]) for (a, b), w in zip(bounds, raw, strict=True)]
@@ -63,18 +64,18 @@ def _count(length: int, tile: int, step: int, multiple: int) -> tuple[int, int]:
     return last, -(-last // step) + 1
 
 
-def _fade(length: int, overlap: int, *, first: bool, last: bool) -> Tensor:
+def _fade(length: int, overlap: int, *, first: bool, last: bool) -> NDArray[np.float32]:
     """Weights that rise from 0 to 1 over the middle quarter of the overlap at each end, except at the image's edges."""
-    position = torch.arange(length) + 0.5
+    position = np.arange(length, dtype=np.float32) + np.float32(0.5)
     margin, ramp = overlap * 3 / 8, max(overlap / 4, 1)
-    rise = ((position - margin) / ramp).clamp(0, 1)
-    weights = torch.ones(length)
+    rise = ((position - np.float32(margin)) / np.float32(ramp)).clip(0, 1)
+    weights = np.ones(length, np.float32)
     if not first:
         weights = weights * rise
     if not last:
-        weights = weights * rise.flip(0)
+        weights = weights * rise[::-1]
     # On a short axis where three tiles meet, all weights could be 0; a tiny weight keeps their sum positive.
-    return weights.clamp_min(1e-6)
+    return np.maximum(weights, np.float32(1e-6))
 
 
 def padded(length: int) -> int:
@@ -82,22 +83,22 @@ def padded(length: int) -> int:
     return -(-length // PADDING) * PADDING
 
 
-def reflect_pad(image: Tensor, multiple: int) -> Tensor:
+def reflect_pad(image: NDArray[Any], multiple: int) -> NDArray[Any]:
     """Mirror [B,C,H,W] at the bottom and right up to multiples of `multiple`; works for images of any size."""
     for axis in (2, 3):
         length = image.shape[axis]
         extra = -length % multiple
         if extra:
-            image = image.index_select(axis, mirrored(length, 0, length + extra).to(image.device))
+            image = image.take(mirrored(length, 0, length + extra), axis)
     return image
 
 
-def mirrored(length: int, start: int, stop: int) -> Tensor:
+def mirrored(length: int, start: int, stop: int) -> NDArray[np.intp]:
     """Indices of the pixels at positions `start` to `stop` of an axis of `length` pixels, mirrored at its end."""
-    index = torch.arange(start, stop)
+    index = np.arange(start, stop, dtype=np.intp)
     period = max(2 * (length - 1), 1)
     index = index % period
-    return torch.minimum(index, period - index) if length > 1 else index * 0
+    return np.minimum(index, period - index) if length > 1 else index * 0
 
 
 def sample_crops(height: int, width: int, side: int, halo: int, pixels: int, multiple: int) -> list[tuple[int, int]]:
@@ -121,12 +122,12 @@ def sample_crops(height: int, width: int, side: int, halo: int, pixels: int, mul
     return [(top, left) for top in spread(height, rows) for left in spread(width, cols)]
 
 
-def turn(image: Tensor, index: int) -> Tensor:
+def turn(image: NDArray[Any], index: int) -> NDArray[Any]:
     """Flip and rotate [B,C,H,W] by one of eight symmetries, `index` 0 (unchanged) to 7."""
-    return torch.rot90(image.flip(3) if index >= 4 else image, index % 4, (2, 3))
+    return np.rot90(image[..., ::-1] if index >= 4 else image, index % 4, (2, 3))
 
 
-def turn_back(image: Tensor, index: int) -> Tensor:
+def turn_back(image: NDArray[Any], index: int) -> NDArray[Any]:
     """Undo `turn`."""
-    image = torch.rot90(image, -(index % 4), (2, 3))
-    return image.flip(3) if index >= 4 else image
+    image = np.rot90(image, -(index % 4), (2, 3))
+    return image[..., ::-1] if index >= 4 else image

@@ -6,16 +6,15 @@ Besides the image and its result, memory holds one row of tiles.
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from kbnet.engine.contexts import Context, FullFrame, Image, Local, Shared
 from kbnet.inference.blending import blend
-from kbnet.inference.exported import ExportedNetwork
-from kbnet.inference.memory import SMALLEST_TILE, auto_tile, bytes_per_pixel
+from kbnet.inference.memory import SMALLEST_TILE, auto_tile
 from kbnet.inference.ram import check_memory
+from kbnet.inference.runners.graphs import ExportedNetwork
 from kbnet.inference.samples import Readable, Samples, Turned, finish, fitted
 from kbnet.inference.tiles import PADDING, Span, mirrored, padded, plan, turn_back
-from kbnet.nn import FullFrame, Local, Shared
 
 if TYPE_CHECKING:
     from kbnet.inference.restorer import Restorer
@@ -54,31 +53,31 @@ def restore_images(restorer: "Restorer", images: Sequence[Samples], strength: fl
         for image in range(len(group)):  # several images take one tile each, and are done at the same time
             progress(total + done + image, count * len(images) * len(turns))
 
-    with torch.inference_mode():
-        for first in range(0, len(images), at_once):
-            group = images[first : first + at_once]
-            sums: Tensor | None = None
-            for index in turns:
-                turned: Sequence[Readable] = [Turned(image, index) for image in group] if index else group
-                rows, cols = _plan(restorer, turned[0], largest)
-                for top, values in _bands(restorer, turned, rows, cols, largest, advance):
-                    if not restorer.ensemble:
-                        _finish(group, top, values, strength)
-                        continue
-                    if sums is None:
-                        sums = values.new_zeros(*values.shape[:2], group[0].height, group[0].width)
-                    _place(sums, top, values.shape[2], index).add_(turn_back(values, index) / len(turns))
-                total += len(rows) * len(cols) * len(group)
-            if sums is not None:
-                _finish(group, 0, sums, strength)
+    for first in range(0, len(images), at_once):
+        group = images[first : first + at_once]
+        sums: Image | None = None
+        for index in turns:
+            turned: Sequence[Readable] = [Turned(image, index) for image in group] if index else group
+            rows, cols = _plan(restorer, turned[0], largest)
+            for top, values in _bands(restorer, turned, rows, cols, largest, advance):
+                if not restorer.ensemble:
+                    _finish(group, top, values, strength)
+                    continue
+                if sums is None:
+                    sums = np.zeros((*values.shape[:2], group[0].height, group[0].width), np.float32)
+                place = _place(sums, top, values.shape[2], index)
+                place += turn_back(values, index) / np.float32(len(turns))
+            total += len(rows) * len(cols) * len(group)
+        if sums is not None:
+            _finish(group, 0, sums, strength)
 
 
-def _finish(group: Sequence[Samples], top: int, values: Tensor, strength: float) -> None:
-    for image, one in zip(group, values.split(1), strict=True):
+def _finish(group: Sequence[Samples], top: int, values: Image, strength: float) -> None:
+    for image, one in zip(group, np.split(values, len(values)), strict=True):
         finish(image, top, one, strength)
 
 
-def _place(sums: Tensor, top: int, count: int, index: int) -> Tensor:
+def _place(sums: Image, top: int, count: int, index: int) -> Image:
     """The part of an upright image [B,C,H,W] that rows `top` to `top + count` of the image turned by `index` show."""
     height, width = sums.shape[2:]
     if index % 2:  # rows of the turned image are columns of the upright one
@@ -92,7 +91,7 @@ def _at_once(restorer: "Restorer", image: Readable, largest: int) -> int:
     """How many images go through the network in one pass; those in tiles one by one."""
     height, width = image.height, image.width
     small = height * width <= SMALL_PIXELS and max(height, width) + PADDING <= largest
-    alone = isinstance(restorer.network, ExportedNetwork) or restorer.tile not in ("auto", 0)
+    alone = isinstance(restorer.runner, ExportedNetwork) or restorer.tile not in ("auto", 0)
     return TOGETHER if small and not alone else 1
 
 
@@ -110,20 +109,20 @@ def _bands(
     cols: Sequence[Span],
     largest: int,
     progress: Progress,
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[tuple[int, Image]]:
     """Yield (top, rows from there on [B,C,h,W]) of the restored images, from top to bottom, without padding."""
     height, width = images[0].height, images[0].width
 
-    def read(top: int, bottom: int, left: int, right: int) -> Tensor:
-        down, across = mirrored(height, top, bottom).numpy(), mirrored(width, left, right).numpy()
-        parts = [fitted(image.read(down, across), restorer.network.config.channels) for image in images]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def read(top: int, bottom: int, left: int, right: int) -> Image:
+        down, across = mirrored(height, top, bottom), mirrored(width, left, right)
+        parts = [fitted(image.read(down, across), restorer.config.channels) for image in images]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def restored(row: Span, col: Span) -> Tensor:
+    def restored(row: Span, col: Span) -> Image:
         tile = read(row.start, row.stop, col.start, col.stop)
-        return restorer.run(tile, context).to(tile.device, torch.float32)
+        return restorer.run(tile, context)
 
-    context: FullFrame = Local(restorer.window) if restorer.context == "local" else FullFrame()
+    context: Context = Local(restorer.window) if restorer.context == "local" else FullFrame()
     if len(rows) == len(cols) == 1:
         values = restored(rows[0], cols[0])
         progress(1, 1)
@@ -131,12 +130,12 @@ def _bands(
         return
     if restorer.context == "global":
         side, halo, corners = restorer.sample(padded(height), padded(width), largest**2)
-        crops = torch.cat([read(y, y + side, x, x + side) for y, x in corners])
+        crops = np.concatenate([read(y, y + side, x, x + side) for y, x in corners])
         context = Shared(restorer.gather(crops, halo))
         del crops
     done = 0
 
-    def counted(row: Span, col: Span) -> Tensor:
+    def counted(row: Span, col: Span) -> Image:
         nonlocal done
         tile = restored(row, col)
         done += 1
@@ -150,19 +149,19 @@ def _bands(
 def _buffers(restorer: "Restorer", images: Sequence[Samples]) -> int:
     """Bytes of all results, and with an ensemble of the sums of one image."""
     first = images[0]
-    sums = _FLOAT * restorer.network.config.channels * first.height * first.width if restorer.ensemble else 0
+    sums = _FLOAT * restorer.config.channels * first.height * first.width if restorer.ensemble else 0
     return len(images) * first.result_bytes + sums
 
 
 def _row_bytes(restorer: "Restorer", image: Readable) -> int:
     """Bytes of a row of sums, one pixel high."""
-    return _FLOAT * restorer.network.config.channels * padded(image.width)
+    return _FLOAT * restorer.config.channels * padded(image.width)
 
 
 def _largest_tile(restorer: "Restorer", images: Sequence[Samples]) -> int:
     first = images[0]
     row = _row_bytes(restorer, first)
-    return auto_tile(restorer.network, restorer.device, buffers=_buffers(restorer, images), row=row)
+    return auto_tile(restorer.runner, buffers=_buffers(restorer, images), row=row)
 
 
 def _check_memory(restorer: "Restorer", images: Sequence[Samples]) -> None:
@@ -177,7 +176,7 @@ def _check_memory(restorer: "Restorer", images: Sequence[Samples]) -> None:
     needed = _buffers(restorer, images)
     if height > side or width > side:
         needed += min(side, height) * _row_bytes(restorer, first)
-    if restorer.device.type == "cpu":
-        needed += min(side, height) * min(side, width) * bytes_per_pixel(restorer.network, restorer.device)
+    if restorer.device == "cpu":
+        needed += min(side, height) * min(side, width) * restorer.runner.bytes_per_pixel
     option = "the full frame (tile 0)" if restorer.tile == 0 else "an ensemble" if restorer.ensemble else ""
     check_memory(first.width, first.height, needed, option=option)

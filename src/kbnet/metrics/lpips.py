@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kbnet.errors import InvalidInputError, MissingExtraError
@@ -23,6 +22,8 @@ class Lpips:
     """
 
     def __init__(self, net: str = "alex") -> None:
+        from kbnet import needs_torch  # noqa: F401
+
         try:
             from lpips import LPIPS
         except ModuleNotFoundError as error:
@@ -35,6 +36,8 @@ class Lpips:
         Raises:
             InvalidInputError: the images aren't [H,W,3] or differ in shape.
         """
+        import torch
+
         if image.shape != reference.shape or image.ndim != 3 or image.shape[2] != 3:
             raise InvalidInputError(
                 f"expected two colour images [H,W,3] of the same shape, got {image.shape} and {reference.shape}"

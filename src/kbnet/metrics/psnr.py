@@ -39,7 +39,7 @@ def shifted_psnr(
 ) -> tuple[float, tuple[int, int]]:
     """Return the best PSNR in dB over whole-pixel shifts of the reference, and that shift as (down, across).
 
-    Blind deblurring determines a picture only up to a shift, because the kernel can shift the opposite way. Levin et
+    Blind deblurring determines an image only up to a shift, because the kernel can shift the opposite way. Levin et
     al. ("Understanding and evaluating blind deconvolution algorithms", CVPR 2009) therefore compare up to a shift.
 
     Args:

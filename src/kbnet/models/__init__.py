@@ -1,12 +1,30 @@
-"""Networks, presets, and loading and saving of weights."""
+"""Networks as plain data: settings, presets, the catalogue of shipped weights, and their files. Needs no PyTorch.
 
-from kbnet.models.catalogue import TASKS, CatalogueEntry, catalogue, find, list_models, load_model, resolve
-from kbnet.models.checkpoint import load_file, matching_presets, save_file, save_official
-from kbnet.models.cost import Cost, cost, cost_of
+Modules are in `kbnet.nn`. Their names are available here too, and import PyTorch on first use (PEP 562).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from kbnet.models.catalogue import TASKS, CatalogueEntry, catalogue, find, list_models, resolve
+from kbnet.models.config import PRESETS, Config, KBNetLConfig, KBNetSConfig, matching_presets, preset_config
+from kbnet.models.cost import Cost, cost
 from kbnet.models.hub import push_to_hub
-from kbnet.models.kbnet_l import KBNetL, KBNetLConfig
-from kbnet.models.kbnet_s import KBNetS, KBNetSConfig
-from kbnet.models.presets import PRESETS, Config, Network, build, count_parameters, create_model, preset_config
+from kbnet.models.weights import Weights, read_weights, write_weights
+
+if TYPE_CHECKING:
+    from kbnet.nn import (
+        KBNetL,
+        KBNetS,
+        Network,
+        build,
+        cost_of,
+        count_parameters,
+        create_model,
+        load_file,
+        load_model,
+        save_file,
+        save_official,
+    )
 
 __all__ = [
     "PRESETS",
@@ -19,6 +37,7 @@ __all__ = [
     "KBNetS",
     "KBNetSConfig",
     "Network",
+    "Weights",
     "build",
     "catalogue",
     "cost",
@@ -32,7 +51,17 @@ __all__ = [
     "matching_presets",
     "preset_config",
     "push_to_hub",
+    "read_weights",
     "resolve",
     "save_file",
     "save_official",
+    "write_weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from kbnet import nn
+
+        return getattr(nn, name)
+    raise AttributeError(f"module 'kbnet.models' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The weights that ship with the package: what they are, where they come from, and how they score."""
+"""The included weights: what they are, where they come from, and how they score."""
 
 import hashlib
 import logging
@@ -9,15 +9,14 @@ from importlib import resources
 from pathlib import Path
 
 from kbnet.errors import CheckpointError, InvalidInputError, UnknownModelError
-from kbnet.models.checkpoint import load_file
-from kbnet.models.presets import PRESETS, Network
+from kbnet.models.config import PRESETS
 from kbnet.suggesting import did_you_mean
 
 TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
 """Restoration tasks: `denoise` removes any real noise, `denoise-gaussian` is the synthetic task of the papers."""
 
 PRESET_CHOICES = ("fast", "best")
-"""Which weights of a task to use: the default ones, or the larger "hq" variant where one ships."""
+"""Which weights of a task to use: the default ones, or the larger "hq" variant, if there is one."""
 
 FORMER_NAMES = {
     "denoise-real": "denoise",
@@ -33,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One set of shipped weights.
+    """One set of included weights.
 
     Attributes:
         name: name of the model, for `load_model`.
@@ -47,7 +46,7 @@ class CatalogueEntry:
         window: side of the local context's window in pixels.
         summary: one-line description.
         license: license of the weights.
-        training_data: what the weights were trained on, and the terms of those photographs.
+        training_data: what the weights were trained on, and the terms of those photos.
         recipe: file in the repository that trains such weights.
         history: the runs that made these weights, if they differ from a single run of the current recipe.
         measured_by: command that measured `metrics`.
@@ -95,13 +94,13 @@ def _weights_folder() -> Path:
 
 @cache
 def catalogue() -> dict[str, CatalogueEntry]:
-    """Return all shipped weights by name."""
+    """Return all included weights by name."""
     table = tomllib.loads((_weights_folder() / "catalogue.toml").read_text(encoding="utf-8"))
     return {name: CatalogueEntry(name=name, **entry) for name, entry in table.items()}
 
 
 def list_models(task: str | None = None) -> list[CatalogueEntry]:
-    """List the shipped weights, optionally for one task.
+    """List the included weights, optionally for one task.
 
     Raises:
         UnknownModelError: `task` isn't one of `TASKS`.
@@ -117,11 +116,11 @@ def list_models(task: str | None = None) -> list[CatalogueEntry]:
 
 
 def find(name: str, preset: str = "fast") -> CatalogueEntry | None:
-    """Find the shipped weights with a name or `alias`. Returns None if there are none.
+    """Find the included weights with a name or `alias`. Returns None if there are none.
 
     Args:
         name: a model, a task (its default weights), or a task's variant such as "deblur-hq". Former names also work.
-        preset: "best" selects the larger weights of a task where they ship. It only matters if `name` is a task.
+        preset: "best" selects the larger weights of a task, if it has any. It applies only if `name` is a task.
 
     Raises:
         InvalidInputError: `preset` is neither "fast" nor "best".
@@ -149,19 +148,21 @@ def resolve(name_or_path: str | Path, preset: str = "fast") -> Path:
     """Return the path of a weights file.
 
     Args:
-        name_or_path: a shipped model's name or `alias`, a path, or a repository of the Hugging Face Hub ("user/repo"),
-            which is fetched if it isn't in the cache.
+        name_or_path: an included model's name or `alias`, a path, or a repository on the Hugging Face Hub
+            ("user/repo"), which is downloaded if it isn't in the cache.
         preset: as for `find`.
 
     Raises:
-        UnknownModelError: it is none of these, or a task or preset without shipped weights.
-        CheckpointError: the checksum of a shipped file doesn't match the catalogue.
+        UnknownModelError: it is none of these, or a task or preset without included weights.
+        CheckpointError: the checksum of an included file doesn't match the catalogue.
         DownloadError: the repository can't be fetched.
     """
     name = str(name_or_path)
     if entry := find(name, preset):
-        if hashlib.sha256(entry.path.read_bytes()).hexdigest() != entry.sha256:
-            raise CheckpointError(f"{entry.path} differs from the shipped file (SHA-256 mismatch); reinstall kbnet")
+        with entry.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != entry.sha256:
+            raise CheckpointError(f"{entry.path} differs from the included file (SHA-256 mismatch); reinstall kbnet")
         return entry.path
     path = Path(name_or_path)
     if path.is_file():
@@ -170,35 +171,16 @@ def resolve(name_or_path: str | Path, preset: str = "fast") -> Path:
 
     if hub.is_repository(name):
         return hub.fetch(name)
-    shipped = ", ".join(catalogue())
+    included = ", ".join(catalogue())
     if name in PRESETS:
         raise UnknownModelError(
-            f"no weights ship for the network {name}; give a weights file or a shipped model: {shipped}"
+            f"kbnet includes no weights for the network {name}; use a weights file or an included model: {included}"
         )
     if name in TASKS:
-        raise UnknownModelError(f"no weights ship for the task {name!r} yet; pass --model PATH. Shipped: {shipped}")
+        raise UnknownModelError(
+            f"kbnet includes no weights for the task {name!r}; use a weights file or an included model: {included}"
+        )
     raise UnknownModelError(
-        f"expected a shipped model ({shipped}), a task ({', '.join(TASKS)}) or the path of a weights file, got {name!r}"
-        f"{did_you_mean(name, [*TASKS, *catalogue(), *PRESETS])}"
+        f"expected an included model ({included}), a task ({', '.join(TASKS)}) or the path of a weights file, "
+        f"got {name!r}{did_you_mean(name, [*TASKS, *catalogue(), *PRESETS])}"
     )
-
-
-def load_model(name_or_path: str | Path) -> Network:
-    """Load a network with its weights, in eval mode, on the CPU, in float32 (float64 if the file holds float64).
-
-    Args:
-        name_or_path: a shipped model, a task (its default model), a task's variant such as "denoise-gaussian-hq", a
-            .safetensors file written by kbnet, one of the authors' checkpoints (.pth, any of their three layouts),
-            or a repository of the Hugging Face Hub as "user/repo".
-
-    Raises:
-        UnknownModelError: there is no such model or file.
-        CheckpointError: the file is damaged, unsafe to load, or belongs to another network.
-        DownloadError: the repository can't be fetched.
-
-    Example:
-        >>> import kbnet
-        >>> kbnet.load_model("denoise").family
-        'kbnet-s'
-    """
-    return load_file(resolve(name_or_path))

@@ -1,16 +1,12 @@
-"""The cost of a network: its parameters and all its multiply-adds."""
+"""The cost of a network, from its settings alone: its parameters and all its multiply-adds."""
 
-import math
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from kbnet.models.presets import Config, build, count_parameters
-from kbnet.nn import KernelBasisAttention, TransposedAttention
-from kbnet.ops import multiply_adds
+from kbnet.description import Layer
+from kbnet.errors import InvalidInputError
+from kbnet.models.config import Config
+from kbnet.models.description import count_parameters, describe_network
 
 
 @dataclass(frozen=True)
@@ -46,65 +42,49 @@ class Cost:
 
 
 def cost(config: Config, height: int = 256, width: int = 256) -> Cost:
-    """Count a network's cost on one `height` x `width` image from shapes alone, without running it.
+    """Count a network's cost on one `height` x `width` image from its settings, without building it.
 
     As is common, this leaves out norms, gates, scales and residual additions.
+
+    Raises:
+        InvalidInputError: a KBNet-L doesn't take images of this size.
 
     Example:
         >>> from kbnet.models import PRESETS
         >>> round(cost(PRESETS["kbnet-s-gaussian-color"]).total / 1e9, 1)
         117.3
     """
-    with torch.device("meta"):
-        return cost_of(build(config), torch.empty(1, config.channels, height, width))
-
-
-def cost_of(network: nn.Module, *inputs: Tensor) -> Cost:
-    """Count the cost of one call of any network built from convolutions and the layers of `kbnet.nn`.
-
-    Args:
-        network: a network on the device of `inputs`; on the meta device, nothing is computed.
-        inputs: arguments of the call. The first one is the image [B,C,H,W].
-    """
+    multiple = config.input_multiple
+    if config.family == "kbnet-l" and (height % multiple or width % multiple):
+        raise InvalidInputError(f"expected sides that are multiples of {multiple}, got {height} x {width}")
+    rows, cols = -(-height // multiple) * multiple, -(-width // multiple) * multiple
+    levels = multiple.bit_length() - 1
     spent = {"convolutions": 0, "kba": 0, "attention": 0}
-
-    def count_convolution(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # Weights per output value of a convolution, or per input value of a transposed one.
-        transposed = isinstance(module, nn.ConvTranspose2d)
-        channels = module.out_channels if transposed else module.in_channels
-        values = inputs[0] if transposed else output
-        spent["convolutions"] += values.numel() * (channels // module.groups) * math.prod(module.kernel_size)
-
-    def count_kba(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        bases, channels = module.bias.shape
-        group_channels, kernel_size, _ = module.taps
-        spent["kba"] += _pixels(output) * multiply_adds(channels, bases, group_channels, kernel_size)
-
-    def count_attention(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        channels = output.shape[1]
-        spent["attention"] += _pixels(output) * 2 * channels * (channels // module.heads)
-
-    counters: dict[type[nn.Module], Callable[[Any, tuple[Tensor, ...], Tensor], None]] = {
-        nn.Conv2d: count_convolution,
-        nn.ConvTranspose2d: count_convolution,
-        KernelBasisAttention: count_kba,
-        TransposedAttention: count_attention,
-    }
-    handles = [
-        module.register_forward_hook(counter)
-        for module in network.modules()
-        for kind, counter in counters.items()
-        if isinstance(module, kind)
-    ]
-    try:
-        with torch.no_grad():
-            network(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return Cost(parameters=count_parameters(network), pixels=_pixels(inputs[0]), **spent)
+    heads = 1
+    for layer in describe_network(config):
+        if layer.kind == "TransposedAttention":
+            heads = layer.settings["heads"]  # of the layers that follow
+            continue
+        step = 2 ** _level(layer, levels)
+        pixels = 1 if layer.path.endswith("channel_branch.mix") else (rows // step) * (cols // step)
+        kind = "kba" if layer.kind == "KernelBasisAttention" else "convolutions"
+        spent[kind] += pixels * layer.multiply_adds()
+        if layer.path.endswith("attention.out"):
+            channels = layer.shape("weight")[0]
+            spent["attention"] += pixels * 2 * channels * (channels // heads)
+    return Cost(parameters=count_parameters(config), pixels=height * width, **spent)
 
 
-def _pixels(x: Tensor) -> int:
-    """Pixels of the whole batch."""
-    return x.shape[0] * x.shape[2] * x.shape[3]
+def _level(layer: Layer, levels: int) -> int:
+    """Return how often the resolution is halved where a layer computes its output."""
+    stage, _, rest = layer.path.partition(".")
+    number = int(found[0]) if (found := re.match(r"\d+", rest)) else 0
+    if stage in ("encoder", "middle"):
+        return levels if stage == "middle" else number
+    if stage == "downsample":
+        return number + (layer.settings.get("stride") == (2, 2))  # KBNet-L's convolves first, then rearranges pixels
+    if stage == "upsample":
+        return levels - number
+    if stage in ("decoder", "reduce"):
+        return levels - 1 - number
+    return 0  # first, last, refinement

@@ -1,16 +1,13 @@
 """The structure of a whole network as plain data; `kbnet.description` covers single blocks."""
 
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 
-from kbnet.description import BlockL, BlockS, Layer, coefficient_width, convolution, describe
-from kbnet.models.kbnet_l import KBNetL, KBNetLConfig
-from kbnet.models.kbnet_s import KBNetS, KBNetSConfig
-from kbnet.nn import conformity
+from kbnet.description import BlockL, BlockS, Layer, Shape, coefficient_width, convolution, describe
+from kbnet.models.config import KBNetLConfig, KBNetSConfig
 
 Layers = list[Layer]
-
-conformity.know(KBNetS, KBNetL)
 
 
 @lru_cache(maxsize=64)  # `Layer` compares by identity: new objects would miss the cache of `kbnet.nn.conformity`
@@ -27,6 +24,25 @@ def describe_network(config: KBNetSConfig | KBNetLConfig) -> tuple[Layer, ...]:
     kind = "KBNetS" if isinstance(config, KBNetSConfig) else "KBNetL"
     itself = Layer("", kind, children=tuple(parts))
     return (itself, *(layer.below(name) for name, layers in parts.items() for layer in layers))
+
+
+def shapes_of(config: KBNetSConfig | KBNetLConfig) -> dict[str, Shape]:
+    """Return the shape of every parameter of the network with these settings, under its `state_dict` name.
+
+    Raises:
+        InvalidInputError: no network has these settings.
+    """
+    return {
+        f"{layer.path}.{name}".strip("."): shape
+        for layer in describe_network(config)
+        for name, shape in layer.parameters.items()
+        if shape is not None
+    }
+
+
+def count_parameters(config: KBNetSConfig | KBNetLConfig) -> int:
+    """Return the number of learned values of the network with these settings."""
+    return sum(math.prod(shape) for shape in shapes_of(config).values())
 
 
 def _s(config: KBNetSConfig) -> dict[str, Layers]:

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from kbnet import files
 from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, KBNetError, MissingExtraError
 from kbnet.models.catalogue import CatalogueEntry, find, resolve
-from kbnet.models.checkpoint import load_file, matching_presets, save_file
-from kbnet.models.presets import Network, count_parameters
+from kbnet.models.config import matching_presets
+from kbnet.models.weights import Weights, read_weights, write_weights
 
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "kbnet.json", "README.md"
 
@@ -51,7 +51,7 @@ def push_to_hub(
     """Upload weights to a repository of the Hugging Face Hub, with a model card. Creates the repository if needed.
 
     Args:
-        model: a shipped model, a task, or a weights file.
+        model: an included model, a task, or a weights file.
         repo: the repository, as "user/repo".
         license, summary: license and one-line description for the card; default to the catalogue's. `license` is
             required for weights files.
@@ -71,14 +71,14 @@ def push_to_hub(
         raise InvalidInputError(f"expected a repository as user/repo, got {repo!r}")
     entry = find(str(model))
     if license is None and entry is None:
-        raise InvalidInputError("these weights are not in the catalogue; give their license")
-    network = load_file(resolve(model))
+        raise InvalidInputError("these weights are not in the catalogue; specify their license")
+    weights = read_weights(resolve(model))
     hub = _hub()
-    card = model_card(network, repo, entry, license=license, summary=summary)
+    card = model_card(weights, repo, entry, license=license, summary=summary)
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / WEIGHTS
-        save_file(network, weights)
-        contents: dict[str, Any] = {WEIGHTS: weights, SETTINGS: _settings_text(entry).encode(), CARD: card.encode()}
+        file = Path(folder) / WEIGHTS
+        write_weights(weights, file)
+        contents: dict[str, Any] = {WEIGHTS: file, SETTINGS: _settings_text(entry).encode(), CARD: card.encode()}
         api = hub.HfApi(endpoint=_endpoint(endpoint), token=token)
 
         def push() -> str:
@@ -91,7 +91,7 @@ def push_to_hub(
 
 
 def model_card(
-    network: Network,
+    weights: Weights,
     repo: str,
     entry: CatalogueEntry | None,
     *,
@@ -101,18 +101,18 @@ def model_card(
     """Write the README.md of a repository: how to use the weights, and what the catalogue says about them."""
     terms = license or (entry.license if entry else "")
     what = summary or (entry.summary if entry else "KBNet weights")
-    preset = (matching_presets(network.config) or [network.family])[0]
+    preset = (matching_presets(weights.config) or [weights.config.family])[0]
     lines = ["---", "library_name: kbnet", "pipeline_tag: image-to-image", f"license: {_LICENSES.get(terms, 'other')}"]
     if terms not in _LICENSES:
         lines.append(f"license_name: {json.dumps(terms)}")
     lines += ["tags: [kbnet, image-restoration]", "---", "", f"# {repo.partition('/')[2]}", "", f"{what}.", ""]
-    lines += [f"{preset}, {count_parameters(network) / 1e6:.2f} million parameters (KBNet, arXiv 2303.02881).", ""]
+    lines += [f"{preset}, {weights.parameters / 1e6:.2f} million parameters (KBNet, arXiv 2303.02881).", ""]
     usage = f'restorer = kbnet.Restorer.from_pretrained("{repo}")'
     lines += ["```python", "import kbnet", "", usage, "```", "", f"Licence of the weights: {terms}", ""]
     if entry is not None:
-        lines += ["## Measured", "", "| | dB |", "|---|---|"]
+        lines += ["## Quality", "", "| | dB |", "|---|---|"]
         lines += [f"| {name} | {value:.2f} |" for name, value in entry.metrics.items()]
-        lines += ["", f"By `{entry.measured_by}`", "", "## Trained", "", f"On {entry.training_data}.", ""]
+        lines += ["", f"Measured by `{entry.measured_by}`", "", "## Training", "", f"Data: {entry.training_data}.", ""]
         lines += [entry.history + ("" if entry.history.endswith(".") else ".")] if entry.history else []
     return "\n".join(lines) + "\n"
 

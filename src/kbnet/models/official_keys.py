@@ -6,10 +6,12 @@ dotted segments from the left; longer rows match first, and the rest of the name
 
 import re
 from collections.abc import Mapping
-
-from torch import Tensor
+from typing import Any
 
 from kbnet.errors import CheckpointError
+
+Tensor = Any
+"""A PyTorch tensor or a numpy array."""
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -112,7 +114,7 @@ def from_official(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
                     "expected kernel bases [1,N,C*G*k*k] with biases [1,N,C], "
                     f"got {list(weight.shape)} and {list(bias.shape)}"
                 )
-            renamed[key], renamed[bias_key] = weight[0].unflatten(1, (bias.shape[2], -1)), bias[0]
+            renamed[key], renamed[bias_key] = weight[0].reshape(weight.shape[1], bias.shape[2], -1), bias[0]
     return renamed
 
 
@@ -121,10 +123,10 @@ def to_official(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     renamed = {}
     for key, tensor in tensors.items():
         if key.endswith("kba.weight"):
-            tensor = tensor.flatten(1)[None]
+            tensor = tensor.reshape(1, len(tensor), -1)
         elif key.endswith("kba.bias"):
             tensor = tensor[None]
-        renamed[_translate(family, key, 1)] = tensor.contiguous()
+        renamed[_translate(family, key, 1)] = tensor
     return renamed
 
 

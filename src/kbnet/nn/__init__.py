@@ -1,7 +1,15 @@
-"""Layers and blocks built on the operator. A block's `forward` takes the context that provides its averages."""
+"""Layers, blocks and networks built on the operator, and their weights.
 
+A block's or network's `forward` takes the context that provides its averages.
+"""
+
+from kbnet import needs_torch  # noqa: F401
 from kbnet.nn.blocks import KBBlockL, KBBlockS, MultiAxisFusion
+from kbnet.nn.checkpoint import load_file, load_model, save_file, save_official
 from kbnet.nn.context import FullFrame, Gather, Local, Shared
+from kbnet.nn.cost import cost_of
+from kbnet.nn.kbnet_l import KBNetL
+from kbnet.nn.kbnet_s import KBNetS
 from kbnet.nn.layers import (
     ChannelBranch,
     CoefficientHead,
@@ -10,6 +18,7 @@ from kbnet.nn.layers import (
     SimpleGate,
     TransposedAttention,
 )
+from kbnet.nn.networks import Network, build, count_parameters, create_model
 
 __all__ = [
     "ChannelBranch",
@@ -18,11 +27,22 @@ __all__ = [
     "Gather",
     "KBBlockL",
     "KBBlockS",
+    "KBNetL",
+    "KBNetS",
     "KernelBasisAttention",
     "LayerNorm2d",
     "Local",
     "MultiAxisFusion",
+    "Network",
     "Shared",
     "SimpleGate",
     "TransposedAttention",
+    "build",
+    "cost_of",
+    "count_parameters",
+    "create_model",
+    "load_file",
+    "load_model",
+    "save_file",
+    "save_official",
 ]

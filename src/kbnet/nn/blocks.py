@@ -22,7 +22,7 @@ def _scale(channels: int) -> nn.Parameter:
 
 
 class KBBlockS(nn.Module):
-    """The block of KBNet-S, [B,C,H,W] -> [B,C,H,W]: fusion, then a gated feed-forward half, each on normalised input.
+    """The block of KBNet-S, [B,C,H,W] -> [B,C,H,W]: fusion, then a gated feed-forward half, each on normalized input.
 
     Args:
         channels: C.
@@ -122,7 +122,7 @@ class MultiAxisFusion(nn.Module):
 
 
 class KBBlockL(nn.Module):
-    """The block of KBNet-L, [B,C,H,W] -> [B,C,H,W]: fusion, then transposed attention, each on normalised input.
+    """The block of KBNet-L, [B,C,H,W] -> [B,C,H,W]: fusion, then transposed attention, each on normalized input.
 
     Args:
         channels: C.

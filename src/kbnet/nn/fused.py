@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from kbnet.description import FUSION, MIXED, BlockL, BlockS, describe
+from kbnet.engine import MAX_CHANNELS
 from kbnet.nn.conformity import PLAIN, departure
 from kbnet.nn.context import Computed, FullFrame
 from kbnet.nn.layers import LayerNorm2d
@@ -26,9 +27,8 @@ from kbnet.ops.block import fused_block, normalized_cell_sums
 from kbnet.ops.training import feed_forward as trained_feed_forward
 from kbnet.ops.training import fusion as trained_fusion
 
-MAX_CHANNELS = 512
 MAX_CHANNELS_BFLOAT16 = 256
-"""With more channels, matrix products dominate a block's time, and those of PyTorch's libraries measured faster."""
+"""`MAX_CHANNELS` for bfloat16."""
 
 NO_GRADIENTS = "it computes no gradients; use eval() and torch.inference_mode()"
 """Why a call that wants gradients runs layer by layer."""

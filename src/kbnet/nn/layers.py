@@ -122,7 +122,7 @@ class ChannelBranch(nn.Module):
 class TransposedAttention(nn.Module):
     """Attention across channels instead of pixels, [B,C,H,W] -> [B,C,H,W] (Restormer, arXiv 2111.09881, section 3.1).
 
-    Each head normalises queries and keys to unit length along the pixels. Its C/heads x C/heads attention matrix
+    Each head normalizes queries and keys to unit length along the pixels. Its C/heads x C/heads attention matrix
     depends on the image only through averages over pixels, which `context` provides.
 
     Args:

@@ -70,7 +70,7 @@ def choose(name: str, x: Tensor, weight: Tensor) -> Backend:
                     _say_slow(native.refuses_here())
                 return backend
             if name != "auto":
-                raise BackendError(f"backend {name!r} cannot run this call: {reason}; use backend='auto'")
+                raise BackendError(f"backend {name!r} can't run this call: {reason}; use backend='auto'")
     known = ", ".join(repr(backend.name) for backend in BACKENDS)
     raise BackendError(f"expected backend 'auto' or one of {known}, got {name!r}")
 

@@ -96,7 +96,7 @@ def _(x: Tensor, *_: object, **__: object) -> Tensor:
 def normalized_cell_sums(x: Tensor, weight: Tensor, bias: Tensor, rows: int, cols: int, eps: float) -> Tensor:
     """Sum LayerNorm(x) over cells of `rows` x `cols` pixels, [B,C,H,W] -> [B,C,ceil(H/rows),ceil(W/cols)] float32.
 
-    The norm is over the channels of each pixel, with affine parameters [C]. The normalised image is never stored.
+    The norm is over the channels of each pixel, with affine parameters [C]. The normalized image is never stored.
     """
     batch, channels, height, width = x.shape
     # Always contiguous, because the kernels write rows of cells; dtype and device don't follow torch's defaults.

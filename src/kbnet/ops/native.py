@@ -4,26 +4,31 @@ Supports float32, and bfloat16 with float32 accumulation; any memory format, inc
 without copying the image. Uses `torch.get_num_threads()` threads. The extension loads at the first use; it is missing
 if the package was installed without a C++ compiler.
 
-The environment variable KBNET_INSTRUCTION_SET forces one of `instruction_sets()`. KBNET_THREAD_SOURCE=own makes the
-kernels start their own threads instead of using those of torch's OpenMP runtime.
+`kbnet.engine.native` loads the extension and lists the environment variables that it reads.
 """
 
 import os
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kbnet.engine.native import extension
+from kbnet.engine.native import describe, extension, instruction_sets, refuses_here
 from kbnet.ops import forking
 
+__all__ = [
+    "backward",
+    "describe",
+    "extension",
+    "forward",
+    "instruction_sets",
+    "like",
+    "refuses",
+    "refuses_here",
+    "settings",
+]
+
 _DTYPES = (torch.float32, torch.bfloat16)
-
-
-def refuses_here() -> str | None:
-    """Return why this machine can't run the kernels at all; None if it can."""
-    return _refuses_here(os.environ.get("KBNET_INSTRUCTION_SET", ""))
 
 
 def refuses(x: Tensor, weight: Tensor) -> str | None:
@@ -33,24 +38,6 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
     if x.dtype not in _DTYPES:
         return f"it supports only float32 and bfloat16, got {x.dtype}"
     return None
-
-
-def instruction_sets() -> tuple[str, ...]:
-    """Return the instruction sets that this CPU supports, the fastest first.
-
-    "avx512bf16" is "avx512" with bfloat16 dot products.
-    """
-    return tuple(extension().instruction_sets())
-
-
-def describe() -> str:
-    """Describe the instruction set and threads in use in one line, or say why the kernels aren't available."""
-    reason = refuses_here()
-    if reason is not None:
-        return f"not available: {reason}"
-    chosen = os.environ.get("KBNET_INSTRUCTION_SET") or instruction_sets()[0]
-    owner = {"openmp": "torch's OpenMP threads", "own": "its own threads"}[extension().thread_source()]
-    return f"{chosen}, {torch.get_num_threads()} of {owner}"
 
 
 def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -80,17 +67,6 @@ def backward(
         **settings(),
     )
     return dx, dcoefficients, like(dweight, weight), like(dbias, bias)
-
-
-@cache
-def _refuses_here(wish: str) -> str | None:
-    try:
-        known = instruction_sets()
-    except ImportError as error:
-        return f"kbnet was installed without its compiled kernels, which need GCC or Clang at installation ({error})"
-    if wish and wish not in known:
-        return f"KBNET_INSTRUCTION_SET is {wish!r}, but this machine supports {', '.join(known)}"
-    return None
 
 
 def settings() -> dict[str, Any]:

@@ -4,7 +4,7 @@ Float32, bfloat16 and float16, summed in float32; any memory format, sliced and 
 copy of the image. The kernels never hold more than one block of pixels; beyond inputs and outputs a call takes, for
 large images, a packed copy of the bases and, in the backward pass, at most `SCRATCH_BYTES` of partial sums. No atomics:
 results do not depend on timing. A call forward is one launch, a call backward three or four; for large images one more
-each. torch.compile sees the launches, not a call that it cannot look into (`tracing`).
+each. torch.compile sees the launches, not a call that it can't look into (`tracing`).
 
 Products of float32 are exact unless PyTorch was told that matrix products may use TF32
 (`torch.backends.cuda.matmul.allow_tf32`). Half precisions multiply as they are stored; the gradients of coefficients
@@ -75,16 +75,16 @@ FOLD = Settings("fold_kernel", {"P": 128, "PARTS": 16}, num_warps=4, num_stages=
 
 
 def refuses_here() -> str | None:
-    """Why this machine cannot run the kernels at all; None if it can."""
+    """Why this machine can't run the kernels at all; None if it can."""
     return _refuses_here(_interpreted())
 
 
 def refuses(x: Tensor, weight: Tensor) -> str | None:
-    """Why the kernels cannot run on these tensors; None if they can."""
+    """Why the kernels can't run on these tensors; None if they can."""
     if x.device.type != "cuda" and not (x.device.type == "cpu" and _interpreted()):
-        return f"it runs on CUDA GPUs only, and the tensors are on {x.device}"
+        return f"it runs only on CUDA GPUs, but the tensors are on {x.device}"
     if x.dtype not in _DTYPES:
-        return f"it computes float32, bfloat16 and float16, got {x.dtype}"
+        return f"it supports only float32, bfloat16 and float16, got {x.dtype}"
     if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < OLDEST_CAPABILITY:
         found, oldest = torch.cuda.get_device_capability(x.device), OLDEST_CAPABILITY
         return f"it needs compute capability {oldest[0]}.{oldest[1]}, and {x.device} has {found[0]}.{found[1]}"
@@ -244,7 +244,7 @@ def traced() -> bool:
 
 
 def traceable() -> bool:
-    """Whether launches can become nodes of a graph; in Triton's interpreter they cannot."""
+    """Whether launches can become nodes of a graph; in Triton's interpreter they can't."""
     return not _interpreted()
 
 
@@ -275,7 +275,7 @@ def _channel_blocks(x: Tensor, chosen: Settings) -> int:
 
 
 def _readable(weight: Tensor, x: Tensor) -> Tensor:
-    """The bases [N,C,G,k,k] as they lie; for work that outweighs a copy, so that one step's values lie side by side."""
+    """The bases [N,C,G,k,k]; for large calls, a copy in which the values of a step are contiguous."""
     weight = weight.detach()
     if x.numel() < PACKED_FROM:
         return weight
@@ -308,7 +308,7 @@ def _refuses_here(interpreted: bool) -> str | None:
     if interpreted:
         return None
     if torch.version.hip is not None or not torch.cuda.is_available():
-        return "it needs an NVIDIA GPU, and PyTorch sees none"
+        return "it needs an NVIDIA GPU, but PyTorch found none"
     return None
 
 

@@ -26,13 +26,13 @@ Offsets into tensors are 64 bits wide; the numbers of pixels are as wide as they
 import triton
 import triton.language as tl
 
-# Integers are not specialised on their values: one compiled kernel serves every size of image. Inductor, which compiles
+# Integers are not specialized on their values: one compiled kernel serves every size of image. Inductor, which compiles
 # the same kernels, takes any integer that is 1 for a constant all the same: `tl.cast` and `tl.to_tensor` know both.
 SIZES = ("blocks", "pixels", "height", "width", "channels")
 X, A, DY = (tuple(f"{t}_{axis}" for axis in ("image", "channel", "row", "column")) for t in ("x", "a", "dy"))
 Y = tuple(f"y_{axis}" for axis in ("image", "channel", "row", "column"))
 DA = ("da_part", "da_image", "da_channel", "da_row", "da_column")
-# These are specialised: whether bases lie side by side, and rows begin on multiples of 16 values.
+# These are specialized: whether bases lie side by side, and rows begin on multiples of 16 values.
 W = ("w_basis", "w_channel", "w_input", "w_row", "w_column")
 B = ("b_basis", "b_channel")
 

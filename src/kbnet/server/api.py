@@ -44,18 +44,18 @@ _BODY: dict[str, Any] = {
     },
 }
 _NOTES = {
-    "description": "JSON list of notes, one line for each thing to know about the result or changed on the way",
+    "description": "JSON list of one-line notes, for example about what couldn't be kept",
     "schema": {"type": "string"},
 }
 _ERRORS = {
     400: "Not an image, a damaged image, or an unknown or invalid parameter",
     401: "The API key is missing or wrong",
-    403: "The request comes from another site's page, or uses a host name that is not allowed",
-    404: "No such request or result",
+    403: "The request comes from another site's page, or its host name isn't allowed",
+    404: "Unknown request or result",
     408: "The request body arrived too slowly",
     413: "More bytes or pixels than the server allows",
     415: "Unsupported image format or content type",
-    429: "Too many images are waiting; Retry-After says when to try again",
+    429: "Too many images are waiting; Retry-After says when to retry",
     500: "Internal error",
     503: "Time limit exceeded, not enough memory, or the server is shutting down",
 }
@@ -86,7 +86,7 @@ Detail = Annotated[
 ]
 Format = Annotated[
     str | None,
-    Query(description="format of the result; defaults to the input's", json_schema_extra={"enum": _FORMATS}),
+    Query(description="format of the result; by default, the input's", json_schema_extra={"enum": _FORMATS}),
 ]
 Token = Annotated[str, Path(pattern=TOKEN)]
 
@@ -117,8 +117,8 @@ def _restoring(router: APIRouter, desk: Desk) -> None:
                         "schema": {"type": "number"},
                     },
                     "Kbnet-Change": {
-                        "description": "mean absolute difference from the input, 0 to 1; half a level of 255 is hardly "
-                        "visible",
+                        "description": "mean absolute difference from the input, 0 to 1; hardly visible "
+                        "below half an 8-bit level, 0.002",
                         "schema": {"type": "number"},
                     },
                     "Kbnet-Result": {
@@ -202,7 +202,7 @@ def _telling(router: APIRouter, desk: Desk) -> None:
             ],
         )
 
-    @router.get("/healthz", summary="Whether the server answers", responses={s: _TOLD[s] for s in (400, 503)})
+    @router.get("/healthz", summary="Whether the server accepts images", responses={s: _TOLD[s] for s in (400, 503)})
     async def healthz() -> Health:
         if desk.admission.closing:
             raise ending()
@@ -226,7 +226,7 @@ def _wish(desk: Desk) -> Any:
         preset: Annotated[
             str,
             Query(
-                description="best selects the task's larger weights, if any",
+                description="best selects the task's larger model, if it has one",
                 json_schema_extra={"enum": _PRESETS},
             ),
         ] = "fast",

@@ -87,7 +87,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # Loads the default model and triggers torch's lazy initialisation, so that no client waits for these seconds.
+        # Loads the default model and triggers torch's lazy initialization, so that no client waits for these seconds.
         own = [_TINY, _SAMPLE] if provide is None else [_TINY]
         warm_ups = [worker.submit(Restoration(data, desk.usual), time.monotonic() + limits.seconds) for data in own]
         sweeper = asyncio.create_task(_sweep(kept))
@@ -102,7 +102,7 @@ def create_app(
     app = FastAPI(
         title="kbnet",
         version=__version__,
-        summary="Restores photographs with KBNet.",
+        summary="Restores photos with KBNet.",
         docs_url=None,  # these pages load files from another site
         redoc_url=None,
         lifespan=lifespan,

@@ -76,8 +76,6 @@ class Limits:
 
 
 def _free_bytes() -> int:
-    import torch
-
     from kbnet.inference.memory import available_bytes
 
-    return available_bytes(torch.device("cpu"))
+    return available_bytes()

@@ -39,9 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, UnicodeError, OverflowError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InvalidInputError(
-            f"cannot listen on {host} port {port}: {why}; choose another --host or --port"
-        ) from None
+        raise InvalidInputError(f"can't listen on {host} port {port}: {why}; choose another --host or --port") from None
 
 
 def url_of(listening: socket.socket) -> str:
@@ -158,7 +156,7 @@ def _most_connections() -> int:
 def run(app: Any, listening: socket.socket, *, ready: Callable[[], None] = lambda: None) -> None:
     """Serve until SIGINT or SIGTERM. New requests are then refused, and accepted ones may finish.
 
-    Requests that aren't finished after `Limits.shutdown_seconds` get 503. At most three seconds later, or at a second
+    Requests that aren't finished after `Limits.shutdown_seconds` get 503. At most 2.5 seconds later, or at a second
     signal, the process ends with status 128 + signal number, whatever its threads do.
 
     Args:

@@ -41,7 +41,7 @@ class Graphs:
 
     Args:
         work: one step, from two batches to a small tensor. All other tensors that it reads or changes keep their
-            addresses, and nothing in it synchronises with the GPU.
+            addresses, and nothing in it synchronizes with the GPU.
         recording: context manager that surrounds the capture of `work`. A capture runs no kernels.
         device: the GPU.
 

@@ -20,7 +20,7 @@ def sole_writer(folder: Path) -> AbstractContextManager[None]:
     Raises:
         TrainingError: another process holds the lock.
     """
-    return files.hold(folder, doing="training", otherwise="give another --run folder", error=TrainingError)
+    return files.hold(folder, doing="training", otherwise="use another --run folder", error=TrainingError)
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ class Curves:
         self._told = False
         kept = [json.dumps(entry) for entry in read(folder) if entry["step"] <= step]
         files.write("".join(line + "\n" for line in kept).encode(), self.path, overwrite=True)
-        self._lines = Lines(self.path, doing="training into", otherwise="give another --run folder")
+        self._lines = Lines(self.path, doing="training into", otherwise="use another --run folder")
 
     def write(self, entry: Entry) -> None:
         """Append one line."""

@@ -20,7 +20,7 @@ from kbnet import files
 from kbnet.data import Loader, Mixup, PhotoPatches
 from kbnet.errors import KBNetError, TrainingError
 from kbnet.inference.memory import available_bytes
-from kbnet.models import Network
+from kbnet.nn import Network
 from kbnet.training import checkpoint
 from kbnet.training.curves import Curves
 from kbnet.training.pace import Pace
@@ -36,7 +36,7 @@ DIVERGED = "diverged.safetensors"
 
 _Loaded = TypeVar("_Loaded")
 
-_READ_EVERY = 10  # steps between reads of a GPU's losses; each read synchronises
+_READ_EVERY = 10  # steps between reads of a GPU's losses; each read synchronizes
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Run:
 
     Args:
         recipe: the recipe.
-        data: folders of clean photographs or pairs, plain or as "NAME=FOLDER"; see `assign_folders`.
+        data: folders of clean photos or pairs, plain or as "NAME=FOLDER"; see `assign_folders`.
         folder: folder for checkpoints and curves.
         accelerator: devices and processes; defaults to `make_accelerator()`.
         workers: loader processes per training process, which prepare batches ahead; None chooses a number.
@@ -121,7 +121,7 @@ class Run:
 
         channels = model.config.channels
         if memory is None:
-            memory = available_bytes(torch.device("cpu")) // 2
+            memory = available_bytes() // 2
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
         folders = [data] if isinstance(data, Path | str) else list(data)
         sets, held_out = self._together(

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from kbnet.data import LAYOUTS, Degradation
 from kbnet.errors import RecipeError
-from kbnet.models import PRESETS, KBNetL, KBNetLConfig, Network, create_model, preset_config
+from kbnet.models import PRESETS, KBNetLConfig, preset_config
+from kbnet.nn import KBNetL, Network, create_model
 from kbnet.suggesting import did_you_mean
 from kbnet.training.complaints import complaints
 from kbnet.training.degrading import PAIRS, build_degradation, pairs_layout
@@ -28,8 +29,8 @@ class ModelSection(_Section):
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the preset to override")
     init: str | None = Field(
         default=None,
-        description="initial weights: a shipped model, a task or a file, for the same network; a gray network also "
-        "takes those of its colour version, and a KBNet-S those of one with fewer blocks",
+        description="initial weights: an included model, a task or a file, for the same network; a gray network also "
+        "accepts weights of its colour version, and a KBNet-S those of one with fewer blocks",
     )
 
 
@@ -38,9 +39,7 @@ class DegradationSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    kind: str = Field(
-        description="a degradation of kbnet.degradations, or pairs for pictures that are already degraded"
-    )
+    kind: str = Field(description="a degradation of kbnet.degradations, or pairs for images that are already degraded")
 
     @model_validator(mode="after")
     def _known(self) -> "DegradationSection":
@@ -67,14 +66,14 @@ class SourceSection(_Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="share of the patches cut from synthetic pictures (text, lines, flat areas and gradients) instead "
-        "of photos, which prevents artefacts on such content; at least 30 % of these patches stay clean",
+        description="share of the patches cut from synthetic images (text, lines, flat areas and gradients) instead "
+        "of photos, which prevents artefacts on such content; at least 30% of these patches stay clean",
     )
     margin: int | None = Field(
         default=None,
         ge=0,
         description="pixels around a patch that are degraded with it and then cropped; defaults to what the "
-        "degradation needs, and fewer save time",
+        "degradation needs; a smaller margin saves time",
     )
 
     @model_validator(mode="after")
@@ -166,7 +165,7 @@ class OptimizerSection(_Section):
     cycles: tuple[Cycle, ...] = Field(
         default=(), description="consecutive cosines, from the end of the warm-up to the end of the run"
     )
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay of AdamW and Muon")
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="betas of AdamW")
     clip_norm: float = Field(gt=0, description="maximum norm of the gradient over all parameters")
 
@@ -188,7 +187,7 @@ class OptimizerSection(_Section):
 class RunSection(_Section):
     """All other settings."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="seed of the initial weights, patches and degradations")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights, which are the result")
     bfloat16: bool = Field(
         default=False, description="run the network under bfloat16 autocast; weights, loss and averages stay float32"
@@ -215,7 +214,7 @@ class Recipe(_Section):
     model: ModelSection
     degradation: DegradationSection | None = Field(default=None, description="degradation of the only source")
     sources: tuple[SourceSection, ...] = Field(default=(), description="a mixture of sources, instead of `degradation`")
-    phases: tuple[Phase, ...] = Field(min_length=1)
+    phases: tuple[Phase, ...] = Field(min_length=1, description="parts of the run, in order")
     loss: LossSection = LossSection()
     mixup: MixupSection | None = None
     optimizer: OptimizerSection

@@ -52,8 +52,8 @@ def assign_folders(sources: Sequence[SourceSection], data: Sequence[Path | str])
             below = [folder / source.folder for folder in plain]
             folders = named.get(source.folder) or [folder for folder in below if folder.is_dir()]
         if not folders:
-            wanted = f"--data {source.folder}=FOLDER, or a --data folder with a subfolder {source.folder}"
-            raise InvalidInputError(f"no data for {source.label}: give {wanted if source.folder else '--data FOLDER'}")
+            wanted = f"--data {source.folder}=FOLDER, or a --data folder with the subfolder {source.folder}"
+            raise InvalidInputError(f"no data for {source.label}: add {wanted if source.folder else '--data FOLDER'}")
         assigned.append(folders)
     return assigned
 
@@ -110,7 +110,7 @@ def load_sources(
 
 
 def _drawn_set(source: SourceSection, channels: int, patch: int) -> PhotoSet:
-    """Create synthetic pictures, degraded like the photos of a source but with a larger clean share."""
+    """Create synthetic images, degraded like the photos of a source but with a larger clean share."""
     assert source.degradation is not None
     degrade: Any = source.degradation.build()
     if hasattr(degrade, "clean_share"):

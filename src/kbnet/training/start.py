@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kbnet.errors import ModelError, RecipeError, TrainingError
-from kbnet.models import KBNetS, KBNetSConfig, Network, load_model
+from kbnet.models import KBNetSConfig
+from kbnet.nn import KBNetS, Network, load_model
 from kbnet.training import checkpoint
 from kbnet.training.recipe import Recipe
 
@@ -98,12 +99,12 @@ def resume(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     before = Recipe.model_validate_json(state["recipe"])
     if (before.model.preset, before.model.settings) != (recipe.model.preset, recipe.model.settings):
         raise TrainingError(
-            f"{folder} holds a run of {before.model.preset}, whose settings differ from this recipe's "
-            f"{recipe.model.preset}; give another folder"
+            f"{folder} contains a run of {before.model.preset}, whose settings differ from this recipe's "
+            f"{recipe.model.preset}; use another folder"
         )
     if before.optimizer.kind != recipe.optimizer.kind:
         raise TrainingError(
-            f"{folder} holds a run with {before.optimizer.kind}, but this recipe uses {recipe.optimizer.kind}; give "
+            f"{folder} contains a run with {before.optimizer.kind}, but this recipe uses {recipe.optimizer.kind}; use "
             "another folder, and set model.init to that run's weights to continue from them"
         )
     if before != recipe:

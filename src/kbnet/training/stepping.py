@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from kbnet.models import KBNetL, KBNetS, Network
+from kbnet.nn import KBNetL, KBNetS, Network
 from kbnet.training import capturing
 from kbnet.training.losses import loss_of
 from kbnet.training.optimizers import fuses, make_optimizer
@@ -22,7 +22,7 @@ class Stepper:
     """Takes training steps, and holds everything that they change.
 
     Everything that changes from step to step (learning rate, weight of the average, batches) is in tensors, and nothing
-    in a step synchronises with a GPU. So a step can be captured as a CUDA graph (`kbnet.training.capturing`), and is
+    in a step synchronizes with a GPU. So a step can be captured as a CUDA graph (`kbnet.training.capturing`), and is
     the same function without one.
 
     Args:
@@ -96,7 +96,7 @@ class Stepper:
     def _average(self) -> None:
         """Update the exponential average by `_share` of the way to the current weights.
 
-        Doesn't use AveragedModel's own update, which synchronises with the GPU to read its step counter.
+        Doesn't use AveragedModel's own update, which synchronizes with the GPU to read its step counter.
         """
         averages: list[Tensor] = list(self.ema.module.parameters())
         current: list[Tensor] = list(self.accelerator.unwrap_model(self.model).parameters())

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from kbnet.data import to_tensor
 from kbnet.data.photos import Pixels
 from kbnet.metrics import noisy, psnr, to_uint8
-from kbnet.models import Network
+from kbnet.nn import Network
 from kbnet.training.sources import HeldOut
 
 SIGMAS = (15.0, 25.0, 50.0)
@@ -24,7 +24,7 @@ CROP = 256
 """Side of the centre crops in pixels; smaller photos are used whole."""
 
 PICTURES = 2
-"""Number of photos per protocol in the pictures of a validation."""
+"""Number of photos per protocol in the images of a validation."""
 
 _HIGHEST = 60.0  # dB; limits the weight of crops that are hardly degraded or restored perfectly
 

@@ -207,7 +207,7 @@ def text_block(keyword: str, text: str) -> Block:
 
 
 def raw_profile_block(name: str, data: bytes) -> Block:
-    """Return bytes as a compressed text chunk of hexadecimal digits, which PNG readers recognise by its keyword."""
+    """Return bytes as a compressed text chunk of hexadecimal digits, which PNG readers recognize by its keyword."""
     digits = data.hex()
     lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
     text = f"\n{name}\n{len(data):8d}\n{lines}\n".encode("ascii")

@@ -1,14 +1,14 @@
 """ONNX Runtime and OpenVINO; each is imported when a file for it is opened."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from kbnet.engine.threads import default_threads
 from kbnet.errors import CheckpointError, InvalidInputError, MissingExtraError
-from kbnet.inference.exported import PREFIX, SUFFIXES, Arrays, ExportedNetwork, GraphFacts, Run
 from kbnet.inference.identity import digest
+from kbnet.inference.runners.graphs import PREFIX, SUFFIXES, Arrays, ExportedNetwork, GraphFacts, Run
 
 _VALUES = {
     "onnxruntime": {"kbnet-s": 27, "kbnet-l": 106},
@@ -25,8 +25,8 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def open_exported(path: str | Path, *, dtype: torch.dtype = torch.float32) -> ExportedNetwork:
-    """Open a graph that `kbnet export` wrote, to run on the CPU with torch's number of threads.
+def open_exported(path: str | Path, *, dtype: str = "float32") -> ExportedNetwork:
+    """Open a graph that `kbnet export` wrote, to run on the CPU with `default_threads()`.
 
     Args:
         path: an .onnx file, or an .xml with its .bin beside it.
@@ -41,8 +41,10 @@ def open_exported(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Ex
     if not path.is_file():
         raise CheckpointError(f"expected an exported model, found no file {path}")
     if path.suffix.lower() == ".onnx":
-        if dtype != torch.float32:
-            raise InvalidInputError("ONNX Runtime computes these networks in float32; export OpenVINO for bfloat16")
+        if dtype != "float32":
+            raise InvalidInputError(
+                "ONNX Runtime runs these networks only in float32; for bfloat16, use an OpenVINO graph"
+            )
         facts, run = run_onnx(path)
         runtime = "onnxruntime"
     else:
@@ -51,7 +53,15 @@ def open_exported(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Ex
     values = _VALUES[runtime][facts.family] * facts.config().width
     parts = [path, path.with_suffix(".bin")] if runtime == "openvino" else [path]
     whole = " ".join(digest(part) for part in parts)
-    return ExportedNetwork(facts, run, bytes_per_pixel=4 * values, runtime=runtime, digest=whole)
+    return ExportedNetwork(
+        facts,
+        run,
+        bytes_per_pixel=4 * values,
+        runtime=runtime,
+        version=metadata.version(runtime),
+        digest=whole,
+        dtype=dtype,
+    )
 
 
 def run_onnx(path: Path) -> tuple[GraphFacts, Run]:
@@ -59,10 +69,10 @@ def run_onnx(path: Path) -> tuple[GraphFacts, Run]:
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise MissingExtraError("onnxruntime", "export") from None
+        raise MissingExtraError("onnxruntime", "runtimes") from None
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = default_threads()
     options.log_severity_level = 3  # its warnings are about internal optimisations
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -76,18 +86,18 @@ def run_onnx(path: Path) -> tuple[GraphFacts, Run]:
     return facts, run
 
 
-def run_openvino(path: Path, dtype: torch.dtype = torch.float32) -> tuple[GraphFacts, Run]:
+def run_openvino(path: Path, dtype: str = "float32") -> tuple[GraphFacts, Run]:
     """The metadata of an OpenVINO file, and a function that runs it; raises the same errors as `open_exported`."""
     try:
         import openvino
     except ModuleNotFoundError:
-        raise MissingExtraError("openvino", "export") from None
+        raise MissingExtraError("openvino", "runtimes") from None
 
     core = openvino.Core()
     # By default OpenVINO computes in bfloat16 on processors that support it, whatever the graph says.
     settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
+        "INFERENCE_NUM_THREADS": default_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
@@ -118,4 +128,4 @@ def _rt_info(model: Any) -> dict[str, str]:
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    return CheckpointError(f"{path} cannot be opened: {''.join(c if c.isprintable() else '?' for c in line)}")
+    return CheckpointError(f"{path} can't be opened: {''.join(c if c.isprintable() else '?' for c in line)}")

@@ -10,21 +10,30 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 def environment(command: str) -> dict[str, Any]:
     """Return the facts for a results file: its command, processor, threads, versions and backends."""
-    import torch
-
     import kbnet
+    from kbnet.engine.threads import default_threads
 
     return {
         "command": command,
         "processor": processor(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": default_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
         "kbnet": kbnet.__version__,
-        "backends": list(kbnet.ops.available_backends()),
+        **_of_torch(),
     }
+
+
+def _of_torch() -> dict[str, Any]:
+    """Return the version of PyTorch and the operator's backends, where it is installed."""
+    try:
+        import torch
+
+        from kbnet import ops
+    except ImportError:
+        return {"torch": None, "backends": []}
+    return {"torch": torch.__version__, "backends": list(ops.available_backends())}
 
 
 def processor() -> str:

@@ -1,68 +1,15 @@
 """KBNet-L: the U-Net with concatenated skips and transposed attention (arXiv 2303.02881, section 3.3)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from kbnet.description import coefficient_width
 from kbnet.errors import InvalidInputError
-from kbnet.models import bounds
-from kbnet.models.kbnet_s import run
-from kbnet.nn import FullFrame, KBBlockL
-
-LEVELS = 4
-
-
-@dataclass(frozen=True)
-class KBNetLConfig:
-    """Settings of a KBNet-L. The defaults are the published network for deraining and defocus deblurring.
-
-    Attributes:
-        channels: image channels, 3 or 1.
-        width: channels of the first level; each further level doubles them.
-        blocks: number of blocks of each of the four levels, the lowest resolution last. The decoder mirrors the first
-            three.
-        refinement_blocks: number of blocks at full resolution after the decoder.
-        heads: number of attention heads of each level.
-        expansion: ratio of the fusion's hidden width to its channels.
-        bias: whether convolutions outside the channel branch and the coefficient head have biases.
-        bases, group_channels, kernel_size: N, G and k of kernel basis attention.
-        coefficient_limit: upper bound on the hidden width of the coefficient head.
-
-    Raises:
-        InvalidInputError: a setting is out of range, or settings contradict each other.
-    """
-
-    channels: int = 3
-    width: int = 48
-    blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
-    refinement_blocks: int = 4
-    heads: tuple[int, int, int, int] = (1, 2, 4, 8)
-    expansion: float = 1.5
-    bias: bool = False
-    bases: int = 32
-    group_channels: int = 2
-    kernel_size: int = 3
-    coefficient_limit: int = 24
-
-    def __post_init__(self) -> None:
-        bounds.whole("channels", self.channels, 1, 64)
-        bounds.whole("width", self.width, 2, 1024)
-        bounds.kernel_basis_attention(self.bases, self.group_channels, self.kernel_size, self.coefficient_limit)
-        bounds.positive("expansion", self.expansion, 16)
-        for name, low, high in (("blocks", 0, bounds.MAX_BLOCKS), ("heads", 1, 1024)):
-            # Files hold lists; as a tuple the setting compares equal to a preset's.
-            values = bounds.wholes(name, getattr(self, name), low, high, (LEVELS, LEVELS))
-            object.__setattr__(self, name, values)
-        bounds.whole("refinement_blocks", self.refinement_blocks, 0, bounds.MAX_BLOCKS)
-        bounds.divisible("width", self.width, 2, "the coefficient head and the resampling halve it")
-        for level, heads in enumerate(self.heads):
-            width = self.width * 2**level
-            bounds.divisible("width * 2^level", width, heads, "the attention heads of that level")
-            bounds.divisible(
-                "expansion * width * 2^level", int(width * self.expansion), self.group_channels, "group_channels"
-            )
+from kbnet.models.config import KBNetLConfig
+from kbnet.nn import conformity
+from kbnet.nn.blocks import KBBlockL
+from kbnet.nn.context import FullFrame
+from kbnet.nn.kbnet_s import is_traced, run
 
 
 class KBNetL(nn.Module):
@@ -75,8 +22,8 @@ class KBNetL(nn.Module):
             `input_multiple`.
     """
 
-    family = "kbnet-l"
-    input_multiple = 2 ** (LEVELS - 1)
+    family = KBNetLConfig.family
+    input_multiple = KBNetLConfig.input_multiple
 
     def __init__(self, config: KBNetLConfig | None = None) -> None:
         super().__init__()
@@ -125,6 +72,11 @@ class KBNetL(nn.Module):
                 f"got {list(image.shape)}; pad it, or use a Restorer, which pads by itself"
             )
         context = context or FullFrame()
+        if not (self.training or torch.is_grad_enabled() or is_traced()):
+            from kbnet.nn import compiled  # imports this module
+
+            if compiled.refuses(self, image, context) is None:
+                return compiled.run(self, image, context)
         context.begin(height)
 
         x = self.first(image.to(self.first.weight.dtype))
@@ -142,3 +94,6 @@ class KBNetL(nn.Module):
         x = run(self.refinement, x, context)
         y: Tensor = self.last(x) + image
         return y
+
+
+conformity.know(KBNetL)

@@ -1,7 +1,7 @@
 """Networks exported as graphs: the metadata in such a file, and how the Restorer runs it.
 
 GraphFacts          the metadata inside the file
-ExportedNetwork     called like a network, with a context; a runtime runs it (`kbnet.inference.runtimes`)
+ExportedNetwork     called like a network, with a context; a runtime runs it (`kbnet.inference.runners.runtimes`)
 """
 
 import json
@@ -11,15 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from kbnet.engine.contexts import Context, Gather, Image, Local, Shared
 from kbnet.errors import CheckpointError, InvalidInputError
+from kbnet.inference.runners import BUDGET_BYTES
 from kbnet.inference.tiles import reflect_pad
 from kbnet.models import Config
-from kbnet.models.checkpoint import config_from
-from kbnet.nn import FullFrame, Gather, Local, Shared
+from kbnet.models.config import config_from
 
 SUFFIXES = (".onnx", ".xml")
 """File name endings: ONNX, and OpenVINO's .xml, which needs its .bin beside it."""
@@ -44,7 +43,7 @@ class GraphFacts:
         tile: side of the input in pixels; 0 for any height and width.
         uint8: whether image and result are uint8 [H,W,C] instead of float32 [B,C,H,W].
         dtype: in which it computes, "float32", "bfloat16", or "int8" for its convolutions and float32 for the rest.
-        sites: shapes of the averages in the order in which they are asked for, with `pooled`.
+        sites: shapes of the averages in the order in which the network requests them, with `pooled`.
         kbnet_version: that wrote the file.
     """
 
@@ -111,22 +110,30 @@ class ExportedNetwork:
         facts: the file's.
         run: computes the graph: named inputs to outputs in order.
         bytes_per_pixel: peak memory of activations over the pixels of the input.
-        runtime: its name, for reports.
+        runtime, version: name and version of the runtime, for reports.
+        digest: SHA-256 of the files.
+        dtype: in which the runtime computes.
     """
 
+    device = "cpu"
+    budget_bytes = BUDGET_BYTES
+
     def __init__(
-        self, facts: GraphFacts, run: Run, *, bytes_per_pixel: int = 0, runtime: str = "", digest: str = ""
+        self,
+        facts: GraphFacts,
+        run: Run,
+        *,
+        bytes_per_pixel: int = 0,
+        runtime: str = "",
+        version: str = "",
+        digest: str = "",
+        dtype: str = "float32",
     ) -> None:
-        self.facts, self.run, self.runtime, self.digest = facts, run, runtime, digest
+        self.facts, self.run, self.runtime, self.version, self.digest = facts, run, runtime, version, digest
+        self.dtype = dtype
         self.config = facts.config()
         self.family = facts.family
         self.bytes_per_pixel = bytes_per_pixel
-
-    @property
-    def input_multiple(self) -> int:
-        """Tiles start on multiples of this; two to the number of levels."""
-        levels = getattr(self.config, "encoder_blocks", None)
-        return 8 if levels is None else int(2 ** len(levels))
 
     @property
     def contexts(self) -> tuple[str, ...]:
@@ -139,31 +146,33 @@ class ExportedNetwork:
         """The Restorer's context and tile for this graph.
 
         Raises:
-            InvalidInputError: it does not offer what is asked for.
+            InvalidInputError: the graph doesn't support these.
         """
         if self.facts.uint8:
             raise InvalidInputError(
                 "this graph has uint8 input and output, for other programs; to restore with it, export without --uint8"
             )
         if device != "cpu":
-            raise InvalidInputError(f"exported graphs run on the CPU here, got device {device!r}; give device 'cpu'")
+            raise InvalidInputError(
+                f"kbnet runs exported graphs only on the CPU, got device {device!r}; use device 'cpu'"
+            )
         if context == "auto":
             context = self.contexts[0]
         if context not in self.contexts:
             hint = "; export one with --context for tiles that share averages" if not self.facts.window else ""
             raise InvalidInputError(
-                f"expected a context that this graph offers ({', '.join(self.contexts)}), got {context!r}{hint}"
+                f"expected a context that this graph supports ({', '.join(self.contexts)}), got {context!r}{hint}"
             )
         if self.facts.tile and tile not in ("auto", self.facts.tile):
-            raise InvalidInputError(f"this graph takes tiles of {self.facts.tile} pixels, got tile {tile!r}")
+            raise InvalidInputError(f"this graph needs tiles of {self.facts.tile} pixels, got tile {tile!r}")
         return context, self.facts.tile or tile
 
     @property
     def plain_tiles_only(self) -> bool:
-        """Whether tiles of one image cannot see one another's averages, which leaves seams."""
+        """Whether tiles of one image can't see one another's averages, which leaves seams."""
         return self.contexts == ("tile",)
 
-    def __call__(self, image: Tensor, context: FullFrame) -> Tensor:
+    def __call__(self, image: Image, context: Context) -> Image:
         """The restored image [B,C,H,W], float32; a `Gather` is given the averages."""
         facts = self.facts
         if isinstance(context, Local) != bool(facts.window) or (
@@ -171,35 +180,36 @@ class ExportedNetwork:
         ):
             raise InvalidInputError(f"this graph averages over a window of {facts.window} pixels (0: its whole input)")
         if isinstance(context, Gather | Shared) and not facts.pooled:
-            raise InvalidInputError("this graph averages over its own input only; export one with --context")
+            raise InvalidInputError("this graph averages only over its own input; export one with --context")
         if facts.tile:
             return self._fixed(image)
-        inputs: Arrays = {"image": image.contiguous().numpy()}
+        inputs: Arrays = {"image": np.ascontiguousarray(image, np.float32)}
         if facts.pooled:
             shared = isinstance(context, Shared)
-            given = (
-                torch.cat([mean.flatten() for mean in context.means]).float() if isinstance(context, Shared) else None
+            inputs["context"] = (
+                np.concatenate([np.ravel(mean) for mean in context.means]).astype(np.float32)
+                if isinstance(context, Shared)
+                else np.zeros(facts.values, np.float32)
             )
-            inputs["context"] = np.zeros(facts.values, np.float32) if given is None else given.numpy()
             inputs["use_context"] = np.array([shared])
             inputs["halo"] = np.array([context.halo if isinstance(context, Gather) else 0], np.int64)
             if not isinstance(context, Gather | Shared) and len(image) > 1:
-                return torch.cat([self(one, context) for one in image.split(1)])  # each averages over itself
+                return np.concatenate([self(one[None], context) for one in image])  # each averages over itself
         result, *pooled = self.run(inputs)
         if isinstance(context, Gather):
-            sizes = [math.prod(shape) for shape in facts.sites]
-            parts = torch.from_numpy(np.array(pooled[0])).split(sizes)
+            ends = np.cumsum([math.prod(shape) for shape in facts.sites])
+            parts = np.split(np.array(pooled[0]), ends[:-1])
             context.means = [part.reshape(shape) for part, shape in zip(parts, facts.sites, strict=True)]
-        return torch.from_numpy(np.array(result))
+        return np.array(result)
 
-    def _fixed(self, image: Tensor) -> Tensor:
+    def _fixed(self, image: Image) -> Image:
         """By a graph of one size: smaller images are mirrored up to it."""
         side = self.facts.tile
         height, width = image.shape[2:]
         if height > side or width > side:
             raise InvalidInputError(
-                f"this graph takes {side} x {side} pixels, got {height} x {width}; restore in tiles"
+                f"this graph accepts only {side} x {side} pixels, got {height} x {width}; restore in tiles"
             )
-        padded = reflect_pad(image, side)
-        results = [self.run({"image": one.contiguous().numpy()})[0] for one in padded.split(1)]
-        return torch.from_numpy(np.concatenate(results))[:, :, :height, :width]
+        padded = np.ascontiguousarray(reflect_pad(image, side))
+        results: list[Image] = [self.run({"image": one[None]})[0] for one in padded]
+        return np.concatenate(results)[:, :, :height, :width]

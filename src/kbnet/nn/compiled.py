@@ -17,16 +17,19 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from kbnet import engine
 from kbnet.models.description import describe_network
-from kbnet.models.kbnet_s import KBNetS
 from kbnet.nn import conformity, fused
 from kbnet.nn.context import FullFrame, Gather, Local, Shared
+from kbnet.nn.kbnet_l import KBNetL
+from kbnet.nn.kbnet_s import KBNetS
 from kbnet.ops import native
+
+Network = KBNetS | KBNetL
 
 
 class _Made:
     """A network's engine, which shares the memory of contiguous parameters and copies the others at each call."""
 
-    def __init__(self, network: KBNetS, instruction_set: str) -> None:
+    def __init__(self, network: Network, instruction_set: str) -> None:
         self.key = _key(network, instruction_set)
         arrays: dict[str, Any] = {}
         self._copies: list[tuple[Tensor, NDArray[np.float32]]] = []
@@ -44,10 +47,10 @@ class _Made:
         return self._engine(image, context, threads=torch.get_num_threads())
 
 
-_engines: WeakKeyDictionary[KBNetS, _Made] = WeakKeyDictionary()
+_engines: WeakKeyDictionary[Network, _Made] = WeakKeyDictionary()
 
 
-def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
+def refuses(network: Network, image: Tensor, context: FullFrame) -> str | None:
     """Return why the engine can't run a network on an image [B,C,H,W], or None if it can.
 
     Set the environment variable `KBNET_FUSED=off` to always run the layers, for comparison.
@@ -64,8 +67,8 @@ def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
     if type(context) not in (FullFrame, Local, Gather, Shared):
         return f"it doesn't support the context {type(context).__name__}"
     widest = network.config.width * network.input_multiple
-    if widest > fused.MAX_CHANNELS:
-        return f"with more than {fused.MAX_CHANNELS} channels, running layer by layer is faster"
+    if widest > engine.MAX_CHANNELS:
+        return f"with more than {engine.MAX_CHANNELS} channels, running layer by layer is faster"
     reason = conformity.departure(network, describe_network(network.config))
     if reason is not None:
         return reason
@@ -75,7 +78,7 @@ def refuses(network: KBNetS, image: Tensor, context: FullFrame) -> str | None:
     return None
 
 
-def run(network: KBNetS, image: Tensor, context: FullFrame) -> Tensor:
+def run(network: Network, image: Tensor, context: FullFrame) -> Tensor:
     """Run the engine: [B,C,H,W] -> the same shape and memory format. Call it only if `refuses` returns None."""
     instruction_set = str(native.settings()["instruction_set"])
     made = _engines.get(network)
@@ -84,7 +87,8 @@ def run(network: KBNetS, image: Tensor, context: FullFrame) -> Tensor:
     ours = _context(context)
     result = torch.from_numpy(made(image.numpy(), ours))
     if isinstance(ours, engine.Gather) and isinstance(context, Gather):
-        context.means = [torch.from_numpy(mean)[None, :, None, None] for mean in ours.means]
+        means = zip(ours.means, _shapes(network), strict=True)
+        context.means = [torch.from_numpy(mean).view(shape) for mean, shape in means]
     if isinstance(context, Shared):
         context.site = len(context.means)  # the engine used all of them
     if image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous():
@@ -92,7 +96,21 @@ def run(network: KBNetS, image: Tensor, context: FullFrame) -> Tensor:
     return result
 
 
-def _key(network: KBNetS, instruction_set: str) -> tuple[object, ...]:
+def _shapes(network: Network) -> list[tuple[int, ...]]:
+    """Return the shape of each average of a `Gather`, in the order in which the modules compute them."""
+    if isinstance(network, KBNetS):
+        stages = [*network.encoder, network.middle, *network.decoder]
+        return [(1, len(block.ffn_norm.weight), 1, 1) for stage in stages for block in stage]
+    shapes: list[tuple[int, ...]] = []
+    for stage in [*network.encoder, network.middle, *network.decoder, network.refinement]:
+        for block in stage:
+            channels, heads = len(block.attention_norm.weight), block.attention.heads
+            each = channels // heads
+            shapes += [(1, channels, 1, 1), (1, heads, each, each), (1, heads, each, 1), (1, heads, each, 1)]
+    return shapes
+
+
+def _key(network: Network, instruction_set: str) -> tuple[object, ...]:
     """Identify what an engine was built for: the addresses of the parameters. It reads their values at each call."""
     return (instruction_set, *((p.data_ptr(), p.stride()) for p in network.parameters()))
 

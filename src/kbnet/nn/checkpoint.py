@@ -1,42 +1,56 @@
-"""Weights files: loading executes nothing in them, and checks them against the network before it allocates memory.
+"""Networks from weights files, and back.
 
-Two formats are supported: kbnet's own (safetensors with the network's settings in the header) and the authors' (a
-pickle with the tensors under `net`, `model` or `params`, whose keys may have the prefix `module.`; loaded with
-`weights_only=True`). The authors' files hold no settings: these are inferred from the shapes of the tensors.
+`kbnet.models.weights` reads kbnet's own format. This module adds the authors': a pickle with the tensors under `net`,
+`model` or `params`, whose keys may have the prefix `module.`, loaded with `weights_only=True`. Those files hold no
+settings: they are inferred from the shapes of the tensors.
 """
 
 import io
-import json
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from numpy.typing import NDArray
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from kbnet import files
 from kbnet.errors import CheckpointError, InvalidInputError
-from kbnet.models.kbnet_l import KBNetLConfig
-from kbnet.models.kbnet_s import KBNetSConfig
+from kbnet.models.catalogue import resolve
+from kbnet.models.config import Config, KBNetLConfig, KBNetSConfig
 from kbnet.models.official_keys import FIRST_KEY, from_official, to_official
-from kbnet.models.presets import PRESETS, Config, Network, build
-
-MAX_FILE_BYTES = 8 * 2**30
-"""Larger files are rejected. The largest published network takes 0.6 GB."""
+from kbnet.models.weights import Weights, first_line, header_of, read_weights, some, widened
+from kbnet.nn.networks import Network, build
 
 OFFICIAL_LAYOUTS = ("net", "model", "params")
 """Keys under which the authors' files keep the tensors: Gaussian noise; SIDD and SenseNoise; deraining and DPDD."""
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-_CONFIGS: dict[str, type[KBNetSConfig] | type[KBNetLConfig]] = {"kbnet-s": KBNetSConfig, "kbnet-l": KBNetLConfig}
+def load_model(name_or_path: str | Path) -> Network:
+    """Load a network with its weights, in eval mode, on the CPU, in float32 (float64 if the file holds float64).
+
+    Args:
+        name_or_path: an included model, a task (its default model), a task's variant such as "denoise-gaussian-hq", a
+            .safetensors file written by kbnet, one of the authors' checkpoints (.pth, any of their three layouts),
+            or a repository of the Hugging Face Hub as "user/repo".
+
+    Raises:
+        UnknownModelError: there is no such model or file.
+        CheckpointError: the file is damaged, unsafe to load, or belongs to another network.
+        DownloadError: the repository can't be fetched.
+
+    Example:
+        >>> import kbnet
+        >>> kbnet.load_model("denoise").family
+        'kbnet-s'
+    """
+    return load_file(resolve(name_or_path))
 
 
 def load_file(path: Path) -> Network:
@@ -48,48 +62,33 @@ def load_file(path: Path) -> Network:
         CheckpointError: the file is missing, damaged, unsafe to load, or belongs to another network; the message names
             the file.
     """
-    config, tensors = read_file(path)
-    try:
-        with torch.device("meta"):
-            network = build(config)
-    except InvalidInputError as error:
-        raise CheckpointError(f"{path}: invalid network settings: {error}") from error
-    expected = network.state_dict()
-    if missing := sorted(expected.keys() ^ tensors.keys()):
-        raise CheckpointError(f"{path}: tensors don't match the network: missing or unexpected: {_some(missing)}")
-    if wrong := [key for key in expected if expected[key].shape != tensors[key].shape]:
-        key = wrong[0]
-        raise CheckpointError(
-            f"{path}: expected {key} of shape {list(expected[key].shape)}, got {list(tensors[key].shape)} "
-            f"(shape mismatches: {len(wrong)})"
-        )
-    if bad := [key for key, t in tensors.items() if t.dtype not in _DTYPES or not bool(torch.isfinite(t).all())]:
-        raise CheckpointError(f"{path}: not a finite floating-point tensor: {_some(bad)}")
+    return network_of(read_weights(path))
+
+
+def network_of(weights: Weights) -> Network:
+    """Build a network in eval mode with copies of these weights, in float32, or in float64 if any of them is."""
+    with torch.device("meta"):
+        network = build(weights.config)
     # One dtype for all tensors: a network with mixed dtypes can't run.
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors.values()) else torch.float32
-    network.load_state_dict({key: t.to(dtype) for key, t in tensors.items()}, assign=True)
+    dtype = np.float64 if any(array.dtype == np.float64 for array in weights.arrays.values()) else np.float32
+    tensors = {name: torch.from_numpy(np.array(widened(array), dtype)) for name, array in weights.arrays.items()}
+    network.load_state_dict(tensors, assign=True)
     return network.requires_grad_(True).eval()
 
 
-def read_file(path: Path) -> tuple[Config, dict[str, Tensor]]:
-    """Read the settings and tensors of a weights file, under kbnet's names. Doesn't check shapes against the settings.
+def weights_of(network: Network) -> Weights:
+    """Return a network's settings and its current values; float32 and float64 ones on a CPU are not copied."""
+    return Weights(network.config, {name: _array(t) for name, t in network.state_dict().items()})
 
-    Raises:
-        CheckpointError: the file is missing, damaged, unsafe to load, or not a KBNet.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"can't read the weights file {path}: {error.strerror}") from error
-    if size > MAX_FILE_BYTES:
-        raise CheckpointError(f"{path} is too large for a weights file: {size} bytes, the limit is {MAX_FILE_BYTES}")
-    if start[8:9] == b"{":  # eight bytes of header length, then JSON
-        return _read_own(path)
-    if start[:2] in (b"PK", b"\x80\x02"):  # a zip of torch.save, or its older plain pickle
-        return _read_official(path)
-    raise CheckpointError(f"{path} is not a weights file: expected .safetensors, or a file written by torch.save")
+
+def _array(tensor: Tensor) -> NDArray[np.generic]:
+    plain = tensor.detach().cpu()
+    if plain.dtype == torch.bfloat16:
+        return plain.contiguous().view(torch.int16).numpy().view(np.uint16)
+    if not plain.is_floating_point() or plain.itemsize < 2:
+        return np.broadcast_to(np.False_, tuple(plain.shape))  # of no use: reading refuses its type
+    array: NDArray[np.generic] = plain.numpy()
+    return array
 
 
 def save_file(network: Network, path: Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
@@ -110,8 +109,7 @@ def save_file(network: Network, path: Path, *, overwrite: bool = False, dtype: t
     tensors = {key: t.detach().to("cpu", dtype).contiguous() for key, t in network.state_dict().items()}
     if dtype and (overflowing := [key for key, t in tensors.items() if not bool(t.isfinite().all())]):
         raise InvalidInputError(f"{overflowing[0]} is out of the range of {dtype}; save with a wider dtype")
-    settings = {"family": network.family, "settings": json.dumps(asdict(network.config))}
-    files.write(serialize(tensors, metadata={"kbnet": "1", **settings}), path, overwrite=overwrite)
+    files.write(serialize(tensors, metadata=header_of(network.config)), path, overwrite=overwrite)
 
 
 def save_official(network: Network, path: Path, layout: str, *, overwrite: bool = False) -> None:
@@ -138,7 +136,7 @@ def save_official(network: Network, path: Path, layout: str, *, overwrite: bool 
     _check_told(network, tensors)
     buffer = io.BytesIO()
     # str(): torch.save would pickle a StrEnum as such, and loading with weights_only would reject it.
-    torch.save({str(layout): {prefix + key: tensor for key, tensor in tensors.items()}}, buffer)
+    torch.save({str(layout): {prefix + key: tensor.contiguous() for key, tensor in tensors.items()}}, buffer)
     files.write(buffer.getbuffer(), path, overwrite=overwrite)
 
 
@@ -171,58 +169,15 @@ def infer_config(family: str, tensors: Mapping[str, Tensor]) -> Config:
     try:
         return _infer_s(tensors) if family == "kbnet-s" else _infer_l(tensors)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:  # an InvalidInputError is a ValueError
-        raise CheckpointError(f"the tensors don't belong to a {family}: {_first_line(error)}") from error
+        raise CheckpointError(f"the tensors don't belong to a {family}: {first_line(error)}") from error
 
 
-def matching_presets(config: Config) -> list[str]:
-    """Return the names of the presets with exactly these settings."""
-    return [name for name, preset in PRESETS.items() if preset == config]
-
-
-def _read_own(path: Path) -> tuple[Config, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("kbnet") != "1" or header.get("family") not in _CONFIGS:
-                raise CheckpointError(
-                    f"{path} is a .safetensors file that kbnet didn't write; give kbnet's own weights file"
-                )
-            config = config_from(header["family"], json.loads(header.get("settings", "")))
-            return config, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-    except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get a new copy") from error
-    except (ValueError, RecursionError, TypeError) as error:  # InvalidInputError and JSON errors too
-        raise CheckpointError(f"{path}: invalid network settings in the header: {_first_line(error)}") from error
-
-
-def config_from(family: str, settings: Any) -> Config:
-    """Build a configuration from the settings in a file.
-
-    Args:
-        family: "kbnet-s" or "kbnet-l".
-        settings: what the file holds; names and types are checked.
+def read_official(path: Path) -> Weights:
+    """Read the settings and tensors of one of the authors' files, under kbnet's names.
 
     Raises:
-        TypeError: `settings` isn't a dict, or a setting is unknown or has the wrong type.
-        InvalidInputError: a setting is out of range, or the family is unknown.
+        CheckpointError: the file is damaged, unsafe to load, or not a KBNet.
     """
-    if family not in _CONFIGS:
-        raise InvalidInputError(f"expected the family {' or '.join(_CONFIGS)}, got {family!r:.40}")
-    kind = _CONFIGS[family]
-    if not isinstance(settings, dict):
-        raise TypeError("expected the settings as a table")
-    defaults = {field.name: field.default for field in fields(kind)}
-    for name, value in settings.items():
-        want = type(defaults[name]) if name in defaults else None
-        if isinstance(value, list) and want is tuple and all(type(v) is int for v in value):
-            continue
-        if want is None or not (type(value) is want or (want is float and type(value) is int)):
-            raise TypeError(f"the setting {name!r:.80} is unknown or has the wrong type")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-    return kind(**values)
-
-
-def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
     try:
         _refuse_packed(path)
         # Pass an open file: given a path, torch.load goes by its suffix instead of the contents.
@@ -231,19 +186,19 @@ def _read_official(path: Path) -> tuple[Config, dict[str, Tensor]]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors; loading it could run code, so kbnet won't open it"
+            f"{path} is damaged or contains more than tensors; loading it could run code, so kbnet doesn't open it"
         ) from error
     except CheckpointError:
         raise
     except Exception as error:  # torch and zipfile raise many types for damaged files, such as struct.error
-        raise CheckpointError(f"{path} is damaged or cut short ({_first_line(error)}); get a new copy") from error
+        raise CheckpointError(f"{path} is damaged or truncated ({first_line(error)}); get a new copy") from error
     tensors = _tensors_in(content, path)
     family = next((name for name, key in FIRST_KEY.items() if key in tensors), None)
     if family is None:
-        raise CheckpointError(f"{path} holds no KBNet; its tensors are {_some(sorted(tensors))}")
+        raise CheckpointError(f"{path} contains no KBNet; its tensors are {some(sorted(tensors))}")
     try:
         renamed = from_official(family, tensors)
-        return infer_config(family, renamed), renamed
+        return Weights(infer_config(family, renamed), {name: _array(tensor) for name, tensor in renamed.items()})
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -265,11 +220,13 @@ def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
             content = content[layout]
             break
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} holds no tensors under any of the keys {', '.join(OFFICIAL_LAYOUTS)}")
+        raise CheckpointError(f"{path} contains no tensors under any of the keys {', '.join(OFFICIAL_LAYOUTS)}")
     if not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in content.items()):
-        raise CheckpointError(f"{path} holds more than named tensors; save only the state dict")
+        raise CheckpointError(f"{path} contains more than named tensors; save only the state dict")
     if odd := [key for key, tensor in content.items() if not _is_plain(tensor)]:
-        raise CheckpointError(f"{path} holds sparse, expanded or non-CPU tensors: {_some(odd)}; save dense CPU tensors")
+        raise CheckpointError(
+            f"{path} contains sparse, expanded or non-CPU tensors: {some(odd)}; save dense CPU tensors"
+        )
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
@@ -321,16 +278,3 @@ def _infer_l(tensors: Mapping[str, Tensor]) -> KBNetLConfig:
         bases=bases,
         group_channels=taps // 9,
     )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(_printable(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return _printable((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
-
-
-def _printable(text: str, length: int = 80) -> str:
-    """Make text from a file safe for a one-line message."""
-    return "".join(c if c.isprintable() else "?" for c in text[:length])

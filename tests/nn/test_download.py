@@ -4,10 +4,11 @@ import os
 
 import pytest
 import torch
-from local_server import serving
 
 from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, OutputError, OutputExistsError
-from kbnet.models import PRESETS, KBNetLConfig, build, create_model, download, load_file, save_official
+from kbnet.models import PRESETS, KBNetLConfig, build, create_model, load_file, save_official
+from kbnet.nn import download
+from local_server import serving
 
 NAME, FILE = "kbnet-l-derain", "1x-KBNet_derain.pth"
 
@@ -94,7 +95,7 @@ def test_a_link_or_pipe_in_the_place_of_the_bytes_is_refused(tmp_path, content):
     (tmp_path / "victim").write_bytes(b"precious")
     part.symlink_to(tmp_path / "victim")
     with serving({FILE: content}) as (address, _):
-        with pytest.raises(OutputError, match=r"\.part: cannot be written"):
+        with pytest.raises(OutputError, match=r"\.part: can't be written"):
             download.download(NAME, tmp_path / "d.safetensors", mirror=address)
         assert (tmp_path / "victim").read_bytes() == b"precious"
         part.unlink()
@@ -106,7 +107,7 @@ def test_a_link_or_pipe_in_the_place_of_the_bytes_is_refused(tmp_path, content):
 def test_a_full_disk_is_named_and_the_download_goes_on_later(tmp_path, small, content, file_size_limit):
     target = tmp_path / "d.safetensors"
     with serving({FILE: content}) as (address, _):
-        with file_size_limit(60_000), pytest.raises(OutputError, match=r"\.part: cannot be written: file too large"):
+        with file_size_limit(60_000), pytest.raises(OutputError, match=r"\.part: can't be written: file too large"):
             download.download(NAME, target, mirror=address)
         assert (tmp_path / f"{FILE}.part").stat().st_size == 60_000
         assert same(download.download(NAME, target, mirror=address), small)

@@ -20,8 +20,8 @@ from kbnet.models import (
     save_file,
     save_official,
 )
-from kbnet.models.checkpoint import infer_config
 from kbnet.models.official_keys import from_official, to_official
+from kbnet.nn.checkpoint import infer_config
 
 FIXTURES = {
     "kbnet_s_color": KBNetSConfig(width=8, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1)),

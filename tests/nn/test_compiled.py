@@ -8,20 +8,22 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import kbnet
-from kbnet.models import compiled
-from kbnet.nn import FullFrame, Gather, Local, Shared, conformity
+from kbnet.nn import FullFrame, Gather, Local, Shared, compiled, conformity
 from kbnet.ops import native
 
 pytestmark = pytest.mark.skipif(native.refuses_here() is not None, reason="no compiled kernels")
 
-SMALL = {"width": 8, "encoder_blocks": (1,), "decoder_blocks": (1,), "middle_blocks": 1, "bases": 4}
+NETWORKS = {
+    "kbnet-nano": {"width": 8, "encoder_blocks": (1,), "decoder_blocks": (1,), "middle_blocks": 1, "bases": 4},
+    "kbnet-l-derain": {"width": 8, "blocks": (1, 0, 1, 1), "heads": (1, 1, 2, 2), "refinement_blocks": 1, "bases": 4},
+}
 TOLERANCE = 2e-5
 
 
-@pytest.fixture
-def network():
+@pytest.fixture(params=NETWORKS)
+def network(request):
     torch.manual_seed(0)
-    made = kbnet.create_model("kbnet-nano", **SMALL).eval()
+    made = kbnet.create_model(request.param, **NETWORKS[request.param]).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if name.endswith("scale"):
@@ -84,7 +86,7 @@ def test_changed_and_replaced_weights_are_seen(network, calls):
         "unseen by autograd": lambda: [p.data.mul_(1.1) for p in network.parameters()],
         "in another memory format": lambda: network.to(memory_format=torch.channels_last),
         "unseen, in that format": lambda: [p.data.mul_(0.9) for p in network.parameters()],
-        "replaced": lambda: setattr(network.last, "bias", nn.Parameter(torch.zeros(3))),
+        "replaced": lambda: setattr(network.last, "weight", nn.Parameter(network.last.weight * 0.5)),
         "loaded": lambda: network.load_state_dict({k: v * 0.9 for k, v in network.state_dict().items()}),
     }
     for change in changes.values():
@@ -153,7 +155,7 @@ def test_calls_that_want_the_layers_get_them(network, calls, monkeypatch):
         network(x)
     assert len(calls) == 1
     with torch.inference_mode():
-        wide = kbnet.create_model("kbnet-nano", **{**SMALL, "width": 512}).eval()
+        wide = kbnet.create_model("kbnet-nano", **{**NETWORKS["kbnet-nano"], "width": 512}).eval()
     reason = compiled.refuses(wide, x, FullFrame())
     assert reason is not None
 

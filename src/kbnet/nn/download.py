@@ -16,8 +16,9 @@ from pathlib import Path
 
 from kbnet import files
 from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, OutputError
-from kbnet.models.checkpoint import MAX_FILE_BYTES, load_file, save_file
-from kbnet.models.presets import PRESETS
+from kbnet.models.config import PRESETS
+from kbnet.models.weights import MAX_FILE_BYTES
+from kbnet.nn.checkpoint import load_file, save_file
 
 MIRROR = "https://github.com/OpenModelDB/model-hub/releases/download/kbnet"
 """Default mirror. No test contacts it, so it may be unavailable."""

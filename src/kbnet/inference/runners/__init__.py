@@ -1,0 +1,116 @@
+"""What runs a network: one small protocol, and one module for each implementation, imported when it is chosen.
+
+    weights --open_weights--> engine (whole networks in one native call), or modules (PyTorch), or reference (numpy)
+    graph   --runtimes.open_exported--> graphs.ExportedNetwork, in ONNX Runtime or OpenVINO
+
+The engine is the default on a CPU and needs no PyTorch. GPUs and bfloat16 run by PyTorch.
+"""
+
+import logging
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import Protocol
+
+from kbnet.engine import MAX_CHANNELS, native
+from kbnet.engine.contexts import Context, Image
+from kbnet.models.config import Config
+from kbnet.models.weights import Weights
+
+__all__ = ["Context", "Image", "Runner", "open_weights"]
+
+BUDGET_BYTES = 768 * 2**20
+"""Upper limit for a tile even if more memory is free: larger tiles are not faster, and other programs need memory."""
+
+ENGINE_BUDGET_BYTES = 288 * 2**20
+"""The same for networks that run in the engine, which needs a third of the memory for tiles of that size."""
+
+ENGINE_VALUES = {"kbnet-s": 3.2, "kbnet-l": 5.2}
+"""float32 values per pixel and channel of the first level at the peak of a call of the engine, rounded up.
+
+KBNet-S takes 2.9 at the width of the compact networks: two images of the first level, and the input. KBNet-L has four.
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """Runs one network on images [B,C,H,W] of float32.
+
+    Attributes:
+        runtime: name of what computes: engine, numpy, torch, onnxruntime or openvino.
+        device: where, as PyTorch names it: cpu, cuda, cuda:1, ...
+        dtype: float32 or bfloat16, or int8 for a quantised graph.
+    """
+
+    runtime: str
+    device: str
+    dtype: str
+
+    @property
+    def config(self) -> Config:
+        """The network's settings."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what determines the result: settings and weights, or the files of a graph."""
+
+    @property
+    def version(self) -> str:
+        """Version of the runtime; empty for kbnet's own."""
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Peak memory of activations for each pixel of the input."""
+
+    @property
+    def budget_bytes(self) -> int:
+        """The most memory that a tile takes, however much is free."""
+
+    def __call__(self, image: Image, context: Context) -> Image:
+        """Restore images [B,C,H,W], nominally in [0,1]; neither clips nor rounds. A `Gather` is given the averages."""
+
+
+def open_weights(weights: Weights, device: str = "cpu", dtype: str = "float32") -> Runner:
+    """Choose what runs a network and prepare it.
+
+    Set the environment variable `KBNET_FUSED=off` to run without the compiled kernels, for comparison.
+
+    Raises:
+        MissingExtraError: it needs PyTorch, which isn't installed.
+    """
+    widest = weights.config.width * weights.config.input_multiple
+    reason = _engine_refuses()
+    plain = device == "cpu" and dtype == "float32"
+    if plain and reason is None and (widest <= MAX_CHANNELS or not has_torch()):
+        from kbnet.inference.runners.engine import EngineRunner
+
+        return EngineRunner(weights)
+    if has_torch() or not plain:
+        from kbnet.inference.runners.modules import TorchRunner, network_of
+
+        return TorchRunner(network_of(weights), device, dtype)
+    from kbnet.inference.runners.reference import ReferenceRunner
+
+    _say_slow(reason)
+    return ReferenceRunner(weights)
+
+
+def has_torch() -> bool:
+    """Whether PyTorch is installed; doesn't import it."""
+    try:
+        return find_spec("torch") is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _engine_refuses() -> str | None:
+    if os.environ.get("KBNET_FUSED") == "off":
+        return "KBNET_FUSED is off"
+    return native.refuses_here()
+
+
+@cache
+def _say_slow(reason: str | None) -> None:
+    """Warn once per process that the last resort runs."""
+    _log.warning("running in numpy, which takes minutes for each megapixel: %s, and PyTorch isn't installed", reason)

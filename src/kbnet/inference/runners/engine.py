@@ -1,0 +1,47 @@
+"""Runs a network as one native call, without PyTorch."""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kbnet.engine import Engine
+from kbnet.engine.contexts import Context, Image
+from kbnet.inference.runners import ENGINE_BUDGET_BYTES, ENGINE_VALUES
+from kbnet.models.weights import Weights, widened
+
+
+class EngineRunner:
+    """A network in `kbnet.engine`. Weights are not copied: float32, and bfloat16 as raw bits."""
+
+    runtime, device, dtype, version = "engine", "cpu", "float32", ""
+    budget_bytes = ENGINE_BUDGET_BYTES
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights, self.config = weights, weights.config
+        arrays = {name: _as_read(array) for name, array in weights.arrays.items()}
+        wish = os.environ.get("KBNET_INSTRUCTION_SET", "")
+        self._engine = Engine(asdict(weights.config), arrays, instruction_set=wish)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EngineRunner, (self.weights,)  # pickling and copying prepare the weights again
+
+    @property
+    def digest(self) -> str:
+        return self.weights.digest
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        return round(4 * ENGINE_VALUES[self.config.family] * self.config.width)
+
+    def __call__(self, image: Image, context: Context) -> Image:
+        return self._engine(image, context)
+
+
+def _as_read(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a parameter in a form that the engine reads: float32, or bfloat16 as raw uint16."""
+    if array.dtype == np.uint16:
+        return np.ascontiguousarray(array)
+    return np.ascontiguousarray(widened(array), np.float32)

@@ -1,0 +1,125 @@
+"""Runs the modules of `kbnet.nn` by PyTorch: on GPUs, in bfloat16, and live networks of the caller.
+
+This is the only module of the package that knows `kbnet.nn`; it is imported when it is needed.
+"""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kbnet import needs_torch  # noqa: F401
+from kbnet.engine import MAX_CHANNELS, contexts
+from kbnet.engine.contexts import Context, Image
+from kbnet.inference.runners import BUDGET_BYTES, ENGINE_BUDGET_BYTES, ENGINE_VALUES
+from kbnet.models.config import Config
+from kbnet.models.weights import Weights, digest_of, widened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kbnet.nn import Network
+    from kbnet.nn.context import FullFrame
+
+
+def network_of(weights: Weights) -> "Network":
+    """Build the modules of a network, in eval mode."""
+    from kbnet.nn import checkpoint
+
+    return checkpoint.network_of(weights)
+
+
+class TorchRunner:
+    """A live network: later changes to its weights and modules count.
+
+    Args:
+        network: moved to the device, in channels-last memory format; with bfloat16 a copy is, in that type.
+        device, dtype: as for `Runner`.
+    """
+
+    runtime = "torch"
+
+    def __init__(self, network: "Network", device: str, dtype: str) -> None:
+        import torch
+
+        if dtype == "bfloat16":
+            network = copy.deepcopy(network).to(torch.bfloat16)  # the caller's keeps its digits
+        self.network: Network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
+        self.device, self.dtype, self.version = device, dtype, str(torch.__version__)
+        if device == "cpu":
+            self.version += f" ({torch.backends.cpu.get_cpu_capability()})"
+
+    @property
+    def config(self) -> Config:
+        return self.network.config
+
+    @property
+    def digest(self) -> str:
+        from kbnet.nn.checkpoint import weights_of
+
+        arrays = weights_of(self.network).arrays
+        return digest_of(self.config, {name: widened(array) for name, array in arrays.items()})
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        # Growth of the process during one forward pass, in float32 values per pixel, divided by the width. KBNet-S
+        # takes 12.6 to 14.4 layer by layer, and 5.0 to 8.4 where blocks run as one call of the compiled kernels.
+        # KBNet-L takes 25 to 28 either way: its first level has twice the width, and its queries, keys and values
+        # exist twice.
+        from kbnet.nn import fused
+
+        if self._by_engine():
+            return round(4 * ENGINE_VALUES[self.config.family] * self.config.width)
+        as_one = self.device == "cpu" and fused.refuses_here() is None
+        values = 26 if self.config.family == "kbnet-l" else 9 if as_one else 15
+        return 4 * values * self.config.width
+
+    @property
+    def budget_bytes(self) -> int:
+        return ENGINE_BUDGET_BYTES if self._by_engine() else BUDGET_BYTES
+
+    def _by_engine(self) -> bool:
+        """Whether the engine runs networks with these settings; it refuses one whose modules were changed later."""
+        import torch
+
+        from kbnet.nn import KBNetS, fused
+
+        if not isinstance(self.network, KBNetS) or self.device != "cpu" or fused.refuses_here() is not None:
+            return False
+        widest = self.config.width * self.config.input_multiple
+        return widest <= MAX_CHANNELS and self.network.first.weight.dtype == torch.float32
+
+    def __call__(self, image: Image, context: Context) -> Image:
+        import torch
+
+        with torch.inference_mode():
+            x = torch.from_numpy(image if image.flags.writeable else image.copy()).to(self.device)
+            if not self._by_engine():
+                x = x.contiguous(memory_format=torch.channels_last)
+            theirs = self._context(context)
+            y: Any = self.network(x, theirs)
+            if isinstance(context, contexts.Gather):
+                context.means = [mean.float().cpu().numpy() for mean in theirs.means]  # type: ignore[attr-defined]
+            result: Image = y.to("cpu", torch.float32).numpy()
+            return result
+
+    def _dtype(self) -> Any:
+        return next(self.network.parameters()).dtype
+
+    def _context(self, context: Context) -> "FullFrame":
+        import torch
+
+        from kbnet.nn import context as theirs
+
+        if isinstance(context, contexts.Local):
+            return theirs.Local(context.window)
+        if isinstance(context, contexts.Gather):
+            return theirs.Gather(context.halo)
+        if isinstance(context, contexts.Shared):
+
+            def average(mean: Any) -> "Tensor":
+                found = torch.from_numpy(np.array(mean, np.float32))
+                return (found[None, :, None, None] if found.ndim == 1 else found).to(self.device, self._dtype())
+
+            return theirs.Shared([average(mean) for mean in context.means])
+        return theirs.FullFrame()
