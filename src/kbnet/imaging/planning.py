@@ -104,7 +104,8 @@ def to_depth(samples: Pixels, bit_depth: int) -> Pixels:
         return wide
     if samples.dtype == np.uint16 and bit_depth == 8:
         table: NDArray[np.uint8] = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
-        return table[samples]
+        narrow: Pixels = table[samples]
+        return narrow
     return samples
 
 
