@@ -39,7 +39,7 @@ _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
 _RAW_MAGICS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"IIU\0", b"MMOR")
 RAW_SUFFIXES = {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw",
                 ".orf", ".pef", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"}  # fmt: skip
-"""Names of camera raw files that are TIFFs, whose first picture may be a small preview."""
+"""Names of camera raw files that are TIFFs, whose first image may be a small preview."""
 _WIDTH, _HEIGHT = 256, 257
 _PHOTOMETRIC = 262
 _DNG_VERSION = 50706

@@ -74,12 +74,12 @@ def restore_bands(
 
 
 def mix_rows(source: Path, restored: Path, facts: RowFacts, look: Look) -> Path:
-    """Mix a picture with its restored rows, and return a raw file of the result beside theirs.
+    """Mix a image with its restored rows, and return a raw file of the result beside theirs.
 
     Args:
-        source: the picture.
+        source: the image.
         restored: a raw file of its fully restored rows [height,width,bands].
-        facts: of the picture.
+        facts: of the image.
         look: the settings.
 
     Raises:
