@@ -283,6 +283,15 @@ def test_the_engine_is_compared_before_it_is_timed(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_library_that_is_killed_and_repeated_is_accounted_for(tmp_path):
+    child = run("library.py", "--files", "60", "--kills", "1", "--results", tmp_path)
+    found = json.loads((tmp_path / "library.json").read_text())
+    assert found["problems"] == []
+    assert child.returncode == 0
+    assert [one["ended"] for one in found["runs"]] == [-9, 1]  # the damaged file fails
+    assert found["restored_twice"] <= 3
+
+
 def test_the_whole_command_is_measured_in_processes_of_its_own(tmp_path):
     child = run("commands.py", "--quick", "--python", f"same={sys.executable}", "--results", tmp_path)
     assert (child.returncode, child.stderr) == (0, ""), child.stdout

@@ -64,20 +64,27 @@ Times = tuple[int, int]
 
 
 def write(
-    data: bytes | bytearray | memoryview, target: Path, *, overwrite: bool = False, times: Times | None = None
+    data: bytes | bytearray | memoryview,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    times: Times | None = None,
+    like: Path | None = None,
 ) -> None:
     """Write `data` to `target` atomically. See `writing` for permissions, times and errors."""
-    with writing(target, overwrite=overwrite, times=times) as file:
+    with writing(target, overwrite=overwrite, times=times, like=like) as file:
         file.write(data)
 
 
 @contextmanager
-def writing(target: Path, *, overwrite: bool = False, times: Times | None = None) -> Iterator[BinaryIO]:
+def writing(
+    target: Path, *, overwrite: bool = False, times: Times | None = None, like: Path | None = None
+) -> Iterator[BinaryIO]:
     """Open a file for writing that appears at `target` when the block ends without an exception.
 
-    The file gets the permissions and, where possible, the owner of the file that it replaces; otherwise those of any
-    new file in that folder. Until it is in place, only its owner can read it. Its content and its name are flushed to
-    disk before the context manager returns. A symbolic link at `target` is replaced, not followed.
+    The file gets the permissions and, where possible, the owner of the file that it replaces, or of `like`; otherwise
+    those of any new file in that folder. Until it is in place, only its owner can read it. Its content and its name are
+    flushed to disk before the context manager returns. A symbolic link at `target` is replaced, not followed.
 
     The file object is write-only and seekable. Exceptions from the block that have nothing to do with this file pass
     through unchanged, including OSError. A failed write to this file is always raised as OutputError, even if a library
@@ -87,6 +94,7 @@ def writing(target: Path, *, overwrite: bool = False, times: Times | None = None
         target: path of the file. Its folder must exist.
         overwrite: whether to replace an existing file. If False, files that appear while the block runs are kept, too.
         times: access and modification times to set. None means the current time.
+        like: file whose permissions and owner a new file gets, such as the photo that it was made from.
 
     Raises:
         OutputExistsError: `target` exists and `overwrite` is False.
@@ -114,7 +122,7 @@ def writing(target: Path, *, overwrite: bool = False, times: Times | None = None
             file.close()
         if raw.failure is not None:
             raise raw.failure  # a library in between swallowed it
-        _place(temporary, opened, target, overwrite, times)
+        _place(temporary, opened, target, overwrite, times, like)
 
 
 @contextmanager
@@ -258,10 +266,17 @@ class _Raw(io.RawIOBase):
         return done
 
 
-def _place(temporary: Path, opened: io.FileIO, target: Path, overwrite: bool, times: Times | None) -> None:
+def _place(
+    temporary: Path,
+    opened: io.FileIO,
+    target: Path,
+    overwrite: bool,
+    times: Times | None,
+    like: Path | None = None,
+) -> None:
     with blamed_on(target):
         try:
-            _dress(opened.fileno(), temporary, target if overwrite else None)
+            _dress(opened.fileno(), temporary, target if overwrite and os.path.lexists(target) else like)
             if times is not None:
                 os.utime(temporary, ns=times)
             os.fsync(opened.fileno())

@@ -70,7 +70,7 @@ def test_no_picture_is_read_from_or_written_to_a_terminal(restore, tmp_path, mon
     controller, terminal = os.openpty()
     try:
         with os.fdopen(terminal, "r") as stream:
-            monkeypatch.setattr("kbnet.cli._restore_options.sys", types.SimpleNamespace(stdin=stream, stdout=stream))
+            monkeypatch.setattr("kbnet.cli._restore_conflicts.sys", types.SimpleNamespace(stdin=stream, stdout=stream))
             assert "not written to a terminal" in complaint(restore(picture(tmp_path / "a.png"), "-o", "-"))
             assert "stdin is a terminal" in complaint(restore("-", "-o", tmp_path / "b.png"))
     finally:

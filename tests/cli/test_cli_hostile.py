@@ -60,7 +60,7 @@ def test_a_folder_of_odd_pictures(restore, hostile, tmp_path):
         "empty.png": "the file is empty",
         "cut.png": "the PNG file is truncated",
         "cut.jpg": "the JPEG file is truncated",
-        "letter.png": "not an image (it contains text); expected PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP",
+        "letter.png": "not an image (it contains text); expected PNG, JPEG, TIFF, WebP, AVIF, HEIC, GIF or BMP",
         "vast.png": "30000 x 30000 is 900.0 megapixels, more than the limit of 250",
         "film.gif": "animations are not supported",
     }
@@ -182,7 +182,7 @@ def test_a_signal_in_the_middle_of_a_folder(spawn, tiny, tmp_path, number, code,
 
 @needs_posix
 def test_a_signal_whose_exception_is_lost_stops_after_the_file(restore, tmp_path, monkeypatch):
-    def lossy(pixels, *, strength, progress):
+    def lossy(pixels, *, progress, **look):
         with contextlib.suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
         return pixels

@@ -7,7 +7,8 @@ import pytest
 from cli_files import names, picture, pixels
 from PIL import Image
 
-from kbnet.cli._restore_options import CONFLICTS, RestoreOptions
+from kbnet.cli._restore_conflicts import CONFLICTS
+from kbnet.cli._restore_options import RestoreOptions
 from kbnet.imaging import read_photo
 from kbnet.inference.finding import RESULTS_MARK
 

@@ -61,8 +61,8 @@ def test_no_summary_is_cut_and_no_name_of_a_model_either(screens):
 def test_options_of_restore_are_in_groups_common_ones_first(screens):
     text = screens["kbnet-restore-help.txt"]
     titles = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Arguments", "Options", "Tiles and memory", "Folders", "Many processes or machines (Ray)"]
-    assert text.index("--task") < text.index("--help") < text.index("--tile") < text.index("--log")
+    assert titles == ["Arguments", "Options", "Folders", "Tiles and memory", "Many processes or machines (Ray)"]
+    assert text.index("--task") < text.index("--help") < text.index("--log") < text.index("--tile")
     assert text.index("--watch") < text.index("--engine")
 
 

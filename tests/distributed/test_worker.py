@@ -29,7 +29,9 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def one(weights, monkeypatch):
     monkeypatch.setattr(worker, "_FIRST_PAUSE", 0.0)
-    return worker.Worker(str(weights), None, {"tile": 0}, 0.5, ANY_OUTPUT, threads=1, attempts=3, known=None)
+    return worker.Worker(
+        str(weights), None, {"tile": 0}, {"strength": 0.5}, ANY_OUTPUT, threads=1, attempts=3, known=None
+    )
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ A result keeps the metadata of its input. Each kind of metadata has one rule per
   note; in Python, see the notes of `read_photo(...)` and `plan_output(...)`.
 - **removed**: thumbnails and previews show the original image. Other programs create new ones.
 
-kbnet loses no metadata without a note and adds none: a file without EXIF or a resolution doesn't get one.
+kbnet loses no metadata without a note, and adds only one thing: `kbnet restore` marks results with the properties
+`kbnet:Task` and `kbnet:Version` in their XMP, so that it never restores them again. With `--no-mark`, it adds nothing.
 
 This table is generated: a test makes a file with each kind of metadata, converts it to every format, and looks for the
 metadata in the result with other libraries.
@@ -79,13 +80,17 @@ Details:
 - Tags and chunks that only describe how the pixels are stored (strips, compression, bit depth) are written again.
 - GeoTIFF tags describe the stored rows and columns. If the image had to be rotated, kbnet drops them and prints a note.
 - Content credentials sign the bytes of the original image, so they can't be valid for a result.
-- Results of GIF and BMP images are PNG files unless you choose another format.
+- Results of GIF and BMP images are PNG files unless you choose another format. Results of HEIC images are HEIC files if
+  the extra `heic` is installed, otherwise AVIF files.
+- Only TIFF stores float samples. In other formats, results have integers from black to white, and a note says if values
+  beyond were clipped.
 
 ## Files with more than one image
 
-Some phones append a video, a second image, a sound or an HDR gain map to the image file. Photoshop stores layers in
-TIFF files. Results can't contain these. If the result is a different file, a note names what is missing. If the result
-would replace its own input, kbnet refuses the file, so that nothing is lost:
+Some phones append a video, a second image, a sound or an HDR gain map to the image file, or store depth maps, gain maps
+and mattes in HEIC files. Photoshop stores layers in TIFF files. Results can't contain these. If the result is a
+different file, a note names what is missing. If the result would replace its own input, kbnet refuses the file, so that
+nothing is lost:
 
 ```text
 $ kbnet restore motion.jpg -o motion.jpg --overwrite
@@ -111,7 +116,10 @@ def results() -> dict[str, tuple[list[str], list[set[str]]]]:
 
 def table() -> str:
     """The table of the page, from the outcomes of all samples."""
-    lines = [f"| metadata | found in | {' | '.join(NAMES[format] for format in FORMATS)} |", "|---" * 7 + "|"]
+    lines = [
+        f"| metadata | found in | {' | '.join(NAMES[format] for format in FORMATS)} |",
+        "|---" * (len(FORMATS) + 2) + "|",
+    ]
     for kind, (places, columns) in results().items():
         cells = [" or ".join(sorted(column)) for column in columns]
         title = KINDS[kind].title if kind in KINDS else OTHER_TITLES[kind]

@@ -9,9 +9,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageCms
 
 import kbnet.imaging
+
+pillow_heif.register_heif_opener()  # Pillow reads every format of a result
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -23,11 +23,11 @@ from kbnet.imaging.rows import open_rows, write_rows
 SAMPLES = made.samples()
 OTHERS = made.other_samples()
 OTHER_RULES = {
-    "profile": ("kept",) * 5,
-    "resolution": ("kept", "kept", "kept", "noted", "noted"),
-    "channel": ("noted", "noted", "kept", "noted", "noted"),
-    "extra": ("noted",) * 5,
-    "thumbnail": ("removed",) * 5,
+    "profile": ("kept",) * 6,
+    "resolution": ("kept", "kept", "kept", "noted", "noted", "noted"),
+    "channel": ("noted", "noted", "kept", "noted", "noted", "noted"),
+    "extra": ("noted",) * 6,
+    "thumbnail": ("removed",) * 6,
 }
 
 

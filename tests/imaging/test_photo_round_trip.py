@@ -10,12 +10,12 @@ import pyvips
 from PIL import Image
 
 import kbnet.imaging as imaging
-from kbnet.errors import InvalidInputError, UnsupportedImageError
+from kbnet.errors import InvalidInputError, OutputError, UnsupportedImageError
 from kbnet.imaging import Metadata, Photo, photo, plan_output, probe, read_photo, to_depth, write_photo
 
 # Largest error of a sample, of 255, that each coding may make on the smooth test picture; 0 is exact.
-TOLERANCE = {"png": 0, "tiff": 0, "jpeg": 8, "webp": 0, "avif": 12}
-HOLDS_16 = ("png", "tiff", "avif")
+TOLERANCE = {"png": 0, "tiff": 0, "jpeg": 8, "webp": 0, "avif": 12, "heic": 10}
+HOLDS_16 = ("png", "tiff", "avif", "heic")
 
 
 def make(layout, dtype, format="png", **options):
@@ -61,7 +61,12 @@ def test_16_bit_png_is_read_exactly(array):
 @pytest.mark.parametrize("format", imaging.FORMATS)
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5000), (5000, 1)])
 def test_thin_pictures_keep_their_shape(format, height, width):
-    data = write_photo(Photo(np.full((height, width, 3), 200, np.uint8)), None, format=format)
+    photo = Photo(np.full((height, width, 3), 200, np.uint8))
+    if format == "heic" and max(height, width) > 1000:  # x265 has no such shapes
+        with pytest.raises(OutputError, match="the heic encoder failed"):
+            write_photo(photo, None, format=format)
+        return
+    data = write_photo(photo, None, format=format)
     assert read_photo(data).pixels.shape == (height, width, 3)
     info = probe(data)
     assert (info.height, info.width) == (height, width)
@@ -191,7 +196,7 @@ def test_paths_and_bytes_read_alike(tmp_path):
 
 
 def test_supported_names():
-    both_ways = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".avif")
+    both_ways = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif", ".hif")
     assert both_ways == imaging.SUPPORTED_SUFFIXES
     assert not any(map(imaging.is_supported, ("notes.txt", "old.bmp", "drawing.gif")))
     assert all(map(imaging.is_readable, ("a.JFIF", "b.bmp", "c.GIF")))
@@ -207,7 +212,7 @@ def test_a_photo_checks_itself():
     good = make("rgb-alpha", np.uint8)
     for wrong in (
         {"pixels": np.zeros((4, 4, 4), np.uint8)},
-        {"pixels": np.zeros((4, 4), np.float32)},
+        {"pixels": np.zeros((4, 4), np.float64)},
         {"format": "bmp"},
     ):
         with pytest.raises(InvalidInputError, match="expected"):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kbnet.errors import InvalidInputError
-from kbnet.imaging import Photo, read_photo, write_photo
+from kbnet.imaging import Photo, read_photo, sniff, write_photo
 from kbnet.inference.finding import RESULTS_MARK, mark_results
 from kbnet.inference.jobs import plan_jobs, run_jobs
 from kbnet.inference.ledger import Ledger
@@ -91,7 +91,8 @@ def test_what_is_read_but_not_written_becomes_png(here):
         assert read_photo(result.job.output).format == "png"
 
 
-def test_what_is_passed_over_is_told_with_its_reason(here):
+def test_what_is_passed_over_is_told_with_its_reason(here, monkeypatch):
+    monkeypatch.setattr(sniff, "develops_raw", lambda: False)
     picture("in/a.png")
     stranger("in/still.jp2", "JPEG2000")
     stranger("in/x.xyz", "PPM")

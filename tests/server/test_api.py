@@ -106,7 +106,7 @@ def bomb(width, height):
         (
             {"content": b"no picture"},
             400,
-            "not an image .it contains text.; expected PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP",
+            "not an image .it contains text.; expected PNG, JPEG, TIFF, WebP, AVIF, HEIC, GIF or BMP",
         ),
         ({"content": picture()[1][:-30]}, 400, "truncated or damaged"),
         ({"content": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"}, 415, "HEI"),

@@ -16,7 +16,11 @@ from kbnet.server.logs import show_messages
         ("stength=0", "unknown query parameter 'stength'; did you mean strength?"),
         ("quality=10", "unknown query parameter 'quality'; did you mean format?"),
         ("model=denoise", "unknown query parameter 'model'; did you mean task?"),
-        ("zzz=1", "unknown query parameter 'zzz'; this route has: task, preset, strength, format, progress, keep"),
+        (
+            "zzz=1",
+            "unknown query parameter 'zzz'; this route has: task, preset, strength, color_strength, detail, "
+            "format, progress, keep",
+        ),
         ("strength=1&strength=0", "the query parameter 'strength' is repeated; pass it once"),
     ],
 )

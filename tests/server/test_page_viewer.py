@@ -7,7 +7,8 @@ import pytest
 from page_driver import TOUCH
 from serving import picture
 
-from kbnet.imaging import Photo, write_photo
+from kbnet.imaging import Photo, read_photo, write_photo
+from kbnet.inference.look import Look, mix
 
 pytestmark = pytest.mark.slow
 
@@ -171,3 +172,30 @@ def test_the_zoom_stays_while_one_picture_becomes_restored(open_page, large):
     page.restore()
     page.until(lambda: page.get_attribute("#after", "src"))
     assert place(page) == before
+
+
+def test_colour_strength_and_detail_are_seen_at_once_and_downloaded(open_page, server):
+    """What the browser mixes is what the server encodes."""
+    page = open_page()
+    pixels, data = picture(50, 70)
+    page.add(("cat.png", data))
+    page.restore()
+    page.shown()
+    page.set_strength(60)
+    assert [page.text(f"#look-{name}-now") for name in ("colour", "detail")] == ["60%", "0%"]  # colour follows
+    assert page.is_hidden("#mixed")
+    page.fill("#look-colour", "20")
+    page.fill("#look-detail", "70")
+    page.until(lambda: page.is_visible("#mixed"))
+    page.wait_for_timeout(200)
+    drawn = page.evaluate("""() => { const { width, height } = document.getElementById("mixed");
+        return [...document.getElementById("mixed").getContext("2d").getImageData(0, 0, width, height).data]; }""")
+    seen = np.array(drawn, np.uint8).reshape(50, 70, 4)[..., :3]
+    result = read_photo(page.download()[1]).pixels
+    wanted = 255 - pixels
+    mix(pixels, wanted, Look(0.6, 0.2, 0.7))
+    assert np.array_equal(result, wanted)
+    assert np.abs(seen.astype(int) - result).max() <= 1  # float32 sums in another order
+    page.fill("#look-colour", "60")
+    page.fill("#look-detail", "0")
+    page.until(lambda: page.is_hidden("#mixed"))

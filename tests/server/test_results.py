@@ -9,8 +9,9 @@ from test_api import refused, restored
 
 from kbnet.imaging import Metadata, Photo, write_photo
 from kbnet.imaging.photo import Resolution
+from kbnet.inference.look import Look
 from kbnet.server import Limits
-from kbnet.server.kept import Kept, KeptResult, blend
+from kbnet.server.kept import Kept, KeptResult, mixed
 
 
 def keep(client, data, **parameters):
@@ -60,7 +61,7 @@ def test_only_what_was_asked_to_be_kept_is_kept_and_only_its_token_finds_it(clie
     refused(client.get("/v1/results/../etc"), 404)
     refused(client.get("/v1/results/a.b"), 400)
     both = client.post("/v1/restore", content=picture()[1], params={"keep": True, "strength": 0.5})
-    assert "keep requires strength 1" in refused(both, 400)
+    assert "keep requires strength 1 and detail 0" in refused(both, 400)
 
 
 def test_how_much_a_result_differs_is_told(client):
@@ -132,5 +133,5 @@ def test_blends_round_half_to_even_over_many_rows(dtype):
     before, after = rng.integers(0, np.iinfo(dtype).max + 1, (2, 600, 5), dtype=dtype)
     for strength in (0.0, 0.1, 0.5, 0.999, 1.0):
         wanted = np.rint(before + strength * (after.astype(np.float64) - before)).astype(dtype)
-        assert np.array_equal(blend(before, after, strength), wanted)
-    assert blend(np.array([[0]], np.uint8), np.array([[5]], np.uint8), 0.5) == 2
+        assert np.array_equal(mixed(before, after, Look(strength)), wanted)
+    assert mixed(np.array([[0]], np.uint8), np.array([[5]], np.uint8), Look(0.5)) == 2

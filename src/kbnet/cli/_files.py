@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kbnet.cli._dry_run import print_plan
 from kbnet.cli._folders import Tally, open_ledger
 from kbnet.cli._pipes import plan_pipe, read_stdin
 from kbnet.cli._reports import passed_over_lines, report, says_when_stopped, shown
@@ -57,6 +58,9 @@ def restore_files(ctx: typer.Context, options: RestoreOptions) -> None:
         stack.enter_context(says_when_stopped(work.so_far))
         jobs = work.plan()
         work.count = len(jobs)
+        if options.dry_run:
+            print_plan(jobs, work.missed, options)
+            return
         restorer = _load(options)
         ledger = None
         if options.log is not None:
@@ -73,6 +77,9 @@ def restore_files(ctx: typer.Context, options: RestoreOptions) -> None:
                     _stop_if_asked(ctx)
         if work.count > 1 and not options.quiet and not options.as_json:
             bar.say(f"kbnet: {work.tally.summary}")
+    if work.tally.full:
+        left = work.count - work.tally.total
+        complain(f"the disk is full; {left} more files were not restored; free some space, and repeat the command")
     if work.tally.failed and work.count > 1:
         complain(f"{work.tally.failed} of {work.count} files failed")
     if work.tally.failed:
@@ -102,6 +109,10 @@ class _Work:
             format=self.options.format,
             overwrite=self.options.overwrite,
             may_be_empty=self.options.watch,
+            exclude=self.options.exclude or (),
+            number=self.options.numbering(
+                resumable=self.options.overwrite or self.options.watch or self.options.log is not None
+            ),
             passed_over=self.missed.append,
         )
 
@@ -146,7 +157,7 @@ class _Work:
         """The message for when the command is stopped."""
         if self.options.watch:
             return self.tally.summary
-        finished = self.tally.done + self.tally.skipped
+        finished = self.tally.done + self.tally.skipped + self.tally.results
         return f"{finished} of {self.count} files done, no partial files left" if self.count else "nothing was done"
 
 
@@ -175,7 +186,7 @@ def _results(
 
     return run_jobs(
         jobs,
-        partial(restorer, strength=options.strength),
+        partial(restorer, **options.look),
         format=options.format,
         quality=options.quality,
         overwrite=options.overwrite,
@@ -186,13 +197,22 @@ def _results(
         stream=_streaming(restorer, options) if options.stream else None,
         ledger=ledger,
         examine=partial(outbreak_note, task=restorer.task, guarded=restorer.guard),
+        same_quality=options.same_quality,
+        skip_existing=options.skip_existing,
+        sidecars=options.sidecars,
+        mark=_mark(restorer, options),
     )
 
 
 def _streaming(restorer: "Restorer", options: RestoreOptions) -> "FileRestorer":
     from kbnet.inference.streaming import restore_streamed
 
-    return partial(restore_streamed, restorer, strength=options.strength, max_pixels=options.max_pixels)
+    mark = _mark(restorer, options)
+    return partial(restore_streamed, restorer, **options.look, max_pixels=options.max_pixels, mark=mark)
+
+
+def _mark(restorer: "Restorer", options: RestoreOptions) -> str:
+    return (restorer.task or "restore") if options.mark else ""
 
 
 def _limit(options: RestoreOptions) -> int:

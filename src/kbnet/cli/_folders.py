@@ -17,8 +17,9 @@ def open_ledger(path: Path, restorer: "Restorer", options: RestoreOptions) -> "L
     """The log of this run and of earlier runs with the same weights and settings."""
     from kbnet.inference.identity import identity
     from kbnet.inference.ledger import Ledger
+    from kbnet.inference.look import Look
 
-    settings = {"strength": options.strength, "format": options.format, "quality": options.quality}
+    settings = {**Look(**options.look).settings(), "format": options.format, "quality": options.quality}
     return Ledger(path, {"identity": identity(restorer), **settings})
 
 
@@ -29,23 +30,40 @@ class Tally:
     done: int = 0
     failed: int = 0
     skipped: int = 0
+    results: int = 0
     pixels: int = 0
+    changes: float = 0.0
+    compared: int = 0
+    full: bool = False
     started: float = field(default_factory=time.monotonic)
 
     def count(self, result: "Result") -> None:
         """Count one result."""
         self.failed += not result.ok
-        self.skipped += result.skipped
+        self.results += result.is_marked
+        self.skipped += result.skipped and not result.is_marked
         self.done += result.ok and not result.skipped
         self.pixels += result.width * result.height
+        self.full |= result.full
+        if result.change is not None:
+            self.changes += result.change
+            self.compared += 1
+
+    @property
+    def total(self) -> int:
+        """The number of files so far."""
+        return self.done + self.failed + self.skipped + self.results
 
     @property
     def summary(self) -> str:
-        """The counts and the speed, in one line."""
+        """The counts, the mean change and the speed, in one line."""
         seconds = max(time.monotonic() - self.started, 1e-3)
         parts = [f"{self.done} restored"]
         parts += [f"{self.skipped} already done"] if self.skipped else []
+        parts += [f"{self.results} results of earlier runs skipped"] if self.results else []
         parts += [f"{self.failed} failed"] if self.failed else []
+        if self.compared:
+            parts[-1] += f"; mean change {255 * self.changes / self.compared:.1f} of 255 levels"
         megapixels = self.pixels / 1e6
         return (
             f"{', '.join(parts)}; {megapixels:.1f} megapixels in {seconds:.1f} s, {megapixels / seconds:.2f} per second"

@@ -31,7 +31,7 @@ def report(source: str, target: str, result: Any, bar: "FileProgress", options: 
     `task` is the model's task, if known; it selects the advice for a photo that hardly changed.
     """
     change = getattr(result, "change", None)
-    notes = (*result.notes, *_unchanged(change, options.strength, task))
+    notes = (*result.notes, *_unchanged(change, max(options.strength, options.color_strength or 0), task))
     if options.as_json:
         print_json(
             {

@@ -3,7 +3,6 @@
 import re
 import stat
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from kbnet.cli._library_options import LIBRARY, LibraryOptions
 from kbnet.cli._pipes import PIPE
-from kbnet.cli._streams import is_closed
 from kbnet.suggesting import did_you_mean
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # defined here because importing Ray's package takes a second
 
-_TILES, _FOLDERS, _CLUSTER = "Tiles and memory", "Folders", "Many processes or machines (Ray)"
+_TILES, _CLUSTER = "Tiles and memory", "Many processes or machines (Ray)"
 
 
 TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
@@ -48,7 +47,7 @@ class Engine(StrEnum):
 
 
 @dataclass(frozen=True)
-class RestoreOptions:
+class RestoreOptions(LibraryOptions):
     """The command as given; None means not given."""
 
     inputs: Annotated[
@@ -83,13 +82,34 @@ class RestoreOptions:
         ),
     ] = None
     strength: Annotated[float, typer.Option(metavar="X", min=0, max=1, help="0 = original, 1 = fully restored.")] = 1.0
+    color_strength: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=1,
+            help="The same for colour only; --strength 0.3 --color-strength 1 removes colour noise and keeps grain.",
+            show_default="same as --strength",
+        ),
+    ] = None
+    detail: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=1,
+            help="How much of the fine detail that was removed comes back, 0 = none, 1 = all.",
+        ),
+    ] = 0.0
     format: Annotated[
         str | None,
-        typer.Option(metavar="FORMAT", help="png, jpg, tif, webp or avif.", show_default="same as the input"),
+        typer.Option(metavar="FORMAT", help="png, jpg, tif, webp, avif or heic.", show_default="same as the input"),
     ] = None
     quality: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=100, help="JPEG, WebP and AVIF quality.", show_default="95, AVIF 90"),
+        typer.Option(
+            metavar="N", min=1, max=100, help="JPEG, WebP, AVIF and HEIC quality.", show_default="95, AVIF 90"
+        ),
     ] = None
     suffix: Annotated[
         str | None,
@@ -106,7 +126,6 @@ class RestoreOptions:
             "results can't keep.",
         ),
     ] = False
-    keep_time: Annotated[bool, typer.Option(help="Give each result the modification time of its input.")] = True
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average eight flipped and rotated passes: slightly better, 8x slower.")
     ] = False
@@ -172,7 +191,7 @@ class RestoreOptions:
             metavar="FILE",
             help="Append one JSON line per file. To resume an interrupted run, repeat the command; it skips finished "
             "files.",
-            rich_help_panel=_FOLDERS,
+            rich_help_panel=LIBRARY,
         ),
     ] = None
     watch: Annotated[
@@ -180,7 +199,7 @@ class RestoreOptions:
         typer.Option(
             "--watch",
             help="Keep running and restore new files as they arrive; stop with Ctrl-C.",
-            rich_help_panel=_FOLDERS,
+            rich_help_panel=LIBRARY,
         ),
     ] = False
     engine: Annotated[
@@ -275,6 +294,11 @@ class RestoreOptions:
         entry = find(self.model)
         return result_suffix("" if entry is None else entry.task)
 
+    @property
+    def look(self) -> dict[str, Any]:
+        """How results look: keyword arguments of a Restorer's call."""
+        return {"strength": self.strength, "color_strength": self.color_strength, "detail": self.detail}
+
     def restorer_options(self) -> dict[str, Any]:
         """Keyword arguments of `Restorer.from_pretrained`."""
         given: dict[str, Any] = {
@@ -300,62 +324,11 @@ class RestoreOptions:
                 f"expected one of {', '.join(TASKS)}; got {self.task!r}{near}", param_hint="'--task'"
             )
         parse_tile(self.tile)
+        from kbnet.cli._restore_conflicts import CONFLICTS
+
         for conflict in CONFLICTS:
             if conflict.applies(self):
                 raise typer.BadParameter(conflict.words, param_hint=conflict.option)
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """A conflict: the option to name, when it applies, and the message."""
-
-    option: str
-    applies: Callable[[RestoreOptions], bool]
-    words: str
-
-
-CONFLICTS = (
-    Conflict("INPUT", lambda o: o.piped and len(o.inputs) > 1, "a pipe carries one photo; name exactly one input"),
-    Conflict(
-        "INPUT",
-        lambda o: not o.on_ray and any(URL.match(name) for name in (*o.inputs, o.output or "")),
-        "expected local files, got a URL; URLs need --engine ray",
-    ),
-    Conflict(
-        "'--preset'",
-        lambda o: o.preset is not None and o.model is not None,
-        "conflicts with --model; leave one of them out",
-    ),
-    Conflict("'--guard'", lambda o: o.guard and o.task == "derain", "not available with --task derain; leave it out"),
-    Conflict("'--suffix'", lambda o: o.piped and o.suffix is not None, "a pipe has no file name; leave out --suffix"),
-    Conflict("OUTPUT", lambda o: o.piped_out and is_closed("stdout"), "stdout is closed; add -o FILE"),
-    Conflict("INPUT", lambda o: o.piped_in and is_closed("stdin"), "stdin is closed; use a file name instead of -"),
-    Conflict("'--json'", lambda o: o.piped_out and o.as_json, "stdout carries the photo; add -o FILE"),
-    Conflict("'--stream'", lambda o: o.stream and o.piped, "needs files, not a pipe"),
-    Conflict("'--stream'", lambda o: o.stream and o.quality is not None, "results are lossless; leave out --quality"),
-    Conflict("'--stream'", lambda o: o.stream and o.on_ray, "runs in one process; leave out --engine ray"),
-    Conflict("'--log'", lambda o: o.log is not None and o.piped, "needs files or folders, not a pipe"),
-    Conflict("'--log'", lambda o: o.log is not None and o.stream, "--stream resumes without a log; leave out --log"),
-    Conflict("'--watch'", lambda o: o.watch and o.piped, "needs files or folders, not a pipe"),
-    Conflict("'--watch'", lambda o: o.watch and o.on_ray, "runs in one process; leave out --engine ray"),
-    Conflict("'--watch'", lambda o: o.watch and o.has_fifo, "needs files or folders, not a pipe"),
-    Conflict("'--stream'", lambda o: o.stream and o.has_fifo, "needs files, not a pipe"),
-    Conflict("'--engine'", lambda o: o.on_ray and (o.piped or o.has_fifo), "Ray needs files or URLs, not a pipe"),
-    Conflict("'--workers'", lambda o: not o.on_ray and o.workers is not None, "needs --engine ray"),
-    Conflict("'--threads'", lambda o: not o.on_ray and o.threads is not None, "needs --engine ray"),
-    Conflict("'--address'", lambda o: not o.on_ray and o.address is not None, "needs --engine ray"),
-    Conflict("'--errors'", lambda o: not o.on_ray and o.errors is not None, "needs --engine ray"),
-    Conflict(
-        "INPUT",
-        lambda o: o.piped_in and sys.stdin.isatty(),
-        "stdin is a terminal; redirect a photo to it (< photo.png)",
-    ),
-    Conflict(
-        "OUTPUT",
-        lambda o: o.piped_out and sys.stdout.isatty(),
-        "images are not written to a terminal; redirect stdout (> clean.png) or add -o FILE",
-    ),
-)
 
 
 def parse_tile(text: str) -> int | Literal["auto"]:

@@ -65,6 +65,12 @@ def serve(
         Path | None,
         _option("api-key-file", f"File with the key that requests must contain; or set {KEY_VARIABLE} to the key."),
     ] = None,
+    heic: Annotated[
+        bool,
+        _option(
+            "heic", "Accept HEIC photos too; each is decoded in a process with limits on memory and time.", "--heic"
+        ),
+    ] = False,
     page: Annotated[bool, _option("page", "Serve the web page; --no-page serves only the API.")] = True,
     log_format: Annotated[
         Literal["text", "json"], _option("log-format", "Log as text, or as one JSON object per line.")
@@ -96,6 +102,7 @@ def serve(
         kept_bytes=keep_bytes,
         kept_seconds=keep_seconds,
         shutdown_seconds=shutdown_seconds,
+        heic=heic,
     )
 
     listening = listen(host, port)

@@ -17,7 +17,7 @@ from torch import Tensor
 from kbnet import files
 from kbnet.errors import ImageError, InvalidInputError
 from kbnet.imaging import probe, read_photo, to_depth
-from kbnet.inference.samples import LUMA
+from kbnet.inference.look import LUMA
 from kbnet.lines import read_lines
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from kbnet.degradations.base import Degradation, Range, quantise, ranged, share
 from kbnet.degradations.blur import mirrored
 from kbnet.degradations.jpeg import random_jpeg
 from kbnet.degradations.randomness import chance, log_uniform, normal, uniform
-from kbnet.inference.samples import LUMA
+from kbnet.inference.look import LUMA
 
 _BORDER = 4  # pixels around the image used by demosaicing and smoothing; even, to keep the Bayer phase
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from kbnet.distributed.planning import Row
 from kbnet.distributed.worker import Worker
 from kbnet.errors import InvalidInputError, MissingExtraError, OutputError
 from kbnet.imaging import DEFAULT_MAX_PIXELS
+from kbnet.inference.look import Look
 from kbnet.lines import Lines
 from kbnet.models import find, resolve
 
@@ -41,9 +42,10 @@ class Settings:
     Attributes:
         model: a model in the package, a task, or a weights file that the driver can read and sends to the workers.
         options: keyword arguments of `Restorer.from_pretrained`: device, dtype, tile, overlap, context, ensemble.
-        strength: 0 = original, 1 = fully restored; other values blend.
-        format, quality, max_pixels, keep_time, drop_extras: as for `kbnet.inference.jobs.run_jobs`. Times are kept only
-            for local files.
+        strength, color_strength, detail: how results look, as for `Restorer.__call__`.
+        format, quality, max_pixels, keep_time, drop_extras, same_quality: as for `kbnet.inference.jobs.run_jobs`. Times
+            are kept only for local files.
+        mark: whether results are marked in their metadata.
         workers: number of worker processes; None for as many as the available cores allow with `threads` each.
         threads: threads per worker.
         attempts: attempts per image if reading, writing or the worker itself fails.
@@ -59,11 +61,15 @@ class Settings:
     model: str = "denoise"
     options: dict[str, Any] = field(default_factory=dict)
     strength: float = 1.0
+    color_strength: float | None = None
+    detail: float = 0.0
     format: str | None = None
     quality: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
     keep_time: bool = False
     drop_extras: bool = False
+    same_quality: bool = False
+    mark: bool = False
     workers: int | None = None
     threads: int = 1
     attempts: int = 3
@@ -77,6 +83,11 @@ class Settings:
                 raise InvalidInputError(f"expected {name} to be at least 1, got {value}")
         if self.log is not None and (self.address or "").startswith("ray://"):
             raise InvalidInputError("the log is on the driver's machine, which ray:// can't access; omit --log")
+
+    @property
+    def look(self) -> Look:
+        """How results look."""
+        return Look(self.strength, self.color_strength, self.detail)
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,7 @@ def _attempts(ray: Any, settings: Settings) -> Any:
     if log is not None:
         here = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
-    depends = {"strength": settings.strength, "format": settings.format, "quality": settings.quality}
+    depends = {**settings.look.settings(), "format": settings.format, "quality": settings.quality}
     return ray.remote(**options)(Attempts).remote(settings.attempts, log, depends)
 
 
@@ -199,13 +210,15 @@ def _run(
             "model": settings.model if weights is None else Path(settings.model).name,
             "weights": weights,
             "options": settings.options,
-            "strength": settings.strength,
+            "look": asdict(settings.look),
             "output": {
                 "format": settings.format,
                 "quality": settings.quality,
                 "max_pixels": settings.max_pixels,
                 "keep_time": settings.keep_time,
                 "drop_extras": settings.drop_extras,
+                "same_quality": settings.same_quality,
+                "mark": settings.mark,
             },
             "threads": settings.threads,
             "attempts": settings.attempts,

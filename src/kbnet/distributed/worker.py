@@ -31,8 +31,9 @@ class Worker:
         model: a model in the package, a task, or the name of a file in `weights`.
         weights: Ray object reference to the files of a model that only the driver has, by name; None otherwise.
         options: keyword arguments of `Restorer.from_pretrained`.
-        strength: as for `Restorer.__call__`.
-        output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time; and drop_extras.
+        look: keyword arguments of a Restorer's call: strength, color_strength, detail.
+        output: keyword arguments of `run_jobs`: format, quality, max_pixels, keep_time, same_quality; and drop_extras
+            and mark, both true or false.
         threads: number of threads.
         attempts: attempts per image if reading or writing fails.
         known: handle of the job's `Attempts` actor.
@@ -44,7 +45,7 @@ class Worker:
         model: str,
         weights: Any,
         options: dict[str, Any],
-        strength: float,
+        look: dict[str, Any],
         output: dict[str, Any],
         threads: int,
         attempts: int,
@@ -64,9 +65,9 @@ class Worker:
                 for name, data in ray.get(weights).items():
                     Path(folder, name).write_bytes(data)
                 restorer = Restorer.from_pretrained(Path(folder, model), **options)
-        self._restore = partial(restorer, strength=strength)
+        self._restore = partial(restorer, **look)
         self._examine = partial(outbreak_note, task=restorer.task, guarded=restorer.guard)
-        self._output = output
+        self._output, self._task = output, restorer.task or "restore"
         self._attempts = attempts
         self._known, self._has_log = known, has_log
         self._refused = self._ask("join", identity(restorer)) if has_log else ""
@@ -139,7 +140,8 @@ class Worker:
 
     def _restored(self, data: bytes, row: dict[str, Any]) -> Result:
         options, target = dict(self._output), row["output"].partition("?")[0]
-        drop_extras = options.pop("drop_extras", False)
+        drop_extras, mark = options.pop("drop_extras", False), options.pop("mark", False)
+        options["mark"] = self._task if mark else ""
         if options["format"] is None and is_supported(target):
             options["format"] = Path(target).suffix
         (result,) = run_jobs([Job(data, None)], self._restore, examine=self._examine, **options)

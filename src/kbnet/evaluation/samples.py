@@ -98,7 +98,7 @@ def saved_samples(quality: int | None) -> Callable[[Request], list[Sample]]:
     def load(path: Path, sigma: float, channels: int) -> tuple[Image, Target]:
         clean = read_bytes(path, channels)
         pixels = to_uint8(noisy(clean, sigma))
-        return to_float(pixels if quality is None else compress_jpeg(pixels, quality)), clean
+        return to_float(pixels if quality is None else np.asarray(compress_jpeg(pixels, quality), np.uint8)), clean
 
     def collect(request: Request) -> list[Sample]:
         paths = photo_names(request.data)
@@ -190,7 +190,7 @@ def photo_names(folder: Path) -> dict[str, Path]:
 def read_pixels(path: Path, *, deep: bool = False) -> Target:
     """Read the pixels of a file, [H,W] or [H,W,3]; 16-bit values are rounded to 8 bits unless `deep`."""
     pixels = read_photo(path).pixels
-    return pixels if deep else to_depth(pixels, 8)
+    return to_depth(pixels, 16) if deep and pixels.dtype != np.uint8 else to_depth(pixels, 8)  # type: ignore[return-value]  # integers
 
 
 def read_bytes(path: Path, channels: int) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
     metadata of a file --fit--> metadata that a format's writer stores as is, and a note on each loss
 
-To add a format (such as HEIF), add a parser in `containers` and a column here.
+To add a format, add a parser in `containers` and a column here.
 """
 
 import struct
@@ -14,7 +14,7 @@ from kbnet.imaging import exif, icc, ifd, photoshop, xmp
 from kbnet.imaging.containers import jpeg, png
 from kbnet.imaging.photo import Block, Metadata
 
-NAMES = {"png": "PNG", "jpeg": "JPEG", "tiff": "TIFF", "webp": "WebP", "avif": "AVIF"}
+NAMES = {"png": "PNG", "jpeg": "JPEG", "tiff": "TIFF", "webp": "WebP", "avif": "AVIF", "heic": "HEIC"}
 # JPEG segments hold 65533 bytes, minus the name at their start.
 _LONGEST_EXIF, _LONGEST_XMP = 65527, 65502
 _LONGEST_PROFILE = 255 * 65519
@@ -37,7 +37,7 @@ class Kind:
 
     Attributes:
         title: its name in the documentation.
-        rules: rules for PNG, JPEG, TIFF, WebP and AVIF, in this order.
+        rules: rules for PNG, JPEG, TIFF, WebP and AVIF, in this order. HEIC has the structure and rules of AVIF.
         lost: its name in notes.
         why: reason given in notes when it is lost, if the format isn't the reason.
     """
@@ -49,7 +49,7 @@ class Kind:
 
     def rule(self, format: str) -> Rule:
         """Return the rule for a format, by its canonical name."""
-        return self.rules[list(NAMES).index(format)]
+        return self.rules[list(NAMES).index("avif" if format == "heic" else format)]
 
 
 _STALE = "it describes the unrestored image"
@@ -139,7 +139,7 @@ def fit(metadata: Metadata, format: str, *, bit_depth: int, gray: bool) -> tuple
     notes = fitting.notes + [_note(kind, why, names, format) for (kind, why), names in fitting.lost.items()]
     notes = list(dict.fromkeys(notes))
     resolution = metadata.resolution
-    if resolution is not None and format in ("webp", "avif"):
+    if resolution is not None and format in ("webp", "avif", "heic"):
         if not _exif_has_resolution(metadata):
             notes.append(f"the resolution ({resolution}) is not kept in {NAMES[format]}")
         resolution = None

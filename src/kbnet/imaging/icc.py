@@ -90,6 +90,50 @@ def from_gamma(gamma: float | None, chromaticities: Chromaticities | None, chann
     return _profile(chromaticities or SRGB, curve, channels, "PNG gAMA and cHRM")
 
 
+def is_linear(profile: bytes) -> bool:
+    """Return whether the profile's curves are straight lines: its samples are proportional to light."""
+    tags = _tags(profile)
+    curves = [tags[name] for name in (b"rTRC", b"gTRC", b"bTRC", b"kTRC") if name in tags]
+    return bool(curves) and not any(name.startswith((b"A2B", b"D2B")) for name in tags) and all(map(_is_line, curves))
+
+
+def displayed(profile: bytes) -> bytes | None:
+    """Return a profile of the same primaries with the sRGB curve; None if they aren't given as a matrix."""
+    tags = _tags(profile)
+    curve = _table_curve(_srgb_to_linear(np.linspace(0, 1, 1024)))
+    if b"kTRC" in tags and icc_channels(profile) == 1:
+        return _profile_of(np.eye(3), curve, 1, "gray with the sRGB curve")
+    columns = [tags.get(name, b"") for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
+    if any(len(column) < 20 for column in columns):
+        return None
+    matrix = np.array([struct.unpack(">3i", column[8:20]) for column in columns]).T / 65536
+    name = icc_name(profile).encode("ascii", "replace").decode("ascii")[:60]
+    return _profile_of(matrix, curve, 3, f"{name}, sRGB curve")
+
+
+def _tags(profile: bytes) -> dict[bytes, bytes]:
+    try:
+        (count,) = struct.unpack_from(">I", profile, 128)
+        entries = [struct.unpack_from(">4sII", profile, 132 + 12 * index) for index in range(min(count, 100))]
+    except struct.error:
+        return {}
+    return {signature: profile[offset : offset + size] for signature, offset, size in entries}
+
+
+def _is_line(curve: bytes) -> bool:
+    if curve[:4] == b"curv" and len(curve) >= 12:
+        (count,) = struct.unpack_from(">I", curve, 8)
+        values = np.frombuffer(curve[12 : 12 + 2 * count], ">u2").astype(np.int64)
+        if count < 2:
+            return not count or bool(len(values) and abs(values[0] - 256) <= 1)
+        line = np.linspace(0, 65535, len(values))
+        return len(values) == count and bool(np.abs(values - line).max() <= 1)
+    if curve[:4] == b"para" and len(curve) >= 16:
+        kind, gamma = struct.unpack_from(">H2xi", curve, 8)
+        return bool(kind == 0 and abs(gamma / 65536 - 1) < 0.001)
+    return False
+
+
 def _srgb_to_linear(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
@@ -103,6 +147,10 @@ def _table_curve(values: NDArray[np.float64]) -> bytes:
 
 
 def _profile(chromaticities: Chromaticities, curve: bytes, channels: int, name: str) -> bytes:
+    return _profile_of(_matrix(chromaticities), curve, channels, name)
+
+
+def _profile_of(matrix: NDArray[np.float64], curve: bytes, channels: int, name: str) -> bytes:
     """Build an ICC version 2.4 display profile: a matrix and a curve, or only a curve for gray."""
     text = name.encode("ascii")
     tags = {
@@ -113,7 +161,7 @@ def _profile(chromaticities: Chromaticities, curve: bytes, channels: int, name: 
     if channels == 1:
         tags[b"kTRC"] = curve
     else:
-        for letter, column in zip((b"r", b"g", b"b"), _matrix(chromaticities).T, strict=True):
+        for letter, column in zip((b"r", b"g", b"b"), matrix.T, strict=True):
             tags[letter + b"XYZ"] = _xyz(column)
             tags[letter + b"TRC"] = curve
     table, body = b"", b""

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +13,12 @@ from numpy.typing import NDArray
 from kbnet.errors import InvalidInputError
 from kbnet.files import printable as printable
 
-Pixels = NDArray[np.uint8 | np.uint16]
+if TYPE_CHECKING:
+    from kbnet.imaging.coding import JpegCoding
 
-FORMATS = ("png", "jpeg", "tiff", "webp", "avif")
+Pixels = NDArray[np.uint8 | np.uint16 | np.float32]
+
+FORMATS = ("png", "jpeg", "tiff", "webp", "avif", "heic")
 SUFFIX_FORMATS = {
     ".png": "png",
     ".jpg": "jpeg",
@@ -24,6 +29,9 @@ SUFFIX_FORMATS = {
     ".tiff": "tiff",
     ".webp": "webp",
     ".avif": "avif",
+    ".heic": "heic",
+    ".heif": "heic",
+    ".hif": "heic",
 }
 SUPPORTED_SUFFIXES = tuple(SUFFIX_FORMATS)
 """File name suffixes of formats that can be read and written, in lower case with the dot."""
@@ -38,7 +46,14 @@ def is_supported(path: Path | str) -> bool:
     >>> is_supported("holiday.JPG"), is_supported("holiday.gif")
     (True, False)
     """
-    return Path(path).suffix.lower() in SUFFIX_FORMATS
+    format = SUFFIX_FORMATS.get(Path(path).suffix.lower())
+    return format is not None and (format != "heic" or writes_heic())
+
+
+@cache
+def writes_heic() -> bool:
+    """Return whether HEIC can be written, which needs the extra `heic`."""
+    return find_spec("pillow_heif") is not None
 
 
 def is_readable(path: Path | str) -> bool:
@@ -47,7 +62,8 @@ def is_readable(path: Path | str) -> bool:
     >>> is_readable("holiday.jfif"), is_readable("holiday.gif"), is_readable("holiday.psd")
     (True, True, False)
     """
-    return is_supported(path) or Path(path).suffix.lower() in READ_SUFFIXES
+    suffix = Path(path).suffix.lower()
+    return suffix in SUFFIX_FORMATS or suffix in READ_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -117,12 +133,13 @@ class Photo:
     To write other pixels with the same metadata, use `dataclasses.replace(photo, pixels=restored)`.
 
     Attributes:
-        pixels: [H,W] (gray) or [H,W,3] (colour), uint8 or uint16 over the full range, without alpha.
+        pixels: [H,W] (gray) or [H,W,3] (colour), without alpha; uint8 or uint16 over the full range, or float32,
+            nominally in [0,1], of files with float or scene-linear samples.
         alpha: [H,W], same dtype as `pixels`, 0 = transparent, not premultiplied. It is kept unchanged, not restored.
         format: format of the file, one of `FORMATS`.
         icc_profile: ICC colour profile, or None.
         metadata: EXIF, XMP and other blocks.
-        sample_bits: bits per sample in the file, 1 to 16, so that a 10-bit AVIF stays 10-bit.
+        sample_bits: bits per sample in the file, 1 to 32, so that a 10-bit AVIF stays 10-bit.
         lossless: whether the file's compression is lossless, so that a lossless WebP stays lossless.
         notes: one line for each change made while reading.
         extra_channel: [H,W], same dtype as `pixels`: a channel that the file doesn't declare as alpha, such as a
@@ -130,6 +147,9 @@ class Photo:
         extras: names of further images, videos and sounds in the file that a result can't contain, such as "the video
             of a motion photo". Overwriting the file loses them.
         source: path of the file that the photo was read from, or None.
+        linear: whether the file's samples are scene-linear. Then `pixels` are encoded (`kbnet.imaging.linear`), which
+            makes them look like those of other photos, and writing decodes them.
+        coding: how a JPEG was encoded, to write a result in the same way; None for other formats, or if unknown.
 
     Raises:
         InvalidInputError: wrong shapes or dtypes, or a format that isn't in `FORMATS`.
@@ -146,6 +166,8 @@ class Photo:
     extra_channel: Pixels | None = None
     extras: tuple[str, ...] = ()
     source: Path | None = None
+    linear: bool = False
+    coding: "JpegCoding | None" = None
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)
@@ -165,7 +187,7 @@ class Photo:
 
     @property
     def bit_depth(self) -> int:
-        """Bits per sample of `pixels`: 8 or 16."""
+        """Bits per sample of `pixels`: 8, 16 or 32."""
         return 8 * self.pixels.dtype.itemsize
 
     @property
@@ -185,9 +207,9 @@ class Photo:
 
 
 def check_pixels(pixels: Any) -> None:
-    """Raise InvalidInputError unless `pixels` is a non-empty uint8 or uint16 array of shape [H,W] or [H,W,3]."""
-    if not isinstance(pixels, np.ndarray) or pixels.dtype not in (np.uint8, np.uint16):
+    """Raise InvalidInputError unless `pixels` is [H,W] or [H,W,3], not empty, of uint8, uint16 or float32."""
+    if not isinstance(pixels, np.ndarray) or pixels.dtype not in (np.uint8, np.uint16, np.float32):
         kind = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise InvalidInputError(f"expected a uint8 or uint16 array of pixels, got {kind}")
+        raise InvalidInputError(f"expected a uint8, uint16 or float32 array of pixels, got {kind}")
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or 0 in pixels.shape:
         raise InvalidInputError(f"expected pixels of shape [H,W] or [H,W,3], without alpha, got {list(pixels.shape)}")

@@ -2,7 +2,7 @@
 
 import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +11,15 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from kbnet.errors import ImageTooLargeError, InvalidInputError, UnreadableImageError, UnsupportedImageError
+from kbnet.imaging import heif, isolated, raw
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.cmyk import to_srgb
+from kbnet.imaging.coding import coding_of
 from kbnet.imaging.containers import bmp, collect
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.icc import icc_name
+from kbnet.imaging.isolated import Isolation
+from kbnet.imaging.linear import check_floats, encode, floats, is_linear
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
 from kbnet.imaging.settling import orientation_of, settle
 from kbnet.imaging.sniff import Container, damaged, failed, sniff
@@ -35,7 +39,7 @@ _LOADERS = {
 # A JPEG with bad bytes in its middle fails only at "warning"; but cameras write harmless irregularities, too, so such a
 # file is read again at "error" with a note rather than refused.
 _STRICTNESS = {"jpeg": ("warning", "error")}
-_SPACES = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3, "cmyk": 4}
+_SPACES = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3, "scrgb": 3, "cmyk": 4}
 _KINDS = {"uchar": "8-bit integer", "ushort": "16-bit integer", "char": "signed 8-bit", "short": "signed 16-bit"}
 _KINDS |= {"uint": "32-bit integer", "int": "signed 32-bit", "float": "32-bit float", "double": "64-bit float"}
 
@@ -48,7 +52,7 @@ class ImageInfo:
         format: format of the file, such as "jpeg".
         width, height: size in pixels as displayed, after `orientation` is applied.
         colour: "gray", "RGB" or "CMYK".
-        bit_depth: bits per sample in the file, 1 to 16.
+        bit_depth: bits per sample in the file, 1 to 16, or 32 for floats.
         has_alpha: whether the file has an alpha channel.
         orientation: EXIF orientation, 1 to 8.
         icc_name: description in the colour profile; None without a profile.
@@ -69,6 +73,7 @@ class _Opened:
     name: str
     file: BinaryIO
     data: bytes | None
+    isolation: Isolation | None = None
 
     def source(self) -> Any:
         if self.data is not None:
@@ -79,26 +84,31 @@ class _Opened:
         return pyvips.Source.new_from_descriptor(self.file.fileno())
 
 
-def read_photo(source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
+def read_photo(
+    source: Path | str | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, isolation: Isolation | None = None
+) -> Photo:
     """Decode an image file into an upright photo with its alpha, colour profile and metadata.
 
     The format is detected from the content, never from the name. 1, 2 and 4-bit samples are expanded to 8-bit, 10 and
-    12-bit samples to the full 16-bit range, palettes to RGB, and CMYK is converted to sRGB. Each change or loss is
-    reported in the photo's `notes`.
+    12-bit samples to the full 16-bit range, palettes to RGB, and CMYK is converted to sRGB. Scene-linear samples (float
+    TIFF without a profile, or 16-bit and float samples with a linear one) are encoded for restoring. Each change or
+    loss is reported in the photo's `notes`.
 
     Args:
         source: path of a file, or the bytes of a file.
         max_pixels: largest accepted number of pixels, at least 1.
+        isolation: limits of the child process that decodes HEIC; None decodes it in this process.
 
     Raises:
         UnreadableImageError: the file is missing, not readable, not an image, truncated or damaged.
-        UnsupportedImageError: an animation, several pages, float samples, camera raw, or another unsupported format.
+        UnsupportedImageError: an animation, several pages, or another unsupported format.
         ImageTooLargeError: more than `max_pixels` pixels; checked in the header, before decoding.
         InvalidInputError: `max_pixels` is below 1.
     """
     if max_pixels < 1:
         raise InvalidInputError(f"expected max_pixels of at least 1, got {max_pixels}")
     with _opened(source) as opened:
+        opened = replace(opened, isolation=isolation)
         container = sniff(opened.file, opened.name)
         photo = _decode_strictly(opened, container, max_pixels)
     notes = photo.notes
@@ -214,16 +224,20 @@ def _header(opened: _Opened, container: Container, found: Found, level: str) -> 
     _refuse_pages(opened.name, container, pages or 1)
     if container.format == "bmp":
         return _bitmap(opened)
+    if container.format == "heic":
+        return heif.header(_whole(opened), opened.name)
+    if container.format == "raw":
+        return raw.header(_whole(opened), opened.name)
     image = _LOADERS[container.format](opened.source(), access="sequential", fail_on=level, **options)
     name = opened.name
     if pages is None:
         _refuse_pages(name, container, _number(image, "n-pages", 1))
     expected = _SPACES.get(image.interpretation)
-    if image.format not in ("uchar", "ushort"):
+    if image.format not in ("uchar", "ushort") and not (image.format == "float" and image.interpretation != "cmyk"):
         kind = _KINDS.get(image.format, str(image.format))
         raise UnsupportedImageError(
-            f"{name}: expected 8-bit or 16-bit samples, got {kind}; convert the file to a 16-bit TIFF or PNG, or pass "
-            "a float array to kbnet.restore"
+            f"{name}: expected 8-bit, 16-bit or 32-bit float samples, got {kind}; convert the file to a 16-bit TIFF or "
+            "PNG, or pass a float array to kbnet.restore"
         )
     if expected is None or image.bands - expected not in (0, 1) or (expected == 4 and image.bands != 4):
         raise UnsupportedImageError(
@@ -243,6 +257,20 @@ def _bitmap(opened: _Opened) -> Any:
     if profile is not None:
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
     return image
+
+
+def _whole(opened: _Opened) -> bytes:
+    if opened.data is not None:
+        return opened.data
+    opened.file.seek(0)
+    return opened.file.read()
+
+
+def _foreign_pixels(opened: _Opened, decode: Callable[[bytes, str], Pixels], kind: str) -> Pixels:
+    """Decode a file with another library than libvips."""
+    if opened.isolation is None:
+        return decode(_whole(opened), opened.name)
+    return isolated.decode(kind, _whole(opened), opened.name, opened.isolation)
 
 
 def _bitmap_pixels(opened: _Opened) -> Pixels:
@@ -304,11 +332,24 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
         notes.append(f"rotated upright (orientation {orientation})")
     metadata, metadata_notes = settle(found, orientation)
     image, profile, colour_notes = _to_rgb(image)
-    array = _bitmap_pixels(opened) if container.format == "bmp" else _pixels(image, sample_bits)
+    if container.format == "bmp":
+        array = _bitmap_pixels(opened)
+    elif container.format == "heic":
+        array = _foreign_pixels(opened, heif.decode, "heic")
+    elif container.format == "raw":
+        array = _foreign_pixels(opened, raw.develop, "raw")
+    else:
+        array = _pixels(image, sample_bits)
     channels = 1 if array.shape[2] < 3 else 3
     more = array.shape[2] > channels
     fourth = np.ascontiguousarray(upright(array[:, :, channels], orientation)) if more else None
     pixels = array[:, :, 0] if channels == 1 else array[:, :, :3]
+    if image.format == "float":
+        check_floats(pixels, opened.name)
+        notes += ["16-bit float samples expanded to 32-bit"] if _number(image, "bits-per-sample", 32) == 16 else []
+    linear = is_linear(image.format, profile)
+    if linear:
+        pixels, fourth = encode(floats(pixels)), None if fourth is None else floats(fourth)
     if found.unspecified_channel and fourth is not None:
         notes.append("the extra channel is not declared as transparency and is not restored")
     return Photo(
@@ -322,6 +363,8 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
         notes=(*notes, *metadata_notes, *colour_notes),
         extra_channel=fourth if found.unspecified_channel else None,
         extras=tuple(found.extras),
+        linear=linear,
+        coding=coding_of(opened.file) if container.format == "jpeg" else None,
     )
 
 
@@ -336,7 +379,7 @@ def _to_rgb(image: Any) -> tuple[Any, bytes | None, tuple[str, ...]]:
 
 
 def _pixels(image: Any, sample_bits: int) -> Pixels:
-    dtype = np.uint8 if image.format == "uchar" else np.uint16
+    dtype: Any = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}[image.format]
     shape = (image.height, image.width, image.bands)
     array: Pixels = np.ndarray(shape, dtype, buffer=image.write_to_memory())
     if dtype == np.uint16 and 8 < sample_bits < 16:
@@ -348,6 +391,8 @@ def _pixels(image: Any, sample_bits: int) -> Pixels:
 
 
 def _sample_bits(image: Any) -> int:
+    if image.format == "float":
+        return 32  # what half precision is expanded to
     return _number(image, "bits-per-sample", 16 if image.format == "ushort" else 8)
 
 

@@ -220,6 +220,10 @@ def check_row_target(target: Path, overwrite: bool) -> None:
 def _facts(image: Any, container: Container, found: Found, name: str) -> RowFacts:
     if image.interpretation == "cmyk":
         raise UnsupportedImageError(f"{name}: CMYK is not supported with --stream; convert the file to RGB")
+    if image.format == "float":
+        raise UnsupportedImageError(
+            f"{name}: float samples are not supported with --stream; convert the file to a 16-bit TIFF"
+        )
     if _number(image, "interlaced", 0):
         raise UnsupportedImageError(
             f"{name}: interlaced and progressive files are not supported with --stream; save it without interlacing"

@@ -6,7 +6,7 @@ from kbnet.imaging import exif, photoshop, xmp
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.photo import Block, Metadata
 
-TURNED_BY_DECODER = ("avif",)
+TURNED_BY_DECODER = ("avif", "heic", "raw")
 """Formats with their own orientation boxes, which the decoder applies: the EXIF orientation is ignored."""
 
 

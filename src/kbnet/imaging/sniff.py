@@ -6,15 +6,17 @@ Only these bytes choose the loader, so a file can never reach one of libvips' ma
 import re
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from kbnet.errors import ImageError, UnreadableImageError, UnsupportedImageError
-from kbnet.imaging import ifd
-from kbnet.imaging.containers import bmff, bmp, tiff, undecodable
-from kbnet.imaging.photo import FORMATS
+from kbnet.imaging import ifd, raw
+from kbnet.imaging.containers import bmff, bmp, heif, tiff, undecodable
+from kbnet.imaging.photo import FORMATS, writes_heic
+from kbnet.imaging.raw import develops_raw
 
-_EXPECTED = "expected PNG, JPEG, TIFF, WebP, AVIF, GIF or BMP"
-_CONVERT = "convert it to PNG, JPEG, TIFF, WebP or AVIF"
+_EXPECTED = "expected PNG, JPEG, TIFF, WebP, AVIF, HEIC, GIF or BMP"
+_CONVERT = "convert it to PNG, JPEG, TIFF, WebP, AVIF or HEIC"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Formats that people do try: the message names the format rather than saying "not an image".
@@ -28,15 +30,16 @@ _STRANGERS = (
     (b"\x76\x2f\x31\x01", "an OpenEXR image"),
     (b"#?RADIANCE", "a Radiance HDR image"),
     (b"<svg", "an SVG drawing"),
-    (b"FUJIFILMCCD-RAW", "a camera raw file"),
-    (b"IIRO", "a camera raw file"),
-    (b"IIRS", "a camera raw file"),
-    (b"IIU\0", "a camera raw file"),
     (b"P4", "a PBM image"),
     (b"P5", "a PGM image"),
     (b"P6", "a PPM image"),
 )
 
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
+_RAW_MAGICS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"IIU\0", b"MMOR")
+RAW_SUFFIXES = {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw",
+                ".orf", ".pef", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"}  # fmt: skip
+"""Names of camera raw files that are TIFFs, whose first image may be a small preview."""
 _WIDTH, _HEIGHT = 256, 257
 _PHOTOMETRIC = 262
 _DNG_VERSION = 50706
@@ -54,7 +57,11 @@ class Container:
 
     @property
     def written_as(self) -> str:
-        """The default format of a result: the same, or PNG for formats that can only be read."""
+        """The default format of a result: the same, or if it can't be written, AVIF for HEIC, TIFF for raw, or PNG."""
+        if self.format == "heic":
+            return "heic" if writes_heic() else "avif"
+        if self.format == "raw":
+            return "tiff"
         return self.format if self.format in FORMATS else "png"
 
 
@@ -63,7 +70,7 @@ def sniff(file: BinaryIO, name: str) -> Container:
 
     Raises:
         UnreadableImageError: not an image.
-        UnsupportedImageError: an unsupported kind of image: another format, an animation, camera raw, HEIC.
+        UnsupportedImageError: an unsupported kind of image: another format, or an animation.
     """
     file.seek(0)
     head = file.read(64)
@@ -83,6 +90,8 @@ def sniff(file: BinaryIO, name: str) -> Container:
         return Container("gif", lossless=True, notes=("GIF can't be written; the default output format is PNG",))
     if head[:2] == b"BM" and (bitmap := bmp.read_header(file)) is not None:
         return _bmp(bitmap, name)
+    if head.startswith(_RAW_MAGICS):
+        return _raw(name)
     for magic, kind in _STRANGERS:
         if head.startswith(magic):
             raise UnsupportedImageError(f"{name}: this is {kind}, which is not supported; {_CONVERT}")
@@ -118,16 +127,28 @@ def _tiff(file: BinaryIO, name: str, head: bytes) -> Container:
         return Container("tiff", lossless=True)
     # A camera raw file is a TIFF whose first image is a small preview: restoring it would be a silent mistake.
     picture = next((page.directory for page in pages if page.is_picture), None)
-    if head[8:10] == b"CR" or picture is None or any(_DNG_VERSION in page.directory.entries for page in pages):
-        raise UnsupportedImageError(
-            f"{name}: camera raw files are not supported; convert it to a 16-bit TIFF or PNG with a raw converter"
-        )
+    named_so = Path(name).suffix.lower() in RAW_SUFFIXES
+    if (
+        head[8:10] == b"CR"
+        or picture is None
+        or named_so
+        or any(_DNG_VERSION in page.directory.entries for page in pages)
+    ):
+        return _raw(name)
     if max(picture.number(_WIDTH), picture.number(_HEIGHT)) > _MAX_SIDE:
         raise damaged(name, "tiff", "invalid size")
     if picture.number(_PHOTOMETRIC) in (8, 9, 10):
         raise UnsupportedImageError(f"{name}: expected gray, RGB or CMYK, got Lab; convert it to RGB")
     # JPEG, WebP and LERC compression may be lossy; all others are lossless
     return Container("tiff", lossless=True)
+
+
+def _raw(name: str) -> Container:
+    if not develops_raw():
+        raise UnsupportedImageError(
+            f"{name}: camera raw files need an extra; run: pip install 'kbnet[raw]', or convert it to a 16-bit TIFF"
+        )
+    return Container("raw", lossless=True, notes=(raw.NOTE,))
 
 
 def _bmp(header: bmp.Header, name: str) -> Container:
@@ -160,15 +181,54 @@ def _heif(file: BinaryIO, name: str, head: bytes) -> Container:
     if b"avif" in brands:
         _check_avif(file, name)
         return Container("avif", lossless=False)
-    if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}:
-        raise UnsupportedImageError(
-            f"{name}: HEIC is not supported, as it lacks a free decoder; export it as JPEG, PNG or AVIF"
-        )
+    if box[8:12] in (b"hevc", b"hevx", b"msf1"):
+        raise _animation(name, "HEIF image sequence")
+    if brands & _HEIC_BRANDS:
+        return _heic(file, name)
     if b"crx " in brands:
-        raise UnsupportedImageError(
-            f"{name}: camera raw files are not supported; convert it to a 16-bit TIFF or PNG with a raw converter"
-        )
+        return _raw(name)
     raise UnsupportedImageError(f"{name}: {_EXPECTED}, got a video or another ISO media file; extract a still image")
+
+
+def is_heic(start: bytes) -> bool:
+    """Return whether a file that starts so is a HEIF file other than AVIF, intact or not."""
+    if start[4:8] != b"ftyp":
+        return False
+    (size,) = struct.unpack(">I", start[:4])
+    brands = {start[8:12], *(start[i : i + 4] for i in range(16, min(size, len(start)) - 3, 4))}
+    return bool(brands & (_HEIC_BRANDS | {b"hevc", b"hevx", b"msf1"})) and b"avif" not in brands
+
+
+def is_raw(file: BinaryIO) -> bool:
+    """Return whether an open file is a camera raw file, by its structure alone."""
+    file.seek(0)
+    head = file.read(64)
+    try:
+        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return develops_raw() and _tiff(file, "", head).format == "raw"
+        return develops_raw() and (head.startswith(_RAW_MAGICS) or head[4:12] == b"ftypcrx ")
+    except ImageError:
+        return False  # reading it reports the error
+
+
+def _heic(file: BinaryIO, name: str) -> Container:
+    file.seek(0)
+    try:
+        facts = heif.describe(file.read())
+    except (struct.error, IndexError, ValueError):
+        facts = None
+    if facts is None:
+        raise damaged(name, "heic", "no main image")
+    if max(facts.width, facts.height) > _MAX_SIDE:
+        raise damaged(name, "heic", "invalid size")
+    _refuse_hdr(facts.codes, name)
+    notes = () if writes_heic() else ("the default output format is AVIF; for HEIC, run: pip install 'kbnet[heic]'",)
+    return Container("heic", lossless=False, notes=notes)
+
+
+def _refuse_hdr(codes: bytes | None, name: str) -> None:
+    if codes is not None and len(codes) == 4 and struct.unpack(">HH", codes)[1] in (16, 18):
+        raise UnsupportedImageError(f"{name}: HDR images (PQ or HLG) are not supported; convert it to SDR")
 
 
 def _check_avif(file: BinaryIO, name: str) -> None:
@@ -177,9 +237,7 @@ def _check_avif(file: BinaryIO, name: str) -> None:
     for size in re.finditer(rb"ispe....(.{4})(.{4})", start, re.DOTALL):
         if max(int.from_bytes(side) for side in size.groups()) > _MAX_SIDE:
             raise damaged(name, "avif", "invalid size")
-    codes = bmff.colour_codes(start)
-    if codes is not None and struct.unpack(">HH", codes)[1] in (16, 18):
-        raise UnsupportedImageError(f"{name}: HDR images (PQ or HLG) are not supported; convert it to SDR")
+    _refuse_hdr(bmff.colour_codes(start), name)
 
 
 def _animation(name: str, kind: str) -> UnsupportedImageError:

@@ -1,6 +1,7 @@
 """Encoding: from photos to files or bytes."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,18 @@ import numpy as np
 
 from kbnet import files
 from kbnet.errors import InvalidInputError, OutputError
+from kbnet.imaging import coding, heif
 from kbnet.imaging._vips import FAILURES, pyvips, reason
+from kbnet.imaging.coding import JpegCoding
 from kbnet.imaging.containers import dress
 from kbnet.imaging.extras import check_extras
+from kbnet.imaging.linear import decode
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
-from kbnet.imaging.planning import format_of, plan_output
+from kbnet.imaging.planning import _at_depth, format_of, plan_output
 
 log = logging.getLogger(__name__)
 
-_DEFAULT_QUALITY = {"jpeg": 95, "webp": 95, "avif": 90}
+_DEFAULT_QUALITY = {"jpeg": 95, "webp": 95, "avif": 90, "heic": 95}
 
 
 def write_photo(
@@ -29,6 +33,7 @@ def write_photo(
     overwrite: bool = False,
     times: files.Times | None = None,
     drop_extras: bool = False,
+    same_quality: bool = False,
 ) -> bytes | None:
     """Encode the photo and write it to `target` atomically, or return the encoded bytes if `target` is None.
 
@@ -47,6 +52,7 @@ def write_photo(
         times: access and modification times to set; None means the current time.
         drop_extras: whether the file that the photo was read from may be overwritten even if that loses some of the
             photo's `extras`, such as the video of a motion photo.
+        same_quality: whether a JPEG gets the quantization tables and the subsampling of the photo's own JPEG file.
 
     Raises:
         OutputExistsError: `target` exists, or appeared while encoding, and `overwrite` is False.
@@ -62,14 +68,14 @@ def write_photo(
     planned, notes = plan_output(photo, chosen, bit_depth=bit_depth)
     for note in notes:
         log.info("%s: %s", "output" if path is None else printable(path), note)
-    data = encode(planned, quality=quality)
+    data = encode(planned, quality=quality, same_quality=same_quality)
     if path is None:
         return data
     publish(data, path, overwrite=overwrite, times=times)
     return None
 
 
-def encode(photo: Photo, *, quality: int | None = None) -> bytes:
+def encode(photo: Photo, *, quality: int | None = None, same_quality: bool = False) -> bytes:
     """Encode a photo that `plan_output` returned, in the photo's own format, and return the bytes.
 
     Raises:
@@ -80,13 +86,44 @@ def encode(photo: Photo, *, quality: int | None = None) -> bytes:
     # report a failed encoder. The encoded file is small compared with the decoded image.
     if quality is not None and not 1 <= quality <= 100:
         raise InvalidInputError(f"expected a quality from 1 to 100, got {quality}")
+    photo = _stored(photo)
     try:
-        encoded = _encode(_to_vips(photo), photo, quality)
+        if photo.format == "heic":
+            encoded = _encode_heic(photo, quality)
+        elif photo.format == "jpeg" and same_quality and photo.coding is not None:
+            encoded = _encode_alike(photo, photo.coding)
+        else:
+            encoded = _encode(_to_vips(photo), photo, quality)
     except FAILURES as error:
         raise OutputError(
             f"the {photo.format} encoder failed ({reason(error) or 'no reason given'}); try another format such as png"
         ) from None
     return dress(encoded, photo)
+
+
+def _stored(photo: Photo) -> Photo:
+    """Return float pixels as the file stores them: linear ones decoded, and 16-bit ones as integers."""
+    if photo.pixels.dtype != np.float32:
+        return photo
+    if photo.linear:
+        photo = replace(photo, pixels=decode(photo.pixels.astype(np.float32, copy=False)), linear=False)
+    return photo if photo.sample_bits > 16 else _at_depth(photo, 16)
+
+
+def _encode_heic(photo: Photo, quality: int | None) -> bytes:
+    array = photo.pixels if photo.alpha is None else np.dstack([photo.pixels, photo.alpha])
+    bits = 8 if photo.bit_depth == 8 else _deep_bits(photo)
+    try:
+        return heif.encode(array, bits, photo.icc_profile, quality or _DEFAULT_QUALITY["heic"])
+    except (RuntimeError, ValueError, OSError) as error:
+        raise OutputError(f"the heic encoder failed ({error}); try another format such as png") from None
+
+
+def _encode_alike(photo: Photo, how: JpegCoding) -> bytes:
+    try:
+        return coding.encode(photo.pixels, how)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"the jpeg encoder failed ({error}); leave out --same-quality") from None
 
 
 def _encode(image: Any, photo: Photo, quality: int | None) -> bytes:
@@ -100,12 +137,13 @@ def _encode(image: Any, photo: Photo, quality: int | None) -> bytes:
     if photo.format == "tiff":
         # classic TIFF is limited to 4 GB, and deflate can make noise slightly larger
         big = photo.pixels.nbytes > 3 << 30
-        return bytes(image.tiffsave_buffer(compression="deflate", predictor="horizontal", bigtiff=big, keep="none"))
+        predictor = "float" if photo.bit_depth == 32 else "horizontal"
+        return bytes(image.tiffsave_buffer(compression="deflate", predictor=predictor, bigtiff=big, keep="none"))
     if photo.format == "webp":
         if photo.lossless and quality is None:
             return bytes(image.webpsave_buffer(lossless=True, exact=True, keep="none"))
         return bytes(image.webpsave_buffer(Q=q, smart_subsample=True, exact=True, keep="none"))
-    bits = 8 if photo.bit_depth == 8 else _avif_bits(photo)
+    bits = 8 if photo.bit_depth == 8 else _deep_bits(photo)
     # effort 2 of 9: higher values make libaom ten times slower and save nothing at this quality
     options: dict[str, Any] = {"compression": "av1", "subsample_mode": "off", "effort": 2}
     return bytes(image.heifsave_buffer(Q=q, bitdepth=bits, keep="icc", **options))
@@ -128,14 +166,13 @@ def _choose_format(photo: Photo, path: Path | None, format: str | None) -> str:
 def _to_vips(photo: Photo) -> Any:
     pixels, alpha = photo.pixels, photo.alpha if photo.extra_channel is None else photo.extra_channel
     if photo.format == "avif" and photo.bit_depth == 16:
-        bits = _avif_bits(photo)
+        bits = _deep_bits(photo)
         pixels, alpha = _shifted(pixels, bits), None if alpha is None else _shifted(alpha, bits)
     array = pixels if alpha is None else np.dstack([pixels, alpha])
     bands = 1 if array.ndim == 2 else array.shape[2]
-    wide = photo.bit_depth == 16
-    image = pyvips.Image.new_from_memory(
-        np.ascontiguousarray(array).data, photo.width, photo.height, bands, "ushort" if wide else "uchar"
-    )
+    kind = {8: "uchar", 16: "ushort", 32: "float"}[photo.bit_depth]
+    wide = photo.bit_depth > 8
+    image = pyvips.Image.new_from_memory(np.ascontiguousarray(array).data, photo.width, photo.height, bands, kind)
     space = ("grey16" if wide else "b-w") if photo.is_gray else ("rgb16" if wide else "srgb")
     image = image.copy(interpretation=space)
     if photo.icc_profile:
@@ -143,7 +180,7 @@ def _to_vips(photo: Photo) -> Any:
     return image
 
 
-def _avif_bits(photo: Photo) -> int:
+def _deep_bits(photo: Photo) -> int:
     return 10 if photo.sample_bits == 10 else 12
 
 

@@ -11,7 +11,7 @@ EXTENSION_LIMIT = 65400  # bytes of extended XMP per JPEG segment, which also ho
 
 _ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|\s*>)\s*)[2-8]""")
 _NOTE = "http://ns.adobe.com/xmp/note/"
-_RDF_END = re.compile(rb"</(?:\w+:)?RDF\s*>")
+_RDF_END = re.compile(rb"</(\w+:)?RDF\s*>")
 _RDF_BODY = re.compile(rb"<(?:\w+:)?RDF\b[^>]*>(.*)</(?:\w+:)?RDF\s*>", re.DOTALL)
 _WRAPPER = re.compile(rb"<\?xpacket[^>]*\?>")
 _GUID = re.compile(rb"""HasExtendedXMP(?:\s*=\s*["']|\s*>)\s*([0-9A-Fa-f]{32})""")
@@ -29,6 +29,33 @@ _KINDS = (
     ("gain map", re.compile(rb"""hdrgm:Version|ns\.apple\.com/HDRGainMap|Semantic\s*(?:=\s*["']|>)\s*GainMap""")),
     ("depth", re.compile(rb"""Semantic\s*(?:=\s*["']|>)\s*(?:Depth|Confidence)\b""")),
 )
+
+
+MARK = b"urn:kbnet:restored:1"
+"""Namespace of the properties that mark results of kbnet."""
+
+EMPTY = (
+    b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+"""A packet without properties."""
+
+
+def marked(xmp: bytes, task: str, version: str) -> bytes | None:
+    """Return the packet with the mark of a result, or None if the packet is malformed. An older mark stays as it is."""
+    if MARK in xmp:
+        return xmp
+    ends = list(_RDF_END.finditer(xmp))
+    if not ends:
+        return None
+    prefix = ends[-1][1] or b""
+    about = (prefix or b"rdf:") + b'about=""'  # an attribute without a prefix has no namespace
+    names = b"" if prefix else b' xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+    values = f'kbnet:Task="{task}" kbnet:Version="{version}"'.encode("ascii", "xmlcharrefreplace")
+    mark = b"<" + prefix + b"Description" + names + b" " + about + b' xmlns:kbnet="' + MARK + b'" ' + values + b"/>"
+    at = ends[-1].start()
+    result = xmp[:at] + mark + xmp[at:]
+    return result if is_well_formed(result) else None
 
 
 def upright(xmp: bytes) -> bytes:

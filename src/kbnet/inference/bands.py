@@ -3,15 +3,18 @@
 Where two bands overlap, the sums of the upper one are carried into the lower one.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from kbnet import files
 from kbnet.engine.contexts import Context, FullFrame, Image, Local, Shared
 from kbnet.imaging import Pixels
 from kbnet.imaging.rows import RowFacts, RowReader, open_rows
 from kbnet.inference.blending import blend
+from kbnet.inference.look import Look, Mixer
 from kbnet.inference.memory import SMALLEST_TILE, auto_tile, side_within
 from kbnet.inference.restorer import Restorer
 from kbnet.inference.rowstate import RowState
@@ -68,6 +71,41 @@ def restore_bands(
             last = min(first + _LINES, bottom)
             state.write(band.finished(first, values[:, :, first - top : last - top, : facts.width], strength))
         state.commit(count, bottom, carried)
+
+
+def mix_rows(source: Path, restored: Path, facts: RowFacts, look: Look) -> Path:
+    """Mix a image with its restored rows, and return a raw file of the result beside theirs.
+
+    Args:
+        source: the image.
+        restored: a raw file of its fully restored rows [height,width,bands].
+        facts: of the image.
+        look: the settings.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    mixed, colours = restored.with_name("mixed.raw"), slice(facts.channels)
+    mixer, waiting = Mixer(look), deque[Pixels]()
+
+    def rows() -> Iterator[Pixels]:
+        with open_rows(source) as reader, restored.open("rb") as file:
+            for top in range(0, facts.height, _LINES):
+                count = min(_LINES, facts.height - top)
+                before = reader.read(top, count)
+                data = file.read(before.nbytes)
+                after = np.frombuffer(data, facts.dtype).reshape(before.shape)
+                waiting.extend(before)
+                yield mixer.push(before[:, :, colours], after[:, :, colours])
+        yield mixer.finish()
+
+    with files.writing(mixed, overwrite=True) as output:
+        for part in rows():
+            for row in part:
+                whole = waiting.popleft().copy()  # with its alpha
+                whole[:, colours] = row
+                output.write(whole.tobytes())
+    return mixed
 
 
 class _Band:

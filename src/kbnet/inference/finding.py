@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -25,10 +26,6 @@ from kbnet.inference.places import Places, is_folder
 
 RESULTS_MARK = ".kbnet-results"
 """Marks a folder of results inside a folder of images; later runs skip such a folder."""
-
-# Camera raw files are TIFFs whose first image may be a small preview, which must not be restored by mistake.
-_RAW = {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".orf",
-        ".pef", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"}  # fmt: skip
 
 Kind = Literal["picture", "result", "other"]
 
@@ -76,11 +73,14 @@ class Search:
         output: the folder for results, whose files are not inputs; None if there is none.
         places: compares paths.
         passed_over: called with each file or folder that is skipped.
+        exclude: patterns of names or of paths below the searched folder, such as "*.tif" or "2019/raw/*", which are
+            skipped. A folder that fits is not searched.
     """
 
     output: Path | None
     places: Places
     passed_over: Callable[[PassedOver], None]
+    exclude: Sequence[str] = ()
 
     def find(self, item: str | Path, *, may_be_empty: bool = False) -> list[Found]:
         """The files that one name, folder or pattern refers to, sorted.
@@ -107,10 +107,18 @@ class Search:
             raise InvalidInputError(f"expected {what} {printable(path)}{_summary(missed)}")
         return found
 
+    def _is_excluded(self, path: Path, root: Path) -> bool:
+        if not self.exclude:
+            return False
+        below = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        return any(fnmatch(name, pattern.rstrip("/")) for pattern in self.exclude for name in (path.name, below))
+
     def _match(self, pattern: str, missed: list[PassedOver]) -> Iterator[Found]:
         root = _fixed_part(Path(pattern))
         # glob.glob, since Path.glob rejects absolute patterns and includes hidden files
         for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207
+            if self._is_excluded(match, root) or any(self._is_excluded(up, root) for up in _between(match, root)):
+                continue
             if is_folder(match):
                 if not self._holds_results(match, root, missed):
                     yield from self._walk(match, root, missed)
@@ -133,6 +141,8 @@ class Search:
             if entry.name.startswith("."):
                 continue
             path = folder / entry.name
+            if self._is_excluded(path, root):
+                continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
             elif entry.is_symlink() and is_folder(path):
@@ -211,6 +221,11 @@ def is_pattern(item: str | Path) -> bool:
         return False
 
 
+def _between(path: Path, root: Path) -> list[Path]:
+    """The folders between a path and the folder that contains it."""
+    return [folder for folder in path.parents if folder != root and folder.is_relative_to(root)]
+
+
 def _fixed_part(pattern: Path) -> Path:
     """The folders of a pattern before its first wildcard."""
     parts = []
@@ -242,12 +257,6 @@ def _content(path: str, size: int, modified: int) -> tuple[str, str, Kind]:
     try:
         with Path(path).open("rb") as file:
             format = sniff(file, name).format
-        if format == "tiff" and Path(path).suffix.lower() in _RAW:
-            return (
-                "",
-                "a camera raw file, by its name; convert it to a 16-bit TIFF or PNG with a raw converter",
-                "picture",
-            )
         return format, "", "picture"
     except UnreadableImageError:
         return "", "not an image", "other"

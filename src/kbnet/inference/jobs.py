@@ -11,14 +11,27 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
 from kbnet.errors import InvalidInputError
 from kbnet.imaging import DEFAULT_MAX_PIXELS
 from kbnet.inference.failures import explain
 from kbnet.inference.ledger import Ledger
+from kbnet.inference.marking import MARKED_NOTE, is_marked
 from kbnet.inference.naming import Job, plan_jobs
 from kbnet.inference.overlap import Stage
-from kbnet.inference.steps import Examine, FileRestorer, PixelRestorer, Progress, Read, Result, Steps, times_of
+from kbnet.inference.sidecars import copy_sidecars
+from kbnet.inference.steps import (
+    Examine,
+    FileRestorer,
+    PixelRestorer,
+    Progress,
+    Read,
+    Result,
+    Steps,
+    is_full,
+    times_of,
+)
 
 __all__ = ["FileRestorer", "Job", "PixelRestorer", "Result", "plan_jobs", "run_jobs"]
 
@@ -39,11 +52,15 @@ def run_jobs(
     stream: FileRestorer | None = None,
     ledger: Ledger | None = None,
     examine: Examine | None = None,
+    same_quality: bool = False,
+    skip_existing: bool = False,
+    sidecars: bool = False,
+    mark: str = "",
 ) -> Generator[Result]:
     """Restore the jobs in order, and yield a Result after each.
 
     While one image is restored, the next one is decoded and the previous one is encoded and written. A Result is
-    yielded after its file is written and before any later file is.
+    yielded after its file is written and before any later file is. If the disk is full, the run ends after that Result.
 
     Errors raised by kbnet, the operating system or a lack of memory are reported in the Result. Anything else, such as
     an interruption, ends the iteration without leaving a partial file.
@@ -62,13 +79,35 @@ def run_jobs(
         stream: restores from file to file, instead of reading, `restore` and writing; `max_pixels` is then ignored.
         ledger: the log of this run and earlier ones; jobs that it shows as done are skipped.
         examine: compares the pixels before and after, and returns a note for the user, or None.
+        same_quality: whether JPEG results of JPEG files get their quantization tables and subsampling.
+        skip_existing: whether jobs whose output exists are skipped.
+        sidecars: whether .xmp and .aae files beside the input are copied beside the result.
+        mark: the task for the mark in the results' metadata (`kbnet.inference.marking`); "" for no mark.
     """
     if stream is not None:
-        for job in jobs:
-            replacing = {"overwrite": overwrite or job.overwrite, "drop_extras": drop_extras}
-            yield _streamed(job, stream, progress, replacing, keep_time=keep_time)
+        replacing = {"overwrite": overwrite, "drop_extras": drop_extras, "skip_existing": skip_existing}
+        yield from _run_streamed(jobs, stream, progress, replacing, keep_time=keep_time, sidecars=sidecars)
         return
-    steps = Steps(restore, format, quality, overwrite, drop_extras, keep_time, max_pixels, progress, ledger, examine)
+    steps = Steps(
+        restore,
+        format=format,
+        quality=quality,
+        overwrite=overwrite,
+        drop_extras=drop_extras,
+        keep_time=keep_time,
+        max_pixels=max_pixels,
+        progress=progress,
+        ledger=ledger,
+        examine=examine,
+        same_quality=same_quality,
+        skip_existing=skip_existing,
+        sidecars=sidecars,
+        mark=mark,
+    )
+    yield from _run(jobs, steps)
+
+
+def _run(jobs: Sequence[Job], steps: Steps) -> Generator[Result]:
     reader, writer = Stage("kbnet-reader"), Stage("kbnet-writer")
     try:
         reading: Future[Read] | None = None
@@ -79,7 +118,10 @@ def run_jobs(
             reading = reader.submit(steps.read, jobs[number + 1]) if number + 1 < len(jobs) else None
             steps.restore(job, read)
             if writing is not None:
-                yield writing.result()
+                written, writing = writing.result(), None
+                yield written
+                if written.full:
+                    return
             writing = writer.submit(steps.write, job, read)
         if writing is not None:
             yield writing.result()
@@ -87,6 +129,33 @@ def run_jobs(
         steps.budget.close()
         reader.close(_LEFT_BEHIND)
         writer.close()
+
+
+def _run_streamed(
+    jobs: Sequence[Job],
+    stream: FileRestorer,
+    progress: Progress,
+    replacing: dict[str, bool],
+    *,
+    keep_time: bool,
+    sidecars: bool,
+) -> Generator[Result]:
+    skip = replacing.pop("skip_existing")
+    for job in jobs:
+        if skip and job.output is not None and os.path.lexists(job.output):
+            yield Result(job, skipped=True)
+            continue
+        if job.searched and isinstance(job.input, Path) and is_marked(job.input):
+            yield Result(job, skipped=True, notes=(MARKED_NOTE,))
+            continue
+        allowed = replacing | {"overwrite": replacing["overwrite"] or job.overwrite}
+        done = _streamed(job, stream, progress, allowed, keep_time=keep_time)
+        if sidecars and done.ok and isinstance(job.input, Path) and job.output is not None:
+            notes = copy_sidecars(job.input, job.output, overwrite=allowed["overwrite"])
+            done = replace(done, notes=(*done.notes, *notes))
+        yield done
+        if done.full:
+            return
 
 
 def _streamed(
@@ -108,5 +177,5 @@ def _streamed(
         notes = (*job.notes, *done.notes, *resumed)
         result = Result(job, width=done.width, height=done.height, notes=notes)
     except Exception as error:
-        result = Result(job, error=explain(error, job))
+        result = Result(job, error=explain(error, job), full=is_full(error))
     return replace(result, seconds=time.monotonic() - start)

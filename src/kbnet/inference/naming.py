@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from kbnet.errors import InvalidInputError, KBNetError
+from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError
 from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
-from kbnet.imaging.photo import printable
+from kbnet.imaging.photo import printable, writes_heic
 from kbnet.imaging.planning import format_of
 from kbnet.inference.finding import Found, PassedOver, Search, endings, is_pattern
+from kbnet.inference.numbering import numbered
 from kbnet.inference.places import Places, is_folder
 
 RESULT_SUFFIXES = {
@@ -25,7 +27,15 @@ RESULT_SUFFIXES = {
 }
 """Suffixes of results written beside their inputs, by the first word of the task; "" for weights without a task."""
 
-_ENDINGS = {"jpeg": ".jpg", "tiff": ".tif", "png": ".png", "webp": ".webp", "avif": ".avif"}
+_ENDINGS = {
+    "jpeg": ".jpg",
+    "tiff": ".tif",
+    "png": ".png",
+    "webp": ".webp",
+    "avif": ".avif",
+    "heic": ".avif",
+    "raw": ".tif",
+}
 _ENDING_OF_A_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # but not ".2023" in "scan.2023"
 
 
@@ -40,6 +50,8 @@ class Job:
             replace another one.
         overwrite: whether this output may be replaced, independent of the run's setting.
         notes: remarks on this image only, such as a changed name of its result.
+        searched: whether the input was found in a folder or by a pattern, rather than named. Then it is skipped if its
+            metadata marks it as a result.
     """
 
     input: Path | bytes
@@ -47,6 +59,7 @@ class Job:
     problem: KBNetError | None = None
     overwrite: bool = False
     notes: tuple[str, ...] = ()
+    searched: bool = False
 
     @property
     def name(self) -> str:
@@ -71,6 +84,8 @@ def plan_jobs(
     format: str | None = None,
     overwrite: bool = False,
     may_be_empty: bool = False,
+    exclude: Sequence[str] = (),
+    number: Literal["no", "clashes", "all"] = "no",
     passed_over: Callable[[PassedOver], None] = lambda one: None,
 ) -> list[Job]:
     """Choose which file is written where.
@@ -79,7 +94,8 @@ def plan_jobs(
     ending. A pattern such as "photos/**/*.jpg" is expanded unless a file has exactly that name.
 
     Results of earlier runs are not inputs: files in the output folder or in a folder marked as results, the outputs of
-    other inputs, and files named as the result of another input.
+    other inputs, and files named as the result of another input. Files with the mark of results in their metadata are
+    skipped once they are read.
 
     If two results would have the same name, they keep their inputs' endings, as in a.jpg.webp and a.png.webp. A job
     that would still replace another result or an input gets a problem; the other jobs are not affected.
@@ -92,6 +108,9 @@ def plan_jobs(
         format: ending of all results; by default each keeps its own, and PNG replaces formats that are not written.
         overwrite: whether a file may be replaced by its own result.
         may_be_empty: whether folders and patterns may contain no images yet.
+        exclude: patterns of files and folders to skip, as for `kbnet.inference.finding.Search`.
+        number: whether to add numbers, as in photo-2.jpg, to names that are taken by another result or by an input
+            ("clashes"), or also by a file that exists ("all").
         passed_over: called with each file or folder that was found and skipped.
 
     Raises:
@@ -115,7 +134,7 @@ def plan_jobs(
         _check_name(file, format)
     places = Places()
     missed: list[PassedOver] = []
-    search = Search(folder, places, missed.append)
+    search = Search(folder, places, missed.append, exclude)
     found = [one for item in inputs for one in search.find(item, may_be_empty=may_be_empty)]
     found = _without_results(found, suffix, places, missed.append)
     jobs: dict[tuple[str, str], tuple[Found, Job]] = {}
@@ -123,9 +142,12 @@ def plan_jobs(
         target = file or _parent(one, folder) / _output_name(one, suffix, ending)
         # a file that is found twice is one job
         key = (places.key(one.path), places.key(target))
-        jobs.setdefault(key, (one, Job(one.path, target, one.problem)))
+        jobs.setdefault(key, (one, Job(one.path, target, one.problem, searched=not one.named)))
     planned = _told_apart(list(jobs.values()), suffix, places)
-    checked = _checked(_without_own_results(planned, places, missed.append), overwrite, places)
+    own = _without_own_results(planned, places, missed.append)
+    if number != "no":
+        own = numbered(own, places.key, existing=number == "all")
+    checked = _checked(own, overwrite, places)
     taken = {places.key(job.input) for job in checked if isinstance(job.input, Path)} if missed else set()
     for missing in missed:
         if places.key(Path(missing.path)) not in taken:  # in a folder, and also named by the caller
@@ -261,6 +283,7 @@ def _output_name(one: Found, suffix: str, ending: str | None) -> str:
     stem = path.stem if own else path.name
     if one.format and path.suffix:
         stem, own = _stem(path), _ENDINGS.get(one.format, ".png")
+        own = ".heic" if one.format == "heic" and writes_heic() else own
     if ending is not None and (not own or format_of(own) != format_of(ending)):
         own = ending
     elif path.suffix and not own:
@@ -274,6 +297,8 @@ def _ending(format: str | None) -> str | None:
     ending = "." + format.lower().removeprefix(".")
     if ending not in SUPPORTED_SUFFIXES:
         raise InvalidInputError(f"expected an output format, one of {endings()}; got {format!r}")
+    if format_of(ending) == "heic" and not writes_heic():
+        raise MissingExtraError("pillow-heif", "heic")
     return ending
 
 

@@ -12,6 +12,7 @@ from kbnet.errors import InvalidInputError, ModelError
 from kbnet.inference.arrays import accept
 from kbnet.inference.devices import choose_device, choose_dtype
 from kbnet.inference.guard import undo_in
+from kbnet.inference.look import Look
 from kbnet.inference.runners import Runner, open_weights
 from kbnet.inference.runners.graphs import ExportedNetwork
 from kbnet.inference.runners.runtimes import is_exported, open_exported
@@ -241,7 +242,14 @@ class Restorer:
         return self.gray if channels == 1 and self.gray is not None else self
 
     def __call__(
-        self, image: Any, *, strength: float = 1.0, value_range: Range | None = None, progress: Progress | None = None
+        self,
+        image: Any,
+        *,
+        strength: float = 1.0,
+        color_strength: float | None = None,
+        detail: float = 0.0,
+        value_range: Range | None = None,
+        progress: Progress | None = None,
     ) -> Any:
         """Restore one image (or a batch of tensors) and return the same kind, shape and bit depth.
 
@@ -250,6 +258,9 @@ class Restorer:
                 channels. Floats are nominally in [0,1]; values outside are passed to the network unchanged, and the
                 result is not clipped. Integers are rounded half to even and clipped. Alpha of a PIL image is kept.
             strength: 1 for the restored image, 0 for the input; values in between blend the two.
+            color_strength: the same for the chroma alone, such as 1 with a low `strength` to remove colour noise and
+                keep the grain; by default equal to `strength`.
+            detail: how much of the fine structure that was removed from the luma comes back, from 0 to 1.
             value_range: black and white in the image, such as (0, 255) for floats or (0, 4095) for 12-bit values in
                 uint16; by default 0 and 1 for floats, and the whole range for integers. The result has the same range.
             progress: called with (tiles done, tiles in total) after each tile.
@@ -257,41 +268,49 @@ class Restorer:
         Raises:
             NonFiniteInputError: NaN or infinity in the image.
             InvalidInputError: any other kind of image, floats whose median exceeds 4 without a `value_range`, or a
-                strength outside [0,1].
+                strength or detail outside [0,1].
             ModelError: the network returned NaN or infinity.
             NotEnoughMemoryError: the image does not fit into the free memory, even in the smallest tiles. Restore the
                 file with `kbnet.inference.streaming.restore_streamed`.
         """
-        if not 0 <= strength <= 1:
-            raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
+        look = Look(strength, color_strength, detail)
         accepted = accept(image, value_range)
-        self._restore(accepted.images, strength, progress or (lambda done, total: None))
+        self._restore(accepted.images, look, progress or (lambda done, total: None))
         return accepted.result()
 
-    def together(self, images: Sequence[Any], *, strength: float = 1.0, value_range: Range | None = None) -> list[Any]:
+    def together(
+        self,
+        images: Sequence[Any],
+        *,
+        strength: float = 1.0,
+        color_strength: float | None = None,
+        detail: float = 0.0,
+        value_range: Range | None = None,
+    ) -> list[Any]:
         """Restore images that all have the same size and number of channels; small ones are batched, which is faster.
 
         Args:
             images: as for `__call__`, all of the same height, width and number of channels.
-            strength, value_range: as for `__call__`.
+            strength, color_strength, detail, value_range: as for `__call__`.
 
         Raises:
             InvalidInputError: as for `__call__`, or the images differ in size; then none is restored.
             NonFiniteInputError, ModelError, NotEnoughMemoryError: as for `__call__`.
         """
-        if not 0 <= strength <= 1:
-            raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
+        look = Look(strength, color_strength, detail)
         if not images:
             return []
         accepted = [accept(image, value_range) for image in images]
         every = [one for each in accepted for one in each.images]
         if len(sizes := {(one.channels, one.height, one.width) for one in every}) > 1:
             raise InvalidInputError(f"expected images of one size, got {sorted(list(size) for size in sizes)}")
-        self._restore(every, strength, lambda done, total: None)
+        self._restore(every, look, lambda done, total: None)
         return [each.result() for each in accepted]
 
-    def _restore(self, images: Sequence[Samples], strength: float, progress: Progress) -> None:
-        restore_images(self.suited(images[0].channels), images, strength, progress)
+    def _restore(self, images: Sequence[Samples], look: Look, progress: Progress) -> None:
+        restore_images(self.suited(images[0].channels), images, look.strength if look.is_plain else 1.0, progress)
+        for image in () if look.is_plain else images:
+            image.mix(look)
 
     def describe(self) -> dict[str, Any]:
         """The settings, as plain values for reports."""
@@ -353,7 +372,14 @@ def _runner(network: "Weights | Network", device: str, dtype: str) -> Runner:
 
 
 def restore(
-    image: Any, task: str = "denoise", *, preset: Literal["fast", "best"] = "fast", value_range: Range | None = None
+    image: Any,
+    task: str = "denoise",
+    *,
+    preset: Literal["fast", "best"] = "fast",
+    strength: float = 1.0,
+    color_strength: float | None = None,
+    detail: float = 0.0,
+    value_range: Range | None = None,
 ) -> Any:
     """Restore an image with the task's default model; see `Restorer.__call__` for the kinds of image.
 
@@ -363,6 +389,7 @@ def restore(
         image: PIL.Image, numpy array or torch tensor.
         task: "denoise" (any noise), "denoise-gaussian" (the papers' task), "derain" or "deblur".
         preset: "best" for the task's larger weights, if it has any.
+        strength, color_strength, detail: how the result looks, as for `Restorer.__call__`.
         value_range: black and white in the image, as for `Restorer.__call__`; by default 0 and 1 for floats.
 
     Raises:
@@ -374,4 +401,12 @@ def restore(
         >>> kbnet.restore(np.zeros((32, 32, 3), np.uint8)).dtype
         dtype('uint8')
     """
-    return Restorer.from_pretrained(task, preset=preset)(image, value_range=value_range)
+    look = Look(strength, color_strength, detail)  # refused before the model is loaded
+    restorer = Restorer.from_pretrained(task, preset=preset)
+    return restorer(
+        image,
+        strength=look.strength,
+        color_strength=look.color_strength,
+        detail=look.detail,
+        value_range=value_range,
+    )

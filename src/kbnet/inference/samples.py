@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kbnet.engine.contexts import Image
+from kbnet.inference.look import LUMA, Look, mix
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Range = tuple[float, float]
 Index = NDArray[np.intp]
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 _LINES = 64  # rows that are converted to their own type at a time
 
@@ -44,6 +43,9 @@ class Samples(Readable, Protocol):
 
     def write(self, top: int, values: Image) -> None:
         """Store rows [1,C,h,width] of the result from row `top` down; integers are rounded half to even and clipped."""
+
+    def mix(self, look: Look) -> None:
+        """Apply a look to the finished result."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ class ArraySamples:
             # to the given range by `clip`, and here to what the type holds
             array = np.clip(np.rint(array), 0, np.iinfo(self.out.dtype).max)
         self.out[top : top + len(array)] = array
+
+    def mix(self, look: Look) -> None:
+        mix(self.array, self.out, look, self.limits)
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,14 @@ class TensorSamples:
 
         rows = np.ascontiguousarray(unscaled(values, self.limits)[0])
         self.out[:, top : top + values.shape[2]] = torch.from_numpy(rows).to(self.out)
+
+    def mix(self, look: Look) -> None:
+        import torch
+
+        before, after = (one.float().permute(1, 2, 0).cpu().numpy() for one in (self.tensor, self.out))
+        mixed = after.copy()
+        mix(before, mixed, look)
+        self.out.copy_(torch.from_numpy(mixed).permute(2, 0, 1))
 
 
 @dataclass(frozen=True)

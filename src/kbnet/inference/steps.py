@@ -1,5 +1,7 @@
 """The three steps of a job: read, restore, write. The first and the last run in their own threads."""
 
+import errno
+import os
 import stat
 import time
 from collections.abc import Callable
@@ -15,9 +17,11 @@ from kbnet.imaging.planning import format_of
 from kbnet.inference.change import mean_change
 from kbnet.inference.failures import check_output, explain
 from kbnet.inference.ledger import Ledger, digest
+from kbnet.inference.marking import MARKED_NOTE, is_marked, marked
 from kbnet.inference.naming import Job
 from kbnet.inference.overlap import Budget, Closed
 from kbnet.inference.ram import check_memory, free_memory
+from kbnet.inference.sidecars import copy_sidecars
 
 if TYPE_CHECKING:
     from kbnet.inference.streaming import Streamed
@@ -64,7 +68,8 @@ class Result:
         width, height: of the upright image; 0 if it could not be read.
         notes: one line for each change that naming, reading or writing had to make.
         data: the encoded result if the job has no output file.
-        skipped: the log shows that an earlier run wrote the output; nothing was done.
+        skipped: nothing was done, because the output is there already, or because the input is a result itself.
+        full: whether writing failed because the disk is full.
         extras: images, videos and sounds in the input that the output does not contain, as in `Photo.extras`.
         change: mean absolute difference between the image and its result on the scale of [0,1]; None if it was not
             restored, or was restored by rows.
@@ -80,6 +85,12 @@ class Result:
     skipped: bool = False
     change: float | None = None
     extras: tuple[str, ...] = ()
+    full: bool = False
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the input was skipped as a result of an earlier run."""
+        return self.skipped and MARKED_NOTE in self.notes
 
     @property
     def ok(self) -> bool:
@@ -116,6 +127,10 @@ class Steps:
     progress: Progress
     ledger: Ledger | None
     examine: Examine | None = None
+    same_quality: bool = False
+    skip_existing: bool = False
+    sidecars: bool = False
+    mark: str = ""
 
     def __post_init__(self) -> None:
         free = free_memory()
@@ -137,6 +152,11 @@ class Steps:
     def _read(self, job: Job, read: Read) -> None:
         if job.problem is not None:
             raise job.problem
+        if job.searched and isinstance(job.input, Path) and is_marked(job.input):
+            read.notes = (MARKED_NOTE,)
+            return
+        if self.skip_existing and job.output is not None and os.path.lexists(job.output):
+            return
         # A pipe can be read only once, so its digest can't be compared with the log first.
         if self.ledger is not None and job.output is not None and _is_regular(job.input):
             read.input_digest = digest(job.input)
@@ -190,7 +210,8 @@ class Steps:
             read.change = mean_change(read.photo.pixels, pixels)
             if self.examine is not None and (note := self.examine(read.photo.pixels, pixels)) is not None:
                 read.notes = (*read.notes, note)
-            read.restored = replace(read.photo, pixels=pixels)
+            metadata = marked(read.photo.metadata, self.mark) if self.mark else read.photo.metadata
+            read.restored = replace(read.photo, pixels=pixels, metadata=metadata)
         except Exception as error:
             read.error = explain(error, job)
         finally:
@@ -200,14 +221,16 @@ class Steps:
     def write(self, job: Job, read: Read) -> Result:
         """Encode the image and write it; return the outcome, which is also logged."""
         start, data = time.monotonic(), None
-        result = Result(job, error=read.error, skipped=read.error is None and read.restored is None)
+        skipped = read.error is None and read.restored is None
+        result = Result(job, error=read.error, skipped=skipped, notes=read.notes if skipped else ())
         if read.restored is not None:
             result = Result(job, 0.0, None, read.restored.width, read.restored.height, read.notes)
             result = replace(result, change=read.change, extras=read.restored.extras)
             try:
-                data = self._write(job, read, read.restored)
+                data, notes = self._write(job, read, read.restored)
+                result = replace(result, notes=(*result.notes, *notes))
             except Exception as error:
-                result = Result(job, error=explain(error, job))
+                result = Result(job, error=explain(error, job), full=is_full(error))
             read.restored = None  # before its memory is promised to another
         self.budget.give_back(read.booked)
         result = replace(result, data=data, seconds=read.seconds + time.monotonic() - start)
@@ -217,17 +240,26 @@ class Steps:
             )
         return result
 
-    def _write(self, job: Job, read: Read, photo: Photo) -> bytes | None:
-        data = write_photo(photo, None, format=read.format, quality=self.quality)
+    def _write(self, job: Job, read: Read, photo: Photo) -> tuple[bytes | None, tuple[str, ...]]:
+        """Write the result, or return its bytes; also return notes on what accompanies it."""
+        data = write_photo(photo, None, format=read.format, quality=self.quality, same_quality=self.same_quality)
         assert data is not None
         if job.output is None:
-            return data
+            return data, ()
         job.output.parent.mkdir(parents=True, exist_ok=True)
         if self.ledger is not None:
             self.ledger.promise(job.output, read.input_digest, data)
         times = times_of(job.input) if self.keep_time and isinstance(job.input, Path) else None
-        files.write(data, job.output, overwrite=self.overwrite or job.overwrite, times=times)
-        return None
+        overwrite, like = self.overwrite or job.overwrite, job.input if isinstance(job.input, Path) else None
+        files.write(data, job.output, overwrite=overwrite, times=times, like=like)
+        if self.sidecars and like is not None:
+            return None, copy_sidecars(like, job.output, overwrite=overwrite)
+        return None, ()
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def times_of(source: Path) -> files.Times | None:
@@ -246,4 +278,5 @@ def _is_regular(source: Path | bytes) -> bool:
 def bytes_of(info: ImageInfo) -> int:
     """Memory that an image takes from reading to writing, besides the tiles at work."""
     samples = {"gray": 1, "RGB": 3, "CMYK": 4}[info.colour] + info.has_alpha
-    return info.width * info.height * samples * (2 if info.bit_depth > 8 else 1) * COPIES
+    size = 1 if info.bit_depth <= 8 else 2 if info.bit_depth <= 16 else 4  # bytes
+    return info.width * info.height * samples * size * COPIES

@@ -15,8 +15,10 @@ from kbnet import files
 from kbnet.errors import InvalidInputError, OutputExistsError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging.extras import check_extras
 from kbnet.imaging.rows import RowReader, check_row_target, open_rows, write_rows
-from kbnet.inference.bands import Progress, context_of, plan_sizes, plan_tiles, restore_bands
+from kbnet.inference.bands import Progress, context_of, mix_rows, plan_sizes, plan_tiles, restore_bands
 from kbnet.inference.identity import digest, identity
+from kbnet.inference.look import Look
+from kbnet.inference.marking import marked
 from kbnet.inference.restorer import Restorer
 from kbnet.inference.rowstate import RowState, folder_of
 
@@ -38,10 +40,13 @@ def restore_streamed(
     target: Path,
     *,
     strength: float = 1.0,
+    color_strength: float | None = None,
+    detail: float = 0.0,
     overwrite: bool = False,
     max_pixels: int | None = None,
     times: files.Times | None = None,
     drop_extras: bool = False,
+    mark: str = "",
     progress: Progress = lambda done, total: None,
 ) -> Streamed:
     """Restore an image file of any size into another file, in memory that does not depend on the height.
@@ -55,15 +60,17 @@ def restore_streamed(
         restorer: without ensemble. With tile "auto", the tile depends on memory and the image's width.
         source: TIFF, PNG or JPEG, not interlaced; with a global context it is read twice.
         target: .tif or .tiff (a tiled BigTIFF with a pyramid), or .png.
-        strength: as for the Restorer.
+        strength, color_strength, detail: as for the Restorer. With a color strength that differs, or detail, the state
+            needs twice the disk space, and the source is read once more.
         overwrite: whether to replace `target`.
         max_pixels: larger images are refused; None for any size.
         times: access and modification times of the result in nanoseconds; None for the current time.
         drop_extras: whether `target` may replace `source` even if that loses a second image or layers.
+        mark: the task for the mark in the result's metadata, or "" for none.
         progress: called with (tiles done, tiles in total).
 
     Raises:
-        InvalidInputError: an ensemble, the full frame (tile 0), or a strength outside [0,1].
+        InvalidInputError: an ensemble, the full frame (tile 0), or a strength or detail outside [0,1].
         ImageError: as `kbnet.imaging.rows.open_rows` and `write_rows`; also OutputError if another process is
             restoring into the same target.
     """
@@ -75,15 +82,14 @@ def restore_streamed(
         raise InvalidInputError(
             "the full frame doesn't fit into memory; leave out --tile, or set it to a number of pixels"
         )
-    if not 0 <= strength <= 1:
-        raise InvalidInputError(f"expected a strength from 0 to 1, got {strength}")
+    look = Look(strength, color_strength, detail)
     refused = _refused(target, overwrite)
     with ExitStack() as stack:
         before = _facts(source)
         reader = stack.enter_context(open_rows(source, max_pixels=max_pixels))
         check_extras(reader.facts.extras, source, target, drop_extras=drop_extras)
         restorer = restorer.suited(1 if reader.facts.bands < 3 else 3)
-        settings = {"identity": identity(restorer), "strength": strength}
+        settings = {"identity": identity(restorer), **look.settings()}
         state = stack.enter_context(RowState(target, settings, digest(source), reader.facts))
         if state.finished_before():
             done = _finished(restorer, reader, state)
@@ -93,7 +99,8 @@ def restore_streamed(
             raise refused
         else:
             try:
-                done = _restore(restorer, reader, source, state, strength, progress)
+                done = _restore(restorer, reader, source, state, look.strength if look.is_plain else 1.0, progress)
+                rows = state.rows() if look.is_plain else mix_rows(source, state.rows(), reader.facts, look)
                 if _facts(source) != before:
                     raise UnreadableImageError(
                         f"{files.printable(source)}: the file changed while it was being restored; repeat the command"
@@ -107,9 +114,9 @@ def restore_streamed(
                 if state.empty:
                     state.remove()
                 raise
-            lost = write_rows(
-                state.rows(), reader.facts, target, overwrite=overwrite, times=times, announce=state.announce
-            )
+            facts = reader.facts
+            facts = replace(facts, metadata=marked(facts.metadata, mark)) if mark else facts
+            lost = write_rows(rows, facts, target, overwrite=overwrite, times=times, announce=state.announce)
             done = replace(done, notes=(*done.notes, *lost))
         state.remove()
     return done

@@ -7,7 +7,9 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from kbnet import __version__
-from kbnet.imaging import FORMATS
+from kbnet.imaging import FORMATS as _ALL
+from kbnet.imaging.photo import writes_heic
+from kbnet.inference.look import Look
 from kbnet.models.catalogue import PRESET_CHOICES
 from kbnet.server.admission import ending
 from kbnet.server.desk import Desk, Wish, answer, answer_kept
@@ -16,11 +18,12 @@ from kbnet.server.receiving import FIELD, drain
 from kbnet.server.replies import Refused, failure_of
 from kbnet.server.schemas import Health, Model, Models, Progress
 
+FORMATS = tuple(name for name in _ALL if name != "heic" or writes_heic())
 _ALIASES = {"jpg": "jpeg", "tif": "tiff"}
 _PRESETS = list(PRESET_CHOICES)
 _FORMATS = [*FORMATS, *_ALIASES]
 TOKEN = r"^[A-Za-z0-9_-]{8,64}$"
-_ELSEWHERE = {"model": "task", "output": "format", "quality": "format"}
+_ELSEWHERE = {"model": "task", "output": "format", "quality": "format", "colour_strength": "color_strength"}
 """Parameters that people know by other names, and the one to use here."""
 
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
@@ -67,6 +70,19 @@ def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 Strength = Annotated[
     float, Query(ge=0, le=1, allow_inf_nan=False, description="0 = original, 1 = fully restored; other values blend")
+]
+ColorStrength = Annotated[
+    float | None,
+    Query(ge=0, le=1, allow_inf_nan=False, description="the strength for colour only; defaults to `strength`"),
+]
+Detail = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="how much of the fine detail that was removed comes back, 0 = none, 1 = all",
+    ),
 ]
 Format = Annotated[
     str | None,
@@ -140,7 +156,7 @@ def _restoring(router: APIRouter, desk: Desk) -> None:
 def _results(router: APIRouter, desk: Desk) -> None:
     @router.get(
         "/v1/results/{token}",
-        summary="Get a kept result at another strength or in another format",
+        summary="Get a kept result with another look or in another format",
         response_class=Response,
         responses={
             200: {
@@ -151,8 +167,14 @@ def _results(router: APIRouter, desk: Desk) -> None:
             **_told(404, 415, 429, 503),
         },
     )
-    async def result(token: Token, strength: Strength = 1.0, format: Format = None) -> Response:
-        return await answer_kept(desk, token, strength, _format(format))
+    async def result(
+        token: Token,
+        strength: Strength = 1.0,
+        color_strength: ColorStrength = None,
+        detail: Detail = 0.0,
+        format: Format = None,
+    ) -> Response:
+        return await answer_kept(desk, token, Look(strength, color_strength, detail), _format(format))
 
     @router.delete(
         "/v1/results/{token}",
@@ -209,13 +231,17 @@ def _wish(desk: Desk) -> Any:
             ),
         ] = "fast",
         strength: Strength = 1.0,
+        color_strength: ColorStrength = None,
+        detail: Detail = 0.0,
         format: Format = None,
         progress: Annotated[
             str | None, Query(pattern=TOKEN, description="token of your choice for /v1/progress/TOKEN")
         ] = None,
         keep: Annotated[
             bool,
-            Query(description="keep the result for a limited time, for /v1/results/TOKEN; requires strength 1"),
+            Query(
+                description="keep the result for a limited time, for /v1/results/TOKEN; requires strength 1, detail 0"
+            ),
         ] = False,
     ) -> Wish:
         chosen = desk.chosen(task, preset)
@@ -223,9 +249,10 @@ def _wish(desk: Desk) -> Any:
             raise Refused(400, f"expected a task or model, one of {', '.join(desk.names)}; got {task[:60]!r}")
         if preset not in _PRESETS:
             raise Refused(400, f"expected the preset fast or best, got {preset[:20]!r}")
-        if keep and strength != 1:
-            raise Refused(400, "keep requires strength 1; set the strength when you get the result")
-        return Wish(chosen, strength, _format(format), progress, keep)
+        look = Look(strength, color_strength, detail)
+        if keep and look != Look():
+            raise Refused(400, "keep requires strength 1 and detail 0; set them when you get the result")
+        return Wish(chosen, look, _format(format), progress, keep)
 
     return read
 

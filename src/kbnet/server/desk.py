@@ -13,10 +13,13 @@ from starlette.requests import ClientDisconnect
 from kbnet.imaging import Pixels, probe
 from kbnet.inference.change import unchanged_note
 from kbnet.inference.guard import outbreak_note
+from kbnet.inference.look import Look
 from kbnet.models import CatalogueEntry
 from kbnet.models.catalogue import FORMER_NAMES
 from kbnet.server.admission import Admission, ending
+from kbnet.server.decoding import check_kind
 from kbnet.server.kept import Kept, KeptResult
+from kbnet.server.limits import Limits
 from kbnet.server.metrics import Metrics
 from kbnet.server.receiving import receive
 from kbnet.server.replies import Refused
@@ -30,7 +33,7 @@ class Wish:
     """The parameters of a restoration request."""
 
     task: str  # name of a task, a variant or a model
-    strength: float
+    look: Look
     format: str | None
     token: str | None
     keep: bool
@@ -113,11 +116,11 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
                     desk.moves[wish.token] = None
                 async with body.arriving():
                     data = await receive(request, body)
-                await asyncio.to_thread(_check_size, data, limits.pixels)
+                await asyncio.to_thread(_check_size, data, limits)
                 with desk.admission.place():
                     name = str(request.state.id)
                     examine = partial(_outbreak_note, task=model.task)
-                    what = Restoration(data, wish.task, wish.strength, wish.format, wish.keep, name, examine)
+                    what = Restoration(data, wish.task, wish.look, wish.format, wish.keep, name, examine)
                     pending = desk.worker.submit(what, deadline)
                     if wish.token is not None:
                         desk.moves[wish.token] = pending
@@ -128,7 +131,7 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
             if wish.token is not None:
                 desk.moves.pop(wish.token, None)
     desk.metrics.restored(model.task, model.name, restored.seconds, restored.width * restored.height)
-    unchanged = unchanged_note(restored.change, model.task) if wish.strength else None
+    unchanged = unchanged_note(restored.change, model.task) if not wish.look.is_input else None
     notes = (*([unchanged] if unchanged else []), *restored.notes)
     headers = {
         "Cache-Control": "no-store",
@@ -141,8 +144,8 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
     return Response(restored.data, media_type=f"image/{restored.format}", headers=headers)
 
 
-async def answer_kept(desk: Desk, token: str, strength: float, format: str | None) -> Response:
-    """Encode a kept result at a strength and in a format.
+async def answer_kept(desk: Desk, token: str, look: Look, format: str | None) -> Response:
+    """Encode a kept result with a look and in a format.
 
     Raises:
         Refused: 404 if there is no such result, 429 if too many requests are waiting.
@@ -158,7 +161,7 @@ async def answer_kept(desk: Desk, token: str, strength: float, format: str | Non
             result = desk.kept.get(token)
             if result is None:
                 raise Refused(404, "no result with this token; it may have expired")
-            data, chosen, notes = await asyncio.to_thread(result.encode, strength, format)
+            data, chosen, notes = await asyncio.to_thread(result.encode, look, format)
     finally:
         desk.encoders -= 1
     headers = {"Cache-Control": "no-store", "Kbnet-Notes": json.dumps(notes)}
@@ -171,9 +174,10 @@ def _outbreak_note(before: Pixels, after: Pixels, task: str) -> str | None:
     return None if note is None else note.partition("; --guard")[0]
 
 
-def _check_size(data: bytes, most: int) -> None:
+def _check_size(data: bytes, limits: Limits) -> None:
     """Refuse too large images by their header, before decoding them. Also raises the errors of `probe`."""
-    info = probe(data)
+    check_kind(data, limits)
+    most, info = limits.pixels, probe(data)
     if info.width * info.height > most:
         raise Refused(
             413,

@@ -10,12 +10,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from kbnet.imaging import Pixels, plan_output, read_photo, write_photo
+from kbnet.imaging import Pixels, plan_output, write_photo
 from kbnet.imaging.planning import format_of
-
-_ROWS = 256  # rows blended at a time, to limit the memory for floats
+from kbnet.inference.look import Look, mix
+from kbnet.server.decoding import open_photo
 
 
 @dataclass(frozen=True)
@@ -30,19 +28,19 @@ class KeptResult:
         """Memory that it occupies, bytes."""
         return len(self.data) + int(self.pixels.nbytes)
 
-    def encode(self, strength: float, format: str | None) -> tuple[bytes, str, tuple[str, ...]]:
+    def encode(self, look: Look, format: str | None) -> tuple[bytes, str, tuple[str, ...]]:
         """Encode a blend of input and result with the input's metadata.
 
         Args:
-            strength: 0 = original, 1 = fully restored; other values blend, rounding half to even.
+            look: how the result looks; rounded half to even.
             format: output format; None for the input's.
 
         Returns:
             The bytes of the file, its format, and notes.
         """
         height, width = self.pixels.shape[:2]
-        photo = read_photo(self.data, max_pixels=height * width)
-        photo = replace(photo, pixels=blend(photo.pixels, self.pixels, strength))
+        photo = open_photo(self.data, height * width)
+        photo = replace(photo, pixels=mixed(photo.pixels, self.pixels, look))
         chosen = format_of(format or photo.format)
         _, lost = plan_output(photo, chosen)
         data = write_photo(photo, None, format=chosen)
@@ -50,15 +48,14 @@ class KeptResult:
         return data, chosen, (*photo.notes, *lost)
 
 
-def blend(before: Pixels, after: Pixels, strength: float) -> Pixels:
-    """Return before + strength * (after - before), rounded half to even. Same shape and dtype as the inputs."""
-    if strength in (0, 1):
-        return after if strength else before
-    result = np.empty_like(before)
-    for row in range(0, len(before), _ROWS):
-        part = slice(row, row + _ROWS)
-        low = before[part].astype(np.float64)
-        result[part] = np.rint(low + strength * (after[part] - low)).astype(before.dtype)
+def mixed(before: Pixels, after: Pixels, look: Look) -> Pixels:
+    """Return the input, the fully restored pixels, or a mixture of both; same shape and dtype, no input is changed."""
+    if look.is_input:
+        return before
+    if look.is_plain and look.strength == 1:
+        return after
+    result = after.copy()
+    mix(before, result, look)
     return result
 
 

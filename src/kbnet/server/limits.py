@@ -32,6 +32,7 @@ class Limits:
         header_seconds: maximum time for a request's header to arrive before the connection is closed.
         body_seconds: window in seconds in which at least `body_rate` bytes per second must arrive (408).
         body_rate: minimum rate of a request body, bytes per second.
+        heic: whether HEIC is accepted (415), which is decoded in a child process.
         shutdown_seconds: how long accepted requests may take to finish after the server is told to stop.
 
     Raises:
@@ -49,10 +50,13 @@ class Limits:
     body_seconds: float = 30.0
     body_rate: int = 10_000
     shutdown_seconds: float = 7.0
+    heic: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "heic":
+                continue
             whole = field.type is int or field.type == "int"
             least = 0 if field.name in _DERIVED else 1
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= least:

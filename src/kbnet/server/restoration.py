@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from kbnet.errors import ImageError
 from kbnet.imaging import Pixels, probe
+from kbnet.inference.look import Look
 from kbnet.server.replies import Refused
 
 SMALL_PIXELS, TOGETHER = 128 * 128, 8
@@ -33,7 +34,7 @@ class Restoration:
     Attributes:
         data: bytes of the image file.
         task: name of the task or model.
-        strength: 0 = original, 1 = fully restored; other values blend.
+        look: how the result looks.
         format: format of the result; None for the input's.
         keep: whether to also return the restored pixels.
         request: id of the request in the log.
@@ -42,7 +43,7 @@ class Restoration:
 
     data: bytes = field(repr=False)
     task: str
-    strength: float = 1.0
+    look: Look = field(default_factory=Look)
     format: str | None = None
     keep: bool = False
     request: str = "-"
@@ -92,9 +93,9 @@ class Pending:
             info = probe(self.what.data)
         except ImageError:
             return None  # refused when its turn comes
-        if info.width * info.height > SMALL_PIXELS or self.what.strength == 0:
+        if info.width * info.height > SMALL_PIXELS or self.what.look.is_input:
             return None
-        return self.what.task, self.what.strength, info.width, info.height
+        return self.what.task, self.what.look, info.width, info.height
 
     def check(self) -> None:
         """Raise Refused if the result is no longer needed or the deadline has passed."""

@@ -14,10 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kbnet.errors import KBNetError
-from kbnet.imaging import Photo, Pixels, plan_output, read_photo, write_photo
+from kbnet.imaging import Photo, Pixels, plan_output, write_photo
 from kbnet.imaging.planning import format_of
 from kbnet.inference.change import mean_change
+from kbnet.inference.look import Look
 from kbnet.server.admission import ending
+from kbnet.server.decoding import open_photo
+from kbnet.server.kept import mixed
 from kbnet.server.limits import Limits
 from kbnet.server.restoration import SMALL_PIXELS, TOGETHER, Pending, Restoration, Restore, Restored
 
@@ -156,7 +159,7 @@ class Worker:
 
     def _open(self, pending: Pending) -> "Opened":
         pending.check()
-        photo = read_photo(pending.what.data, max_pixels=self.limits.pixels)
+        photo = open_photo(pending.what.data, self.limits.pixels)
         format = format_of(pending.what.format or photo.format)
         _, lost = plan_output(photo, format)  # refuse before the work what would be refused after it
         pending.pixels = photo.width * photo.height
@@ -185,18 +188,22 @@ class Worker:
 
     def _restore(self, group: list[Pending], pixels: list[Pixels]) -> list[Any]:
         what = group[0].what
-        if what.strength == 0:
+        if what.look.is_input:
             return pixels
+        strength = what.look.strength if what.look.is_plain else 1.0
         restore = self._provide(what.task)
         if len(group) == 1:
             start = time.monotonic()
-            result = restore(pixels[0], strength=what.strength, progress=group[0].advance)
+            result = restore(pixels[0], strength=strength, progress=group[0].advance)
             if group[0].pixels > SMALL_PIXELS:  # in smaller images, fixed costs dominate
                 self._pace[what.task] = (time.monotonic() - start) / group[0].pixels
-            return [result]
+            return self._mixed(pixels, [result], what.look)
         for pending in group:
             pending.done, pending.total = 0, 1
-        return restore.together(pixels, strength=what.strength)
+        return self._mixed(pixels, restore.together(pixels, strength=strength), what.look)
+
+    def _mixed(self, before: list[Pixels], after: list[Any], look: Look) -> list[Any]:
+        return after if look.is_plain else [mixed(*pair, look) for pair in zip(before, after, strict=True)]
 
 
 @dataclass(frozen=True)

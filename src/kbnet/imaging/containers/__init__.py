@@ -34,7 +34,15 @@ def collect(file: BinaryIO, format: str, *, whole: bool = True) -> Found:
     return Found()
 
 
-_WALKERS = {"tiff": tiff.collect, "webp": webp.collect, "avif": bmff.collect, "gif": gif.collect, "bmp": bmp.collect}
+_WALKERS = {
+    "tiff": tiff.collect,
+    "raw": tiff.collect_raw,
+    "webp": webp.collect,
+    "avif": bmff.collect,
+    "heic": bmff.collect,
+    "gif": gif.collect,
+    "bmp": bmp.collect,
+}
 
 
 def _collect_jpeg(file: BinaryIO, *, whole: bool) -> Found:

@@ -1,15 +1,15 @@
-"""Metadata of files made of ISO boxes (AVIF; HEIF has the same structure): reads and adds items.
+"""Metadata of files made of ISO boxes, AVIF and HEIF: reads and adds items.
 
 An item's description is a box inside `meta`; its bytes can be anywhere. Adding one moves everything after `meta`.
 """
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from kbnet.imaging import icc
+from kbnet.imaging.containers.boxes import Item, Locations, boxes, items
 from kbnet.imaging.containers.found import Found
+from kbnet.imaging.containers.heif import Facts, describe
 from kbnet.imaging.containers.trailing import extras_behind
 from kbnet.imaging.photo import Metadata
 
@@ -20,34 +20,8 @@ _KNOWN_BOXES = (b"ftyp", b"meta", b"mdat", b"free", b"skip", b"moov", b"pdin", b
 _CONTENT_CREDENTIALS = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 
 
-@dataclass(frozen=True)
-class Item:
-    """An item: number, type such as "av01" or "Exif", content type if the type is "mime", and where its bytes are."""
-
-    number: int
-    kind: bytes
-    content_type: bytes
-    parts: tuple[tuple[int, int, int], ...] = ()  # construction method, position, length
-
-
-def boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the type, and the start and end of the content, of each box between two positions."""
-    while at + 8 <= end:
-        size, kind = struct.unpack_from(">I4s", data, at)
-        start = at + 8
-        if size == 1 and at + 16 <= end:
-            (size,) = struct.unpack_from(">Q", data, at + 8)
-            start = at + 16
-        elif size == 0:
-            size = end - at
-        if size < start - at or at + size > end:
-            return
-        yield kind, start, at + size
-        at += size
-
-
 def collect(file: BinaryIO) -> Found:
-    """Collect the metadata of an AVIF file."""
+    """Collect the metadata of an AVIF or HEIF file."""
     found = Found()
     file.seek(0)
     data = file.read()
@@ -57,7 +31,7 @@ def collect(file: BinaryIO) -> Found:
             break
         end = stop
         if kind == b"meta":
-            _collect_items(found, data, start, stop)
+            _collect_items(found, data, start, stop, describe(data))
         elif kind == b"mpvd":
             found.extras.append("the video of a motion photo")
         elif kind == b"uuid" and data[start : start + 16] == _CONTENT_CREDENTIALS:
@@ -66,7 +40,7 @@ def collect(file: BinaryIO) -> Found:
     return found
 
 
-def _collect_items(found: Found, data: bytes, start: int, stop: int) -> None:
+def _collect_items(found: Found, data: bytes, start: int, stop: int, facts: Facts | None) -> None:
     for item in items(data, start, stop):
         if item.kind == b"Exif":
             content = _content(data, item, start, stop)
@@ -80,44 +54,23 @@ def _collect_items(found: Found, data: bytes, start: int, stop: int) -> None:
             found.add("content-credentials", b"", "jumb")
         elif item.kind in (b"mime", b"uri "):
             found.notes.append(f"an item of type {item.content_type.decode('latin-1')!r} is not kept")
-    codes = colour_codes(data[start:stop])
+    codes = facts.codes if facts is not None else colour_codes(data[start:stop])
     if codes is not None and not icc.means_srgb(*struct.unpack(">HH", codes)):
         found.add("colour", codes, "nclx")
+    found.extras += [name for name in (facts.auxiliary if facts is not None else ()) if name not in found.extras]
+    if facts is not None and facts.others:
+        found.extras.append("a second image" if facts.others == 1 else f"{facts.others} more images")
     # only these names distinguish auxiliary images from transparency
     properties = data[start:stop]
-    if any(name in properties for name in _DEPTH):
-        found.extras.append("a depth map")
-    if any(name in properties for name in _GAIN_MAPS) and "the HDR gain map" not in found.extras:
-        found.extras.append("the HDR gain map")
+    for name, marks in (("a depth map", _DEPTH), ("the HDR gain map", _GAIN_MAPS)):
+        if any(mark in properties for mark in marks) and name not in found.extras:
+            found.extras.append(name)
 
 
 def colour_codes(data: bytes) -> bytes | None:
     """Return primaries and transfer, two bytes each, from the first nclx colour box; None if there is none."""
     at = data.find(b"colrnclx")
     return data[at + 8 : at + 12] if 0 <= at <= len(data) - 12 else None
-
-
-def items(data: bytes, start: int, stop: int) -> list[Item]:
-    """Return the items that a `meta` box describes."""
-    kinds: dict[int, tuple[bytes, bytes]] = {}
-    places: dict[int, tuple[tuple[int, int, int], ...]] = {}
-    for kind, at, end in boxes(data, start + 4, stop):
-        if kind == b"iinf":
-            first = at + (6 if data[at] == 0 else 8)
-            for inner, begin, finish in boxes(data, first, end):
-                if inner == b"infe" and data[begin] in (2, 3):
-                    number, rest = _item_number(data, begin)
-                    strings = data[rest + 6 : finish].split(b"\0")
-                    kinds[number] = data[rest + 2 : rest + 6], strings[1] if len(strings) > 1 else b""
-        elif kind == b"iloc":
-            places = _places(data, at, end)
-    return [Item(number, *named, places.get(number, ())) for number, named in kinds.items()]
-
-
-def _item_number(data: bytes, begin: int) -> tuple[int, int]:
-    if data[begin] == 2:
-        return struct.unpack_from(">H", data, begin + 4)[0], begin + 6
-    return struct.unpack_from(">I", data, begin + 4)[0], begin + 8
 
 
 def _content(data: bytes, item: Item, start: int, stop: int) -> bytes:
@@ -132,42 +85,6 @@ def _content(data: bytes, item: Item, start: int, stop: int) -> bytes:
         if len(content) > len(data):
             return b""
     return content
-
-
-def _places(data: bytes, at: int, end: int) -> dict[int, tuple[tuple[int, int, int], ...]]:
-    reader = _Locations(data, at, end)
-    return {number: tuple((method, base + offset, length) for offset, length in parts)
-            for number, method, _, base, parts in reader.items}  # fmt: skip
-
-
-class _Locations:
-    """The unpacked `iloc` box with the items' locations: (number, construction method, reference, base, parts)."""
-
-    def __init__(self, data: bytes, at: int, end: int) -> None:
-        self._data, self._at = data, at + 4
-        self.version = data[at]
-        sizes = self._take(2)
-        offset, length, base = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
-        index = sizes & 15 if self.version else 0
-        self.items: list[tuple[int, int, int, int, list[tuple[int, int]]]] = []
-        for _ in range(self._take(2 if self.version < 2 else 4)):
-            if self._at >= end:
-                return
-            number = self._take(2 if self.version < 2 else 4)
-            method = self._take(2) & 15 if self.version else 0
-            reference, start = self._take(2), self._take(base)
-            parts = []
-            for _ in range(self._take(2)):
-                if self._at > end or not (offset or length or index):
-                    break
-                self._take(index)
-                parts.append((self._take(offset), self._take(length)))
-            self.items.append((number, method, reference, start, parts))
-
-    def _take(self, size: int) -> int:
-        value = int.from_bytes(self._data[self._at : self._at + size])
-        self._at += size
-        return value
 
 
 def dressed(encoded: bytes, metadata: Metadata) -> bytes:
@@ -190,7 +107,7 @@ def _meta(
     children: dict[bytes, bytes], version: bytes, added: list[tuple[bytes, bytes, bytes]], grown: int, end: int
 ) -> bytes:
     """Return the `meta` box with the added items, whose bytes start at `end`; all others move by `grown` bytes."""
-    located = _Locations(children[b"iloc"], 0, len(children[b"iloc"]))
+    located = Locations(children[b"iloc"], 0, len(children[b"iloc"]))
     (primary,) = struct.unpack_from(">H" if children[b"pitm"][0] == 0 else ">I", children[b"pitm"], 4)
     number = max((one[0] for one in located.items), default=0)
     infos, references, entries = b"", b"", []

@@ -76,6 +76,23 @@ def collect(file: BinaryIO) -> Found:
     return found
 
 
+def collect_raw(file: BinaryIO) -> Found:
+    """Collect what a developed photo keeps of a camera raw file: EXIF, XMP and captions, but no instructions for it."""
+    found = Found()
+    form = ifd.read_form(file)
+    directory = ifd.read_directory(file, form, form.first) if form else None
+    if form is None or directory is None:
+        found.notes.append("EXIF is not read from this kind of camera raw file")
+        return found
+    everything = Found()
+    _add_blocks(everything, directory, form)
+    for block in everything.blocks:
+        if block.kind in ("exif", "xmp", "iptc"):
+            found.add(block.kind, block.data, block.name, block.code)
+    found.notes += [note for note in everything.notes if note == exif.MOVED_NOTE]
+    return found
+
+
 def _add_blocks(found: Found, directory: Directory, form: Form) -> None:
     for entry in directory.repeated:
         if entry.tag not in exif.STORAGE | exif.ELSEWHERE | set(exif.RESOLUTION_TAGS):

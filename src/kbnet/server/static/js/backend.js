@@ -7,7 +7,7 @@
 //   api                   false if there is no API whose documentation the page could link to
 //   describe()            -> Promise of {tasks: [{name, label, presets: ["fast", optionally "best"]}],
 //                                        formats: [NAME], looks: [NAME]}; looks are the controls of a finished
-//                            result that encode() supports: "strength", later "colour" and "detail"
+//                            result that encode() supports: "strength", "colour" and "detail" (see look.js)
 //   unlock(key)           the key to send with all later requests
 //   restore(file, {task, preset}, {signal, progress})
 //                         -> Promise of a result {blob, seconds, change, notes, ...}; progress is called with

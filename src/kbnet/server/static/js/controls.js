@@ -1,14 +1,15 @@
 // The controls: what to remove, which model to use, and how the result looks. The look controls come from one table, so a
 // backend that can blend colour and detail separately only has to list them.
+import { settled } from "./look.js";
 import { element } from "./words.js";
 
 const LOOKS = [
   { name: "strength", label: "Strength", title: "0% = original, 100% = fully restored" },
-  { name: "colour", label: "Colour", title: "0% = original colours, 100% = restored colours" },
-  { name: "detail", label: "Detail", title: "0% = smooth, 100% = all detail" },
+  { name: "colour", label: "Colour strength", title: "The same for colour only: removes colour noise and keeps the grain" },
+  { name: "detail", label: "Detail", title: "How much of the fine detail that was removed comes back" },
 ];
 const PRESETS = { fast: "Fast", best: "Best (slower)" };
-const FORMATS = { png: "PNG", jpeg: "JPEG", tiff: "TIFF", webp: "WebP", avif: "AVIF" };
+const FORMATS = { png: "PNG", jpeg: "JPEG", tiff: "TIFF", webp: "WebP", avif: "AVIF", heic: "HEIC" };
 
 const $ = (id) => document.getElementById(id);
 
@@ -48,12 +49,13 @@ export class Controls extends EventTarget {
     return $("format").value;
   }
 
-  // look: {strength}, or null if there is no result
+  // look: {strength, colour, detail}, each optional, or null if there is no result
   setLook(look) {
+    const now = settled(look || {});
     for (const { name } of this.#looks) {
       const slider = $(`look-${name}`);
       slider.disabled = !look;
-      const percent = Math.round(100 * (look?.[name] ?? 1));
+      const percent = Math.round(100 * now[name]);
       slider.value = String(percent);
       $(`look-${name}-now`).textContent = `${percent}%`;
     }

@@ -1,5 +1,6 @@
 // The backend of `kbnet serve`: its HTTP API.
 import { BackendError } from "./backend.js";
+import { isPlain, settled } from "./look.js";
 
 const POLL = 400; // ms
 const LABELS = { denoise: "Noise", derain: "Rain", deblur: "Blur" };
@@ -27,7 +28,7 @@ export class HttpBackend {
         presets: models.some((model) => model.task === task && model.variant === "hq") ? ["fast", "best"] : ["fast"],
       })),
       formats,
-      looks: ["strength"],
+      looks: ["strength", "colour", "detail"],
     };
   }
 
@@ -50,9 +51,10 @@ export class HttpBackend {
     }
   }
 
-  async encode(file, { task, preset }, result, { strength = 1 }, format, { signal } = {}) {
-    if (strength === 1 && (!format || result.blob.type === `image/${format}`)) return { blob: result.blob, notes: result.notes };
-    const query = { strength, ...(format ? { format } : {}) };
+  async encode(file, { task, preset }, result, look, format, { signal } = {}) {
+    const { strength, colour, detail } = settled(look);
+    if (isPlain(look) && strength === 1 && (!format || result.blob.type === `image/${format}`)) return { blob: result.blob, notes: result.notes };
+    const query = { strength, ...(isPlain(look) ? {} : { color_strength: colour, detail }), ...(format ? { format } : {}) };
     let reply;
     try {
       if (!result.kept) throw new BackendError("the server didn't keep the result", "gone");

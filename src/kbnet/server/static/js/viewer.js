@@ -1,5 +1,6 @@
 // Before and after: two stacked layers, clipped at a divider that stays in place while the photo moves and zooms. The
-// upper layer blends both images, so changing the strength only needs a repaint.
+// upper layer blends both images, so changing the strength only needs a repaint; other looks are drawn in a canvas.
+import { Mixer, isPlain, settled } from "./look.js";
 
 const $ = (id) => document.getElementById(id);
 const LARGEST = 32; // screen pixels per image pixel
@@ -16,6 +17,9 @@ export class Viewer {
   #mode = "fit"; // "fit", "one", "free"
   #share = 0.5; // of the canvas that shows the input
   #pointers = new Map();
+  #look = {};
+  #mixer = null; // of the two images, once a look needs it
+  #due = 0; // animation frame
 
   constructor() {
     const canvas = $("canvas");
@@ -44,6 +48,7 @@ export class Viewer {
       return;
     }
     if (same) return;
+    this.#mixer = null;
     const { before, after, name } = picture;
     $("before").src = $("under").src = before;
     $("before").alt = after ? `${name}, before` : name;
@@ -61,6 +66,7 @@ export class Viewer {
       const large = this.#width * this.#one > clientWidth || this.#height * this.#one > clientHeight;
       this.#set(large ? "one" : "fit");
     } else this.#draw();
+    this.setLook(this.#look);
     $("canvas").dataset.shown = picture.id;
   }
 
@@ -68,9 +74,41 @@ export class Viewer {
     return this.#width ? `${this.#width} × ${this.#height}` : "";
   }
 
-  setLook({ strength = 1 }) {
+  setLook(look) {
+    this.#look = look;
+    cancelAnimationFrame(this.#due);
+    if (isPlain(look) || !this.#shown?.after) this.#blend(settled(look).strength);
+    else this.#due = requestAnimationFrame(() => this.#mix());
+  }
+
+  #blend(strength) {
+    $("mixed").hidden = true;
     $("after").style.opacity = String(strength);
     $("under").style.opacity = String(1 - strength);
+  }
+
+  #mix() {
+    const canvas = $("mixed"), before = $("before"), after = $("after");
+    if (!before.complete || !after.complete || !after.naturalWidth) return; // show() asks again
+    try {
+      const [width, height] = [after.naturalWidth, after.naturalHeight];
+      const settings = { colorSpace: matchMedia("(color-gamut: p3)").matches ? "display-p3" : "srgb" };
+      if (!this.#mixer) Object.assign(canvas, { width, height });
+      const context = canvas.getContext("2d", { ...settings, willReadFrequently: true });
+      const pixels = (image) => {
+        context.clearRect(0, 0, width, height);
+        context.drawImage(image, 0, 0, width, height);
+        return context.getImageData(0, 0, width, height, settings);
+      };
+      this.#mixer ||= new Mixer(pixels(before), pixels(after));
+      const mixed = context.createImageData(width, height, settings);
+      this.#mixer.mix(this.#look, mixed);
+      context.putImageData(mixed, 0, 0);
+      canvas.hidden = false;
+      $("after").style.opacity = $("under").style.opacity = "0";
+    } catch { // too large for a canvas of this browser
+      this.#blend(settled(this.#look).strength);
+    }
   }
 
   // The scale of 1:1, one image pixel per screen pixel.
@@ -127,7 +165,7 @@ export class Viewer {
     const kept = (at, size, room) => (size <= room ? (room - size) / 2 : Math.max(room - size, Math.min(0, at)));
     this.#x = kept(this.#x, wide, clientWidth);
     this.#y = kept(this.#y, high, clientHeight);
-    for (const id of ["floor", "before", "under", "after"]) {
+    for (const id of ["floor", "before", "under", "after", "mixed"]) {
       const { style } = $(id);
       style.width = `${this.#width}px`;
       style.height = `${this.#height}px`;
