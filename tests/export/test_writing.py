@@ -168,9 +168,9 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, options,
 def test_a_graph_offers_its_own_contexts_alone(graph):
     plain, local = graph("s"), graph("nano", window=64)
     assert Restorer.from_pretrained(plain).context == "tile"
-    with pytest.raises(InvalidInputError, match=r"offers \(tile\), got 'global'; export one with --context"):
+    with pytest.raises(InvalidInputError, match=r"supports \(tile\), got 'global'; export one with --context"):
         Restorer.from_pretrained(plain, context="global")
-    with pytest.raises(InvalidInputError, match=r"offers \(local\), got 'tile'$"):
+    with pytest.raises(InvalidInputError, match=r"supports \(local\), got 'tile'$"):
         Restorer.from_pretrained(local, context="tile")
     with pytest.raises(InvalidInputError, match="only on the CPU"):
         Restorer.from_pretrained(plain, device="meta")
