@@ -55,13 +55,10 @@ def decode(data: bytes, name: str) -> Pixels:
 
     Raises:
         UnreadableImageError: the file is damaged, or the decoder doesn't support it.
-        MissingExtraError: pi-heif is not installed.
     """
+    import pi_heif
+
     facts = facts_of(data, name)
-    try:
-        import pi_heif
-    except ModuleNotFoundError:
-        raise MissingExtraError("pi-heif", "heic") from None
     try:
         file = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
         image = file[file.primary_index]
