@@ -51,3 +51,27 @@ def test_a_picture_written_from_rows_leaves_little_of_them_in_memory(tmp_path, m
     assert len(given) > 5
     assert max(given) > 0
     assert np.array_equal(read_photo(tmp_path / "out.tif").pixels, pixels)
+
+
+def test_the_callback_lives_as_long_as_the_writing(tmp_path, run_python):
+    """pyvips aborts the process if a signal finds its handle collected, here of an image that others are made from."""
+    code = f"""
+import gc
+from pathlib import Path
+import numpy as np, pyvips
+from kbnet.imaging.rows import RowFacts, write_rows
+extract = pyvips.Image.extract_band
+def extract_and_collect(*arguments, **options):
+    made = extract(*arguments, **options)
+    gc.collect()
+    return made
+pyvips.Image.extract_band = extract_and_collect
+raw = Path({str(tmp_path)!r}, "rows.raw")
+rows = np.random.default_rng(0).integers(0, 256, (600, 500, 4), np.uint8)
+for _ in range(3):
+    rows.tofile(raw)
+    facts = RowFacts("tiff", 500, 600, channels=3, bands=4, dtype=np.dtype(np.uint8), orientation=1, unspecified=True)
+    write_rows(raw, facts, raw.with_name("out.png"), overwrite=True)
+    [np.zeros(50) for _ in range(1000)]
+"""
+    assert run_python(code) == ""

@@ -2,18 +2,22 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _STEP = 2  # percent of progress between two releases
 
 
-def keep_unmapped(image: Any, path: Path) -> None:
-    """While `image` is written, periodically release the pages of the mapped file `path`. Linux only.
+@contextmanager
+def keep_unmapped(image: Any, path: Path) -> Iterator[None]:
+    """While `image` is written in this context, periodically release the pages of the mapped file `path`. Linux only.
 
     This is safe: the mapping is read-only, and a page that is needed again is read from the file.
     """
     if sys.platform != "linux":
+        yield
         return
     seen = [0]
 
@@ -24,6 +28,11 @@ def keep_unmapped(image: Any, path: Path) -> None:
 
     image.set_progress(True)
     image.signal_connect("eval", look)
+    try:
+        # pyvips calls `look` through this object, which must therefore outlive all work on its image.
+        yield
+    finally:
+        image.set_progress(False)  # libvips may keep the image in its cache
 
 
 def release(path: Path) -> int:

@@ -165,18 +165,17 @@ def write_rows(
             interpretation=space,
             access="sequential",
         )
-        keep_unmapped(image, raw)
-        if chosen == "png":
-            if facts.unspecified:
-                image = image.extract_band(0, n=facts.channels)
-            image.pngsave(str(pixels), bitdepth=16 if wide else 8, filter="all", keep="none")
-        else:
-            tiles = {"tile": True, "tile_width": _TILE, "tile_height": _TILE}
-            # sub-IFDs, so that readers don't take the levels for pages
-            levels = {"pyramid": True, "subifd": True, "bigtiff": True}
-            image.tiffsave(
-                str(temporary), compression="deflate", predictor="horizontal", keep="none", **tiles, **levels
-            )
+        with keep_unmapped(image, raw):
+            if chosen == "png":
+                shown = image.extract_band(0, n=facts.channels) if facts.unspecified else image
+                shown.pngsave(str(pixels), bitdepth=16 if wide else 8, filter="all", keep="none")
+            else:
+                tiles = {"tile": True, "tile_width": _TILE, "tile_height": _TILE}
+                # sub-IFDs, so that readers don't take the levels for pages
+                levels = {"pyramid": True, "subifd": True, "bigtiff": True}
+                image.tiffsave(
+                    str(temporary), compression="deflate", predictor="horizontal", keep="none", **tiles, **levels
+                )
         lost = _dress(pixels, facts, temporary, chosen)
         announce(temporary)
         files.place(temporary, target, overwrite=overwrite, times=times)
