@@ -26,11 +26,11 @@ demo: core  ## restore a noisy photo; writes demo/before-after.jpg
 # Two processes: the second group of tests loads OpenCV, OpenVINO, ONNX Runtime, Ray and a server.
 APART = tests/cli tests/distributed tests/evaluation tests/export tests/server tests/web
 FAST = -m "not slow"
-test: dev  ## run the fast tests: about four minutes on two cores
+test: dev  ## run the fast tests: about seven minutes on two cores
 	$(RUN) -m pytest $(FAST) $(APART:%=--ignore=%)
 	$(RUN) -m pytest $(FAST) $(APART)
 
-test-all: dev  ## run all tests: about twelve minutes on two cores
+test-all: dev  ## run all tests: about sixteen minutes on two cores
 	@failed=0; set -x; $(RUN) -m pytest $(APART:%=--ignore=%) || failed=1; $(RUN) -m pytest $(APART) && exit $$failed
 
 check: dev  ## check formatting, lint rules, types and import order
