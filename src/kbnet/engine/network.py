@@ -1,4 +1,4 @@
-"""A KBNet-S with its weights, ready to run."""
+"""A network with its weights, ready to run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +16,10 @@ MAX_CHANNELS = 512
 
 
 class Engine:
-    """Runs a KBNet-S as one native call. Safe to call from several threads at once.
+    """Runs a KBNet-S or KBNet-L as one native call. Safe to call from several threads at once.
 
     Args:
-        settings: the fields of `KBNetSConfig`.
+        settings: the fields of `KBNetSConfig` or `KBNetLConfig`.
         arrays: every parameter under its `state_dict` name; contiguous, float32, or bfloat16 as raw uint16. They are
             not copied: each call reads their current values.
         threads: number of threads per call; defaults to `kbnet.engine.threads.default_threads()`.
