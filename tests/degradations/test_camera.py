@@ -155,6 +155,25 @@ def test_noise_gets_weaker_where_the_tone_curve_is_flat():
     assert deviation[1] < deviation[0] / 2
 
 
+def test_dark_areas_get_darker_with_a_pedestal_and_brighter_without():
+    # the curve is concave, so symmetric noise lowers the mean; noise clipped at black raises it
+    camera = pipeline.Camera((2.0, 1.0, 1.6), pipeline.colour_correction(torch.ones(4)))
+    clean = torch.full((3, 192, 192), 0.2)
+    change = [
+        float((camera_noise(clean, camera, 3e-2, 4e-3, generator(), pedestal=pedestal) - clean).mean())
+        for pedestal in (True, False)
+    ]
+    assert change[0] < -0.01
+    assert change[1] > 0.01
+
+
+def test_grain_is_left_unblurred_by_the_cameras_denoising():
+    noise = torch.randn(1, 128, 128, generator=generator()).expand(3, -1, -1)  # brightness alone
+    fine, half, blurred = (smooth_noise(noise, 2.0, 2.0, grain=grain) for grain in (1.0, 0.5, 0.0))
+    assert torch.allclose(fine, noise, atol=1e-5)
+    assert torch.allclose(half, (noise + blurred) / 2, atol=1e-5)
+
+
 def test_smoothing_leaves_less_noise_and_blotches_of_colour():
     noise = torch.randn(3, 128, 128, generator=generator())
     assert torch.allclose(smooth_noise(noise, 0, 0), noise, atol=1e-6)

@@ -38,6 +38,7 @@ def camera_noise(
     *,
     phase: tuple[int, int] | None = (0, 0),
     malvar: bool = False,
+    pedestal: bool = False,
 ) -> Tensor:
     """Add the noise that a camera's sensor would add to a photo, without quantization or compression.
 
@@ -54,6 +55,7 @@ def camera_noise(
         phase: phase of the Bayer mosaic; None for a mosaic finer than the pixels (a downscaled photo), whose noise is
             white.
         malvar: demosaic with gradient correction instead of bilinearly.
+        pedestal: the sensor stores values below black, as most do, so black doesn't clip the noise before demosaicing.
 
     Returns:
         [3,H,W] in about [0,1].
@@ -62,26 +64,29 @@ def camera_noise(
     if phase is None:
         noisy = (signal + sensor_noise(signal, shot, read, generator)).clamp_(0, 1)
     else:
+        black = -1.0 if pedestal else 0.0
         height, width = image.shape[1:]
         masks = raw.bayer_masks(height, width, phase)
         seen = raw.mosaic(signal, masks)
         # the black and white levels clip the noise; the clean signal beyond them is kept
-        noise = (seen + sensor_noise(seen, shot, read, generator)).clamp_(0, 1) - seen.clamp(0, 1)
+        noise = (seen + sensor_noise(seen, shot, read, generator)).clamp_(black, 1) - seen.clamp(black, 1)
         noisy = signal + (raw.demosaic_malvar if malvar else raw.demosaic_bilinear)(noise, masks)
     return image + raw.process(noisy, camera) - raw.process(signal, camera)
 
 
-def smooth_noise(noise: Tensor, luma: float, chroma: float, chroma_gain: float = 1.0) -> Tensor:
+def smooth_noise(noise: Tensor, luma: float, chroma: float, chroma_gain: float = 1.0, grain: float = 0.0) -> Tensor:
     """Blur noise [3,H,W] like a camera's own denoising does: colour more than brightness, which makes it blotchy.
 
     Args:
         noise: [3,H,W].
         luma, chroma: standard deviation of the Gaussian blur of brightness and colour in pixels; 0 for none.
         chroma_gain: factor applied to the colour noise.
+        grain: share of the brightness noise that isn't blurred.
     """
     brightness = torch.einsum("c,chw->hw", torch.tensor(LUMA, dtype=noise.dtype), noise)[None]
     colour = (noise - brightness) * chroma_gain
-    return _gaussian_blur(brightness, luma) + _gaussian_blur(colour, chroma)
+    smoothed = grain * brightness + (1 - grain) * _gaussian_blur(brightness, luma)
+    return smoothed + _gaussian_blur(colour, chroma)
 
 
 def sharpen_noise(noise: Tensor, amount: float, radius: float) -> Tensor:
@@ -114,10 +119,13 @@ class CameraNoise(Degradation):
         gamma: exponent of the file. Camera curves are flatter than 2.2 in the shadows, where noise is then weaker.
         tone: strength of the tone curve.
         malvar_share: share of calls that demosaic with gradient correction instead of bilinearly.
+        pedestal_share: share of calls with a sensor that stores values below black, as most do. Its noise is clipped
+            only after demosaicing, so dark areas become darker on average, not brighter, where the curve is steep.
         fine_share: share of calls without a mosaic: white noise, as in a downscaled photo.
         smoothed_share: share of calls in which the camera denoises.
         luma_smoothing, chroma_smoothing: standard deviation of the blur of the remaining noise, in pixels.
         chroma_gain: factor applied to the colour noise in that case.
+        grain: share of the brightness noise that the camera's denoising leaves unblurred.
         sharpened_share: share of calls in which the camera sharpens last, which amplifies fine noise;
             sharpening: amount; sharpening_radius: standard deviation of the unsharp mask, in pixels.
         jpeg_share: share of calls that end with JPEG compression; jpeg_quality, subsampled_share: as for `Jpeg`.
@@ -131,11 +139,13 @@ class CameraNoise(Degradation):
     gamma: Range = ranged(1.0, 2.4, within=(1, 4))
     tone: Range = ranged(0, 2.0, within=(0, 4))
     malvar_share: float = share(0.5)
+    pedestal_share: float = share(0.7)
     fine_share: float = share(0.1)
     smoothed_share: float = share(0.5)
     luma_smoothing: Range = ranged(0, 0.8, within=(0, 20))
     chroma_smoothing: Range = ranged(0, 2.0, within=(0, 20))
     chroma_gain: Range = ranged(0.4, 1.0, within=(0, 2))
+    grain: Range = ranged(0, 0.4, within=(0, 1))
     sharpened_share: float = share(0.0)
     sharpening: Range = ranged(0.2, 1.0, within=(0, 5))
     sharpening_radius: Range = ranged(0.6, 1.5, within=(0, 20))
@@ -158,10 +168,20 @@ class CameraNoise(Degradation):
         read = read_variance(shot, normal(generator))
         phase = (int(uniform((0, 2), generator)), int(uniform((0, 2), generator)))
         fine, malvar = chance(self.fine_share, generator), chance(self.malvar_share, generator)
-        noisy = camera_noise(colour, camera, shot, read, generator, phase=None if fine else phase, malvar=malvar)
+        noisy = camera_noise(
+            colour,
+            camera,
+            shot,
+            read,
+            generator,
+            phase=None if fine else phase,
+            malvar=malvar,
+            pedestal=chance(self.pedestal_share, generator),
+        )
         if chance(self.smoothed_share, generator):
             luma, chroma = uniform(self.luma_smoothing, generator), uniform(self.chroma_smoothing, generator)
-            noise = smooth_noise(noisy - colour, luma, chroma, uniform(self.chroma_gain, generator))
+            chroma_gain, grain = uniform(self.chroma_gain, generator), uniform(self.grain, generator)
+            noise = smooth_noise(noisy - colour, luma, chroma, chroma_gain, grain)
             noisy = colour + noise
         if self.sharpened_share and chance(self.sharpened_share, generator):
             amount, radius = uniform(self.sharpening, generator), uniform(self.sharpening_radius, generator)
