@@ -54,10 +54,21 @@ def test_a_shipped_models_window_and_licence_are_exported(kbnet_, tmp_path):
     assert facts["weights_sha256"] == shipped["sha256"]
 
 
+def test_a_package_for_darktable(kbnet_, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["a.dtmodel"], ["b.dtmodel", "--for", "darktable"]):
+        done = kbnet_("export", tiny, "-o", *arguments)
+        assert (done.code, done.err.count("\n")) == (0, 1), done.err
+        assert "darktable, 768 x 768 pixels" in done.err
+    assert names(tmp_path) == ["a.dtmodel", "b.dtmodel"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "g.bin"], "expected a file name ending in .onnx, .xml, .pt2"),
+        (["-o", "g.dtmodel", "--tile", "256"], "conflicts with --tile"),
+        (["-o", "g.onnx", "--for", "darktable"], "expected a name ending in .dtmodel for darktable"),
+        (["-o", "g.bin"], "expected a file name ending in .onnx, .xml, .pt2, .dtmodel"),
         (["-o", "g.onnx", "--format", "openvino"], "expected a name ending in .xml for openvino"),
         (["-o", "g.onnx", "--dynamic", "--tile", "64"], "conflicts with --dynamic"),
         (["-o", "g.onnx", "--tile", "66"], "expected a tile size that is a multiple of 8"),

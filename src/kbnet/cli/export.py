@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+_DARKTABLE_SIDE = 768  # pixels; checked in kbnet.export.darktable
+
 
 class FormatChoice(StrEnum):
     """File format."""
@@ -13,6 +15,12 @@ class FormatChoice(StrEnum):
     ONNX = "onnx"
     OPENVINO = "openvino"
     TORCH_EXPORT = "torch-export"
+
+
+class ProgramChoice(StrEnum):
+    """Program that the file is for."""
+
+    DARKTABLE = "darktable"
 
 
 class DtypeChoice(StrEnum):
@@ -26,12 +34,21 @@ class DtypeChoice(StrEnum):
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model or task name, or weights file.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="File to write: .onnx, .xml (OpenVINO) or .pt2.")
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write: .onnx, .xml (OpenVINO), .pt2 or .dtmodel."),
     ],
     format: Annotated[
         FormatChoice | None,
         typer.Option(
             help="ONNX, OpenVINO (.xml and .bin), or a torch.export program.", show_default="by the extension of FILE"
+        ),
+    ] = None,
+    program: Annotated[
+        ProgramChoice | None,
+        typer.Option(
+            "--for",
+            help="Write a package for a program: darktable 5.6 and later install a denoiser in preferences > AI.",
+            show_default="darktable if FILE ends in .dtmodel",
         ),
     ] = None,
     dynamic: Annotated[
@@ -75,7 +92,7 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Export a model to ONNX, OpenVINO or torch.export.
+    """Export a model to ONNX, OpenVINO, torch.export or darktable.
 
     The graph uses standard operators and contains facts about the model as metadata. Before writing, kbnet compares it
     with PyTorch at several sizes and refuses differences above 1e-4. `kbnet restore --model FILE` runs .onnx and .xml
@@ -83,7 +100,12 @@ def export(
     """
     if dynamic and tile:
         raise typer.BadParameter("conflicts with --dynamic; leave one of them out", param_hint="'--tile'")
-    chosen = format.value if format else _format_of(output)
+    packaged = program is ProgramChoice.DARKTABLE or (format is None and output.suffix.lower() == ".dtmodel")
+    if packaged:
+        given = {"--format": format, "--dynamic": dynamic, "--tile": tile, "--context": context, "--uint8": uint8}
+        _refuse(given | {"--dtype": dtype is not DtypeChoice.FLOAT32, "--calibrate": calibrate})
+        tile = _DARKTABLE_SIDE
+    chosen = "darktable" if packaged else format.value if format else _format_of(output)
     small = dtype is DtypeChoice.INT8
     if small and chosen != "openvino":
         raise typer.BadParameter(
@@ -96,7 +118,7 @@ def export(
 
     import hashlib
 
-    from kbnet.export import export_int8, export_model, graph_facts
+    from kbnet.export import export_darktable, export_int8, export_model, graph_facts
     from kbnet.models import find, resolve
     from kbnet.nn import load_file
 
@@ -123,6 +145,8 @@ def export(
             f"{quality.quantised:.2f} dB in 8 bits, {quality.full:.2f} dB in float32, {quality.degraded:.2f} dB before "
             f"({quality.crops} crops held out from calibration)"
         )
+    elif packaged:
+        judged = f"differs from PyTorch by at most {export_darktable(network, output, facts, overwrite=overwrite):.1g}"
     else:
         difference = export_model(network, output, facts, format=chosen, overwrite=overwrite)  # type: ignore[arg-type]  # one of the three
         judged = f"differs from PyTorch by at most {difference:.1g}"
@@ -134,7 +158,7 @@ def export(
         f"{model} → {output}  {chosen}, {size}, averages {averages}; {judged}",
         err=True,
     )
-    if not (context or window):
+    if not (context or window or packaged):
         typer.echo(
             "kbnet: note: this graph averages over each tile separately, so large photos can show seams; to avoid "
             "them, add --context",
@@ -142,10 +166,18 @@ def export(
         )
 
 
+def _refuse(given: dict[str, object]) -> None:
+    """Refuse options that a program's package decides by itself."""
+    for option, value in given.items():
+        if value:
+            raise typer.BadParameter(f"conflicts with {option}; leave one of them out", param_hint="'--for'")
+
+
 def _format_of(output: Path) -> str:
     formats = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch-export"}
     if output.suffix.lower() not in formats:
         raise typer.BadParameter(
-            f"expected a file name ending in {', '.join(formats)}, or --format; got {output}", param_hint="'--output'"
+            f"expected a file name ending in {', '.join(formats)}, .dtmodel, or --format; got {output}",
+            param_hint="'--output'",
         )
     return formats[output.suffix.lower()]
