@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from kbnet import __version__
-from kbnet.models import TASKS, find
+from kbnet.models import TASKS, CatalogueEntry, find
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "web"
@@ -142,9 +142,11 @@ def assemble(out: Path, modules: dict[str, Path]) -> None:
     for path in (ROOT / "web").glob("*.js"):
         shutil.copy(path, out)
     shutil.copy(ROOT / "LICENSE", out)
+    # kbnet.js finds it beside itself: in the npm package, there is no page.
+    (out / "look.js").write_text('export * from "./page/js/look.js";\n', encoding="utf-8")
     for variant, module in modules.items():
         shutil.copy(module, out / f"kbnet-{variant}.wasm")
-    models = {task: write_weights(task, out) for task in TASKS}
+    models = {task: write_models(task, out) for task in TASKS}
     (out / "models.json").write_text(json.dumps(models, indent=1) + "\n", encoding="utf-8")
     (out / "kbnet.webmanifest").write_text(json.dumps(write_icons(out), indent=1) + "\n", encoding="utf-8")
     (out / "index.html").write_text(index(), encoding="utf-8")
@@ -159,9 +161,15 @@ def assemble(out: Path, modules: dict[str, Path]) -> None:
     (out / "sw.js").write_text(worker.replace("/*FILES*/ []", json.dumps(files, indent=1)), encoding="utf-8")
 
 
-def write_weights(task: str, out: Path) -> dict[str, object]:
-    """Write a task's default weights in float16, under a name that changes with the contents; return their entry."""
+def write_models(task: str, out: Path) -> dict[str, object]:
+    """Write a task's default weights, and those for gray images if there are any; return their entry."""
     entry = find(task)
+    assert entry is not None
+    return write_weights(entry, out) | ({"gray": write_weights(find(entry.gray), out)} if entry.gray else {})
+
+
+def write_weights(entry: CatalogueEntry | None, out: Path) -> dict[str, object]:
+    """Write weights in float16, under a name that changes with the contents; return their entry."""
     assert entry is not None
     with safe_open(entry.path, framework="numpy") as stored:
         metadata = stored.metadata()
@@ -222,6 +230,7 @@ def pack(folder: Path, site: Path) -> str | None:
         fresh.mkdir(parents=True)
         for name in (*LIBRARY, "README.md"):
             shutil.copy(ROOT / "web" / name, fresh)
+        shutil.copy(PAGE / "js" / "look.js", fresh)
         for path in site.iterdir():
             if path.suffix in (".wasm", ".safetensors") or path.name in ("models.json", "LICENSE"):
                 shutil.copy(path, fresh)

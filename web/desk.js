@@ -2,9 +2,10 @@
 // never waits. local.js calls it; engines run in further workers.
 import { readImage, writeImage } from "./files.js";
 import { Restorer } from "./kbnet.js";
+import { Mixer } from "./look.js";
 
 const SMALL = { workers: 1, tile: 320 }; // where memory runs out
-const restorers = new Map(); // per task: a promise
+const restorers = new Map(); // per task, and apart for gray images: a promise
 const running = new Map(); // per call: an AbortController
 const results = new Map(); // per call: restored pixels in a Blob, which browsers may keep on disk
 
@@ -14,7 +15,7 @@ const actions = {
     const tell = (progress) => postMessage({ id, progress });
     tell({ state: "loading" });
     const original = await readImage(file);
-    const restored = await attempt(task, base, async (restorer) => {
+    const restored = await attempt(task, { base, gray: original.gray }, async (restorer) => {
       signal.throwIfAborted();
       tell({ state: "working" });
       const start = performance.now();
@@ -24,20 +25,20 @@ const actions = {
       };
       const result = await restorer.restore(original, { signal, onProgress });
       const { data, width, height } = result;
+      if (original.gray && !restorer.gray) makeGray(data);
       return { data, width, height, seconds: (performance.now() - start) / 1000 };
     });
-    if (original.gray) makeGray(restored.data);
     const change = meanChange(original.data, restored.data);
     const { blob, notes } = await writeImage(restored, original);
     results.set(id, new Blob([restored.data]));
     return { blob, notes, change, seconds: restored.seconds, kept: id };
   },
 
-  async encode({ file, kept, strength, format }) {
+  async encode({ file, kept, look, format }) {
     const original = await readImage(file), { width, height } = original;
-    const restored = new Uint8ClampedArray(await results.get(kept).arrayBuffer()), { data } = original;
-    for (let i = 0; i < data.length; i++) restored[i] = data[i] + strength * (restored[i] - data[i]);
-    return writeImage({ data: restored, width, height }, original, format || original.format);
+    const mixed = { data: new Uint8ClampedArray(await results.get(kept).arrayBuffer()), width, height };
+    new Mixer(original, mixed).mix(look, mixed);
+    return writeImage(mixed, original, format || original.format);
   },
 
   async check({ file }) {
@@ -49,30 +50,35 @@ const actions = {
   },
 };
 
-async function attempt(task, base, work) {
-  const restorer = await load(task, base);
+async function attempt(task, options, work) {
+  const restorer = await load(task, options);
   try {
     return await work(restorer);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     // An engine that failed cannot be used again; it usually failed for lack of memory.
-    restorers.delete(task);
+    restorers.delete(nameOf(task, options));
     restorer.close();
-    return work(await load(task, base, SMALL));
+    return work(await load(task, { ...options, ...SMALL }));
   }
 }
 
-function load(task, base, options = {}) {
-  if (!restorers.has(task)) {
+function load(task, options) {
+  const name = nameOf(task, options);
+  if (!restorers.has(name)) {
     for (const [other, promise] of restorers) {
-      restorers.delete(other); // one task's engines at a time: they keep their memory
+      restorers.delete(other); // one network's engines at a time: they keep their memory
       promise.then((restorer) => restorer.close(), () => {});
     }
-    const promise = Restorer.load(task, { base, ...options });
-    promise.catch(() => restorers.delete(task)); // a download that failed is tried again
-    restorers.set(task, promise);
+    const promise = Restorer.load(task, options);
+    promise.catch(() => restorers.delete(name)); // a download that failed is tried again
+    restorers.set(name, promise);
   }
-  return restorers.get(task);
+  return restorers.get(name);
+}
+
+function nameOf(task, { gray }) {
+  return gray ? `${task} gray` : task;
 }
 
 /** Colour weights restore a gray image as three equal channels; the mean of the three is the result. */

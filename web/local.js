@@ -1,5 +1,6 @@
 // The page's backend that restores in the browser; page/js/backend.js defines the interface. The work is done in desk.js.
 import { BackendError } from "./page/js/backend.js";
+import { isPlain, settled } from "./look.js";
 
 const TASKS = [
   { name: "denoise", label: "Noise", presets: ["fast"] },
@@ -20,16 +21,17 @@ export class LocalBackend {
   unlock() {}
 
   async describe() {
-    return { tasks: TASKS, formats: ["png", "jpeg", "webp"], looks: ["strength"] };
+    return { tasks: TASKS, formats: ["png", "jpeg", "webp"], looks: ["strength", "colour", "detail"] };
   }
 
   restore(file, { task }, { signal, progress }) {
     return this.#call("restore", { file, task, base: this.#base }, signal, progress);
   }
 
-  async encode(file, _, { blob, notes, kept }, { strength = 1 }, format, { signal } = {}) {
-    if (strength === 1 && (!format || blob.type === `image/${format}`)) return { blob, notes };
-    return this.#call("encode", { file, kept, strength, format }, signal);
+  async encode(file, _, { blob, notes, kept }, look, format, { signal } = {}) {
+    const whole = isPlain(look) && settled(look).strength === 1;
+    if (whole && (!format || blob.type === `image/${format}`)) return { blob, notes };
+    return this.#call("encode", { file, kept, look, format }, signal);
   }
 
   // Browsers display every file that this page restores; for others, the error says what is wrong with them.

@@ -28,9 +28,9 @@ def decode(data):
     return np.asarray(Image.open(BytesIO(data)))
 
 
-def expected(pixels, strength=1.0):
-    restorer = kbnet.Restorer.from_pretrained("denoise", tile=TILE, device="cpu", dtype="float32")
-    return restorer(pixels, strength=strength)
+def expected(pixels, strength=1.0, *, model="denoise", **look):
+    restorer = kbnet.Restorer.from_pretrained(model, tile=TILE, device="cpu", dtype="float32")
+    return restorer(pixels, strength=strength, **look)
 
 
 def difference(one, other):

@@ -68,6 +68,31 @@ def difference(one, other):
     return int(np.abs(one.astype(int) - other).max())
 
 
+@pytest.mark.parametrize(
+    "look", [{"strength": 0.4}, {"colorStrength": 0.25}, {"strength": 0.8, "detail": 0.6}], ids=str
+)
+def test_strengths_and_detail_are_those_of_the_restorer(restore, look):
+    pixels = noisy(70, 90)
+    names = {"colorStrength": "color_strength"}
+    _, result = restore(pixels, load={"workers": 1}, options=look)
+    options = {names.get(name, name): value for name, value in look.items()}
+    assert difference(result, expected(pixels, "denoise", 640, **options)) <= 1
+    assert difference(result, restore(pixels, load={"workers": 1})[1]) > 5
+
+
+@pytest.mark.parametrize("tile", [64, 640])
+def test_gray_images_are_restored_with_gray_weights(restore, tile):
+    gray = noisy(80, 72)[..., :1]
+    _, result = restore(np.repeat(gray, 3, 2), load={"gray": True, "tile": tile, "workers": 2})
+    assert np.array_equal(result[..., :1], result[..., 1:2])
+    assert np.array_equal(result[..., :1], result[..., 2:])
+    wanted = expected(gray, "denoise-gaussian-gray", tile)
+    assert difference(wanted, gray) > 5
+    assert difference(result[..., :1], wanted) <= 1
+    told, _ = restore(noisy(16, 16), load={"gray": True, "workers": 1})
+    assert told["error"] == "TypeError"
+
+
 @pytest.mark.parametrize("simd", ["auto", "plain"])  # Node 20 has no relaxed SIMD, later ones do
 def test_tiles_of_the_same_size_give_the_result_of_the_restorer(restore, simd):
     pixels = noisy(150, 201)
@@ -146,7 +171,7 @@ def test_damaged_weights_and_wrong_arguments_are_refused(site, node, tmp_path):
     })()"""
     assert evaluate(node, copy, wrong) == [
         "expected RGBA pixels of 2 x 2, got 4 values",
-        "expected a strength from 0 to 1, got 2",
+        "expected strength from 0 to 1, got 2",
     ]
 
 
