@@ -5,13 +5,16 @@ import io
 import numpy as np
 import pytest
 import tifffile
-from raw_files import dng
+from raw_files import TO_REC_2020, dng
 
-from kbnet.errors import UnreadableImageError, UnsupportedImageError
+from kbnet.errors import InvalidInputError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging import probe, raw, read_photo, sniff, write_photo
 from kbnet.imaging.isolated import Isolation
 from kbnet.imaging.linear import decode
 from kbnet.inference.jobs import plan_jobs, run_jobs
+
+XYZ_TO_SRGB = np.array([[3.2404542, -1.5371385, -0.4985314], [-0.969266, 1.8760108, 0.041556],
+                        [0.0556434, -0.2040259, 1.0572252]])  # fmt: skip
 
 
 def scene(height=48, width=64):
@@ -89,3 +92,73 @@ def test_without_the_extra_the_cure_is_named(monkeypatch):
 def test_a_child_process_develops_the_same():
     data = dng(scene())
     assert np.array_equal(read_photo(data, isolation=Isolation()).pixels, read_photo(data).pixels)
+
+
+def written_as_dng(photo, **options):
+    return write_photo(photo, None, format="dng", **options)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_linear_dng_is_opened_by_raw_converters_with_the_same_colours(orientation):
+    photo = read_photo(dng(scene(), orientation=orientation))
+    data = written_as_dng(photo)
+    import rawpy
+
+    with rawpy.imread(io.BytesIO(data)) as opened:
+        assert opened.white_level == 65535
+        assert opened.camera_whitebalance[:3] == pytest.approx([1, 1, 1], abs=1e-3)
+        samples = {
+            space: opened.postprocess(
+                use_camera_wb=True, output_color=space, output_bps=16, gamma=(1, 1), no_auto_bright=True
+            )
+            for space in (rawpy.ColorSpace.Rec2020, rawpy.ColorSpace.sRGB)
+        }
+    assert samples[rawpy.ColorSpace.Rec2020] / 65535 == pytest.approx(linear(photo), abs=2e-3)
+    # Whether the matrix is used shows in another space only.
+    wanted = linear(photo) @ np.linalg.inv(TO_REC_2020).T @ XYZ_TO_SRGB.T
+    assert samples[rawpy.ColorSpace.sRGB] / 65535 == pytest.approx(np.clip(wanted, 0, 1), abs=3e-3)
+    again = read_photo(data)
+    assert again.pixels.shape == photo.pixels.shape
+    assert linear(again) == pytest.approx(linear(photo), abs=2e-3)
+
+
+def test_a_linear_dng_has_the_tags_of_the_specification_and_the_metadata_of_the_raw_file():
+    page = tifffile.TiffFile(io.BytesIO(written_as_dng(read_photo(dng(scene()))))).pages[0]
+    tags = {tag.code: tag.value for tag in page.tags}
+    assert (page.photometric, page.compression, page.bitspersample) == (34892, 1, 16)
+    assert (tags[271], tags[272], tags[50708]) == ("Kbnet", "Synthetic", "Kbnet Synthetic linear Rec. 2020")
+    assert tuple(tags[50706]) == (1, 4, 0, 0)
+    assert tags[50778] == 21
+    assert 34675 not in tags  # the colours are those of ColorMatrix1
+    assert np.array_equal(page.asarray()[8, 10], np.rint(linear(read_photo(dng(scene())))[8, 10] * 65535))
+
+
+def test_only_camera_raw_files_become_dngs(tmp_path):
+    from kbnet.imaging import Photo
+
+    with pytest.raises(UnsupportedImageError, match="only camera raw files can be written as DNG"):
+        written_as_dng(Photo(np.zeros((4, 4, 3), np.uint16)))
+    photo = read_photo(dng(scene()))
+    with pytest.raises(InvalidInputError, match="bit depth of 16"):
+        written_as_dng(photo, bit_depth=8)
+    with pytest.raises(InvalidInputError, match="the file name says dng, but the format is tiff"):
+        write_photo(photo, tmp_path / "a.dng", format="tif")
+    assert list(tmp_path.iterdir()) == []
+    assert tifffile.TiffFile(io.BytesIO(write_photo(photo, None))).pages[0].photometric == 2
+
+
+def test_a_folder_becomes_dngs_and_a_raw_file_is_never_replaced_unasked(tmp_path):
+    source = tmp_path / "a.dng"
+    source.write_bytes(dng(scene()))
+    (tmp_path / "b.png").write_bytes(write_photo(read_photo(dng(scene())), None, format="png", bit_depth=8))
+    jobs = plan_jobs([tmp_path], tmp_path / "out", format="dng")
+    results = list(run_jobs(jobs, lambda pixels, progress: pixels, format="dng"))
+    assert [(result.job.output.name, result.ok) for result in results] == [("a.dng", True), ("b.dng", False)]
+    assert "only camera raw files" in results[1].error
+    assert read_photo(tmp_path / "out" / "a.dng").pixels.shape == (48, 64, 3)
+
+    before = source.read_bytes()
+    jobs = plan_jobs([source], format="dng", overwrite=True)
+    (result,) = run_jobs(jobs, lambda pixels, progress: pixels, format="dng", overwrite=True)
+    assert "the camera's raw data would be lost with the original" in result.error
+    assert source.read_bytes() == before

@@ -103,7 +103,11 @@ class RestoreOptions(LibraryOptions):
     ] = 0.0
     format: Annotated[
         str | None,
-        typer.Option(metavar="FORMAT", help="png, jpg, tif, webp, avif or heic.", show_default="same as the input"),
+        typer.Option(
+            metavar="FORMAT",
+            help="png, jpg, tif, webp, avif or heic; dng for camera raw files.",
+            show_default="same as the input",
+        ),
     ] = None
     quality: Annotated[
         int | None,

@@ -39,6 +39,9 @@ SUPPORTED_SUFFIXES = tuple(SUFFIX_FORMATS)
 READ_SUFFIXES = (".bmp", ".gif")
 """Suffixes of formats that can only be read. Their results are written as PNG by default."""
 
+DNG = "dng"
+"""Format of developed camera raw files only: a TIFF for raw editors, see `kbnet.imaging.dng`."""
+
 
 def is_supported(path: Path | str) -> bool:
     """Return whether the file name has the suffix of a format that can be read and written. The file isn't opened.
@@ -48,6 +51,16 @@ def is_supported(path: Path | str) -> bool:
     """
     format = SUFFIX_FORMATS.get(Path(path).suffix.lower())
     return format is not None and (format != "heic" or writes_heic())
+
+
+def format_named(path: Path | str) -> str | None:
+    """Return the format that a file name asks for when it is written, or None.
+
+    >>> format_named("holiday.JPG"), format_named("holiday.dng"), format_named("holiday.gif")
+    ('jpeg', 'dng', None)
+    """
+    suffix = Path(path).suffix.lower()
+    return DNG if suffix == f".{DNG}" else SUFFIX_FORMATS.get(suffix)
 
 
 @cache
@@ -150,6 +163,7 @@ class Photo:
         linear: whether the file's samples are scene-linear. Then `pixels` are encoded (`kbnet.imaging.linear`), which
             makes them look like those of other photos, and writing decodes them.
         coding: how a JPEG was encoded, to write a result in the same way; None for other formats, or if unknown.
+        linear_dng: whether to write the TIFF as a linear DNG.
 
     Raises:
         InvalidInputError: wrong shapes or dtypes, or a format that isn't in `FORMATS`.
@@ -168,6 +182,7 @@ class Photo:
     source: Path | None = None
     linear: bool = False
     coding: "JpegCoding | None" = None
+    linear_dng: bool = False
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kbnet.errors import InvalidInputError, MissingExtraError, UnsupportedImageError
+from kbnet.imaging import dng
 from kbnet.imaging.blocks import NAMES, fit, fits_jpeg, profile_of
 from kbnet.imaging.icc import displayed, icc_channels
-from kbnet.imaging.photo import FORMATS, Metadata, Photo, Pixels, writes_heic
+from kbnet.imaging.photo import DNG, FORMATS, Metadata, Photo, Pixels, writes_heic
 
 _ALIASES = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "tif": "tiff"}
 # Longest side that each format or its encoder accepts.
@@ -20,14 +21,14 @@ _TWELVE_BIT = ("avif", "heic")
 
 
 def format_of(name: str) -> str:
-    """Return the canonical name of a format for a name or suffix such as "jpg" or ".TIF".
+    """Return the canonical name of a format, including "dng", for a name or suffix such as "jpg" or ".TIF".
 
     Raises:
         UnsupportedImageError: a format that can't be written.
     """
     key = name.lower().removeprefix(".")
     key = _ALIASES.get(key, key)
-    if key not in FORMATS:
+    if key not in (*FORMATS, DNG):
         raise UnsupportedImageError(f"expected one of the output formats {', '.join(FORMATS)}, got {name!r}")
     return key
 
@@ -37,8 +38,9 @@ def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> t
 
     AVIF and HEIC store 16-bit samples with 12 bits (10 if the source had 10). JPEG has no alpha: the image is
     composited over white. WebP and AVIF have no gray: it is stored as RGB. Only TIFF stores floats, and only TIFF and
-    PNG scene-linear samples: other formats get them encoded with the sRGB curve, and clipped. Planning an already
-    planned photo again changes nothing.
+    PNG scene-linear samples: other formats get them encoded with the sRGB curve, and clipped. "dng" is for developed
+    camera raw files: the format becomes "tiff", with `linear_dng`. Planning an already planned photo again changes
+    nothing.
 
     Args:
         photo: the photo to convert.
@@ -58,13 +60,17 @@ def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> t
         raise MissingExtraError("pillow-heif", "heic")
     if bit_depth not in (None, 8, 16):
         raise InvalidInputError(f"expected a bit depth of 8 or 16, got {bit_depth}")
+    is_dng = format == DNG
+    if is_dng:
+        dng.check(photo, bit_depth)
+        format = "tiff"
     name, longest = NAMES[format], _LONGEST.get(format)
     if longest is not None and max(photo.width, photo.height) > longest:
         raise UnsupportedImageError(
             f"{name} supports at most {longest} pixels per side, the image is {photo.width} x {photo.height}; "
             "use PNG or TIFF"
         )
-    photo, notes = _displayed(replace(photo, format=format), bit_depth)
+    photo, notes = _displayed(replace(photo, format=format, linear_dng=is_dng), bit_depth)
     if photo.alpha is not None and format == "jpeg":
         if photo.alpha.min() < white_of(photo.alpha.dtype):
             notes.append("JPEG has no transparency: composited over white")

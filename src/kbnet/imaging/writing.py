@@ -9,13 +9,13 @@ import numpy as np
 
 from kbnet import files
 from kbnet.errors import InvalidInputError, OutputError
-from kbnet.imaging import coding, heif
+from kbnet.imaging import coding, dng, heif
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.coding import JpegCoding
 from kbnet.imaging.containers import dress
 from kbnet.imaging.extras import check_extras
 from kbnet.imaging.linear import decode
-from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
+from kbnet.imaging.photo import Photo, Pixels, format_named, printable
 from kbnet.imaging.planning import _at_depth, format_of, plan_output
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ def write_photo(
     Args:
         photo: the photo to write.
         target: path of the file. A symbolic link is replaced, not followed.
-        format: one of `FORMATS` or an alias such as "jpg". Defaults to the format of `target`'s suffix, or else the
-            photo's format.
+        format: one of `FORMATS`, an alias such as "jpg", or "dng" for a developed camera raw file. Defaults to the
+            format of `target`'s suffix, or else the photo's format.
         quality: 1 to 100; defaults to 95, for AVIF 90. Ignored for PNG and TIFF, which are always lossless. Without it,
             WebP is lossless if the photo's source was.
         bit_depth: 8 or 16; defaults to the photo's.
@@ -87,6 +87,8 @@ def encode(photo: Photo, *, quality: int | None = None, same_quality: bool = Fal
     if quality is not None and not 1 <= quality <= 100:
         raise InvalidInputError(f"expected a quality from 1 to 100, got {quality}")
     photo = _stored(photo)
+    if photo.linear_dng:
+        photo = replace(photo, pixels=dng.samples(photo.pixels))
     try:
         if photo.format == "heic":
             encoded = _encode_heic(photo, quality)
@@ -138,6 +140,8 @@ def _encode(image: Any, photo: Photo, quality: int | None) -> bytes:
         # classic TIFF is limited to 4 GB, and deflate can make noise slightly larger
         big = photo.pixels.nbytes > 3 << 30
         predictor = "float" if photo.bit_depth == 32 else "horizontal"
+        if photo.linear_dng:  # raw editors expect deflate for floats only
+            return bytes(image.tiffsave_buffer(compression="none", bigtiff=big, keep="none"))
         return bytes(image.tiffsave_buffer(compression="deflate", predictor=predictor, bigtiff=big, keep="none"))
     if photo.format == "webp":
         if photo.lossless and quality is None:
@@ -150,7 +154,7 @@ def _encode(image: Any, photo: Photo, quality: int | None) -> bytes:
 
 
 def _choose_format(photo: Photo, path: Path | None, format: str | None) -> str:
-    named = None if path is None else SUFFIX_FORMATS.get(path.suffix.lower())
+    named = None if path is None else format_named(path)
     if format is not None:
         chosen = format_of(format)
         if named not in (None, chosen) and path is not None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError
 from kbnet.imaging import SUPPORTED_SUFFIXES, is_supported
-from kbnet.imaging.photo import printable, writes_heic
+from kbnet.imaging.photo import DNG, format_named, printable, writes_heic
 from kbnet.imaging.planning import format_of
 from kbnet.inference.finding import Found, PassedOver, Search, endings, is_pattern
 from kbnet.inference.numbering import numbered
@@ -173,7 +173,7 @@ def _target(inputs: Sequence[str | Path], output: str | Path | None) -> tuple[Pa
         return None, path
     if os.path.lexists(path) and not is_folder(path):
         raise InvalidInputError(f"expected a folder for the results, got a file: {printable(path)}")
-    if several and is_supported(path) and not is_folder(path) and not str(output).endswith(separators):
+    if several and format_named(path) and not is_folder(path) and not str(output).endswith(separators):
         raise InvalidInputError(
             f"expected a folder for the results of several photos, got {printable(path)}, whose name is that of a "
             f"file; use a folder, or {printable(path)}{os.sep} to create a folder with that name"
@@ -295,15 +295,15 @@ def _ending(format: str | None) -> str | None:
     if format is None:
         return None
     ending = "." + format.lower().removeprefix(".")
-    if ending not in SUPPORTED_SUFFIXES:
-        raise InvalidInputError(f"expected an output format, one of {endings()}; got {format!r}")
+    if ending not in (*SUPPORTED_SUFFIXES, f".{DNG}"):
+        raise InvalidInputError(f"expected an output format, one of {endings()}, {DNG}; got {format!r}")
     if format_of(ending) == "heic" and not writes_heic():
         raise MissingExtraError("pillow-heif", "heic")
     return ending
 
 
 def _check_name(file: Path, format: str | None) -> None:
-    if is_supported(file):
+    if format_named(file):
         if format is not None and format_of(file.suffix) != format_of(format):
             raise InvalidInputError(
                 f"{printable(file)}: the file name says {format_of(file.suffix)}, but the format is {format}; "

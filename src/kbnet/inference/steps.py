@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kbnet import files
 from kbnet.errors import NotEnoughMemoryError
-from kbnet.imaging import ImageInfo, Photo, Pixels, is_supported, plan_output, probe, read_photo, write_photo
+from kbnet.imaging import ImageInfo, Photo, Pixels, plan_output, probe, read_photo, write_photo
 from kbnet.imaging.extras import check_extras
+from kbnet.imaging.photo import format_named
 from kbnet.imaging.planning import format_of
 from kbnet.inference.change import mean_change
 from kbnet.inference.failures import check_output, explain
@@ -167,8 +168,8 @@ class Steps:
         read.booked = self._book(job.input)
         read.photo = read_photo(job.input, max_pixels=self.max_pixels)
         check_extras(read.photo.extras, read.photo.source, job.output, drop_extras=self.drop_extras)
-        named = job.output.suffix if job.output is not None and is_supported(job.output) else read.photo.format
-        read.format = format_of(self.format or named)
+        named = None if job.output is None else format_named(job.output)
+        read.format = format_of(self.format or named or read.photo.format)
         # Planned before the work for notes and refusals; writing plans again with the restored pixels.
         _, lost = plan_output(read.photo, read.format)
         read.notes = (*job.notes, *read.photo.notes, *lost)

@@ -63,7 +63,9 @@ def dress(encoded: bytes, photo: Photo) -> bytes:
     if photo.format == "png":
         return png.dressed(encoded, metadata, profile)
     if photo.format == "tiff":
-        return tiff.dressed(encoded, metadata, profile, unspecified=photo.extra_channel is not None)
+        return tiff.dressed(
+            encoded, metadata, profile, unspecified=photo.extra_channel is not None, linear_dng=photo.linear_dng
+        )
     if photo.format == "webp":
         return webp.dressed(encoded, metadata, profile, (photo.width, photo.height), has_alpha=photo.alpha is not None)
     return bmff.dressed(encoded, metadata)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
-from kbnet.imaging import exif, ifd, photoshop
+from kbnet.imaging import dng, exif, ifd, photoshop
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.ifd import Directory, Entry, Form
 from kbnet.imaging.photo import Metadata, Resolution
@@ -86,6 +86,7 @@ def collect_raw(file: BinaryIO) -> Found:
         return found
     everything = Found()
     _add_blocks(everything, directory, form)
+    found.extras.append("the camera's raw data")
     for block in everything.blocks:
         if block.kind in ("exif", "xmp", "iptc"):
             found.add(block.kind, block.data, block.name, block.code)
@@ -162,11 +163,18 @@ def _look_below(found: Found, file: BinaryIO, form: Form, directory: Directory) 
 
 
 def dress(
-    file: BinaryIO, metadata: Metadata, profile: bytes | None, *, orientation: int = 1, unspecified: bool = False
+    file: BinaryIO,
+    metadata: Metadata,
+    profile: bytes | None,
+    *,
+    orientation: int = 1,
+    unspecified: bool = False,
+    linear_dng: bool = False,
 ) -> None:
     """Replace the first directory of an encoded TIFF, in place, by one with these blocks.
 
-    The old directory remains as unused bytes. `unspecified` declares the extra channel as something other than alpha.
+    The old directory remains as unused bytes. `unspecified` declares the extra channel as something other than alpha,
+    `linear_dng` the samples as those of a linear DNG, whose tags describe the colours instead of a profile.
     """
     form = ifd.read_form(file)
     directory = ifd.read_directory(file, form, form.first, children=False) if form else None
@@ -187,6 +195,9 @@ def dress(
         result.entries[exif.ORIENTATION] = Entry(exif.ORIENTATION, ifd.SHORT, struct.pack("<H", orientation))
     if unspecified:
         result.entries[_EXTRA_SAMPLES] = Entry(_EXTRA_SAMPLES, ifd.SHORT, b"\0\0")
+    if linear_dng:
+        result.entries.pop(_ICC, None)
+        result.entries |= {entry.tag: entry for entry in dng.entries(result)}
     at = file.seek(0, 2)
     at += file.write(bytes(at % 8 and 8 - at % 8))
     file.write(ifd.dump(result, at, form, following=directory.next))
@@ -222,8 +233,8 @@ def _resolution_entries(resolution: Resolution) -> list[Entry]:
     return entries
 
 
-def dressed(encoded: bytes, metadata: Metadata, profile: bytes | None, *, unspecified: bool) -> bytes:
+def dressed(encoded: bytes, metadata: Metadata, profile: bytes | None, *, unspecified: bool, linear_dng: bool) -> bytes:
     """Like `dress`, from bytes to bytes."""
     file = io.BytesIO(encoded)
-    dress(file, metadata, profile, unspecified=unspecified)
+    dress(file, metadata, profile, unspecified=unspecified, linear_dng=linear_dng)
     return file.getvalue()
