@@ -60,6 +60,7 @@ def page(files: Mapping[str, Results], others: Results) -> str:
         eight_bits(files),
         training(files),
         workers(files),
+        formats(files),
         beside(others["other"]),
         not_run(others["not_run"]),
         sources(files),
@@ -256,6 +257,33 @@ def workers(files: Mapping[str, Results]) -> str:
         "from the plain run.\n\n"
     )
     return text + table(["images", "run", "images per hour", "wrong or missing", "from"], rows) if rows else ""
+
+
+def formats(files: Mapping[str, Results]) -> str:
+    """What reading and writing changes in files of each kind."""
+    if "corpus" not in files:
+        return ""
+    rows = [
+        [
+            row["kind"],
+            *(_plain(row.get(name)) for name in ("largest", "mean", "largest dE", "mean dE")),
+            row.get("profile", ""),
+            row.get("metadata") or "–",
+            "; ".join(row["notes"]) or "–",
+        ]
+        for row in files["corpus"]["rows"]
+    ]
+    text = (
+        "## Files of cameras and phones\n\n`kbnet restore --strength 0`, which changes no pixel: the differences come "
+        "from reading and writing a file of each kind (`python benchmarks/corpus.py`). Pixels in levels of 255, "
+        "colours in CIELAB, converted by LittleCMS from each file's profile. Lossy formats are encoded once more.\n\n"
+    )
+    heads = ["file", "largest difference", "mean", "largest dE", "mean dE", "profile", "EXIF and XMP", "notes"]
+    return text + table(heads, rows)
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
 
 
 def beside(others: Sequence[Results]) -> str:

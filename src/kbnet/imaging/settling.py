@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from kbnet.imaging import exif, photoshop, xmp
-from kbnet.imaging.containers.found import Found
+from kbnet.imaging.containers.found import RAW_DATA, Found
 from kbnet.imaging.photo import Block, Metadata
 
 TURNED_BY_DECODER = ("avif", "heic", "raw")
@@ -23,7 +23,7 @@ def settle(found: Found, orientation: int, *, turned: bool = True) -> tuple[Meta
 
     `turned` tells whether `orientation` was applied to the pixels, or they are as stored in the file.
     """
-    notes = list(found.notes) + [_extra_note(extra) for extra in found.extras]
+    notes = list(found.notes) + [_extra_note(extra) for extra in found.extras if extra != RAW_DATA]
     blocks = []
     for block in found.blocks:
         settled, note = _settled(block, orientation, turned=turned)

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from kbnet.imaging.photo import Block, Resolution
 
+RAW_DATA = "the camera's raw data"
+"""The extra of camera raw files. No note says that it isn't kept, since one says that the photo was developed."""
+
 _MOST_BLOCKS = 20_000
 
 

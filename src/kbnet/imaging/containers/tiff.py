@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import BinaryIO
 
 from kbnet.imaging import dng, exif, ifd, photoshop
-from kbnet.imaging.containers.found import Found
+from kbnet.imaging.containers.found import RAW_DATA, Found
 from kbnet.imaging.ifd import Directory, Entry, Form
 from kbnet.imaging.photo import Metadata, Resolution
 
@@ -86,7 +86,7 @@ def collect_raw(file: BinaryIO) -> Found:
         return found
     everything = Found()
     _add_blocks(everything, directory, form)
-    found.extras.append("the camera's raw data")
+    found.extras.append(RAW_DATA)
     for block in everything.blocks:
         if block.kind in ("exif", "xmp", "iptc"):
             found.add(block.kind, block.data, block.name, block.code)
