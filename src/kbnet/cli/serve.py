@@ -71,6 +71,14 @@ def serve(
             "heic", "Accept HEIC photos too; each is decoded in a process with limits on memory and time.", "--heic"
         ),
     ] = False,
+    raw: Annotated[
+        bool,
+        _option(
+            "raw",
+            "Accept camera raw files too, developed in a process with limits on memory and time. Needs the extra raw.",
+            "--raw",
+        ),
+    ] = False,
     page: Annotated[bool, _option("page", "Serve the web page; --no-page serves only the API.")] = True,
     log_format: Annotated[
         Literal["text", "json"], _option("log-format", "Log as text, or as one JSON object per line.")
@@ -88,11 +96,14 @@ def serve(
 
     Each option is also an environment variable (KBNET_MAX_WAITING for --max-waiting) and a key in the --config file.
     """
+    from kbnet.imaging.raw import develops_raw
     from kbnet.server import Limits, create_app, run
     from kbnet.server.guard import LOOPBACK_NAMES
     from kbnet.server.logs import show_messages
     from kbnet.server.running import listen, url_of
 
+    if raw and not develops_raw():
+        raise typer.BadParameter("needs an extra; run: pip install 'kbnet[raw]'", param_hint="'--raw'")
     key = _read_key(api_key_file)
     limits = Limits(
         bytes=max_bytes,
@@ -103,6 +114,7 @@ def serve(
         kept_seconds=keep_seconds,
         shutdown_seconds=shutdown_seconds,
         heic=heic,
+        raw=raw,
     )
 
     listening = listen(host, port)

@@ -8,10 +8,12 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kbnet.errors import UnreadableImageError, UnsupportedImageError
 from kbnet.imaging.photo import Pixels
@@ -39,11 +41,11 @@ class Isolation:
         return _BASE + _PER_PIXEL * self.pixels
 
 
-def decode(kind: str, data: bytes, name: str, isolation: Isolation) -> Pixels:
+def decode(kind: str, data: bytes, name: str, isolation: Isolation) -> NDArray[Any]:
     """Decode a file as `kbnet.imaging.heif.decode` does it, in a child process.
 
     Args:
-        kind: a key of `_DECODERS`, such as "heic".
+        kind: a key of `_DECODERS`, such as "heic"; "raw-size" for the height and width of a developed raw file.
         data: bytes of the file.
         name: of the file, for messages.
         isolation: the limits.
@@ -71,7 +73,7 @@ def decode(kind: str, data: bytes, name: str, isolation: Isolation) -> Pixels:
             f"{name}: decoding took longer than {isolation.seconds:g} seconds; convert it to JPEG or PNG"
         ) from None
     if done.returncode == 0:
-        array: Pixels = np.load(io.BytesIO(done.stdout), allow_pickle=False)
+        array: NDArray[Any] = np.load(io.BytesIO(done.stdout), allow_pickle=False)
         return array
     if done.returncode == _REFUSED:
         raise UnreadableImageError(f"{name}: {done.stderr.decode('utf-8', 'replace').strip()}")
@@ -95,7 +97,13 @@ def _raw(data: bytes) -> Pixels:
     return raw.develop(data, "the file")
 
 
-_DECODERS = {"heic": _heic, "raw": _raw}
+def _raw_size(data: bytes) -> NDArray[np.int64]:
+    from kbnet.imaging import raw
+
+    return np.array(raw.size(data, "the file"))
+
+
+_DECODERS: dict[str, Callable[[bytes], NDArray[Any]]] = {"heic": _heic, "raw": _raw, "raw-size": _raw_size}
 
 
 def _limit(address_space: int, seconds: int) -> None:

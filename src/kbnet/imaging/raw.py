@@ -26,8 +26,8 @@ def develops_raw() -> bool:
     return find_spec("rawpy") is not None
 
 
-def header(data: bytes, name: str) -> Any:
-    """Return a libvips image with the size, depth and profile that `develop` gives.
+def size(data: bytes, name: str) -> tuple[int, int]:
+    """Return the height and width that `develop` gives.
 
     Raises:
         UnsupportedImageError: the file is damaged, or LibRaw doesn't know the camera.
@@ -38,6 +38,11 @@ def header(data: bytes, name: str) -> Any:
     width, height = sizes.iwidth, sizes.iheight
     if sizes.flip in _SIDEWAYS:
         width, height = height, width
+    return height, width
+
+
+def header(height: int, width: int) -> Any:
+    """Return a libvips image of this size, with the depth and profile that `develop` gives."""
     image = pyvips.Image.black(width, height, bands=3).cast("ushort").copy(interpretation="rgb16")
     image.set_type(pyvips.GValue.gint_type, "bits-per-sample", 16)
     image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile())

@@ -97,7 +97,8 @@ def read_photo(
     Args:
         source: path of a file, or the bytes of a file.
         max_pixels: largest accepted number of pixels, at least 1.
-        isolation: limits of the child process that decodes HEIC; None decodes it in this process.
+        isolation: limits of the child process that decodes HEIC and camera raw files; None decodes them in this
+            process.
 
     Raises:
         UnreadableImageError: the file is missing, not readable, not an image, truncated or damaged.
@@ -118,13 +119,18 @@ def read_photo(
     return replace(photo, notes=notes, source=None if isinstance(source, bytes) else Path(source))
 
 
-def probe(source: Path | str | bytes) -> ImageInfo:
+def probe(source: Path | str | bytes, *, isolation: Isolation | None = None) -> ImageInfo:
     """Read the header of an image file of any size without decoding the pixels.
+
+    Args:
+        source: path of a file, or the bytes of a file.
+        isolation: limits of the child process that reads camera raw files; None reads them in this process.
 
     Raises:
         UnreadableImageError, UnsupportedImageError: as for `read_photo`. Damage after the header isn't detected.
     """
     with _opened(source) as opened:
+        opened = replace(opened, isolation=isolation)
         container = sniff(opened.file, opened.name)
         found = collect(opened.file, container.format, whole=False)
         try:
@@ -227,7 +233,10 @@ def _header(opened: _Opened, container: Container, found: Found, level: str) -> 
     if container.format == "heic":
         return heif.header(_whole(opened), opened.name)
     if container.format == "raw":
-        return raw.header(_whole(opened), opened.name)
+        if opened.isolation is None:
+            return raw.header(*raw.size(_whole(opened), opened.name))
+        found_size = isolated.decode("raw-size", _whole(opened), opened.name, opened.isolation)
+        return raw.header(int(found_size[0]), int(found_size[1]))
     image = _LOADERS[container.format](opened.source(), access="sequential", fail_on=level, **options)
     name = opened.name
     if pages is None:

@@ -2,7 +2,7 @@
 
 import io
 
-from kbnet.imaging import Photo, read_photo
+from kbnet.imaging import ImageInfo, Photo, probe, read_photo
 from kbnet.imaging.isolated import Isolation
 from kbnet.imaging.sniff import is_heic, is_raw
 from kbnet.server.limits import Limits
@@ -17,6 +17,11 @@ def open_photo(data: bytes, max_pixels: int) -> Photo:
     return read_photo(data, max_pixels=max_pixels, isolation=Isolation(SECONDS, max_pixels))
 
 
+def read_header(data: bytes, max_pixels: int) -> ImageInfo:
+    """Read the header of an image that `check_kind` accepted. Raises the errors of `probe`."""
+    return probe(data, isolation=Isolation(SECONDS, max_pixels))
+
+
 def check_kind(data: bytes, limits: Limits) -> None:
     """Refuse formats that this server doesn't accept.
 
@@ -24,8 +29,10 @@ def check_kind(data: bytes, limits: Limits) -> None:
         Refused: 415.
     """
     start = data[:4096]
-    if is_raw(io.BytesIO(data)):
-        raise Refused(415, "this server doesn't accept camera raw files; develop the photo to TIFF, PNG or JPEG")
+    if not limits.raw and is_raw(io.BytesIO(data)):
+        raise Refused(
+            415, "this server doesn't accept camera raw files; develop the photo, or start the server with --raw"
+        )
     if is_heic(start) and not limits.heic:
         raise Refused(
             415, "this server doesn't accept HEIC; convert the photo to JPEG, or start the server with --heic"

@@ -10,14 +10,14 @@ from functools import partial
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
-from kbnet.imaging import Pixels, probe
+from kbnet.imaging import Pixels
 from kbnet.inference.change import unchanged_note
 from kbnet.inference.guard import outbreak_note
 from kbnet.inference.look import Look
 from kbnet.models import CatalogueEntry
 from kbnet.models.catalogue import FORMER_NAMES
 from kbnet.server.admission import Admission, ending
-from kbnet.server.decoding import check_kind
+from kbnet.server.decoding import check_kind, read_header
 from kbnet.server.kept import Kept, KeptResult
 from kbnet.server.limits import Limits
 from kbnet.server.metrics import Metrics
@@ -116,11 +116,11 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
                     desk.moves[wish.token] = None
                 async with body.arriving():
                     data = await receive(request, body)
-                await asyncio.to_thread(_check_size, data, limits)
+                size = await asyncio.to_thread(_check_size, data, limits)
                 with desk.admission.place():
                     name = str(request.state.id)
                     examine = partial(_outbreak_note, task=model.task)
-                    what = Restoration(data, wish.task, wish.look, wish.format, wish.keep, name, examine)
+                    what = Restoration(data, wish.task, wish.look, wish.format, wish.keep, name, examine, size)
                     pending = desk.worker.submit(what, deadline)
                     if wish.token is not None:
                         desk.moves[wish.token] = pending
@@ -174,15 +174,19 @@ def _outbreak_note(before: Pixels, after: Pixels, task: str) -> str | None:
     return None if note is None else note.partition("; --guard")[0]
 
 
-def _check_size(data: bytes, limits: Limits) -> None:
-    """Refuse too large images by their header, before decoding them. Also raises the errors of `probe`."""
+def _check_size(data: bytes, limits: Limits) -> tuple[int, int]:
+    """Refuse too large images by their header, before decoding them, and return height and width.
+
+    Also raises the errors of `probe`.
+    """
     check_kind(data, limits)
-    most, info = limits.pixels, probe(data)
+    most, info = limits.pixels, read_header(data, limits.pixels)
     if info.width * info.height > most:
         raise Refused(
             413,
             f"expected at most {most / 1e6:g} megapixels, got {info.width} x {info.height}; send a smaller image",
         )
+    return info.height, info.width
 
 
 async def _finish(desk: Desk, pending: Pending, request: Request) -> Restored:

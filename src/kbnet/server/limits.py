@@ -33,6 +33,7 @@ class Limits:
         body_seconds: window in seconds in which at least `body_rate` bytes per second must arrive (408).
         body_rate: minimum rate of a request body, bytes per second.
         heic: whether HEIC is accepted (415), which is decoded in a child process.
+        raw: whether camera raw files are accepted (415), which are developed in a child process; needs the extra `raw`.
         shutdown_seconds: how long accepted requests may take to finish after the server is told to stop.
 
     Raises:
@@ -51,11 +52,12 @@ class Limits:
     body_rate: int = 10_000
     shutdown_seconds: float = 7.0
     heic: bool = False
+    raw: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "heic":
+            if field.name in ("heic", "raw"):
                 continue
             whole = field.type is int or field.type == "int"
             least = 0 if field.name in _DERIVED else 1

@@ -39,6 +39,7 @@ class Restoration:
         keep: whether to also return the restored pixels.
         request: id of the request in the log.
         examine: compares the pixels before and after, and returns a note or None.
+        size: height and width of the image; None if its header hasn't been read.
     """
 
     data: bytes = field(repr=False)
@@ -48,6 +49,7 @@ class Restoration:
     keep: bool = False
     request: str = "-"
     examine: Callable[[Pixels, Pixels], str | None] = lambda before, after: None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,16 @@ class Pending:
     @cached_property
     def kind(self) -> tuple[object, ...] | None:
         """Key that is equal for small images that can be restored in one batch; None for other images."""
-        try:
-            info = probe(self.what.data)
-        except ImageError:
-            return None  # refused when its turn comes
-        if info.width * info.height > SMALL_PIXELS or self.what.look.is_input:
+        size = self.what.size
+        if size is None:
+            try:
+                info = probe(self.what.data)
+            except ImageError:
+                return None  # refused when its turn comes
+            size = info.height, info.width
+        if size[0] * size[1] > SMALL_PIXELS or self.what.look.is_input:
             return None
-        return self.what.task, self.what.look, info.width, info.height
+        return self.what.task, self.what.look, *size
 
     def check(self) -> None:
         """Raise Refused if the result is no longer needed or the deadline has passed."""
