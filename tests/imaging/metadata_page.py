@@ -43,7 +43,8 @@ OTHER_TITLES = {
     "profile": "the colour profile (ICC)",
     "resolution": "the resolution",
     "channel": "a channel that isn't transparency: infrared, a mask",
-    "extra": "a second image, a video, a sound, a gain map, a depth map, layers",
+    "companion": "an HDR gain map, the video of a motion photo, a depth map, after a JPEG image",
+    "extra": "a second image, a sound, layers, masks, and anything after other images",
     "thumbnail": "thumbnails, previews and reduced copies of the image",
 }
 
@@ -87,15 +88,17 @@ Details:
 
 ## Files with more than one image
 
-Some phones append a video, a second image, a sound or an HDR gain map to the image file, or store depth maps, gain maps
-and mattes in HEIC files. Photoshop stores layers in TIFF files. Results can't contain these. If the result is a
-different file, a note names what is missing. If the result would replace its own input, kbnet refuses the file, so that
-nothing is lost:
+Some phones append an HDR gain map (Ultra HDR, ISO 21496-1), the video of a motion photo or a depth map to a JPEG. JPEG
+results keep them: they remain true for the restored image. If the image had to be rotated, so are the gain map and the
+depth map, which are encoded once more. The MPF index and the lengths in the XMP are adapted.
+
+Other formats can't contain these, and no result contains a second image, a sound, what HEIC files store beside the
+image (depth maps, gain maps, mattes), or Photoshop's layers. If the result is a different file, a note names what is
+missing. If the result would replace its own input, kbnet refuses the file, so that nothing is lost:
 
 ```text
-$ kbnet restore motion.jpg -o motion.jpg --overwrite
-kbnet: error: motion.jpg: the video of a motion photo would be lost with the original; choose another output or add
---drop-extras
+$ kbnet restore stereo.jpg -o stereo.jpg --overwrite
+kbnet: error: stereo.jpg: a second image would be lost with the original; choose another output or add --drop-extras
 ```
 
 With `--drop-extras`, kbnet replaces the file and prints the note.

@@ -13,6 +13,7 @@ from PIL import Image, ImageCms, IptcImagePlugin
 
 from kbnet.imaging import icc
 from kbnet.imaging.blocks import KINDS
+from kbnet.imaging.containers.scanning import picture_end
 
 PIXELS = files.pattern()
 ARTIST, CAPTION, COMMENT = "Ada of the samples", "A caption to be kept", "A comment to be kept"
@@ -342,10 +343,23 @@ def motion_photo():
 def two_pictures(*kinds):
     """A picture, an index that calls the others of a kind, and these."""
     second = files.pillow(files.pattern(seed=2), "JPEG")
+    return jpeg(segment(0xE2, mpf(*kinds))) + second * len(kinds)
+
+
+def mpf(*kinds):
+    """A multi-picture index, with the sizes and offsets still to be set."""
     entries = b"".join(struct.pack("<IIIHH", kind, 0, 0, 0, 0) for kind in (0x030000, *kinds))
-    index = b"II*\0" + struct.pack("<I", 8) + directory([(0xB002, 7, len(entries), entries)], 8)
-    first = jpeg(segment(0xE2, b"MPF\0" + index))
-    return first + second * len(kinds)
+    return b"MPF\0II*\0" + struct.pack("<I", 8) + directory([(0xB002, 7, len(entries), entries)], 8)
+
+
+def ultra_hdr(*segments, second=None, **options):
+    """A picture with a gain map as phones write it: XMP with its length, a multi-picture index, an ISO 21496-1 mark."""
+    mark = b"urn:iso:std:iso:ts:21496:-1\0"
+    picture = files.pillow(files.pattern(seed=2)[..., 0] if second is None else second, "JPEG", quality=95)
+    behind = picture[:2] + segment(0xE2, mark + b"\0" * 60) + picture[2:]
+    said = b' xmlns:Item="http://ns.google.com/photos/1.0/container/item/" Item:Semantic="GainMap" Item:Length="%d"'
+    described = said % len(behind) + b' xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"'
+    return jpeg(*segments, xmp_segment(described), segment(0xE2, mark + b"\0\0\0\0"), segment(0xE2, mpf(0))) + behind
 
 
 def gain_map(marked=b"urn:iso:std:iso:ts:21496:-1\0\0\0"):
@@ -416,16 +430,20 @@ def other_samples() -> list[Sample]:
     channel = "the extra channel is not kept"
     found.append(Sample("channel", "tiff", "ExtraSamples 0", tiff(pixels=infrared), b"", keeps_channel, channel))
     for where, data, note in (
-        ("a motion photo", motion_photo(), "the video of a motion photo"),
         ("MPF", two_pictures(0x020002), "a second image"),
         ("", two_pictures(0x020001, 0x020001), "2 more images"),
-        ("an HDR gain map", gain_map(), "the HDR gain map"),
-        ("", gain_map(b"http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version='1.0'/>"), "the HDR gain map"),
         ("sound", jpeg() + wave, "a sound recording"),
-        ("a depth map", jpeg(xmp_segment(depth)) + shown, "a depth map"),
         ("unknown data", jpeg() + b"what is this?" * 500, "6500 bytes of unknown data"),
     ):
         found.append(Sample("extra", "jpeg", where, data, note=note))
+    for where, data, note in (
+        ("a motion photo", motion_photo(), "the video of a motion photo"),
+        ("an HDR gain map", gain_map(), "the HDR gain map"),
+        ("", gain_map(b"http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version='1.0'/>"), "the HDR gain map"),
+        ("", ultra_hdr(), "the HDR gain map"),
+        ("a depth map", jpeg(xmp_segment(depth)) + shown, "a depth map"),
+    ):
+        found.append(Sample("companion", "jpeg", where, data, data[picture_end(data) :], note=note))
     found += [
         Sample("extra", "png", "data after the end", png() + motion_photo()[-3000:] + b"x" * 5000, note="8000 bytes"),
         Sample("extra", "webp", "data after the end", webp() + b"?" * 5000, note="5000 bytes"),

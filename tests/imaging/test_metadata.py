@@ -26,6 +26,7 @@ OTHER_RULES = {
     "profile": ("kept",) * 6,
     "resolution": ("kept", "kept", "kept", "noted", "noted", "noted"),
     "channel": ("noted", "noted", "kept", "noted", "noted", "noted"),
+    "companion": ("noted", "kept", "noted", "noted", "noted", "noted"),
     "extra": ("noted",) * 6,
     "thumbnail": ("removed",) * 6,
 }

@@ -12,13 +12,22 @@ from kbnet.inference.streaming import restore_streamed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 VIDEO = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(5000)
-LOST = "the video of a motion photo would be lost with the original; choose another output or add --drop-extras"
+SOUND = b"RIFF\0\0\0\0WAVEfmt " + bytes(5000)
+LOST = "a sound recording would be lost with the original; choose another output or add --drop-extras"
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    """A picture with a sound behind it."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(write_photo(Photo(PIXELS), None, format="jpeg") + SOUND)
+    return path
 
 
 @pytest.fixture
 def motion(tmp_path):
-    """A picture with a video behind it, and its bytes."""
-    path = tmp_path / "a.jpg"
+    """A picture with a video behind it."""
+    path = tmp_path / "motion.jpg"
     path.write_bytes(write_photo(Photo(PIXELS), None, format="jpeg") + VIDEO)
     return path
 
@@ -32,38 +41,57 @@ def outcome(path, output, **options):
     return result
 
 
-def test_a_motion_photo_is_not_replaced_by_its_result(motion):
-    before = motion.read_bytes()
-    result = outcome(motion, motion)
-    assert result.error == f"{motion}: {LOST}"
-    assert motion.read_bytes() == before
-    assert [path.name for path in motion.parent.iterdir()] == ["a.jpg"]
+def test_a_photo_with_a_sound_is_not_replaced_by_its_result(spoken):
+    before = spoken.read_bytes()
+    result = outcome(spoken, spoken)
+    assert result.error == f"{spoken}: {LOST}"
+    assert spoken.read_bytes() == before
+    assert [path.name for path in spoken.parent.iterdir()] == ["a.jpg"]
 
 
-def test_it_is_replaced_when_asked_and_the_loss_is_noted(motion):
-    result = outcome(motion, motion, drop_extras=True)
+def test_it_is_replaced_when_asked_and_the_loss_is_noted(spoken):
+    result = outcome(spoken, spoken, drop_extras=True)
     assert result.ok
-    assert result.extras == ("the video of a motion photo",)
-    assert "the video of a motion photo is not kept" in result.notes
-    assert VIDEO not in motion.read_bytes()
+    assert result.extras == ("a sound recording",)
+    assert "a sound recording is not kept" in result.notes
+    assert SOUND not in spoken.read_bytes()
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_another_file_is_replaced_without_being_asked(motion, linked):
-    other = motion.with_name("b.jpg")
+def test_another_file_is_replaced_without_being_asked(spoken, linked):
+    other = spoken.with_name("b.jpg")
     write_photo(Photo(PIXELS), other)
-    assert outcome(motion, other).ok
+    assert outcome(spoken, other).ok
     if linked:  # another name of the same file
         other.unlink()
-        other.symlink_to(motion)
-        assert outcome(motion, other).error == f"{other}: {LOST}"
-    assert VIDEO in motion.read_bytes()
+        other.symlink_to(spoken)
+        assert outcome(spoken, other).error == f"{other}: {LOST}"
+    assert SOUND in spoken.read_bytes()
 
 
-def test_one_motion_photo_does_not_stop_the_others(motion):
-    write_photo(Photo(PIXELS), motion.with_name("b.jpg"))
-    jobs = plan_jobs([motion.parent], motion.parent, overwrite=True)
+def test_one_such_photo_does_not_stop_the_others(spoken):
+    write_photo(Photo(PIXELS), spoken.with_name("b.jpg"))
+    jobs = plan_jobs([spoken.parent], spoken.parent, overwrite=True)
     assert [result.ok for result in run_jobs(jobs, invert, overwrite=True)] == [False, True]
+
+
+def test_a_motion_photo_keeps_its_video_in_a_jpeg_and_is_replaced_by_it(motion):
+    before = read_photo(motion).pixels
+    result = outcome(motion, motion)
+    assert (result.error, result.extras, result.notes) == (None, (), ())
+    assert motion.read_bytes().endswith(VIDEO)
+    assert np.abs(read_photo(motion).pixels.astype(int) - (255 - before)).mean() < 3
+
+
+def test_a_motion_photo_by_another_name_is_not_replaced_by_a_format_without_video(motion):
+    named = motion.rename(motion.with_name("motion.png"))
+    before = named.read_bytes()
+    assert "the video of a motion photo would be lost" in outcome(named, named).error
+    assert named.read_bytes() == before
+    result = outcome(named, named, drop_extras=True)
+    assert result.ok
+    assert result.extras == ("the video of a motion photo",)
+    assert "the video of a motion photo is not kept" in result.notes
 
 
 def test_layers_of_a_tiff_restored_by_rows(tmp_path):

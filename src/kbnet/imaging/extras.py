@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kbnet.errors import OutputError
-from kbnet.imaging.photo import printable
+from kbnet.imaging.photo import Photo, printable
+
+
+def lost_extras(photo: Photo, format: str) -> tuple[str, ...]:
+    """Return the names of the images, videos and sounds in the photo's file that a result of a format won't contain."""
+    return photo.extras + (photo.tail.names if photo.tail is not None and format != "jpeg" else ())
 
 
 def check_extras(

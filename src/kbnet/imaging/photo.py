@@ -139,6 +139,25 @@ class Metadata:
         return tuple(block for block in self.blocks if block.kind == kind)
 
 
+@dataclass(frozen=True)
+class Tail:
+    """What follows the image in its JPEG file and stays true for the restored image, such as an HDR gain map.
+
+    Attributes:
+        names: what it contains, as in `Photo.extras`.
+        data: the bytes.
+        images: start and end of each image in `data`.
+        index: the MPF index of the image, from its TIFF header; empty if there is none.
+        marks: contents of other segments of the image that announce the tail.
+    """
+
+    names: tuple[str, ...]
+    data: bytes = field(repr=False)
+    images: tuple[tuple[int, int], ...] = ()
+    index: bytes = field(default=b"", repr=False)
+    marks: tuple[bytes, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Photo:
     """A decoded image file: upright pixels, and everything needed to write them back in the same form.
@@ -164,6 +183,7 @@ class Photo:
             makes them look like those of other photos, and writing decodes them.
         coding: how a JPEG was encoded, to write a result in the same way; None for other formats, or if unknown.
         linear_dng: whether to write the TIFF as a linear DNG.
+        tail: what follows the image in a JPEG file and is kept in a JPEG; None if there is nothing.
 
     Raises:
         InvalidInputError: wrong shapes or dtypes, or a format that isn't in `FORMATS`.
@@ -183,6 +203,7 @@ class Photo:
     linear: bool = False
     coding: "JpegCoding | None" = None
     linear_dng: bool = False
+    tail: Tail | None = None
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)

@@ -11,6 +11,7 @@ from kbnet.imaging import dng
 from kbnet.imaging.blocks import NAMES, fit, fits_jpeg, profile_of
 from kbnet.imaging.icc import displayed, icc_channels
 from kbnet.imaging.photo import DNG, FORMATS, Metadata, Photo, Pixels, writes_heic
+from kbnet.imaging.settling import extra_note, without_tail
 
 _ALIASES = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "tif": "tiff"}
 # Longest side that each format or its encoder accepts.
@@ -78,6 +79,10 @@ def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> t
     if photo.extra_channel is not None and format != "tiff":
         notes.append(f"the extra channel is not kept in {name}; TIFF keeps it")
         photo = replace(photo, extra_channel=None)
+    if photo.tail is not None and format != "jpeg":
+        metadata, dropped = without_tail(photo.metadata)
+        notes += [*map(extra_note, photo.tail.names), *dropped]
+        photo = replace(photo, tail=None, metadata=metadata)
     wanted = bit_depth or min(photo.bit_depth, 16)
     if wanted == 16 and format in _EIGHT_BIT:
         notes.append(f"{name} is limited to 8 bits per sample: rounded from 16")

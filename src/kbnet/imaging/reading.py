@@ -15,7 +15,7 @@ from kbnet.imaging import heif, isolated, raw
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.cmyk import to_srgb
 from kbnet.imaging.coding import coding_of
-from kbnet.imaging.containers import bmp, collect
+from kbnet.imaging.containers import bmp, collect, tails
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.icc import icc_name
 from kbnet.imaging.isolated import Isolation
@@ -339,7 +339,9 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
     orientation = orientation_of(found, container.format)
     if orientation != 1:
         notes.append(f"rotated upright (orientation {orientation})")
-    metadata, metadata_notes = settle(found, orientation)
+    tail = tails.upright(found.tail, orientation) if found.tail else None
+    lengths = tail[1] if tail else {}
+    metadata, metadata_notes = settle(found, orientation, kept=tail is not None, lengths=lengths)
     image, profile, colour_notes = _to_rgb(image)
     if container.format == "bmp":
         array = _bitmap_pixels(opened)
@@ -371,7 +373,8 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
         lossless=container.lossless,
         notes=(*notes, *metadata_notes, *colour_notes),
         extra_channel=fourth if found.unspecified_channel else None,
-        extras=tuple(found.extras),
+        extras=() if tail else tuple(found.extras),
+        tail=tail[0] if tail else None,
         linear=linear,
         coding=coding_of(opened.file) if container.format == "jpeg" else None,
     )

@@ -13,7 +13,7 @@ from kbnet.imaging import coding, dng, heif
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.coding import JpegCoding
 from kbnet.imaging.containers import dress
-from kbnet.imaging.extras import check_extras
+from kbnet.imaging.extras import check_extras, lost_extras
 from kbnet.imaging.linear import decode
 from kbnet.imaging.photo import Photo, Pixels, format_named, printable
 from kbnet.imaging.planning import _at_depth, format_of, plan_output
@@ -64,7 +64,7 @@ def write_photo(
     chosen = _choose_format(photo, path, format)
     if path is not None:
         files.check(path, overwrite=overwrite)
-        check_extras(photo.extras, photo.source, path, drop_extras=drop_extras)
+        check_extras(lost_extras(photo, chosen), photo.source, path, drop_extras=drop_extras)
     planned, notes = plan_output(photo, chosen, bit_depth=bit_depth)
     for note in notes:
         log.info("%s: %s", "output" if path is None else printable(path), note)

@@ -5,11 +5,13 @@ All edits work on bytes. An edit that would make a packet malformed is not appli
 
 import hashlib
 import re
+from collections.abc import Mapping
 from xml.parsers import expat
 
 EXTENSION_LIMIT = 65400  # bytes of extended XMP per JPEG segment, which also holds a 75-byte header
 
 _ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|\s*>)\s*)[2-8]""")
+_LENGTH = re.compile(rb"""(\w+:Length(?:\s*=\s*["']|\s*>)\s*)(\d{1,10})""")  # in Google's Container:Directory
 _NOTE = "http://ns.adobe.com/xmp/note/"
 _RDF_END = re.compile(rb"</(\w+:)?RDF\s*>")
 _RDF_BODY = re.compile(rb"<(?:\w+:)?RDF\b[^>]*>(.*)</(?:\w+:)?RDF\s*>", re.DOTALL)
@@ -66,6 +68,15 @@ def upright(xmp: bytes) -> bytes:
 def companions(xmp: bytes) -> frozenset[str]:
     """Return what the packet says about additional images and videos: "video", "gain map", "depth"."""
     return frozenset(kind for kind, pattern in _KINDS if pattern.search(xmp))
+
+
+def with_lengths(xmp: bytes, lengths: Mapping[int, int]) -> bytes:
+    """Return the packet with other lengths of the images after the main one, by their old lengths."""
+
+    def changed(match: re.Match[bytes]) -> bytes:
+        return match[1] + b"%d" % lengths.get(int(match[2]), int(match[2]))
+
+    return _LENGTH.sub(changed, xmp) if lengths else xmp
 
 
 def without_companions(xmp: bytes) -> bytes | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kbnet import files
 from kbnet.errors import NotEnoughMemoryError
 from kbnet.imaging import ImageInfo, Photo, Pixels, plan_output, probe, read_photo, write_photo
-from kbnet.imaging.extras import check_extras
+from kbnet.imaging.extras import check_extras, lost_extras
 from kbnet.imaging.photo import format_named
 from kbnet.imaging.planning import format_of
 from kbnet.inference.change import mean_change
@@ -167,12 +167,13 @@ class Steps:
             check_output(job.output, self.overwrite or job.overwrite)
         read.booked = self._book(job.input)
         read.photo = read_photo(job.input, max_pixels=self.max_pixels)
-        check_extras(read.photo.extras, read.photo.source, job.output, drop_extras=self.drop_extras)
         named = None if job.output is None else format_named(job.output)
         read.format = format_of(self.format or named or read.photo.format)
+        lost = lost_extras(read.photo, read.format)
+        check_extras(lost, read.photo.source, job.output, drop_extras=self.drop_extras)
         # Planned before the work for notes and refusals; writing plans again with the restored pixels.
-        _, lost = plan_output(read.photo, read.format)
-        read.notes = (*job.notes, *read.photo.notes, *lost)
+        _, notes = plan_output(read.photo, read.format)
+        read.notes = (*job.notes, *read.photo.notes, *notes)
 
     def _book(self, source: Path | bytes) -> int:
         """Take a share of the memory for an image; wait for it if others have it.
@@ -226,7 +227,7 @@ class Steps:
         result = Result(job, error=read.error, skipped=skipped, notes=read.notes if skipped else ())
         if read.restored is not None:
             result = Result(job, 0.0, None, read.restored.width, read.restored.height, read.notes)
-            result = replace(result, change=read.change, extras=read.restored.extras)
+            result = replace(result, change=read.change, extras=lost_extras(read.restored, read.format))
             try:
                 data, notes = self._write(job, read, read.restored)
                 result = replace(result, notes=(*result.notes, *notes))

@@ -59,7 +59,7 @@ def dress(encoded: bytes, photo: Photo) -> bytes:
     """Insert the metadata and the profile of a planned photo into its encoded pixels."""
     metadata, profile = photo.metadata, photo.icc_profile
     if photo.format == "jpeg":
-        return jpeg.dress(encoded, metadata, profile)
+        return jpeg.dress(encoded, metadata, profile, photo.tail)
     if photo.format == "png":
         return png.dressed(encoded, metadata, profile)
     if photo.format == "tiff":

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from kbnet.imaging.photo import Block, Resolution
+from kbnet.imaging.photo import Block, Resolution, Tail
 
 RAW_DATA = "the camera's raw data"
 """The extra of camera raw files. No note says that it isn't kept, since one says that the photo was developed."""
@@ -18,7 +18,8 @@ class Found:
         blocks: as in `kbnet.imaging.Metadata`, but with EXIF and XMP as stored in the file.
         resolution: resolution from the format's own fields, or None.
         notes: one line for each thing that is dropped whatever the output format.
-        extras: further images, videos and sounds that a result can't contain.
+        extras: further images, videos and sounds in the file.
+        tail: those that follow a JPEG, if a JPEG result can contain them all.
         orientation: EXIF orientation, 1 to 8, from the format's own tag; 0 if it has none.
         page: for a TIFF, index of the page with the main image.
         pages: for a TIFF, number of pages that aren't reduced copies or masks of another; 0 if unknown.
@@ -33,6 +34,7 @@ class Found:
     page: int = 0
     pages: int = 0
     unspecified_channel: bool = False
+    tail: Tail | None = None
 
     def add(self, kind: str, data: bytes, name: str = "", code: int = 0) -> None:
         """Add a block.

@@ -4,10 +4,11 @@ import struct
 from fractions import Fraction
 
 from kbnet.imaging import exif, icc, photoshop, xmp
+from kbnet.imaging.containers import tails
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.containers.scanning import EOI, SOS, Bytes, segments
-from kbnet.imaging.containers.trailing import extras_behind
-from kbnet.imaging.photo import Block, Metadata, Resolution
+from kbnet.imaging.containers.trailing import behind
+from kbnet.imaging.photo import Block, Metadata, Resolution, Tail
 
 LONGEST = 65533  # capacity of a segment, bytes
 _APP0, _COMMENT = 0xE0, 0xFE
@@ -24,8 +25,8 @@ _TEXTS = {exif.PREFIX: "exif", _XMP: "xmp"}
 def collect(data: Bytes, *, whole: bool = True) -> Found:
     """Collect the metadata of a JPEG. `whole` tells whether to also look for its end, and for data after it."""
     found = Found()
-    resources, extension, iso_gain_map = b"", dict[bytes, dict[int, bytes]](), False
-    kinds: tuple[int, ...] = ()
+    resources, extension, index = b"", dict[bytes, dict[int, bytes]](), b""
+    marks: tuple[bytes, ...] = ()
     end: int | None = None
     for marker, start, stop in segments(data):
         if marker == EOI:
@@ -47,19 +48,19 @@ def collect(data: Bytes, *, whole: bool = True) -> Found:
         elif marker == 0xEB and content.startswith(b"JP"):
             found.add("content-credentials" if b"c2pa" in content else "coding-extension", content, "APP11")
         elif any(marker == of and content.startswith(prefix) for of, prefix in _CODING):
-            iso_gain_map |= content.startswith(_GAIN_MAP)
+            marks += (content,) if content.startswith(_GAIN_MAP) else ()
             if content.startswith(b"JFIF\0"):
                 found.resolution = _density(content)
             if content.startswith(b"MPF\0"):
-                kinds = _picture_kinds(content[4:])
+                index = content[4:]
         elif not any(marker == of and content.startswith(prefix) for of, prefix in _THUMBNAILS):
             found.add("segment", content, f"APP{marker - _APP0}")
     if resources:
         found.add("photoshop", resources)
     _add_extension(found, extension)
-    said = xmp.companions(found.first("xmp") or b"") | ({"gain map"} if iso_gain_map else set())
+    said = xmp.companions(found.first("xmp") or b"") | ({"gain map"} if marks else set())
     if end is not None:
-        found.extras += extras_behind(data, end, said, kinds)
+        found.extras, found.tail = behind(data, end, said, _picture_kinds(index), index, marks)
     if "gain map" in said and "the HDR gain map" not in found.extras:
         found.notes.append("the description of an HDR gain map is not kept; the standard image is")
     return found
@@ -107,8 +108,8 @@ def _picture_kinds(content: bytes) -> tuple[int, ...]:
     return tuple(word & 0xFFFFFF for word in words)
 
 
-def dress(encoded: bytes, metadata: Metadata, profile: bytes | None) -> bytes:
-    """Return an encoded JPEG with these blocks instead of those that the encoder wrote."""
+def dress(encoded: bytes, metadata: Metadata, profile: bytes | None, tail: Tail | None = None) -> bytes:
+    """Return an encoded JPEG with these blocks instead of those that the encoder wrote, and the tail after it."""
     head = [_segment(_APP0, _jfif(metadata.resolution))]
     for kind, prefix in ((b"exif", exif.PREFIX), (b"xmp", _XMP)):
         head += [_segment(0xE1, prefix + block.data) for block in metadata.all(kind.decode())]
@@ -118,8 +119,10 @@ def dress(encoded: bytes, metadata: Metadata, profile: bytes | None) -> bytes:
     head += _icc(profile)
     head += [_segment(_APP0 + int(block.name[3:]), block.data) for block in metadata.all("segment")]
     head += [_segment(_COMMENT, block.data) for block in metadata.all("comment")]
+    head += [_segment(0xE2, content) for content in (tails.announcement(tail) if tail else ())]
     first = next((start - 4 for marker, start, _ in segments(encoded) if not _is_metadata(marker)), 2)
-    return encoded[:2] + b"".join(head) + encoded[first:]
+    dressed = encoded[:2] + b"".join(head) + encoded[first:]
+    return dressed if tail is None else tails.attach(dressed, tail)
 
 
 def _is_metadata(marker: int) -> bool:
