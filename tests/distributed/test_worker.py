@@ -49,14 +49,14 @@ def test_a_picture_is_restored_as_a_restorer_does_it(one, row, weights, tmp_path
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
-def test_an_input_is_not_replaced_by_a_result_that_lacks_its_video(one, tmp_path, monkeypatch):
+def test_an_input_is_not_replaced_by_a_result_that_lacks_its_sound(one, tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     photo = Photo(np.zeros((24, 32, 3), np.uint8))
-    motion = write_photo(photo, None, format="jpeg") + b"\0\0\0\x18ftypmp42" + bytes(5000)
-    path.write_bytes(motion)
+    spoken = write_photo(photo, None, format="jpeg") + b"RIFF\0\0\0\0WAVEfmt " + bytes(5000)
+    path.write_bytes(spoken)
     row = {"index": 0, "input": str(path), "output": str(path), "overwrite": True}
-    assert "the video of a motion photo would be lost with the original" in one.restore(row)["error"]
-    assert path.read_bytes() == motion
+    assert "a sound recording would be lost with the original" in one.restore(row)["error"]
+    assert path.read_bytes() == spoken
     monkeypatch.setitem(one._output, "drop_extras", True)
     assert one.restore(row)["error"] == ""
     assert read_photo(path).extras == ()
