@@ -7,10 +7,11 @@ libheif, tifffile, LibRaw; libvips only for 16-bit PNG and float TIFF):
 
 - pixels: the largest and the mean difference between input and output, both upright, in levels of 255;
 - colours: the largest and the mean difference in CIELAB, each side converted with its own profile by LittleCMS;
-- metadata: whether EXIF, XMP and the colour profile are the same.
+- metadata: whether the camera's EXIF tags, the XMP and the colour profile are the same;
+- behind: whether a gain map or a video after the image is still there, byte for byte.
 
 At strength 0 the network changes nothing, so every difference comes from reading and writing. Writes
-benchmarks/results/corpus.json. Exits with 1 if a file failed, or if a lossless output differs.
+benchmarks/results/corpus.json. Exits with 1 if a file failed, if a lossless output differs, or if metadata changed.
 """
 
 import argparse
@@ -32,10 +33,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from facts import RESULTS, write
-from kbnet.imaging import Photo, icc, write_photo
+from kbnet.imaging import Photo, icc, read_photo, write_photo
+from kbnet.imaging.containers.scanning import picture_end
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "imaging"))
-from metadata_samples import XMP, gain_map, motion_photo
+from metadata_samples import XMP, motion_photo, ultra_hdr
 from picture_files import pattern, pillow
 from raw_files import dng
 from test_wide import float_tiff, scene  # the same files as in the tests
@@ -56,7 +58,8 @@ def camera_exif(orientation: int = 1) -> Image.Exif:
 
 def deep(format: str, profile: bytes | None) -> bytes:
     """A file of 16 bits per sample."""
-    data = write_photo(Photo(DEEP, icc_profile=profile), None, format=format)
+    metadata = read_photo(pillow(PIXELS, "JPEG", exif=camera_exif().tobytes(), xmp=XMP)).metadata
+    data = write_photo(Photo(DEEP, icc_profile=profile, metadata=metadata), None, format=format)
     assert data is not None
     return data
 
@@ -84,7 +87,7 @@ def corpus() -> dict[str, tuple[str, Callable[[], bytes]]]:
             lambda: pillow(PIXELS, "JPEG", exif=turned, icc_profile=P3, xmp=XMP, **lossy),
         ),
         "JPEG, Adobe RGB": ("adobe.jpg", lambda: pillow(PIXELS, "JPEG", exif=plain, icc_profile=ADOBE, **lossy)),
-        "JPEG with an HDR gain map": ("gain.jpg", gain_map),
+        "JPEG with an HDR gain map": ("gain.jpg", ultra_hdr),
         "motion photo": ("motion.jpg", motion_photo),
         "HEIC, 8 bits, Display P3, turned": ("turned.heic", lambda: heic(8, P3, 6)),
         "HEIC, 10 bits, Rec. 2020": ("ten.heic", lambda: heic(10, REC_2020)),
@@ -143,10 +146,15 @@ def described(path: Path) -> dict[str, Any]:
         return {}
     with Image.open(path) as image:
         exif = image.getexif()
-        return {
-            "EXIF": {tag: str(exif[tag]) for tag in (271, 272, 315) if tag in exif},
-            "XMP": b"a packet to be kept" in (image.info.get("xmp") or b""),
-        }
+        found = {str(tag): str(exif[tag]) for tag in (271, 272, 315) if tag in exif}
+        return found | ({"XMP": image.info["xmp"].strip(b"\0")} if image.info.get("xmp") else {})
+
+
+def behind(path: Path) -> bytes:
+    """What follows the image in a JPEG."""
+    data = path.read_bytes()
+    end = picture_end(data) if path.suffix == ".jpg" else None
+    return b"" if end is None else data[end:]
 
 
 def compare(before: Path, after: Path) -> dict[str, Any]:
@@ -161,6 +169,8 @@ def compare(before: Path, after: Path) -> dict[str, Any]:
     if before.name != "float.tif":  # CIELAB is for what can be displayed
         colours = np.sqrt(np.square(lab(pixels, profile) - lab(result, found)).sum(-1))
         row |= {"largest dE": round(float(colours.max()), 1), "mean dE": round(float(colours.mean()), 2)}
+    if behind(before):
+        row["behind"] = "same" if behind(before) == behind(after) else "changed"
     one, other = described(before), described(after)
     row["metadata"] = (
         "" if not one else "same" if all(other.get(key) == value for key, value in one.items()) else "changed"
@@ -189,7 +199,8 @@ def main() -> int:
             else:
                 row = compare(before, Path(report["output"]))
             exact = before.suffix in (".png", ".tif", ".webp")
-            bad += bool(report["error"]) or (exact and row["largest"] > 0)
+            changed = any(row.get(name) in ("changed", "another") for name in ("metadata", "profile", "behind"))
+            bad += bool(report["error"]) or changed or (exact and row["largest"] > 0)
             rows.append({"kind": kinds[before.name][0], **row, "notes": report["notes"], "error": report["error"]})
             print(f"{rows[-1]['kind']:34} {row}", flush=True)
         bad += len(rows) != len(kinds)

@@ -269,6 +269,7 @@ def formats(files: Mapping[str, Results]) -> str:
             *(_plain(row.get(name)) for name in ("largest", "mean", "largest dE", "mean dE")),
             row.get("profile", ""),
             row.get("metadata") or "–",
+            row.get("behind", "–"),
             "; ".join(row["notes"]) or "–",
         ]
         for row in files["corpus"]["rows"]
@@ -278,7 +279,8 @@ def formats(files: Mapping[str, Results]) -> str:
         "from reading and writing a file of each kind (`python benchmarks/corpus.py`). Pixels in levels of 255, "
         "colours in CIELAB, converted by LittleCMS from each file's profile. Lossy formats are encoded once more.\n\n"
     )
-    heads = ["file", "largest difference", "mean", "largest dE", "mean dE", "profile", "EXIF and XMP", "notes"]
+    heads = ["file", "largest difference", "mean", "largest dE", "mean dE", "profile", "EXIF and XMP"]
+    heads += ["gain map, video", "notes"]
     return text + table(heads, rows)
 
 

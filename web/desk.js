@@ -15,6 +15,7 @@ const actions = {
     const tell = (progress) => postMessage({ id, progress });
     tell({ state: "loading" });
     const original = await readImage(file);
+    if (original.gray) makeGray(original.data); // some browsers disturb what a canvas returns
     const restored = await attempt(task, { base, gray: original.gray }, async (restorer) => {
       signal.throwIfAborted();
       tell({ state: "working" });
@@ -51,7 +52,14 @@ const actions = {
 };
 
 async function attempt(task, options, work) {
-  const restorer = await load(task, options);
+  let restorer;
+  try {
+    restorer = await load(task, options);
+  } catch (error) {
+    if (!options.gray) throw error;
+    options = { ...options, gray: false }; // without a connection, the weights for colour may be here already
+    restorer = await load(task, options);
+  }
   try {
     return await work(restorer);
   } catch (error) {

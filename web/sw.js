@@ -18,7 +18,7 @@ addEventListener("activate", (event) => {
     for (const name of await caches.keys())
       if (name.startsWith("kbnet-") && ![VERSION, WEIGHTS].includes(name)) await caches.delete(name);
     const models = await (await caches.match("models.json")).json();
-    const current = new Set(Object.values(models).map(({ file }) => new URL(file, location.href).href));
+    const current = new Set(Object.values(models).flatMap(({ file, gray }) => [file, ...(gray ? [gray.file] : [])]).map((file) => new URL(file, location.href).href));
     const weights = await caches.open(WEIGHTS);
     for (const { url } of await weights.keys()) if (!current.has(url)) await weights.delete(url);
     await self.clients.claim();

@@ -65,7 +65,7 @@ def test_the_graph_has_darktables_names_and_a_fixed_size_and_restores_like_the_n
 @pytest.mark.parametrize(
     ("options", "name", "message"),
     [
-        ({"task": "derain"}, "a.dtmodel", "a place for denoisers only, got a model for derain"),
+        ({"task": "derain"}, "a.dtmodel", "only supports denoising models, got one for derain"),
         ({}, "a.onnx", "expected a name ending in .dtmodel"),
         ({"tile": 512}, "a.dtmodel", "tiles of 768 x 768 pixels"),
         ({"uint8": True}, "a.dtmodel", "needs float32 tiles"),

@@ -44,7 +44,7 @@ OTHER_TITLES = {
     "resolution": "the resolution",
     "channel": "a channel that isn't transparency: infrared, a mask",
     "companion": "an HDR gain map, the video of a motion photo, a depth map, after a JPEG image",
-    "extra": "a second image, a sound, layers, masks, and anything after other images",
+    "extra": "a second image, a sound, layers, masks, data after the end of other images",
     "thumbnail": "thumbnails, previews and reduced copies of the image",
 }
 
@@ -89,11 +89,11 @@ Details:
 ## Files with more than one image
 
 Some phones append an HDR gain map (Ultra HDR, ISO 21496-1), the video of a motion photo or a depth map to a JPEG. JPEG
-results keep them: they remain true for the restored image. If the image had to be rotated, so are the gain map and the
+results keep them: they still apply to the restored image. If the image had to be rotated, so are the gain map and the
 depth map, which are encoded once more. The MPF index and the lengths in the XMP are adapted.
 
-Other formats can't contain these, and no result contains a second image, a sound, what HEIC files store beside the
-image (depth maps, gain maps, mattes), or Photoshop's layers. If the result is a different file, a note names what is
+Other formats can't contain these, and no result contains a second image, a sound, the auxiliary images of HEIC
+files (depth maps, gain maps, mattes), or Photoshop's layers. If the result is a different file, a note names what is
 missing. If the result would replace its own input, kbnet refuses the file, so that nothing is lost:
 
 ```text

@@ -346,20 +346,25 @@ def two_pictures(*kinds):
     return jpeg(segment(0xE2, mpf(*kinds))) + second * len(kinds)
 
 
-def mpf(*kinds):
+def mpf(*kinds, order="<"):
     """A multi-picture index, with the sizes and offsets still to be set."""
-    entries = b"".join(struct.pack("<IIIHH", kind, 0, 0, 0, 0) for kind in (0x030000, *kinds))
-    return b"MPF\0II*\0" + struct.pack("<I", 8) + directory([(0xB002, 7, len(entries), entries)], 8)
+    entries = b"".join(struct.pack(order + "IIIHH", kind, 0, 0, 0, 0) for kind in (0x030000, *kinds))
+    mark = b"II" if order == "<" else b"MM"
+    head = struct.pack(order + "2sHIHHHIII", mark, 42, 8, 1, 0xB002, 7, len(entries), 26, 0)
+    return b"MPF\0" + head + entries
 
 
-def ultra_hdr(*segments, second=None, **options):
+def ultra_hdr(*segments, second=None, order="<", length=None, times=1):
     """A picture with a gain map as phones write it: XMP with its length, a multi-picture index, an ISO 21496-1 mark."""
     mark = b"urn:iso:std:iso:ts:21496:-1\0"
     picture = files.pillow(files.pattern(seed=2)[..., 0] if second is None else second, "JPEG", quality=95)
     behind = picture[:2] + segment(0xE2, mark + b"\0" * 60) + picture[2:]
     said = b' xmlns:Item="http://ns.google.com/photos/1.0/container/item/" Item:Semantic="GainMap" Item:Length="%d"'
-    described = said % len(behind) + b' xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"'
-    return jpeg(*segments, xmp_segment(described), segment(0xE2, mark + b"\0\0\0\0"), segment(0xE2, mpf(0))) + behind
+    described = (
+        said % (length or len(behind)) + b' xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"'
+    )
+    index = segment(0xE2, mpf(*[0] * times, order=order))
+    return jpeg(*segments, xmp_segment(described), segment(0xE2, mark + b"\0\0\0\0"), index) + behind * times
 
 
 def gain_map(marked=b"urn:iso:std:iso:ts:21496:-1\0\0\0"):

@@ -2,13 +2,15 @@
 
 import io
 
+import metadata_samples as made
 import numpy as np
 import pytest
 import tifffile
 from raw_files import TO_REC_2020, dng
 
 from kbnet.errors import InvalidInputError, UnreadableImageError, UnsupportedImageError
-from kbnet.imaging import probe, raw, read_photo, sniff, write_photo
+from kbnet.imaging import probe, raw, read_photo, sniff, write_photo, xmp
+from kbnet.imaging.containers import collect
 from kbnet.imaging.isolated import Isolation
 from kbnet.imaging.linear import decode
 from kbnet.inference.jobs import plan_jobs, run_jobs
@@ -94,6 +96,23 @@ def test_a_child_process_develops_the_same():
     assert np.array_equal(read_photo(data, isolation=Isolation()).pixels, read_photo(data).pixels)
 
 
+def probe_extras(path):
+    with path.open("rb") as file:
+        return collect(file, "raw").extras
+
+
+def test_settings_for_developing_are_not_kept():
+    settings = b' xmlns:crs="http://ns.adobe.com/camera-raw-settings/1.0/" crs:Exposure2012="+1.0"'
+    cut = xmp.without_development(made.PACKET % (b"main", settings))
+    assert b"Exposure2012" not in cut
+    assert b'dc:source="main"' in cut
+
+
+def test_a_photo_in_the_same_colours_is_no_raw_file():
+    with pytest.raises(UnsupportedImageError, match="only camera raw files"):
+        written_as_dng(read_photo(write_photo(read_photo(dng(scene())), None)))
+
+
 def written_as_dng(photo, **options):
     return write_photo(photo, None, format="dng", **options)
 
@@ -157,6 +176,9 @@ def test_a_folder_becomes_dngs_and_a_raw_file_is_never_replaced_unasked(tmp_path
     assert "only camera raw files" in results[1].error
     assert read_photo(tmp_path / "out" / "a.dng").pixels.shape == (48, 64, 3)
 
+    other = tmp_path / "b.cr3"
+    other.write_bytes(b"\0\0\0\x18ftypcrx " + bytes(400))
+    assert probe_extras(other) == ["the camera's raw data"]
     before = source.read_bytes()
     jobs = plan_jobs([source], format="dng", overwrite=True)
     (result,) = run_jobs(jobs, lambda pixels, progress: pixels, format="dng", overwrite=True)

@@ -12,22 +12,24 @@ from PIL import Image, ImageOps
 from kbnet.imaging import exif, plan_output, read_photo, write_photo
 from kbnet.imaging.containers.scanning import picture_end, segments
 
+TURNED = made.segment(0xE1, b"Exif\0\0" + files.exif(6))
 GAIN = files.pattern(20, 30, seed=2)[..., 0]
 
 
 def index_of(data):
     """Size and absolute offset of each picture in the multi-picture index."""
     start = next(start for marker, start, _ in segments(data) if data[start : start + 4] == b"MPF\0") + 4
-    _, directory = exif.directory_of(data[start:])
+    form, directory = exif.directory_of(data[start:])
     entries = directory.entries[0xB002].data
-    places = [struct.unpack_from("<II", entries, at + 4) for at in range(0, len(entries), 16)]
+    places = [struct.unpack_from(form.order + "II", entries, at + 4) for at in range(0, len(entries), 16)]
     return [(size, offset + start if number else 0) for number, (size, offset) in enumerate(places)]
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_gain_map_is_kept_and_turned_with_the_image(orientation):
+def test_a_gain_map_is_kept_and_turned_with_the_image(orientation, order):
     head = made.segment(0xE1, b"Exif\0\0" + files.exif(orientation))
-    data = made.ultra_hdr(head, second=GAIN)
+    data = made.ultra_hdr(head, second=GAIN, order=order)
     photo = read_photo(data)
     assert (photo.extras, photo.tail.names) == ((), ("the HDR gain map",))
     assert not any("gain map" in note for note in photo.notes)
@@ -63,6 +65,9 @@ def test_a_gain_map_and_a_video_are_kept_together():
     assert b"ftypmp42" in video
     data = made.ultra_hdr() + video
     photo = read_photo(data)
+    turned = write_photo(read_photo(made.ultra_hdr(TURNED) + video), None)
+    assert turned.endswith(video)
+    assert picture_end(turned, picture_end(turned)) == len(turned) - len(video)
     assert set(photo.tail.names) == {"the HDR gain map", "the video of a motion photo"}
     assert write_photo(photo, None).endswith(video)
 
@@ -73,8 +78,12 @@ def test_a_gain_map_and_a_video_are_kept_together():
         (made.two_pictures(0x020002), ("a second image",)),
         (made.jpeg(made.segment(0xE2, made.mpf(0, 0))) + made.ultra_hdr()[-900:], None),
         (made.ultra_hdr()[:-40], None),
+        (made.ultra_hdr(times=5), ("the HDR gain map",)),
+        (made.ultra_hdr(TURNED, length=5), ("the HDR gain map",)),
+        (made.ultra_hdr(TURNED, times=2), ("the HDR gain map",)),
+        (made.ultra_hdr(TURNED, second=files.pattern(400, 600)), ("the HDR gain map",)),
     ],
-    ids=["a second image", "another index", "cut"],
+    ids=["a second image", "another index", "cut", "many", "another length", "equal lengths", "larger than the image"],
 )
 def test_what_is_not_understood_is_not_kept(data, extras):
     photo = read_photo(data)

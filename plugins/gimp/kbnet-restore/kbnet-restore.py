@@ -88,6 +88,12 @@ def register() -> None:
             copy = Gimp.Layer.new_from_drawable(layer, alone)
             alone.insert_layer(copy, None, 0)
             copy.set_offsets(0, 0)
+            # Only the pixels: opacity, mode and mask still apply to the result's neighbours, not to the result.
+            copy.set_opacity(100)
+            copy.set_mode(Gimp.LayerMode.NORMAL)
+            copy.set_visible(True)
+            if copy.get_mask() is not None:
+                copy.remove_mask(Gimp.MaskApplyMode.DISCARD)
             Gimp.file_save(Gimp.RunMode.NONINTERACTIVE, alone, Gio.File.new_for_path(str(path)), None)
         finally:
             alone.delete()
@@ -130,6 +136,8 @@ def register() -> None:
                 add_result(drawables[0], result)
         except RestoreError as error:
             return failed(str(error))
+        except (GLib.Error, OSError) as error:
+            return failed(f"the layer can't be saved or loaded: {error}")
         for note in notes:
             Gimp.message(note)
         return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
@@ -155,8 +163,8 @@ def register() -> None:
             both = GObject.ParamFlags.READWRITE
             procedure.add_choice_argument("task", "_Remove", "What to remove", tasks, "denoise", both)
             for argument, label, help, value in (
-                ("strength", "_Strength", "0 keeps the original, 1 restores fully", 1.0),
-                ("color-strength", "_Color strength", "The same for colour only", 1.0),
+                ("strength", "_Strength", "Of the brightness: 0 keeps the original, 1 restores fully", 1.0),
+                ("color-strength", "_Color strength", "Of the colours: 0 keeps the original, 1 restores fully", 1.0),
                 ("detail", "_Detail", "How much of the fine detail that was removed comes back", 0.0),
             ):
                 procedure.add_double_argument(argument, label, help, 0.0, 1.0, value, both)

@@ -90,11 +90,11 @@ def _settings(options: RestoreOptions) -> "Settings":
 
 
 def _folder(output: str | None) -> str:
-    from kbnet.imaging import is_supported
+    from kbnet.imaging.photo import format_named
 
     if output is None:
         return "."
-    if URL.match(output) or Path(output).is_dir() or not is_supported(output):
+    if URL.match(output) or Path(output).is_dir() or format_named(output) is None:
         return output
     return str(Path(output).parent)
 

@@ -126,8 +126,8 @@ class RestoreOptions(LibraryOptions):
         bool,
         typer.Option(
             "--drop-extras",
-            help="With --overwrite, also replace files that contain a video, a second image or layers, which "
-            "results can't keep.",
+            help="With --overwrite, also replace files that contain what their results can't keep: a second image, a "
+            "sound, layers, raw data.",
         ),
     ] = False
     ensemble: Annotated[

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-_DARKTABLE_SIDE = 768  # pixels; checked in kbnet.export.darktable
-
 
 class FormatChoice(StrEnum):
     """File format."""
@@ -47,7 +45,8 @@ def export(
         ProgramChoice | None,
         typer.Option(
             "--for",
-            help="Write a package for a program: darktable 5.6 and later install a denoiser in preferences > AI.",
+            metavar="PROGRAM",
+            help="Write a package for a program: darktable (5.6 or later; only for denoisers).",
             show_default="darktable if FILE ends in .dtmodel",
         ),
     ] = None,
@@ -104,7 +103,6 @@ def export(
     if packaged:
         given = {"--format": format, "--dynamic": dynamic, "--tile": tile, "--context": context, "--uint8": uint8}
         _refuse(given | {"--dtype": dtype is not DtypeChoice.FLOAT32, "--calibrate": calibrate})
-        tile = _DARKTABLE_SIDE
     chosen = "darktable" if packaged else format.value if format else _format_of(output)
     small = dtype is DtypeChoice.INT8
     if small and chosen != "openvino":
@@ -118,7 +116,7 @@ def export(
 
     import hashlib
 
-    from kbnet.export import export_darktable, export_int8, export_model, graph_facts
+    from kbnet.export import darktable, export_darktable, export_int8, export_model, graph_facts
     from kbnet.models import find, resolve
     from kbnet.nn import load_file
 
@@ -135,7 +133,7 @@ def export(
         weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         window=window,
         pooled=context,
-        tile=tile,
+        tile=darktable.SIDE if packaged else tile,
         uint8=uint8,
         dtype="float32" if small else dtype.value,
     )
@@ -153,15 +151,16 @@ def export(
     averages = (
         "shared by tiles" if context else f"over a window of {window} pixels" if window else "over the whole input"
     )
-    size = f"{tile} x {tile} pixels" if tile else "any size"
+    size = f"{facts.tile} x {facts.tile} pixels" if facts.tile else "any size"
     typer.echo(
         f"{model} → {output}  {chosen}, {size}, averages {averages}; {judged}",
         err=True,
     )
-    if not (context or window or packaged):
+    if not (context or window):
+        cure = "--window 128" if packaged else "--context"
         typer.echo(
-            "kbnet: note: this graph averages over each tile separately, so large photos can show seams; to avoid "
-            "them, add --context",
+            f"kbnet: note: this graph averages over each tile separately, so large photos can show seams; to avoid "
+            f"them, add {cure}",
             err=True,
         )
 
@@ -170,7 +169,7 @@ def _refuse(given: dict[str, object]) -> None:
     """Refuse options that a program's package decides by itself."""
     for option, value in given.items():
         if value:
-            raise typer.BadParameter(f"conflicts with {option}; leave one of them out", param_hint="'--for'")
+            raise typer.BadParameter("conflicts with a package for darktable", param_hint=f"'{option}'")
 
 
 def _format_of(output: Path) -> str:

@@ -75,7 +75,8 @@ def serve(
         bool,
         _option(
             "raw",
-            "Accept camera raw files too, developed in a process with limits on memory and time. Needs the extra raw.",
+            "Also accept camera raw files; each is developed in a process with limits on memory and time. Needs the "
+            "extra raw.",
             "--raw",
         ),
     ] = False,

@@ -12,8 +12,8 @@ from typing import Any
 from kbnet.distributed import storage
 from kbnet.distributed.attempts import NO_CHANGE, outcome_of
 from kbnet.errors import KBNetError, OutputError, OutputExistsError
-from kbnet.imaging import is_supported
 from kbnet.imaging.extras import check_extras
+from kbnet.imaging.photo import format_named
 from kbnet.inference.guard import outbreak_note
 from kbnet.inference.identity import digest, identity
 from kbnet.inference.jobs import Job, Result, run_jobs
@@ -142,7 +142,7 @@ class Worker:
         options, target = dict(self._output), row["output"].partition("?")[0]
         drop_extras, mark = options.pop("drop_extras", False), options.pop("mark", False)
         options["mark"] = self._task if mark else ""
-        if options["format"] is None and is_supported(target):
+        if options["format"] is None and format_named(target):
             options["format"] = Path(target).suffix
         (result,) = run_jobs([Job(data, None)], self._restore, examine=self._examine, **options)
         check_extras(result.extras, row["input"], row["output"], drop_extras=drop_extras)

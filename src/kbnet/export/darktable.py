@@ -61,10 +61,9 @@ def manifest(facts: GraphFacts) -> dict[str, Any]:
     An ID starts with its task and contains lowercase letters, digits and hyphens; darktable replaces a package of the
     same ID.
     """
-    name = facts.name.lower() or "kbnet"
-    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in name).strip("-")
+    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in facts.name.lower()).strip("-")
     return {
-        "id": f"denoise-{name.removesuffix('-denoise')}",
+        "id": f"denoise-{name.removesuffix('-denoise') or 'kbnet'}",
         "name": f"denoise {facts.name or 'kbnet'}",
         "description": "Kernel Basis Network denoiser (arXiv 2303.02881)",
         "task": "denoise",
@@ -83,7 +82,7 @@ def _check(network: Network, path: Path, facts: GraphFacts) -> None:
     if path.suffix.lower() != SUFFIX:
         raise InvalidInputError(f"expected a name ending in {SUFFIX} for darktable, got {path}")
     if facts.task and not facts.task.startswith("denoise"):
-        raise InvalidInputError(f"darktable has a place for denoisers only, got a model for {facts.task}")
+        raise InvalidInputError(f"darktable only supports denoising models, got one for {facts.task}")
     if network.config.channels != 3:
         raise InvalidInputError(f"darktable needs a model for colour, got one with {network.config.channels} channel")
     if replace(facts, tile=SIDE, uint8=False, pooled=False, dtype="float32") != facts:

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 
 from kbnet.errors import InvalidInputError, UnsupportedImageError
-from kbnet.imaging import ifd, linear, raw
+from kbnet.imaging import ifd, linear
 from kbnet.imaging.ifd import Entry
 from kbnet.imaging.photo import Photo, Pixels
 
@@ -31,7 +31,7 @@ def check(photo: Photo, bit_depth: int | None) -> None:
         UnsupportedImageError: it is another photo.
         InvalidInputError: a bit depth of 8.
     """
-    if photo.icc_profile != raw.profile() or photo.bit_depth != 16 or photo.is_gray or photo.alpha is not None:
+    if not photo.developed or photo.bit_depth != 16:
         raise UnsupportedImageError("only camera raw files can be written as DNG; choose another format, such as tif")
     if bit_depth == 8:
         raise InvalidInputError("expected a bit depth of 16 for DNG, got 8")

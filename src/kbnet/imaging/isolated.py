@@ -1,7 +1,7 @@
 """Decodes one file of an untrusted sender in a child process, with limits on its memory and time.
 
-The child gets the bytes of the file, and returns pixels. A crash, a hang or an explosion of memory ends the child, and
-is reported as a damaged file.
+The child gets the bytes of the file, and returns pixels or a size. A crash, a hang or an explosion of memory ends the
+child, and is reported as a damaged file.
 """
 
 import io
@@ -20,7 +20,7 @@ from kbnet.imaging.photo import Pixels
 
 _BASE = 1_500_000_000  # bytes of address space for Python, NumPy and libvips themselves
 _PER_PIXEL = 64  # bytes: planes of the decoder, and copies of the result
-_REFUSED = 3  # exit status after a message for the user
+_UNREADABLE, _UNSUPPORTED = 3, 4  # exit status after a message for the user
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class Isolation:
     def address_space(self) -> int:
         """The largest size of its memory, bytes."""
         return _BASE + _PER_PIXEL * self.pixels
+
+
+HEADERS = Isolation(seconds=10, pixels=0)
+"""The limits for reading a header."""
 
 
 def decode(kind: str, data: bytes, name: str, isolation: Isolation) -> NDArray[Any]:
@@ -75,8 +79,10 @@ def decode(kind: str, data: bytes, name: str, isolation: Isolation) -> NDArray[A
     if done.returncode == 0:
         array: NDArray[Any] = np.load(io.BytesIO(done.stdout), allow_pickle=False)
         return array
-    if done.returncode == _REFUSED:
-        raise UnreadableImageError(f"{name}: {done.stderr.decode('utf-8', 'replace').strip()}")
+    if done.returncode in (_UNREADABLE, _UNSUPPORTED):
+        kind_of_error = UnreadableImageError if done.returncode == _UNREADABLE else UnsupportedImageError
+        told = done.stderr.decode("utf-8", "replace").splitlines()  # the decoder's own messages come first
+        raise kind_of_error(f"{name}: {told[-1]}")
     raise UnreadableImageError(f"{name}: the file is damaged, or needs too much memory to decode")
 
 
@@ -126,7 +132,7 @@ def child(arguments: list[str]) -> int:
         pixels: Any = _DECODERS[kind](data)
     except (UnreadableImageError, UnsupportedImageError) as error:
         sys.stderr.write(str(error).removeprefix("the file: "))
-        return _REFUSED
+        return _UNREADABLE if isinstance(error, UnreadableImageError) else _UNSUPPORTED
     target = io.BytesIO()
     np.save(target, pixels, allow_pickle=False)
     sys.stdout.buffer.write(target.getbuffer())

@@ -141,7 +141,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Tail:
-    """What follows the image in its JPEG file and stays true for the restored image, such as an HDR gain map.
+    """What follows the image in its JPEG file and remains valid for the restored image, such as an HDR gain map.
 
     Attributes:
         names: what it contains, as in `Photo.extras`.
@@ -176,12 +176,13 @@ class Photo:
         notes: one line for each change made while reading.
         extra_channel: [H,W], same dtype as `pixels`: a channel that the file doesn't declare as alpha, such as a
             scanner's infrared channel or a mask. It is kept unchanged, not restored. Only TIFF can store it.
-        extras: names of further images, videos and sounds in the file that a result can't contain, such as "the video
-            of a motion photo". Overwriting the file loses them.
+        extras: names of further images and sounds in the file that a result can't contain, such as "a second image".
+            Overwriting the file loses them.
         source: path of the file that the photo was read from, or None.
         linear: whether the file's samples are scene-linear. Then `pixels` are encoded (`kbnet.imaging.linear`), which
             makes them look like those of other photos, and writing decodes them.
         coding: how a JPEG was encoded, to write a result in the same way; None for other formats, or if unknown.
+        developed: whether the file is a camera raw file.
         linear_dng: whether to write the TIFF as a linear DNG.
         tail: what follows the image in a JPEG file and is kept in a JPEG; None if there is nothing.
 
@@ -202,6 +203,7 @@ class Photo:
     source: Path | None = None
     linear: bool = False
     coding: "JpegCoding | None" = None
+    developed: bool = False
     linear_dng: bool = False
     tail: Tail | None = None
 

@@ -61,7 +61,7 @@ def plan_output(photo: Photo, format: str, *, bit_depth: int | None = None) -> t
         raise MissingExtraError("pillow-heif", "heic")
     if bit_depth not in (None, 8, 16):
         raise InvalidInputError(f"expected a bit depth of 8 or 16, got {bit_depth}")
-    is_dng = format == DNG
+    is_dng = format == DNG or (format == "tiff" and photo.linear_dng)
     if is_dng:
         dng.check(photo, bit_depth)
         format = "tiff"

@@ -41,8 +41,8 @@ def size(data: bytes, name: str) -> tuple[int, int]:
     return height, width
 
 
-def header(height: int, width: int) -> Any:
-    """Return a libvips image of this size, with the depth and profile that `develop` gives."""
+def blank(height: int, width: int) -> Any:
+    """Return a black libvips image of this size, with the depth and profile that `develop` gives."""
     image = pyvips.Image.black(width, height, bands=3).cast("ushort").copy(interpretation="rgb16")
     image.set_type(pyvips.GValue.gint_type, "bits-per-sample", 16)
     image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile())

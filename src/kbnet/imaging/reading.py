@@ -23,6 +23,7 @@ from kbnet.imaging.linear import check_floats, encode, floats, is_linear
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
 from kbnet.imaging.settling import orientation_of, settle
 from kbnet.imaging.sniff import Container, damaged, failed, sniff
+from kbnet.imaging.xmp import describes
 
 DEFAULT_MAX_PIXELS = 250_000_000
 """Default limit on an image's pixels: above today's cameras, and within a few GB once decoded."""
@@ -234,9 +235,9 @@ def _header(opened: _Opened, container: Container, found: Found, level: str) -> 
         return heif.header(_whole(opened), opened.name)
     if container.format == "raw":
         if opened.isolation is None:
-            return raw.header(*raw.size(_whole(opened), opened.name))
-        found_size = isolated.decode("raw-size", _whole(opened), opened.name, opened.isolation)
-        return raw.header(int(found_size[0]), int(found_size[1]))
+            return raw.blank(*raw.size(_whole(opened), opened.name))
+        height, width = isolated.decode("raw-size", _whole(opened), opened.name, isolated.HEADERS)
+        return raw.blank(int(height), int(width))
     image = _LOADERS[container.format](opened.source(), access="sequential", fail_on=level, **options)
     name = opened.name
     if pages is None:
@@ -339,8 +340,10 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
     orientation = orientation_of(found, container.format)
     if orientation != 1:
         notes.append(f"rotated upright (orientation {orientation})")
-    tail = tails.upright(found.tail, orientation) if found.tail else None
+    tail = tails.upright(found.tail, orientation, image.width * image.height) if found.tail else None
     lengths = tail[1] if tail else {}
+    if not describes(found.first("xmp") or b"", lengths):
+        tail = None
     metadata, metadata_notes = settle(found, orientation, kept=tail is not None, lengths=lengths)
     image, profile, colour_notes = _to_rgb(image)
     if container.format == "bmp":
@@ -376,6 +379,7 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
         extras=() if tail else tuple(found.extras),
         tail=tail[0] if tail else None,
         linear=linear,
+        developed=container.format == "raw",
         coding=coding_of(opened.file) if container.format == "jpeg" else None,
     )
 

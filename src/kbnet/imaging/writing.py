@@ -51,7 +51,7 @@ def write_photo(
         overwrite: whether to replace an existing file, whose permissions are then kept.
         times: access and modification times to set; None means the current time.
         drop_extras: whether the file that the photo was read from may be overwritten even if that loses some of the
-            photo's `extras`, such as the video of a motion photo.
+            photo's `extras`, such as a second image.
         same_quality: whether a JPEG gets the quantization tables and the subsampling of the photo's own JPEG file.
 
     Raises:

@@ -5,13 +5,14 @@ All edits work on bytes. An edit that would make a packet malformed is not appli
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from xml.parsers import expat
 
 EXTENSION_LIMIT = 65400  # bytes of extended XMP per JPEG segment, which also holds a 75-byte header
 
 _ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|\s*>)\s*)[2-8]""")
 _LENGTH = re.compile(rb"""(\w+:Length(?:\s*=\s*["']|\s*>)\s*)(\d{1,10})""")  # in Google's Container:Directory
+_CAMERA_RAW = "http://ns.adobe.com/camera-raw-settings/1.0/"
 _NOTE = "http://ns.adobe.com/xmp/note/"
 _RDF_END = re.compile(rb"</(\w+:)?RDF\s*>")
 _RDF_BODY = re.compile(rb"<(?:\w+:)?RDF\b[^>]*>(.*)</(?:\w+:)?RDF\s*>", re.DOTALL)
@@ -70,6 +71,18 @@ def companions(xmp: bytes) -> frozenset[str]:
     return frozenset(kind for kind, pattern in _KINDS if pattern.search(xmp))
 
 
+def without_development(xmp: bytes) -> bytes:
+    """Return the packet of a raw file without Adobe's settings for developing it, which was done."""
+    cut = _cut(xmp, ((_CAMERA_RAW, "crs", rb"\w+"),))
+    return cut if is_well_formed(cut) else xmp
+
+
+def describes(xmp: bytes, lengths: Mapping[int, int]) -> bool:
+    """Return whether the packet gives no lengths of images after the main one, or all of these old lengths."""
+    found = {int(length) for _, length in _LENGTH.findall(xmp)}
+    return not found or found >= set(lengths)
+
+
 def with_lengths(xmp: bytes, lengths: Mapping[int, int]) -> bytes:
     """Return the packet with other lengths of the images after the main one, by their old lengths."""
 
@@ -84,15 +97,21 @@ def without_companions(xmp: bytes) -> bytes | None:
 
     Returns None if the descriptions can't be removed from the text.
     """
+    cut = _cut(xmp, _COMPANIONS)
+    return cut if is_well_formed(cut) else None
+
+
+def _cut(xmp: bytes, properties: Iterable[tuple[str, str, bytes]]) -> bytes:
+    """Remove properties, given as namespace, usual prefix, and pattern of names, from the text of a packet."""
     cut = xmp
-    for namespace, prefix, names in _COMPANIONS:
+    for namespace, prefix, names in properties:
         for used in {prefix.encode(), *_prefixes(xmp, namespace)}:
             name = re.escape(used) + rb":" + names
             cut = re.sub(rb"<(" + name + rb")\b[^>]*?/>", b"", cut)
             # stop at the next tag of the same name, so that time is linear in the packet's length
             cut = re.sub(rb"<(" + name + rb")\b[^>]*>(?:(?!<\1\b).)*?</\1\s*>", b"", cut, flags=re.DOTALL)
             cut = re.sub(rb"\s" + name + rb"""\s*=\s*(?:"[^"]*"|'[^']*')""", b"", cut)
-    return cut if is_well_formed(cut) else None
+    return cut
 
 
 def _prefixes(xmp: bytes, namespace: str) -> set[bytes]:

@@ -71,8 +71,8 @@ def run_jobs(
         format: of the results; by default the output name decides, then the input's format.
         quality: 1 to 100, for JPEG, WebP and AVIF.
         overwrite: whether to replace existing files.
-        drop_extras: whether a result may replace its own input even if that loses a second image, a video or a sound
-            (`kbnet.imaging.Photo.extras`).
+        drop_extras: whether a result may replace its own input even if that loses a second image, a sound or the raw
+            data (`kbnet.imaging.extras.lost_extras`).
         keep_time: whether results get their input's access and modification times.
         max_pixels: larger images are refused before decoding.
         progress: called with (job, 0, 0) when a job starts, then with (job, tiles done, tiles in total).

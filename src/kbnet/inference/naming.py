@@ -303,7 +303,9 @@ def _ending(format: str | None) -> str | None:
 
 
 def _check_name(file: Path, format: str | None) -> None:
-    if format_named(file):
+    if (named := format_named(file)) is not None:
+        if named == "heic" and not writes_heic():
+            raise MissingExtraError("pillow-heif", "heic")
         if format is not None and format_of(file.suffix) != format_of(format):
             raise InvalidInputError(
                 f"{printable(file)}: the file name says {format_of(file.suffix)}, but the format is {format}; "

@@ -71,7 +71,7 @@ class Result:
         data: the encoded result if the job has no output file.
         skipped: nothing was done, because the output is there already, or because the input is a result itself.
         full: whether writing failed because the disk is full.
-        extras: images, videos and sounds in the input that the output does not contain, as in `Photo.extras`.
+        extras: names of images, videos and sounds in the input that the output doesn't contain, as in `lost_extras`.
         change: mean absolute difference between the image and its result on the scale of [0,1]; None if it was not
             restored, or was restored by rows.
     """

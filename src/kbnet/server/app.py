@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from kbnet import __version__
 from kbnet.errors import InvalidInputError
-from kbnet.imaging import Photo, write_photo
+from kbnet.imaging import Photo, probe, write_photo
 from kbnet.models import CatalogueEntry, list_models
 from kbnet.server.admission import Admission
 from kbnet.server.api import routes
@@ -89,7 +89,10 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Loads the default model and triggers torch's lazy initialization, so that no client waits for these seconds.
         own = [_TINY, _SAMPLE] if provide is None else [_TINY]
-        warm_ups = [worker.submit(Restoration(data, desk.usual), time.monotonic() + limits.seconds) for data in own]
+        deadline = time.monotonic() + limits.seconds
+        sizes = [(info.height, info.width) for info in map(probe, own)]
+        pairs = zip(own, sizes, strict=True)
+        warm_ups = [worker.submit(Restoration(data, desk.usual, size=size), deadline) for data, size in pairs]
         sweeper = asyncio.create_task(_sweep(kept))
         yield
         sweeper.cancel()

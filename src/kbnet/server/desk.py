@@ -116,8 +116,8 @@ async def answer(desk: Desk, request: Request, wish: Wish) -> Response:
                     desk.moves[wish.token] = None
                 async with body.arriving():
                     data = await receive(request, body)
-                size = await asyncio.to_thread(_check_size, data, limits)
                 with desk.admission.place():
+                    size = await asyncio.to_thread(_check_size, data, limits)
                     name = str(request.state.id)
                     examine = partial(_outbreak_note, task=model.task)
                     what = Restoration(data, wish.task, wish.look, wish.format, wish.keep, name, examine, size)

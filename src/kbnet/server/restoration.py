@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from kbnet.errors import ImageError
-from kbnet.imaging import Pixels, probe
+from kbnet.imaging import Pixels
 from kbnet.inference.look import Look
 from kbnet.server.replies import Refused
 
@@ -39,7 +38,7 @@ class Restoration:
         keep: whether to also return the restored pixels.
         request: id of the request in the log.
         examine: compares the pixels before and after, and returns a note or None.
-        size: height and width of the image; None if its header hasn't been read.
+        size: height and width of the image; None if they aren't known, then it isn't restored in a batch.
     """
 
     data: bytes = field(repr=False)
@@ -92,13 +91,7 @@ class Pending:
     def kind(self) -> tuple[object, ...] | None:
         """Key that is equal for small images that can be restored in one batch; None for other images."""
         size = self.what.size
-        if size is None:
-            try:
-                info = probe(self.what.data)
-            except ImageError:
-                return None  # refused when its turn comes
-            size = info.height, info.width
-        if size[0] * size[1] > SMALL_PIXELS or self.what.look.is_input:
+        if size is None or size[0] * size[1] > SMALL_PIXELS or self.what.look.is_input:
             return None
         return self.what.task, self.what.look, *size
 

@@ -11,6 +11,7 @@ from kbnet.imaging.containers.trailing import behind
 from kbnet.imaging.photo import Block, Metadata, Resolution, Tail
 
 LONGEST = 65533  # capacity of a segment, bytes
+_MOST_MARKS = 4
 _APP0, _COMMENT = 0xE0, 0xFE
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
@@ -25,8 +26,8 @@ _TEXTS = {exif.PREFIX: "exif", _XMP: "xmp"}
 def collect(data: Bytes, *, whole: bool = True) -> Found:
     """Collect the metadata of a JPEG. `whole` tells whether to also look for its end, and for data after it."""
     found = Found()
-    resources, extension, index = b"", dict[bytes, dict[int, bytes]](), b""
-    marks: tuple[bytes, ...] = ()
+    resources, extension, index = list[bytes](), dict[bytes, dict[int, bytes]](), b""
+    marks: list[bytes] = []
     end: int | None = None
     for marker, start, stop in segments(data):
         if marker == EOI:
@@ -44,11 +45,12 @@ def collect(data: Bytes, *, whole: bool = True) -> Found:
         elif marker == 0xE1 and content.startswith(_EXTENDED):
             _gather_extension(content[len(_EXTENDED) :], extension)
         elif marker == 0xED and content.startswith(photoshop.PREFIX):
-            resources += content[len(photoshop.PREFIX) :]
+            resources.append(content[len(photoshop.PREFIX) :])
         elif marker == 0xEB and content.startswith(b"JP"):
             found.add("content-credentials" if b"c2pa" in content else "coding-extension", content, "APP11")
         elif any(marker == of and content.startswith(prefix) for of, prefix in _CODING):
-            marks += (content,) if content.startswith(_GAIN_MAP) else ()
+            if content.startswith(_GAIN_MAP) and len(marks) < _MOST_MARKS:
+                marks.append(content)
             if content.startswith(b"JFIF\0"):
                 found.resolution = _density(content)
             if content.startswith(b"MPF\0"):
@@ -56,11 +58,11 @@ def collect(data: Bytes, *, whole: bool = True) -> Found:
         elif not any(marker == of and content.startswith(prefix) for of, prefix in _THUMBNAILS):
             found.add("segment", content, f"APP{marker - _APP0}")
     if resources:
-        found.add("photoshop", resources)
+        found.add("photoshop", b"".join(resources))
     _add_extension(found, extension)
     said = xmp.companions(found.first("xmp") or b"") | ({"gain map"} if marks else set())
     if end is not None:
-        found.extras, found.tail = behind(data, end, said, _picture_kinds(index), index, marks)
+        found.extras, found.tail = behind(data, end, said, _picture_kinds(index), index, tuple(marks))
     if "gain map" in said and "the HDR gain map" not in found.extras:
         found.notes.append("the description of an HDR gain map is not kept; the standard image is")
     return found

@@ -1,4 +1,4 @@
-"""What follows the image in a JPEG file and stays true for its restored version: a gain map, a depth map, a video.
+"""What follows the image in a JPEG file and remains valid for its restored version: a gain map, a depth map, a video.
 
 Tail of the input --upright--> Tail for upright pixels --announcement, attach--> the end of the result
 """
@@ -13,8 +13,8 @@ from kbnet.imaging.photo import Tail
 
 GAIN_MAP, VIDEO, DEPTH = "the HDR gain map", "the video of a motion photo", "a depth map"
 _SAID = {GAIN_MAP: "gain map", VIDEO: "video", DEPTH: "depth"}
-_LONGEST = 256 << 20  # bytes
-_MOST_PIXELS = 50_000_000  # of an image that is turned
+_LONGEST = 64 << 20  # bytes
+_MOST_IMAGES = 4
 _ENTRIES, _ENTRY = 0xB002, 16  # of the MPF index: its tag, bytes per image
 _TURNS = {2: "h", 3: "rr", 4: "v", 5: "rh", 6: "r", 7: "rv", 8: "rrr"}  # a quarter turn clockwise, then a flip
 
@@ -34,7 +34,7 @@ def images(data: Bytes) -> list[tuple[int, int]]:
 def kept(
     data: bytes, video: int | None, names: list[str], said: frozenset[str], index: bytes, marks: tuple[bytes, ...]
 ) -> Tail | None:
-    """Return the tail if all of it stays true for a restored image, else None.
+    """Return the tail if all of it remains valid for a restored image, else None.
 
     Args:
         data: all bytes after the image.
@@ -49,36 +49,50 @@ def kept(
     if not said <= {_SAID[name] for name in names}:
         return None
     spans = images(data[:video])
-    if index and len(_entries(index)) != 1 + len(spans):
+    if len(spans) > _MOST_IMAGES or (index and len(_entries(index)) != 1 + len(spans)):
         return None
     return Tail(tuple(names), data, tuple(spans), index, marks)
 
 
-def upright(tail: Tail, orientation: int) -> tuple[Tail, dict[int, int]] | None:
-    """Return the tail for pixels that were turned upright, and the new length of each image in it by its
-    old one.
+def upright(tail: Tail, orientation: int, pixels: int) -> tuple[Tail, dict[int, int]] | None:
+    """Return the tail for pixels that were turned upright, and the new length of each of its images by the old one.
 
-    Its images are turned like the main image, and encoded again. Returns None if one of them can't be decoded.
+    Its images are turned like the main image, and encoded again.
+
+    Args:
+        tail: the tail of the file.
+        orientation: the main image's, 1 to 8.
+        pixels: of the main image; the others together may have as many.
+
+    Returns:
+        None if an image can't be decoded, the images have too many pixels, or two have the same length.
     """
     if orientation == 1:
         return tail, {}
-    data, spans, lengths, last = b"", [], {}, 0
+    pieces: list[bytes] = []
+    spans: list[tuple[int, int]] = []
+    lengths: dict[int, int] = {}
+    last = at = 0
     for start, stop in tail.images:
-        turned = _turned(tail.data[start:stop], orientation)
-        if turned is None:
+        turned = _turned(tail.data[start:stop], orientation, pixels)
+        if turned is None or stop - start in lengths:
             return None
-        data += tail.data[last:start]
-        spans.append((len(data), len(data) + len(turned)))
-        data, last = data + turned, stop
-        lengths[stop - start] = len(turned)
-    return replace(tail, data=data + tail.data[last:], images=tuple(spans)), lengths
+        image, count = turned
+        pixels -= count
+        pieces += [tail.data[last:start], image]
+        at += start - last
+        spans.append((at, at + len(image)))
+        at, last = at + len(image), stop
+        lengths[stop - start] = len(image)
+    return replace(tail, data=b"".join((*pieces, tail.data[last:])), images=tuple(spans)), lengths
 
 
-def _turned(jpeg: bytes, orientation: int) -> bytes | None:
-    """Turn a JPEG with its own metadata, whose orientation, if any, is the image's."""
+def _turned(jpeg: bytes, orientation: int, most: int) -> tuple[bytes, int] | None:
+    """Turn a JPEG of at most so many pixels, and return it with its own metadata, and the number of its pixels."""
     try:
-        image = pyvips.Image.jpegload_buffer(jpeg)
-        if image.width * image.height > _MOST_PIXELS:
+        image = pyvips.Image.jpegload_buffer(jpeg, memory=True)
+        count = image.width * image.height
+        if count > most:
             return None
         for step in _TURNS[orientation]:
             image = image.rot90() if step == "r" else image.fliphor() if step == "h" else image.flipver()
@@ -91,7 +105,7 @@ def _turned(jpeg: bytes, orientation: int) -> bytes | None:
         if 0xE1 <= marker <= 0xEF and marker != 0xEE and not jpeg.startswith(exif.PREFIX, start)
     )
     first = next((start - 4 for marker, start, _ in segments(encoded) if not 0xE0 <= marker <= 0xEF), None)
-    return None if first is None else encoded[:2] + head + encoded[first:]
+    return None if first is None else (encoded[:2] + head + encoded[first:], count)
 
 
 def announcement(tail: Tail) -> list[bytes]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
-from kbnet.imaging import dng, exif, ifd, photoshop
+from kbnet.imaging import dng, exif, ifd, photoshop, xmp
 from kbnet.imaging.containers.found import RAW_DATA, Found
 from kbnet.imaging.ifd import Directory, Entry, Form
 from kbnet.imaging.photo import Metadata, Resolution
@@ -78,7 +78,7 @@ def collect(file: BinaryIO) -> Found:
 
 def collect_raw(file: BinaryIO) -> Found:
     """Collect what a developed photo keeps of a camera raw file: EXIF, XMP and captions, but no instructions for it."""
-    found = Found()
+    found = Found(extras=[RAW_DATA])
     form = ifd.read_form(file)
     directory = ifd.read_directory(file, form, form.first) if form else None
     if form is None or directory is None:
@@ -86,10 +86,10 @@ def collect_raw(file: BinaryIO) -> Found:
         return found
     everything = Found()
     _add_blocks(everything, directory, form)
-    found.extras.append(RAW_DATA)
     for block in everything.blocks:
         if block.kind in ("exif", "xmp", "iptc"):
-            found.add(block.kind, block.data, block.name, block.code)
+            data = xmp.without_development(block.data) if block.kind == "xmp" else block.data
+            found.add(block.kind, data, block.name, block.code)
     found.notes += [note for note in everything.notes if note == exif.MOVED_NOTE]
     return found
 

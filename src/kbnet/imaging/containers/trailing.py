@@ -14,7 +14,8 @@ _LARGE_THUMBNAILS = (0x010001, 0x010002, 0x010003, 0x010004, 0x010005)
 
 def extras_behind(data: Bytes, end: int) -> list[str]:
     """Return the names of what follows an image that ends at `end`, in a format that can't keep it."""
-    return behind(data, end)[0]
+    rest = data[end:]
+    return _names(rest, _video(rest), frozenset(), ())
 
 
 def behind(
@@ -36,11 +37,16 @@ def behind(
         marks: contents of other segments of the image that announce what follows it.
     """
     rest = data[end:]
-    video = _VIDEO.search(rest)
-    at = None if video is None else video.start()
-    names = _names(rest, at, said, kinds)
+    video = _video(rest)
+    names = _names(rest, video, said, kinds)
     previews = any(kind in _LARGE_THUMBNAILS for kind in kinds[1:])
-    return names, None if previews else tails.kept(rest, at, names, said, index, marks)
+    return names, None if previews else tails.kept(rest, video, names, said, index, marks)
+
+
+def _video(rest: bytes) -> int | None:
+    """Return the position of a video, or None."""
+    found = _VIDEO.search(rest)
+    return None if found is None else found.start()
 
 
 def _names(rest: bytes, video: int | None, said: frozenset[str], kinds: tuple[int, ...]) -> list[str]:

@@ -53,18 +53,19 @@ function lumaChange(before, after) {
 }
 
 function lowPass(values, width, height) {
-  const down = new Float32Array(values.length), low = new Float32Array(values.length);
+  const low = new Float32Array(values.length), row = new Float32Array(width); // first down, then across in place
   for (let y = 0; y < height; y++) {
     for (let tap = 0; tap < TAPS.length; tap++) {
-      const row = mirrored(y + tap - REACH, height) * width;
-      for (let x = 0; x < width; x++) down[y * width + x] += TAPS[tap] * values[row + x];
+      const from = mirrored(y + tap - REACH, height) * width;
+      for (let x = 0; x < width; x++) low[y * width + x] += TAPS[tap] * values[from + x];
     }
   }
   const columns = Array.from({ length: width + 2 * REACH }, (_, x) => mirrored(x - REACH, width));
   for (let y = 0; y < height; y++) {
+    row.set(low.subarray(y * width, (y + 1) * width));
     for (let x = 0; x < width; x++) {
       let sum = 0;
-      for (let tap = 0; tap < TAPS.length; tap++) sum += TAPS[tap] * down[y * width + columns[x + tap]];
+      for (let tap = 0; tap < TAPS.length; tap++) sum += TAPS[tap] * row[columns[x + tap]];
       low[y * width + x] = sum;
     }
   }
