@@ -41,3 +41,15 @@ def test_equal_patches_give_the_lowest_loss_and_a_finite_gradient(kind, patches)
     loss.backward()
     assert restored.grad.isfinite().all()
     assert loss.item() == pytest.approx({"l1": 0.0, "charbonnier": 1e-3, "psnr": -80.0}[kind], abs=1e-6)
+
+
+def test_the_floor_of_the_psnr_loss_ends_what_a_patch_can_gain():
+    clean = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    section = LossSection(kind="psnr", floor=1e-5)
+    assert loss_of(section, clean, clean).item() == pytest.approx(-50, abs=1e-4)
+    slopes = []
+    for error in (1e-4, 3e-2):  # far below and far above the floor
+        restored = (clean + error).requires_grad_()
+        loss_of(section, restored, clean).backward()
+        slopes.append(float(restored.grad.abs().max()))
+    assert slopes[0] < slopes[1]

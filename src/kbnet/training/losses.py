@@ -5,9 +5,6 @@ from torch import Tensor
 
 from kbnet.training.recipe import LossSection
 
-_TINY = 1e-8
-"""Added to a mean squared error, so that the PSNR of identical patches is 80 dB instead of infinite."""
-
 
 def loss_of(section: LossSection, restored: Tensor, clean: Tensor) -> Tensor:
     """Compute the loss of float32 patches [B,C,H,W], nominally in [0,1]; returns a scalar.
@@ -19,4 +16,4 @@ def loss_of(section: LossSection, restored: Tensor, clean: Tensor) -> Tensor:
         return difference.abs().mean()
     if section.kind == "charbonnier":
         return (difference.square() + section.epsilon**2).sqrt().mean()
-    return 10 * torch.log10(difference.square().flatten(1).mean(1) + _TINY).mean()
+    return 10 * torch.log10(difference.square().flatten(1).mean(1) + section.floor).mean()

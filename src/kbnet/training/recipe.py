@@ -129,6 +129,11 @@ class LossSection(_Section):
         default="l1", description="mean |d|; mean sqrt(d^2 + epsilon^2); 10 log10 of each patch's mean d^2"
     )
     epsilon: float = Field(default=1e-3, gt=0, description="epsilon of the Charbonnier loss, on a scale of [0,1]")
+    floor: float = Field(
+        default=1e-8,
+        gt=0,
+        description="added to the mean d^2 of the PSNR loss, which gains nothing beyond it: 1e-8 is 80 dB, 1e-5 50 dB",
+    )
 
 
 class MixupSection(_Section):
