@@ -52,6 +52,8 @@ def remade(text: str) -> str:
     """The page with what its blocks print now in the place of what it shows."""
     names: dict[str, object] = {}
     for block in blocks("tutorial.md"):
+        if block.language not in ("console", "python"):
+            continue  # an output, which the block before it has replaced
         old = f"```{block.language}{' ' + block.options if block.options else ''}\n{block.code}```\n"
         assert text.count(old) == 1, f"tutorial.md, line {block.line}: the same block twice"
         if block.language == "console":

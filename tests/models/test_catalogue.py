@@ -36,6 +36,12 @@ def test_entry_is_true(entry: kbnet.models.CatalogueEntry) -> None:
     assert (ROOT / entry.recipe).is_file()
     assert "Licen" in entry.training_data or "licen" in entry.training_data
     assert len(entry.license) > 3
+    if "NC" not in entry.license:  # free weights name every photo that they were trained on
+        assert entry.credits_path is not None
+        rows = [line.split("\t") for line in entry.credits_path.read_text(encoding="utf-8").splitlines()]
+        assert rows[0] == ["file", "licence", "credit", "source"]
+        assert len(rows) > 600
+        assert all(len(row) == 4 and row[1] and "NC" not in row[1].split("-") for row in rows[1:])
     assert entry.metrics["CBSD68 clean, lowest"] >= (38 if entry.task == "deblur" else 42)  # it does no harm
     assert cost(network.config).per_pixel <= (250_000 if entry.variant == "hq" else 60_000)
 

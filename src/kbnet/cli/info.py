@@ -36,7 +36,7 @@ def _about(target: str) -> dict[str, Any]:
     from kbnet.models import PRESETS, find, resolve
 
     if entry := find(target):
-        named = {**asdict(entry), "file": str(entry.path)}
+        named = {**asdict(entry), "file": str(entry.path), "credits": str(entry.credits_path or "")}
         return {**named, **_weights(resolve(target))}
     if target in PRESETS and not Path(target).exists():
         return {"network": target, **_network(PRESETS[target])}

@@ -50,9 +50,11 @@ class CatalogueEntry:
         recipe: file in the repository that trains such weights.
         history: the runs that made these weights, if they differ from a single run of the current recipe.
         measured_by: command that measured `metrics`.
-        variant: "hq" (better and slower) or "gray" for weights that aren't their task's default; TASK-VARIANT also
-            selects them.
+        variant: "hq" (better and slower), "gray", or "free" (without a non-commercial term) for weights
+            that aren't their task's default; TASK-VARIANT also selects them.
         gray: name of the model that restores gray images when this one is selected by task.
+        credits: file in the package's `weights` folder that names each photo trained on, its author and its licence;
+            empty if there is none.
         metrics: measured scores by name, in dB unless the name says otherwise.
     """
 
@@ -73,12 +75,18 @@ class CatalogueEntry:
     measured_by: str
     variant: str = ""
     gray: str = ""
+    credits: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
         """Path of the file in this installation."""
         return _weights_folder() / self.file
+
+    @property
+    def credits_path(self) -> Path | None:
+        """Path of the credits in this installation; None if there are none."""
+        return _weights_folder() / self.credits if self.credits else None
 
     @property
     def alias(self) -> str:

@@ -79,6 +79,8 @@ def push_to_hub(
         file = Path(folder) / WEIGHTS
         write_weights(weights, file)
         contents: dict[str, Any] = {WEIGHTS: file, SETTINGS: _settings_text(entry).encode(), CARD: card.encode()}
+        if entry is not None and entry.credits_path is not None:
+            contents[entry.credits] = entry.credits_path
         api = hub.HfApi(endpoint=_endpoint(endpoint), token=token)
 
         def push() -> str:
@@ -113,6 +115,7 @@ def model_card(
         lines += ["## Quality", "", "| | dB |", "|---|---|"]
         lines += [f"| {name} | {value:.2f} |" for name, value in entry.metrics.items()]
         lines += ["", f"Measured by `{entry.measured_by}`", "", "## Training", "", f"Data: {entry.training_data}.", ""]
+        lines += [f"Credits of the photos: {entry.credits}", ""] if entry.credits else []
         lines += [entry.history + ("" if entry.history.endswith(".") else ".")] if entry.history else []
     return "\n".join(lines) + "\n"
 
