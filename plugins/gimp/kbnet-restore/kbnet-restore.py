@@ -88,7 +88,7 @@ def register() -> None:
             copy = Gimp.Layer.new_from_drawable(layer, alone)
             alone.insert_layer(copy, None, 0)
             copy.set_offsets(0, 0)
-            # Only the pixels: opacity, mode and mask still apply to the result's neighbours, not to the result.
+            # Only the pixels: saving would bake in opacity, mode, visibility and mask.
             copy.set_opacity(100)
             copy.set_mode(Gimp.LayerMode.NORMAL)
             copy.set_visible(True)

@@ -159,7 +159,7 @@ def export(
     if not (context or window):
         cure = "--window 128" if packaged else "--context"
         typer.echo(
-            f"kbnet: note: this graph averages over each tile separately, so large photos can show seams; to avoid "
+            "kbnet: note: this graph averages over each tile separately, so large photos can show seams; to avoid "
             f"them, add {cure}",
             err=True,
         )

@@ -46,7 +46,7 @@ HEADERS = Isolation(seconds=10, pixels=0)
 
 
 def decode(kind: str, data: bytes, name: str, isolation: Isolation) -> NDArray[Any]:
-    """Decode a file as `kbnet.imaging.heif.decode` does it, in a child process.
+    """Decode a file as `heif.decode`, `raw.develop` or `raw.size` does it, in a child process.
 
     Args:
         kind: a key of `_DECODERS`, such as "heic"; "raw-size" for the height and width of a developed raw file.
