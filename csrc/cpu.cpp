@@ -57,10 +57,11 @@ const std::vector<const Kernels*>& usable_kernels() {
         std::vector<const Kernels*> found;
 #if defined(KBNET_X86_BUILDS)
         const Capabilities has;
-#if defined(KBNET_AVX512_BF16_BUILD)
-        if (has.avx512bf16) found.push_back(&kernels_avx512bf16);
-#endif
         if (has.avx512) found.push_back(&kernels_avx512);
+#if defined(KBNET_AVX512_BF16_BUILD)
+        if (has.avx512bf16)
+            found.insert(kernels_avx512bf16.pairs_are_faster() ? found.begin() : found.end(), &kernels_avx512bf16);
+#endif
         if (has.avx2) found.push_back(&kernels_avx2);
 #endif
         found.push_back(&kernels_portable);

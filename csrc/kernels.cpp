@@ -8,6 +8,7 @@
 #include "forward_tile.h"
 #include "fusion.h"
 #include "fusion_backward.h"
+#include "pairs.h"
 #include "problem.h"
 
 namespace {
@@ -32,7 +33,8 @@ namespace kbnet {
 // The only exported symbol of this file.
 extern const Kernels KBNET_JOIN(kernels_, KBNET_ISA);
 const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
-    KBNET_TEXT(KBNET_ISA), kHavePairs,           forward_packed,    forward_pack,    forward_scratch, forward_strip,
+    KBNET_TEXT(KBNET_ISA), kHavePairs,           pairs_are_faster,
+    forward_packed,        forward_pack,         forward_scratch,   forward_strip,
     forward_tile_scratch,  forward_tile,
     backward_packed,       backward_pack,        backward_scratch,  backward_strip,  write_dx_row,
     dweight_pitch,         fusion_scratch,       fusion_tile,       feed_forward_scratch,
