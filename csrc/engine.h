@@ -24,6 +24,7 @@ struct Settings {
     Family family = Family::kSmall;
     int64_t channels, width, bases, group, kernel, head_limit;
     float eps;
+    bool paired = false;  // multiply in bfloat16 if the kernels have such products; sums and images stay float32
     // KBNet-S
     int64_t middle_blocks;
     std::vector<int64_t> encoder_blocks, decoder_blocks;

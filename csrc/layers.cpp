@@ -70,7 +70,7 @@ Block Parts::fusion(const std::string& name, int64_t c, int64_t hidden, bool bia
     made.channels = c;
     FusionCall& f = made.fusion;
     f.sizes.channels = c, f.sizes.bases = s.bases, f.sizes.group = s.group, f.sizes.kernel = s.kernel;
-    f.hidden = hidden, f.head = head, f.eps = s.eps;
+    f.hidden = hidden, f.head = head, f.eps = s.eps, f.paired = s.paired;
     made.mix = layer(name + ".channel_branch.mix", Edge::kMix, c, hidden, true);
     f.static_in = find(name + ".static_branch.0.weight", hidden * c);
     f.static_in_bias = find(name + ".static_branch.0.bias", hidden, bias);
@@ -104,7 +104,7 @@ Block Parts::block_s(const std::string& name, int64_t c) const {
     f.out = find(name + ".fusion_out.weight", c * c), f.out_bias = find(name + ".fusion_out.bias", c);
     f.out_scale = find(name + ".fusion_scale", c);
     FeedForwardCall& n = made.feed;
-    n.sizes = f.sizes, n.hidden = hidden, n.eps = s.eps;
+    n.sizes = f.sizes, n.hidden = hidden, n.eps = s.eps, n.paired = s.paired;
     n.norm_weight = find(name + ".ffn_norm.weight", c), n.norm_bias = find(name + ".ffn_norm.bias", c);
     n.in = find(name + ".ffn_in.weight", 2 * hidden * c), n.in_bias = find(name + ".ffn_in.bias", 2 * hidden);
     n.out = find(name + ".ffn_out.weight", c * hidden), n.out_bias = find(name + ".ffn_out.bias", c);
@@ -124,7 +124,7 @@ Block Parts::block_l(const std::string& name, int64_t c, int64_t heads) const {
     f.static_conv_bias = find(inner + ".static_branch.1.bias", hidden, s.bias);
     f.out = find(inner + ".out.weight", c * hidden), f.out_bias = find(inner + ".out.bias", c, s.bias);
     AttentionCall& a = made.attention;
-    a.sizes = f.sizes, a.heads = heads, a.eps = s.eps;
+    a.sizes = f.sizes, a.heads = heads, a.eps = s.eps, a.paired = s.paired;
     a.norm_weight = find(name + ".attention_norm.weight", c), a.norm_bias = find(name + ".attention_norm.bias", c);
     made.temperature = find(outer + ".temperature", heads);
     a.qkv = find(outer + ".qkv.weight", 3 * c * c), a.qkv_bias = find(outer + ".qkv.bias", 3 * c, s.bias);

@@ -11,8 +11,8 @@
 
 #include "cpu.h"
 #include "driver.h"
-#include "module_block.h"
 #include "module_engine.h"
+#include "module_training.h"
 #include "pool.h"
 #include "views.h"
 
@@ -100,7 +100,6 @@ NB_MODULE(_native, m) {
     m.def("backward", &backward, "dy"_a, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "dx"_a.none().noconvert(),
           "dcoefficients"_a.none().noconvert(), "dweight"_a.none().noconvert(), "dbias"_a.none().noconvert(),
           "threads"_a, "instruction_set"_a = "", "Writes the gradients that are not None.");
-    kbnet::define_block(m);
     kbnet::define_engine(m);
     kbnet::define_training(m);
     m.def("instruction_sets", &instruction_sets, "The instruction sets of this build that the processor supports, fastest first.");

@@ -42,13 +42,14 @@ private:
 
 class Engine {
 public:
-    Engine(const nb::dict& settings, const nb::dict& arrays, const std::string& instruction_set) : state_(arrays) {
+    Engine(const nb::dict& settings, const nb::dict& arrays, const std::string& instruction_set, bool bfloat16)
+        : state_(arrays) {
         const auto whole = [&](const char* name) { return nb::cast<int64_t>(settings[name]); };
         const auto wholes = [&](const char* name) { return nb::cast<std::vector<int64_t>>(settings[name]); };
         Settings s{};
         s.channels = whole("channels"), s.width = whole("width");
         s.bases = whole("bases"), s.group = whole("group_channels"), s.kernel = whole("kernel_size");
-        s.head_limit = whole("coefficient_limit"), s.eps = 1e-6f;
+        s.head_limit = whole("coefficient_limit"), s.eps = 1e-6f, s.paired = bfloat16;
         if (settings.contains("heads")) {
             s.family = Family::kLarge;
             s.blocks = wholes("blocks"), s.heads = wholes("heads");
@@ -61,6 +62,7 @@ public:
             s.lightweight = nb::cast<bool>(settings["lightweight"]);
         }
         network_ = std::make_unique<Network>(s, state_, kernels_named(instruction_set));
+        in_bfloat16_ = bfloat16 && network_->kernels().has_pairs;
     }
 
     std::vector<std::vector<float>> run(const Image& x, const Image& y, const std::string& context, int64_t window,
@@ -90,10 +92,12 @@ public:
     int64_t bytes(int64_t batch, int64_t height, int64_t width) const { return network_->bytes(batch, height, width); }
     int64_t multiple() const { return network_->multiple(); }
     std::string instruction_set() const { return network_->kernels().name; }
+    bool in_bfloat16() const { return in_bfloat16_; }
 
 private:
     State state_;
     std::unique_ptr<Network> network_;
+    bool in_bfloat16_;
 };
 
 }  // namespace
@@ -101,12 +105,13 @@ private:
 void define_engine(nb::module_& m) {
     using namespace nb::literals;
     nb::class_<Engine>(m, "Engine", "A network with its weights.")
-        .def(nb::init<const nb::dict&, const nb::dict&, const std::string&>(), "settings"_a, "arrays"_a,
-             "instruction_set"_a = "")
+        .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, bool>(), "settings"_a, "arrays"_a,
+             "instruction_set"_a = "", "bfloat16"_a = false)
         .def("run", &Engine::run, "x"_a, "y"_a.noconvert(), "context"_a, "window"_a, "halo"_a, "means"_a, "threads"_a)
         .def("bytes", &Engine::bytes, "batch"_a, "height"_a, "width"_a)
         .def_prop_ro("multiple", &Engine::multiple)
-        .def_prop_ro("instruction_set", &Engine::instruction_set);
+        .def_prop_ro("instruction_set", &Engine::instruction_set)
+        .def_prop_ro("in_bfloat16", &Engine::in_bfloat16);
 }
 
 }  // namespace kbnet

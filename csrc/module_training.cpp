@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "driver.h"
-#include "module_block.h"
+#include "module_training.h"
 #include "views.h"
 
 namespace nb = nanobind;

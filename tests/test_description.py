@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kbnet import description
-from kbnet.description import FEED_FORWARD, FUSION, MIXED, BlockL, BlockS, describe
+from kbnet.description import FEED_FORWARD, FUSION, BlockL, BlockS, describe
 from kbnet.models import PRESETS, create_model
 from kbnet.models import build as build_network
 from kbnet.models.description import describe_network
@@ -83,9 +83,6 @@ def test_the_kernels_name_the_parameters_in_the_same_order():
     listed = re.search(r"enum FusionParameter \{(.*?)kFusionParameters", header, re.DOTALL)
     names = re.findall(r"k([A-Z]\w+),", listed[1])
     assert tuple(re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() for name in names) == FUSION
-    module = (ROOT / "csrc" / "module_block.cpp").read_text(encoding="utf-8")
-    reader = module[module.index("Reader read(parameters);") : module.index("read.end()")]
-    assert tuple(re.findall(r"call\.(\w+) = read\.", reader)) == MIXED
 
 
 def test_nothing_of_it_needs_torch():

@@ -78,6 +78,7 @@ assert restorer.describe()["runtime"] == "engine"
 pixels = np.asarray(Image.open("noisy.png"))
 assert restorer(pixels).dtype == np.uint8
 assert restorer(Image.fromarray(pixels)).size == (56, 40)
+assert kbnet.Restorer.from_pretrained("denoise", dtype="bfloat16")(pixels).shape == pixels.shape
 assert restorer(pixels / 255.0, strength=0.5).dtype == np.float64
 """,
     "rows of a file": """
@@ -106,7 +107,6 @@ def test_commands_about_models_need_no_pytorch(without, command):
 
 
 COMMANDS = {
-    "bfloat16": ["restore", "noisy.png", "-o", "out.png", "--dtype", "bfloat16"],
     "a GPU": ["restore", "noisy.png", "-o", "out.png", "--device", "cuda"],
     "the authors' file": ["restore", "noisy.png", "-o", "out.png", "--model", "theirs.pth"],
     "convert": ["convert", "denoise", "out.pth"],

@@ -33,9 +33,6 @@ FUSION = (
 )
 """Roles of the parameters in the fusion half of a block, in the order of FusionParameter in csrc/problem.h."""
 
-MIXED = FUSION[:2] + FUSION[4:]
-"""The roles of `FUSION` without the channel branch (`mix`), which is computed before; in the order of FusionCall."""
-
 FEED_FORWARD = ("norm_weight", "norm_bias", "in", "in_bias", "out", "out_bias", "out_scale")
 """Roles of the parameters in the feed-forward half of KBNet-S's block, in the order of FeedForwardCall."""
 
@@ -144,13 +141,11 @@ class Description:
         layers: all layers in registration order, starting with the block itself.
         fusion: path of the parameter for each role in `FUSION`; None if the block has no such parameter.
         feed_forward: the same for the roles in `FEED_FORWARD`; empty for KBNet-L.
-        gelu: whether the static branch ends with a GELU that isn't a module of its own (KBNet-L).
     """
 
     layers: tuple[Layer, ...]
     fusion: Mapping[str, str | None]
     feed_forward: Mapping[str, str | None]
-    gelu: bool
 
     def __getitem__(self, path: str) -> Layer:
         return next(layer for layer in self.layers if layer.path == path)
@@ -272,7 +267,7 @@ def _block_s(settings: BlockS) -> Description:
     itself = Layer("", "KBBlockS", parameters=scales, children=_children(layers))
     places = {"norm": "fusion_norm", "out": "fusion_out", "kba_scale": "kba_scale", "out_scale": "fusion_scale"}
     ffn = {"norm": "ffn_norm", "in": "ffn_in", "out": "ffn_out", "out_scale": "ffn_scale"}
-    return _described([itself, *layers], places, "", ffn, gelu=False)
+    return _described([itself, *layers], places, "", ffn)
 
 
 def _block_l(settings: BlockL) -> Description:
@@ -301,7 +296,7 @@ def _block_l(settings: BlockL) -> Description:
     layers = _halves(fusion=whole, attention=attention)
     itself = Layer("", "KBBlockL", children=_children(layers))
     places = {"norm": "fusion_norm", "out": "fusion.out", "kba_scale": "fusion.kba_scale"}
-    return _described([itself, *layers], places, "fusion.", {}, gelu=True)
+    return _described([itself, *layers], places, "fusion.", {})
 
 
 def _halves(**halves: Iterable[Layer]) -> list[Layer]:
@@ -317,9 +312,7 @@ def _children(layers: Iterable[Layer]) -> tuple[str, ...]:
     return tuple(layer.path for layer in layers if "." not in layer.path)
 
 
-def _described(
-    layers: list[Layer], places: dict[str, str], prefix: str, feed_forward: dict[str, str], *, gelu: bool
-) -> Description:
+def _described(layers: list[Layer], places: dict[str, str], prefix: str, feed_forward: dict[str, str]) -> Description:
     inside = {
         "mix": "channel_branch.mix",
         "static_in": "static_branch.0",
@@ -350,4 +343,4 @@ def _described(
         return MappingProxyType(found)
 
     half = paths(FEED_FORWARD, feed_forward) if feed_forward else MappingProxyType({})
-    return Description(tuple(layers), paths(FUSION, fusion), half, gelu)
+    return Description(tuple(layers), paths(FUSION, fusion), half)

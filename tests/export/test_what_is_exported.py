@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 from kbnet.errors import InvalidInputError
 from kbnet.export import export_int8, export_model, graph_facts
 from kbnet.models import create_model
-from kbnet.nn import KernelBasisAttention, fused
+from kbnet.nn import KernelBasisAttention, compiled
 
 
 def tiny():
@@ -118,7 +118,7 @@ def test_a_torch_program_has_what_was_changed(tmp_path):
 
 def test_parity_is_with_the_modules_and_not_with_the_kernels(tmp_path, monkeypatch):
     monkeypatch.setenv("KBNET_FUSED", "on")
-    monkeypatch.setattr(fused, "fused_block", lambda *_, **__: pytest.fail("a call of the kernels"))
+    monkeypatch.setattr(compiled, "run", lambda *_, **__: pytest.fail("a call of the engine"))
     network = tiny()
     assert export_model(network, tmp_path / "g.onnx", graph_facts(network)) < 1e-4
 

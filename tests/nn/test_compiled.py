@@ -144,8 +144,6 @@ def test_calls_that_want_the_layers_get_them(network, calls, monkeypatch):
         network(x)
     network.eval()
     torch.export.export(network, (x,))
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        network(x)
     monkeypatch.setenv("KBNET_FUSED", "off")
     with torch.inference_mode():
         network(x)
@@ -154,10 +152,41 @@ def test_calls_that_want_the_layers_get_them(network, calls, monkeypatch):
     with torch.inference_mode():
         network(x)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("type_of_image", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("how", ["autocast", "weights"])
+def test_bfloat16_runs_by_the_engine_too(network, calls, how, type_of_image):
+    x = image().to(type_of_image)
+    exact = by_layers(network, x.float())
+    network.to(torch.bfloat16 if how == "weights" else torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        layers = by_layers(network, x)
+        with torch.inference_mode():
+            result = network(x)
+    assert len(calls) == 1
+    assert (result.dtype, result.shape) == (layers.dtype, layers.shape)
+    assert (result - exact).abs().max() <= max((layers - exact).abs().max(), 2e-3)
+
+
+def test_autocast_to_another_type_runs_layer_by_layer(network, calls):
+    with torch.inference_mode(), torch.autocast("cpu", torch.float16):
+        network(image())
+    assert calls == []
+
+
+@pytest.mark.slow
+def test_a_compiled_and_an_exported_network_keep_the_operator_whole():
+    network, x = kbnet.create_model("kbnet-nano", width=8).eval(), torch.rand(1, 3, 32, 48)
     with torch.inference_mode():
-        wide = kbnet.create_model("kbnet-nano", **{**NETWORKS["kbnet-nano"], "width": 512}).eval()
-    reason = compiled.refuses(wide, x, FullFrame())
-    assert reason is not None
+        expected = network(x)
+    with torch.no_grad():
+        exported = torch.export.export(network, (x,))
+        whole = torch.compile(network, backend="eager", fullgraph=True)
+        torch.testing.assert_close(exported.module()(x), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(whole(x), expected, rtol=0, atol=1e-5)
+    targets = [str(node.target) for node in exported.graph.nodes]
+    assert sum("kernel_basis_attention" in target for target in targets) == 15
 
 
 def test_an_engine_goes_with_its_network(network):

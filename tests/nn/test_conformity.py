@@ -9,7 +9,8 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from kbnet.description import describe
-from kbnet.nn import FullFrame, KBBlockL, KBBlockS, fused
+from kbnet.models import create_model
+from kbnet.nn import FullFrame, KBBlockS, compiled, fused
 from kbnet.nn.conformity import departure
 from kbnet.ops import native
 
@@ -195,8 +196,8 @@ def a_parameter_of_another_type(block):
 
 
 def a_patched_average(block):
-    right = block.channel_branch.grid
-    block.channel_branch.grid = lambda x, context: (right(x, context)[0] + 1, 1)
+    right = block.channel_branch.forward
+    block.channel_branch.forward = lambda x, context: right(x, context) + 1
 
 
 MUTATIONS = [
@@ -221,13 +222,10 @@ def block_s(lightweight=True):
 
 
 def results(block, x, monkeypatch, mode):
-    """Value without gradients; then value and every gradient with them."""
+    """Value and every gradient."""
     monkeypatch.setenv("KBNET_FUSED", mode)
-    with torch.inference_mode():
-        found = {"inferred": block.eval()(x, FullFrame())}
-    block.train()
     inputs = {"x": x.clone().requires_grad_(), **dict(block.named_parameters())}
-    found["y"] = block(inputs["x"], FullFrame())
+    found = {"y": block(inputs["x"], FullFrame())}
     gradients = torch.autograd.grad(found["y"].square().sum(), list(inputs.values()), allow_unused=True)
     return found | {f"gradient of {name}": g for name, g in zip(inputs, gradients, strict=True) if g is not None}
 
@@ -255,8 +253,29 @@ def test_a_block_computes_what_its_modules_do(mutate, monkeypatch):
     assert_same(results(block, x, monkeypatch, "on"), expected)
     monkeypatch.setenv("KBNET_FUSED", "on")
     assert set(vars(fused.plan(block, x, FullFrame())).values()) != {None}
+
+
+def network_s():
+    torch.manual_seed(0)
+    settings = {"width": 8, "encoder_blocks": (0,), "decoder_blocks": (1,), "middle_blocks": 0, "bases": 4}
+    network = create_model("kbnet-nano", **settings).eval()
+    network.decoder[0][0] = block_s().eval()
+    return network
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
+def test_a_network_computes_what_its_modules_do(mutate, monkeypatch):
+    network, x = network_s(), torch.randn(2, 3, 14, 18)
+    monkeypatch.setenv("KBNET_FUSED", "on")
     with torch.inference_mode():
-        assert fused.plan(block.eval(), x, FullFrame()).inference is not None
+        assert compiled.refuses(network, x, FullFrame()) is None
+    mutate(*(network.decoder[0][0], monkeypatch)[: mutate.__code__.co_argcount])
+    network.eval()
+    with torch.inference_mode():
+        assert compiled.refuses(network, x, FullFrame()) is not None
+        found = network(x)
+        monkeypatch.setenv("KBNET_FUSED", "off")
+        assert torch.equal(found, network(x))
 
 
 def test_one_layer_of_another_dtype_is_refused_as_the_modules_refuse_it(monkeypatch):
@@ -282,7 +301,7 @@ def test_parameters_put_in_from_outside_are_used(monkeypatch):
 
 def test_only_the_half_that_was_changed_runs_by_its_layers():
     block, x = block_s(), torch.randn(2, 8, 7, 9)
-    assert fused.plan(block, x, FullFrame()) == fused.Plan(fused.plan(block, x, FullFrame()).inference, None, None)
+    assert fused.plan(block, x, FullFrame()) == fused.Plan(None, None)
     wrapped_in_the_other_half(block)
     plan = fused.plan(block, x, FullFrame())
     assert plan.fusion is None
@@ -291,40 +310,26 @@ def test_only_the_half_that_was_changed_runs_by_its_layers():
 
 def test_attributes_that_change_nothing_are_let_be(monkeypatch):
     monkeypatch.setenv("KBNET_FUSED", "on")
-    block = block_s().eval()
+    block = block_s()
     block.note, block.kba.index, block.ffn_in.requires_grad = "mine", 3, False
     block.ffn_norm.weight.requires_grad_(False)
-    with torch.inference_mode():
-        assert fused.plan(block, torch.zeros(1, 8, 3, 3), FullFrame()).inference is None
-        assert fused.plan(copy.deepcopy(block), torch.zeros(1, 8, 3, 3), FullFrame()).inference is None
+    for same in (block, copy.deepcopy(block)):
+        assert fused.plan(same, torch.zeros(2, 8, 3, 3), FullFrame()) == fused.Plan(None, None)
 
 
-def test_a_block_of_the_other_family_is_held_to_its_description_too(monkeypatch):
+def test_a_network_of_the_other_family_is_held_to_its_description_too():
     torch.manual_seed(0)
-    block = KBBlockL(8, 2, coefficient_width=4, bases=3).eval()
-    x = torch.randn(1, 8, 6, 7)
-    with torch.no_grad():
-        block.fusion.kba_scale.fill_(1)
-
-    def values():
-        found = []
-        for mode in ("on", "off"):
-            monkeypatch.setenv("KBNET_FUSED", mode)
-            with torch.inference_mode():
-                found.append(block(x, FullFrame()))
-        return found
-
-    torch.testing.assert_close(*values(), rtol=1e-4, atol=1e-5)
-    block.attention.out = LowRank(block.attention.out)  # a part that no kernel computes
-    monkeypatch.setenv("KBNET_FUSED", "on")
-    with torch.inference_mode():
-        assert fused.plan(block, x, FullFrame()).inference is None
-    torch.testing.assert_close(*values(), rtol=1e-4, atol=1e-5)
-    block.fusion.out = LowRank(block.fusion.out)
-    with torch.inference_mode():
-        monkeypatch.setenv("KBNET_FUSED", "on")
-        assert fused.plan(block, x, FullFrame()).inference == "fusion.out is of type LowRank, not Conv2d"
-    torch.testing.assert_close(*values(), rtol=0, atol=0)
+    settings = {"width": 8, "blocks": (1, 0, 0, 1), "heads": (1, 1, 1, 2), "refinement_blocks": 0, "bases": 3}
+    network, x = create_model("kbnet-l-derain", **settings).eval(), torch.rand(1, 3, 16, 24)
+    for half, place in (("attention", "attention.out"), ("fusion", "fusion.out")):
+        changed = copy.deepcopy(network)
+        module = getattr(changed.middle[0], half)
+        module.out = LowRank(module.out)
+        with torch.inference_mode():
+            assert compiled.refuses(network, x, FullFrame()) is None
+            reason = compiled.refuses(changed, x, FullFrame())
+            assert reason == f"middle.0.{place} is of type LowRank, not Conv2d"
+            assert not torch.equal(changed(x), network(x))
 
 
 def test_reasons_name_the_place():

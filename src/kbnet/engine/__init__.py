@@ -6,6 +6,6 @@ settings and weights --Engine--> engine --(image, context)--> restored image
 """
 
 from kbnet.engine.contexts import Context, FullFrame, Gather, Local, Shared
-from kbnet.engine.network import MAX_CHANNELS, Engine
+from kbnet.engine.network import Engine
 
-__all__ = ["MAX_CHANNELS", "Context", "Engine", "FullFrame", "Gather", "Local", "Shared"]
+__all__ = ["Context", "Engine", "FullFrame", "Gather", "Local", "Shared"]

@@ -11,9 +11,6 @@ from kbnet.engine.native import extension
 from kbnet.engine.threads import default_threads
 from kbnet.errors import InvalidInputError
 
-MAX_CHANNELS = 512
-"""With more channels, matrix products dominate the time, and those of PyTorch's libraries measured faster."""
-
 
 class Engine:
     """Runs a KBNet-S or KBNet-L as one native call. Safe to call from several threads at once.
@@ -24,9 +21,11 @@ class Engine:
             not copied: each call reads their current values.
         threads: number of threads per call; defaults to `kbnet.engine.threads.default_threads()`.
         instruction_set: one of `kbnet.ops.native.instruction_sets()`; defaults to the fastest.
+        dtype: "float32", or "bfloat16" to round what is multiplied to bfloat16 if the instruction set has products of
+            it. Sums and images are float32 in any case.
 
     Raises:
-        InvalidInputError: a parameter is missing or has the wrong size, or the instruction set is unknown.
+        InvalidInputError: a parameter is missing or has the wrong size, or the instruction set or dtype is unknown.
         ImportError: kbnet was installed without its compiled kernels.
     """
 
@@ -37,10 +36,13 @@ class Engine:
         *,
         threads: int | None = None,
         instruction_set: str = "",
+        dtype: str = "float32",
     ) -> None:
+        if dtype not in ("float32", "bfloat16"):
+            raise InvalidInputError(f"expected dtype 'float32' or 'bfloat16', got {dtype!r}")
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
         try:
-            self._engine = extension().Engine(plain, dict(arrays), instruction_set)
+            self._engine = extension().Engine(plain, dict(arrays), instruction_set, dtype == "bfloat16")
         except (TypeError, ValueError) as error:
             raise InvalidInputError(f"the weights don't match the network's settings: {error}") from error
         self.channels = int(settings["channels"])
@@ -55,6 +57,11 @@ class Engine:
     def instruction_set(self) -> str:
         """Name of the instruction set that the kernels use."""
         return str(self._engine.instruction_set)
+
+    @property
+    def dtype(self) -> str:
+        """In which type it multiplies: "bfloat16" if that was requested and the instruction set has such products."""
+        return "bfloat16" if self._engine.in_bfloat16 else "float32"
 
     def bytes(self, height: int, width: int, batch: int = 1) -> int:
         """Return a call's peak memory in bytes for images of this size, not counting input and output."""

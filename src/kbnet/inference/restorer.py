@@ -51,9 +51,10 @@ class Restorer:
             count, or an exported network (`kbnet.inference.runners.runtimes`). An exported network determines the
             window, supports only the contexts that it was exported with, and may have a fixed tile size.
         device: "auto" (CUDA if available), or what torch.device accepts. Devices other than the CPU need PyTorch.
-        dtype: "auto", "float32" or "bfloat16". With bfloat16, a copy of the network computes in bfloat16, with sums
-            and the image in float32; this needs PyTorch, and is faster on processors with bfloat16 instructions.
-            float16 is refused: it overflows in these networks and produces black or coloured images.
+        dtype: "auto", "float32" or "bfloat16". With bfloat16, the network multiplies in bfloat16; sums and the image
+            stay float32. On a CPU it does so only where that measured faster than float32, as on AMD's processors from
+            Zen 4 on; `describe()` tells. float16 is refused: it overflows in these networks and produces black or
+            coloured images.
         tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that
             fits into the available memory.
         overlap: pixels that neighbouring tiles share. The default is 64, plus the window with the local context
@@ -70,7 +71,7 @@ class Restorer:
 
     Raises:
         InvalidInputError: an argument has the wrong type or value.
-        MissingExtraError: the network, the device or the dtype needs PyTorch, which isn't installed.
+        MissingExtraError: the network or the device needs PyTorch, which isn't installed.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Restorer:
             UnknownModelError: no such model or file exists.
             CheckpointError: the file is damaged, unsafe, or belongs to another network.
             MissingExtraError: the file is a graph whose runtime isn't installed, or it needs PyTorch: one of the
-                authors' files, a GPU, or bfloat16.
+                authors' files, or a GPU.
 
         Example:
             >>> import kbnet, numpy as np
@@ -318,7 +319,7 @@ class Restorer:
             "model": self.name,
             "runtime": self.runner.runtime,
             "device": self.device,
-            "dtype": self.dtype,
+            "dtype": self.runner.dtype,
             "tile": self.tile,
             "overlap": self.tiling(2**16 if self.tile in ("auto", 0) else int(self.tile))[1],
             "context": self.context,

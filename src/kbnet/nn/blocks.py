@@ -67,8 +67,6 @@ class KBBlockS(nn.Module):
 
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
         plan = fused.plan(self, x, context)
-        if plan.inference is None:
-            return fused.whole(self, x, context)
         given = x
         if plan.fusion is None:
             x = fused.fusion(self, x)
@@ -161,10 +159,7 @@ class KBBlockL(nn.Module):
         self.attention = TransposedAttention(channels, heads, bias)
 
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
-        if fused.plan(self, x, context).inference is None:
-            x = fused.whole(self, x, context)
-        else:
-            x = x + self.fusion(self.fusion_norm(x), context)
+        x = x + self.fusion(self.fusion_norm(x), context)
         y: Tensor = x + self.attention(self.attention_norm(x), context)
         return y
 

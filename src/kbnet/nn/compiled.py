@@ -29,21 +29,20 @@ Network = KBNetS | KBNetL
 class _Made:
     """A network's engine, which shares the memory of contiguous parameters and copies the others at each call."""
 
-    def __init__(self, network: Network, instruction_set: str) -> None:
-        self.key = _key(network, instruction_set)
+    def __init__(self, network: Network, instruction_set: str, dtype: str) -> None:
+        self.key = _key(network, instruction_set, dtype)
         arrays: dict[str, Any] = {}
-        self._copies: list[tuple[Tensor, NDArray[np.float32]]] = []
+        self._copies: list[tuple[NDArray[Any], NDArray[Any]]] = []
         for name, parameter in network.named_parameters():
-            plain = parameter.detach()
-            arrays[name] = plain.numpy()
-            if not plain.is_contiguous():
-                arrays[name] = np.empty(plain.shape, np.float32)
-                self._copies.append((plain, arrays[name]))
-        self._engine = engine.Engine(asdict(network.config), arrays, instruction_set=instruction_set)
+            arrays[name] = live = _array(parameter)
+            if not live.flags.c_contiguous:
+                arrays[name] = np.empty(live.shape, live.dtype)
+                self._copies.append((live, arrays[name]))
+        self._engine = engine.Engine(asdict(network.config), arrays, instruction_set=instruction_set, dtype=dtype)
 
     def __call__(self, image: NDArray[np.float32], context: engine.Context) -> NDArray[np.float32]:
-        for parameter, array in self._copies:
-            np.copyto(array, parameter.numpy())
+        for live, array in self._copies:
+            np.copyto(array, live)
         return self._engine(image, context, threads=torch.get_num_threads())
 
 
@@ -56,24 +55,21 @@ def refuses(network: Network, image: Tensor, context: FullFrame) -> str | None:
     Set the environment variable `KBNET_FUSED=off` to always run the layers, for comparison.
     """
     if network.training or torch.is_grad_enabled():
-        return fused.NO_GRADIENTS
+        return "it computes no gradients; use eval() and torch.inference_mode()"
     reason = fused.refuses_here() or fused.refuses_call(image)
     if reason is not None:
         return reason
     if _get_current_dispatch_mode() is not None or _get_current_function_mode() is not None:
         return "an active torch mode needs to see every operation"
-    if image.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return "it computes in float32 only"
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        return f"autocast uses {torch.get_autocast_dtype('cpu')}, not bfloat16"
     if type(context) not in (FullFrame, Local, Gather, Shared):
         return f"it doesn't support the context {type(context).__name__}"
-    widest = network.config.width * network.input_multiple
-    if widest > engine.MAX_CHANNELS:
-        return f"with more than {engine.MAX_CHANNELS} channels, running layer by layer is faster"
     reason = conformity.departure(network, describe_network(network.config))
     if reason is not None:
         return reason
     parameter = network.first.weight
-    if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+    if parameter.dtype not in (torch.float32, torch.bfloat16) or parameter.device.type != "cpu":
         return f"its parameters are {parameter.dtype} on {parameter.device}"
     return None
 
@@ -81,11 +77,13 @@ def refuses(network: Network, image: Tensor, context: FullFrame) -> str | None:
 def run(network: Network, image: Tensor, context: FullFrame) -> Tensor:
     """Run the engine: [B,C,H,W] -> the same shape and memory format. Call it only if `refuses` returns None."""
     instruction_set = str(native.settings()["instruction_set"])
+    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else network.first.weight.dtype
+    key = _key(network, instruction_set, _name(dtype))
     made = _engines.get(network)
-    if made is None or made.key != _key(network, instruction_set):
-        made = _engines[network] = _Made(network, instruction_set)
+    if made is None or made.key != key:
+        made = _engines[network] = _Made(network, instruction_set, _name(dtype))
     ours = _context(context)
-    result = torch.from_numpy(made(image.numpy(), ours))
+    result = torch.from_numpy(made(image.float().numpy(), ours)).to(torch.promote_types(dtype, image.dtype))
     if isinstance(ours, engine.Gather) and isinstance(context, Gather):
         means = zip(ours.means, _shapes(network), strict=True)
         context.means = [torch.from_numpy(mean).view(shape) for mean, shape in means]
@@ -110,9 +108,19 @@ def _shapes(network: Network) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _key(network: Network, instruction_set: str) -> tuple[object, ...]:
+def _key(network: Network, instruction_set: str, dtype: str) -> tuple[object, ...]:
     """Identify what an engine was built for: the addresses of the parameters. It reads their values at each call."""
-    return (instruction_set, *((p.data_ptr(), p.stride()) for p in network.parameters()))
+    return (instruction_set, dtype, *((p.data_ptr(), p.dtype, p.stride()) for p in network.parameters()))
+
+
+def _array(parameter: Tensor) -> NDArray[Any]:
+    """Return a view of a parameter in a form that the engine reads: float32, or bfloat16 as raw uint16."""
+    plain = parameter.detach()
+    return plain.view(torch.uint16).numpy() if plain.dtype == torch.bfloat16 else plain.numpy()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _context(context: FullFrame) -> engine.Context:

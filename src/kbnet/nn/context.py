@@ -13,48 +13,15 @@ The network queries its context at each averaging site, always in the same order
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-class Features(Protocol):
-    """Features [B,C,H,W] to average over pixels: a tensor (`Computed`), or never stored (`nn.fused`)."""
-
-    @property
-    def shape(self) -> Sequence[int]: ...
-
-    def inside(self, halo: int) -> "Features":
-        """Crop `halo` pixels from each side."""
-
-    def mean(self) -> Tensor:
-        """Return the mean over pixels, [B,C,1,1]."""
-
-    def cell_means(self, cell: int) -> Tensor:
-        """Return means over `cell` x `cell` pixels, [B,C,h,w]; cells at the bottom and right can be smaller."""
-
-
-class Computed:
-    """Features [B,C,H,W] in memory."""
-
-    def __init__(self, u: Tensor) -> None:
-        self.u = u
-
-    @property
-    def shape(self) -> Sequence[int]:
-        return self.u.shape
-
-    def inside(self, halo: int) -> "Computed":
-        u = self.u
-        return Computed(u[:, :, halo : u.shape[2] - halo, halo : u.shape[3] - halo])
-
-    def mean(self) -> Tensor:
-        return self.u.mean((2, 3), keepdim=True)
-
-    def cell_means(self, cell: int) -> Tensor:
-        return F.avg_pool2d(self.u, cell, ceil_mode=True, count_include_pad=False) if cell > 1 else self.u
+def inside(u: Tensor, halo: int) -> Tensor:
+    """Crop `halo` pixels from each side of features [B,C,H,W]."""
+    return u[:, :, halo : u.shape[2] - halo, halo : u.shape[3] - halo]
 
 
 class FullFrame:
@@ -63,13 +30,16 @@ class FullFrame:
     def begin(self, height: int) -> None:
         """Start a forward pass. The network calls this with the height of its padded input in pixels."""
 
-    def grid(self, u: Features) -> tuple[Tensor, int]:
-        """Return means over cells, [B,C,h,w], and the side of a cell in pixels; [B,C,1,1] covers the whole image."""
-        return self.share(u.inside(self.halo_at(u.shape[2])).mean()), 1
+    def grid(self, u: Tensor) -> tuple[Tensor, int]:
+        """Return means over cells of features [B,C,H,W]: [B,C,h,w] and the side of a cell in pixels.
+
+        [B,C,1,1] covers the whole image.
+        """
+        return self.share(self.pixels(u).mean((2, 3), keepdim=True)), 1
 
     def pool(self, u: Tensor) -> Tensor:
         """Return the mean over pixels, [B,C,H,W] -> [B,C,1,1] (`Local` returns one value per pixel, [B,C,H,W])."""
-        return expand(*self.grid(Computed(u)), u.shape[2], u.shape[3])
+        return expand(*self.grid(u), u.shape[2], u.shape[3])
 
     def halo_at(self, height: int) -> int:
         """Return how many pixels at each side averages leave out, for features of this height."""
@@ -77,7 +47,7 @@ class FullFrame:
 
     def pixels(self, u: Tensor) -> Tensor:
         """Crop features [B,C,H,W] to the pixels that averages include."""
-        return Computed(u).inside(self.halo_at(u.shape[2])).u
+        return inside(u, self.halo_at(u.shape[2]))
 
     def share(self, mean: Tensor) -> Tensor:
         """Take this call's average [B,...] and return the one to use, [B,...] or [1,...]."""
@@ -124,7 +94,7 @@ class Shared(FullFrame):
     def begin(self, height: int) -> None:
         self.site = 0
 
-    def grid(self, u: Features) -> tuple[Tensor, int]:
+    def grid(self, u: Tensor) -> tuple[Tensor, int]:
         return self.share(torch.empty(0)), 1
 
     def share(self, mean: Tensor) -> Tensor:
@@ -154,14 +124,21 @@ class Local(FullFrame):
     def begin(self, height: int) -> None:
         self.height = height
 
-    def grid(self, u: Features) -> tuple[Tensor, int]:
+    def grid(self, u: Tensor) -> tuple[Tensor, int]:
         height, width = u.shape[2:]
         window = max(1, self.window * height // self.height)
         if window >= height and window >= width:
-            return u.mean(), 1  # exact: a patch of the training size gets the average that it got in training
+            return u.mean(
+                (2, 3), keepdim=True
+            ), 1  # exact: a patch of the training size gets the average that it got in training
         cell = max(1, window // self.CELLS)
         # An odd number of cells centres the window.
-        return sliding_mean(u.cell_means(cell), window // cell | 1), cell
+        return sliding_mean(_cell_means(u, cell), window // cell | 1), cell
+
+
+def _cell_means(u: Tensor, cell: int) -> Tensor:
+    """Average over `cell` x `cell` pixels, [B,C,H,W] -> [B,C,h,w]; cells at the bottom and right can be smaller."""
+    return F.avg_pool2d(u, cell, ceil_mode=True, count_include_pad=False) if cell > 1 else u
 
 
 def expand(means: Tensor, cell: int, height: int, width: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kbnet.errors import InvalidInputError
-from kbnet.nn.context import Computed, Features, FullFrame, expand
+from kbnet.nn.context import FullFrame, expand
 from kbnet.ops import kernel_basis_attention
 
 
@@ -110,13 +110,10 @@ class ChannelBranch(nn.Module):
         self.mix = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, context: FullFrame) -> Tensor:
-        return expand(*self.grid(Computed(x), context), x.shape[2], x.shape[3])
-
-    def grid(self, x: Features, context: FullFrame) -> tuple[Tensor, int]:
-        """Return the weights before interpolation, [B,D,h,w], and the side of their cells in pixels."""
         means, cell = context.grid(x)
         # Mixing channels commutes with interpolating between pixels, so mix the smaller tensor.
-        return self.mix(means.to(self.mix.weight.dtype)), cell
+        mixed: Tensor = self.mix(means.to(self.mix.weight.dtype))
+        return expand(mixed, cell, x.shape[2], x.shape[3])
 
 
 class TransposedAttention(nn.Module):

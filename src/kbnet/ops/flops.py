@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from kbnet.description import FEED_FORWARD, FUSION, MIXED, kba_multiply_adds
+from kbnet.description import FEED_FORWARD, FUSION, kba_multiply_adds
 from kbnet.description import multiply_adds as multiply_adds_of
-from kbnet.ops import block, kba, training  # noqa: F401  # registers the operators below
+from kbnet.ops import kba, training  # noqa: F401  # registers the operators below
 
 Shape = tuple[int, ...]
 
@@ -31,24 +31,6 @@ def _forward(x: Shape, coefficients: Shape, weight: Shape, bias: Shape, *_: Any,
 def _backward(dy: Shape, x: Shape, coefficients: Shape, weight: Shape, bias: Shape, *_: Any, **__: Any) -> int:
     # One product of the size of the bases for each of x, coefficients and weight, and two for the biases.
     return 2 * _pixels(x) * (3 * math.prod(weight) + 2 * math.prod(bias))
-
-
-def _fused_block(
-    x: Shape,
-    means: Shape,
-    fusion: Sequence[Shape | None],
-    feed_forward: Sequence[Shape | None],
-    cell: int,
-    bases: int,
-    group_channels: int,
-    kernel_size: int,
-    *_: Any,
-    **__: Any,
-) -> int:
-    each = multiply_adds_of(MIXED, fusion) + multiply_adds(means[1], bases, group_channels, kernel_size)
-    if feed_forward:
-        each += multiply_adds_of(FEED_FORWARD, feed_forward)
-    return 2 * _pixels(x) * each
 
 
 def _feed_forward(x: Shape, parameters: Sequence[Shape], *_: Any, **__: Any) -> int:
@@ -100,7 +82,6 @@ def register_flop_formulas() -> None:
     formulas: dict[Any, Any] = {
         torch.ops.kbnet.kernel_basis_attention: _forward,
         torch.ops.kbnet.kernel_basis_attention_backward: _backward,
-        torch.ops.kbnet.fused_block: _fused_block,
         torch.ops.kbnet.feed_forward: _feed_forward,
         torch.ops.kbnet.feed_forward_backward: _feed_forward_backward,
         torch.ops.kbnet.fusion: _fusion,

@@ -3,7 +3,7 @@
     weights --open_weights--> engine (whole networks in one native call), or modules (PyTorch), or reference (numpy)
     graph   --runtimes.open_exported--> graphs.ExportedNetwork, in ONNX Runtime or OpenVINO
 
-The engine is the default on a CPU and needs no PyTorch. GPUs and bfloat16 run by PyTorch.
+The engine runs on CPUs and needs no PyTorch. GPUs run by PyTorch.
 """
 
 import logging
@@ -12,7 +12,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Protocol
 
-from kbnet.engine import MAX_CHANNELS, native
+from kbnet.engine import native
 from kbnet.engine.contexts import Context, Image
 from kbnet.models.config import Config
 from kbnet.models.weights import Weights
@@ -40,12 +40,14 @@ class Runner(Protocol):
     Attributes:
         runtime: name of what computes: engine, numpy, torch, onnxruntime or openvino.
         device: where, as PyTorch names it: cpu, cuda, cuda:1, ...
-        dtype: float32 or bfloat16, or int8 for a quantised graph.
     """
 
     runtime: str
     device: str
-    dtype: str
+
+    @property
+    def dtype(self) -> str:
+        """In which it multiplies: float32 or bfloat16, or int8 for a quantised graph."""
 
     @property
     def config(self) -> Config:
@@ -79,14 +81,12 @@ def open_weights(weights: Weights, device: str = "cpu", dtype: str = "float32") 
     Raises:
         MissingExtraError: it needs PyTorch, which isn't installed.
     """
-    widest = weights.config.width * weights.config.input_multiple
     reason = _engine_refuses()
-    plain = device == "cpu" and dtype == "float32"
-    if plain and reason is None and (widest <= MAX_CHANNELS or not has_torch()):
+    if device == "cpu" and reason is None:
         from kbnet.inference.runners.engine import EngineRunner
 
-        return EngineRunner(weights)
-    if has_torch() or not plain:
+        return EngineRunner(weights, dtype)
+    if has_torch() or device != "cpu":
         from kbnet.inference.runners.modules import TorchRunner, network_of
 
         return TorchRunner(network_of(weights), device, dtype)

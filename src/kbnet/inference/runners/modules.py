@@ -1,4 +1,4 @@
-"""Runs the modules of `kbnet.nn` by PyTorch: on GPUs, in bfloat16, and live networks of the caller.
+"""Runs the modules of `kbnet.nn` by PyTorch: on GPUs, and live networks of the caller.
 
 This is the only module of the package that knows `kbnet.nn`; it is imported when it is needed.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kbnet import needs_torch  # noqa: F401
-from kbnet.engine import MAX_CHANNELS, contexts
+from kbnet.engine import contexts
 from kbnet.engine.contexts import Context, Image
 from kbnet.inference.runners import BUDGET_BYTES, ENGINE_BUDGET_BYTES, ENGINE_VALUES
 from kbnet.models.config import Config
@@ -62,17 +62,12 @@ class TorchRunner:
 
     @property
     def bytes_per_pixel(self) -> int:
-        # Growth of the process during one forward pass, in float32 values per pixel, divided by the width. KBNet-S
-        # takes 12.6 to 14.4 layer by layer, and 5.0 to 8.4 where blocks run as one call of the compiled kernels.
-        # KBNet-L takes 25 to 28 either way: its first level has twice the width, and its queries, keys and values
-        # exist twice.
-        from kbnet.nn import fused
-
-        if self._by_engine():
-            return round(4 * ENGINE_VALUES[self.config.family] * self.config.width)
-        as_one = self.device == "cpu" and fused.refuses_here() is None
-        values = 26 if self.config.family == "kbnet-l" else 9 if as_one else 15
-        return 4 * values * self.config.width
+        # Growth of the process during one forward pass, in float32 values per pixel, divided by the width. Layer by
+        # layer, KBNet-S takes 12.6 to 14.4. KBNet-L takes 25 to 28: its first level has twice the width, and its
+        # queries, keys and values exist twice.
+        layers = 26 if self.config.family == "kbnet-l" else 15
+        values = ENGINE_VALUES[self.config.family] if self._by_engine() else layers
+        return round(4 * values * self.config.width)
 
     @property
     def budget_bytes(self) -> int:
@@ -80,14 +75,9 @@ class TorchRunner:
 
     def _by_engine(self) -> bool:
         """Whether the engine runs networks with these settings; it refuses one whose modules were changed later."""
-        import torch
+        from kbnet.nn import fused
 
-        from kbnet.nn import KBNetS, fused
-
-        if not isinstance(self.network, KBNetS) or self.device != "cpu" or fused.refuses_here() is not None:
-            return False
-        widest = self.config.width * self.config.input_multiple
-        return widest <= MAX_CHANNELS and self.network.first.weight.dtype == torch.float32
+        return self.device == "cpu" and fused.refuses_here() is None
 
     def __call__(self, image: Image, context: Context) -> Image:
         import torch
