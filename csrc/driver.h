@@ -17,8 +17,8 @@ void write_dweight(const Sizes& s, int64_t group, const std::vector<float*>& sum
                    float* dbias);
 
 // The halves of a block in inference, and the sums for its channel branch; see problem.h.
-void fusion(const Kernels& kernels, FusionCall call, int threads);
-void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads);
+// `feed` reads and writes the result of `fusion`; without hidden channels it is left out.
+void block(const Kernels& kernels, FusionCall fusion, FeedForwardCall feed, int threads);
 void cell_sums(const Kernels& kernels, const SumsCall& call, int threads);
 
 // The attention half of a block, and the sums that it depends on: [B][call.sums()], over all pixels but those at a

@@ -21,29 +21,28 @@ void share_out(int64_t count, int64_t floats, int threads, Work work) {
     });
 }
 
-// Runs half of a block, tile by tile.
-template <class Call>
-void run_tiles(const Kernels& kernels, Call call, int64_t (*scratch_of)(const Call&, const Tile&),
-               void (*run)(const Call&, const Tile&, float*), int threads) {
-    call.paired = call.paired && kernels.has_pairs;
-    if (call.sizes.batch * call.sizes.height * call.sizes.width == 0) return;
-    const Tiles tiles(call.sizes, threads);
-    share_out(tiles.count, scratch_of(call, tiles.largest()), threads,
-              [&](int64_t i, float* scratch) { run(call, tiles.tile(i), scratch); });
-}
-
 }  // namespace
 
-void fusion(const Kernels& kernels, FusionCall call, int threads) {
-    run_tiles(kernels, call, kernels.fusion_scratch, kernels.fusion_tile, threads);
-}
-
-void feed_forward(const Kernels& kernels, FeedForwardCall call, int threads) {
-    run_tiles(kernels, call, kernels.feed_forward_scratch, kernels.feed_forward_tile, threads);
+void block(const Kernels& kernels, FusionCall fusion, FeedForwardCall feed, int threads) {
+    const Sizes& s = fusion.sizes;
+    fusion.paired = fusion.paired && kernels.has_pairs, feed.paired = feed.paired && kernels.has_pairs;
+    if (s.batch * s.height * s.width == 0) return;
+    const Tiles tiles(s, threads);
+    const bool both = feed.hidden > 0;
+    int64_t floats = kernels.fusion_scratch(fusion, tiles.largest());
+    if (both) floats = std::max(floats, kernels.feed_forward_scratch(feed, tiles.largest()));
+    share_out(tiles.count, floats, threads, [&](int64_t i, float* scratch) {
+        kernels.fusion_tile(fusion, tiles.tile(i), scratch);
+        if (both) kernels.feed_forward_tile(feed, tiles.tile(i), scratch);  // while the tile is in the cache
+    });
 }
 
 void attention(const Kernels& kernels, AttentionCall call, int threads) {
-    run_tiles(kernels, call, kernels.attention_scratch, kernels.attention_tile, threads);
+    call.paired = call.paired && kernels.has_pairs;
+    if (call.sizes.batch * call.sizes.height * call.sizes.width == 0) return;
+    const Tiles tiles(call.sizes, threads);
+    share_out(tiles.count, kernels.attention_scratch(call, tiles.largest()), threads,
+              [&](int64_t i, float* scratch) { kernels.attention_tile(call, tiles.tile(i), scratch); });
 }
 
 void attention_sums(const Kernels& kernels, AttentionCall call, int64_t halo, float* sums, int threads) {

@@ -110,7 +110,7 @@ private:
     // Both halves of a block move the image: to the second one, and back.
     static void run_stage(Run& run, const Stage& blocks, const Tensor4& here, const Tensor4& spare, const Layout& layout) {
         for (const Block& block : blocks) {
-            run.fusion(block, here, spare, layout.rows, layout.cols);
+            run.block(block, here, spare, layout.rows, layout.cols);
             run.attention(block, spare, here, layout.rows, layout.cols);
         }
     }

@@ -118,8 +118,7 @@ private:
 
     static void run_stage(Run& run, const Stage& blocks, Images& images, const Layout& layout) {
         for (const Block& block : blocks) {
-            run.fusion(block, layout.view(images.here), layout.view(images.spare), layout.rows, layout.cols);
-            run.feed_forward(block, layout.view(images.spare), layout.rows, layout.cols);
+            run.block(block, layout.view(images.here), layout.view(images.spare), layout.rows, layout.cols);
             std::swap(images.here, images.spare);
         }
     }

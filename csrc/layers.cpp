@@ -141,7 +141,7 @@ void Run::layer(EdgeCall call, const Tensor4& x, const Tensor4& y, const Tensor4
     run_layer(kernels_, call, threads_);
 }
 
-void Run::fusion(const Block& block, const Tensor4& x, const Tensor4& y, int64_t rows, int64_t cols) {
+void Run::block(const Block& block, const Tensor4& x, const Tensor4& y, int64_t rows, int64_t cols) {
     FusionCall fused = block.fusion;
     fused.sizes.batch = batch_, fused.sizes.height = rows, fused.sizes.width = cols;
     fused.x = x, fused.y = y;
@@ -150,14 +150,9 @@ void Run::fusion(const Block& block, const Tensor4& x, const Tensor4& y, int64_t
     const std::vector<float> means = mixed(kernels_, block.mix, grid, threads_);
     fused.means = means.data(), fused.means_batch = grid.batch;
     fused.grid_rows = grid.rows, fused.grid_cols = grid.cols, fused.cell = grid.cell;
-    kbnet::fusion(kernels_, fused, threads_);
-}
-
-void Run::feed_forward(const Block& block, const Tensor4& x, int64_t rows, int64_t cols) const {
     FeedForwardCall feed = block.feed;
-    feed.sizes.batch = batch_, feed.sizes.height = rows, feed.sizes.width = cols;
-    feed.x = feed.y = x;
-    kbnet::feed_forward(kernels_, feed, threads_);
+    feed.sizes = fused.sizes, feed.x = feed.y = y;
+    kbnet::block(kernels_, fused, feed, threads_);
 }
 
 void Run::attention(const Block& block, const Tensor4& x, const Tensor4& y, int64_t rows, int64_t cols) {

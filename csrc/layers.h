@@ -78,10 +78,8 @@ public:
     // Runs a layer; `height` and `width` are those of the image that is split into tiles (problem.h).
     void layer(EdgeCall call, const Tensor4& x, const Tensor4& y, const Tensor4& added, int64_t height, int64_t width) const;
 
-    // The fusion half of a block, x -> y.
-    void fusion(const Block& block, const Tensor4& x, const Tensor4& y, int64_t rows, int64_t cols);
-    // The feed-forward half of KBNet-S's block, in place.
-    void feed_forward(const Block& block, const Tensor4& x, int64_t rows, int64_t cols) const;
+    // KBNet-S's block, or the fusion half of KBNet-L's, x -> y.
+    void block(const Block& block, const Tensor4& x, const Tensor4& y, int64_t rows, int64_t cols);
     // The attention of KBNet-L's block, x -> y.
     void attention(const Block& block, const Tensor4& x, const Tensor4& y, int64_t rows, int64_t cols);
 
