@@ -1,6 +1,10 @@
 #include <mutex>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "work.h"
 
 namespace kbnet {
@@ -16,6 +20,9 @@ constexpr std::size_t kKept = 0;  // the poisoned guards between panels must not
 #else
 constexpr std::size_t kKept = std::size_t{64} << 20;  // maximum in total
 #endif
+
+// Images are read and written by rows of many channels, each in another page; large pages make that faster.
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 constexpr std::size_t kMost = 64;  // maximum number of blocks; every call searches all of them
 
@@ -35,7 +42,9 @@ using Turn = std::unique_lock<std::mutex>;
 }  // namespace
 
 Floats allocate(int64_t floats) {
-    const std::size_t bytes = std::max<std::size_t>((static_cast<std::size_t>(floats) * sizeof(float) + 63) / 64 * 64, 64);
+    const std::size_t wanted = static_cast<std::size_t>(floats) * sizeof(float);
+    const std::size_t line = wanted < 2 * kHugePage ? 64 : kHugePage;
+    const std::size_t bytes = std::max((wanted + line - 1) / line * line, line);
     if (const Turn turn{store.mutex, std::try_to_lock}) {
         std::size_t best = store.pieces.size();
         for (std::size_t i = 0; i < store.pieces.size(); ++i) {
@@ -50,8 +59,11 @@ Floats allocate(int64_t floats) {
             return Floats(piece.data, GiveBack{piece.bytes});
         }
     }
-    void* p = std::aligned_alloc(64, bytes);
+    void* p = std::aligned_alloc(line, bytes);
     if (!p) throw std::bad_alloc();
+#if defined(__linux__)
+    if (line == kHugePage) madvise(p, bytes, MADV_HUGEPAGE);  // fails where the system has none, which is fine
+#endif
     return Floats(static_cast<float*>(p), GiveBack{bytes});
 }
 
