@@ -14,34 +14,71 @@ namespace {
 
 using kbnet::AttentionCall;
 
+struct AttentionWeights {
+    int64_t steps, matrix;  // matrix: floats of one image's `out`
+    float *norm_weight, *norm_bias, *qkv, *qkv_bias, *conv, *conv_bias, *out, *out_bias;
+    int64_t floats;
+
+    AttentionWeights(const AttentionCall& call, float* base) {
+        const int64_t channels = call.sizes.channels, channels4 = round_up(channels, kRows);
+        steps = call.paired ? (channels + 1) / 2 : channels;
+        matrix = channels4 * steps;
+        Arena arena{base};
+        norm_weight = arena.take(channels), norm_bias = arena.take(channels);
+        qkv = arena.take(round_up(3 * channels, kRows) * steps), qkv_bias = arena.take(round_up(3 * channels, kRows));
+        conv = arena.take(27 * channels), conv_bias = arena.take(3 * channels);
+        out = arena.take(call.out_batch * matrix), out_bias = arena.take(channels4);
+        floats = arena.used;
+    }
+};
+
+inline int64_t attention_packed(const AttentionCall& call) { return AttentionWeights(call, nullptr).floats; }
+
+inline void attention_pack(const AttentionCall& call, float* packed, int64_t part, int64_t parts) {
+    const int64_t channels = call.sizes.channels;
+    const Share share{part, parts};
+    const AttentionWeights w(call, packed);
+    const Matrix none{};
+    pack_share(w.qkv, call.qkv, 3 * channels, channels, none, call.paired, share);
+    for (int64_t b = 0; b < call.out_batch; ++b)
+        pack_share(w.out + b * w.matrix, below(call.out, b * channels * channels), channels, channels, none, call.paired,
+                   share);
+    if (part > 0) return;
+    read_numbers(w.norm_weight, call.norm_weight, 0, channels);
+    read_numbers(w.norm_bias, call.norm_bias, 0, channels);
+    read_numbers(w.conv, call.conv, 0, 27 * channels);
+    for (int64_t c = 0; c < 3 * channels; ++c) w.conv_bias[c] = bias_of(call.conv_bias, none, c);
+    pack_biases(w.qkv_bias, call.qkv_bias, none, 3 * channels);
+    pack_biases(w.out_bias, call.out_bias, none, channels);
+}
+
 struct AttentionScratch {
+    AttentionWeights weights;
     Field field;
     int64_t dense, steps, each;
     int32_t *tile_at, *around_at, *offsets;
-    float *norm_weight, *norm_bias, *u, *u_pairs, *first, *left, *right, *out, *weight, *bias;
+    float *u, *u_pairs, *first, *left, *right, *out, *unaligned_weight, *unaligned_bias;
     int64_t floats;
 
     // `sums`: of the first pass, which needs a head's queries and keys; the second needs all values.
     AttentionScratch(const AttentionCall& call, const Tile& tile, bool sums, float* base)
-        : field(tile, 1, call.sizes.height, call.sizes.width) {
+        : weights(call, const_cast<float*>(call.packed)), field(tile, 1, call.sizes.height, call.sizes.width) {
         const int64_t channels = call.sizes.channels;
         dense = field.dense();
         each = channels / call.heads;
-        steps = call.paired ? (channels + 1) / 2 : channels;
+        steps = weights.steps;
         Arena arena{base};
         const int64_t room = Vectors::room(field.rows + 2, field.pitch);
         tile_at = reinterpret_cast<int32_t*>(arena.take(room));
         around_at = reinterpret_cast<int32_t*>(arena.take(room));
         offsets = reinterpret_cast<int32_t*>(arena.take(9));
-        norm_weight = arena.take(channels), norm_bias = arena.take(channels);
         u = arena.take(channels * field.floats);
         u_pairs = call.paired ? arena.take(steps * field.floats) : u;
         first = arena.take(16 * field.floats);
         left = arena.take((sums ? each : channels) * dense);
         right = arena.take((sums ? each : call.paired ? steps : 0) * dense);
         out = arena.take(16 * dense);
-        weight = arena.take(16 * steps);
-        bias = arena.take(16);
+        unaligned_weight = arena.take(16 * steps), unaligned_bias = arena.take(16);
         floats = arena.used;
     }
 };
@@ -55,19 +92,24 @@ inline int64_t attention_scratch(const AttentionCall& call, const Tile& largest)
 template <class Dot>
 inline void project(const AttentionCall& call, const AttentionScratch& k, float* to, int64_t c0, int64_t n,
                     const Vectors& tile, const Vectors& around) {
+    const AttentionWeights& w = k.weights;
     for (int64_t c = 0; c < n; c += 16) {
         const int64_t rows = smaller(16, n - c);
-        pointwise<Dot>(call, k, k.first, call.qkv, call.qkv_bias, c0 + c, rows, around);
-        depthwise(k, to + c * k.dense, k.dense, nullptr, k.first, call.conv, call.conv_bias, c0 + c, rows, 3, tile);
+        if (c0 % kRows == 0) {
+            pointwise<Dot>(k, k.first, w.qkv, w.qkv_bias, c0 + c, rows, around);
+        } else {  // a head in the middle of a packed block of rows
+            pack_rows(k.unaligned_weight, call.qkv, c0 + c, rows, call.sizes.channels, Matrix{}, call.paired);
+            pack_biases(k.unaligned_bias, below(call.qkv_bias, c0 + c), Matrix{}, rows);
+            pointwise<Dot>(k, k.first, k.unaligned_weight, k.unaligned_bias, 0, rows, around);
+        }
+        depthwise(k, to + c * k.dense, k.dense, nullptr, k.first, w.conv, w.conv_bias, c0 + c, rows, 3, tile);
     }
 }
 
 inline void prepare(const AttentionCall& call, const AttentionScratch& k, const Tile& tile) {
     const int64_t channels = call.sizes.channels;
-    for (int64_t c = 0; c < channels; ++c)
-        k.norm_weight[c] = element(call.norm_weight, c), k.norm_bias[c] = element(call.norm_bias, c);
     gather_field(k.u, k.field, call.x, 0, channels, tile);
-    normalize(k.u, k.field.floats, channels, k.field.floats, k.norm_weight, k.norm_bias, call.eps);
+    normalize(k.u, k.field.floats, channels, k.field.floats, k.weights.norm_weight, k.weights.norm_bias, call.eps);
     k.field.zero_outside(k.u, channels);
     if (call.paired) pair_panels(k.u_pairs, k.field.floats, k.u, k.field.floats, channels, k.field.floats);
 }
@@ -102,16 +144,15 @@ inline void add_attention_sums(const AttentionCall& call, const Tile& tile, floa
 }
 
 template <class Dot>
-inline void attend(AttentionCall call, const Tile& tile, float* scratch) {
+inline void attend(const AttentionCall& call, const Tile& tile, float* scratch) {
     const int64_t channels = call.sizes.channels;
     const AttentionScratch k(call, tile, false, scratch);
     const Vectors at = k.field.tile_vectors(k.tile_at), around = k.field.inside_vectors(k.around_at, 1);
     prepare(call, k, tile);
     project<Dot>(call, k, k.left, 2 * channels, channels, at, around);
     if (call.paired) pair_panels(k.right, k.dense, k.left, k.dense, channels, k.dense);
-    if (call.out_batch > 1)
-        call.out.data = static_cast<const float*>(call.out.data) + tile.image * channels * channels;
-    finish<Dot>(call, tile, k.out, k.weight, k.bias, call.paired ? k.right : k.left, k.dense, at.count, channels, k.steps);
+    const float* const out = k.weights.out + (call.out_batch > 1 ? tile.image : 0) * k.weights.matrix;
+    finish<Dot>(call, tile, k.out, out, k.weights.out_bias, call.paired ? k.right : k.left, k.dense, at.count, k.steps);
 }
 
 void attention_sums_tile(const AttentionCall& call, const Tile& tile, float* scratch, float* sums) {

@@ -1,8 +1,7 @@
 // Operations of a block on panels: matrix products, convolutions and norms.
 //
-// Every product runs in register tiles of kRows outputs x kColumns vectors of pixels. Weights are packed per call and
-// tile as [outputs / kRows][inputs][kRows], multiplied by their scales. A tile has hundreds of pixels, so packing costs
-// less than one percent. In bfloat16 two inputs share a lane, as in forward.h.
+// Every product runs in register tiles of kRows outputs x kColumns vectors of pixels. Weights are packed once per call
+// as [outputs / kRows][inputs][kRows], multiplied by their scales. In bfloat16 two inputs share a lane, as in forward.h.
 #pragma once
 
 #include <cmath>
@@ -85,6 +84,27 @@ inline void pack_rows(float* to, const Matrix& m, int64_t row0, int64_t rows, in
 inline float bias_of(const Matrix& bias, const Matrix& scale, int64_t row) {
     if (!bias.data) return 0.0f;
     return element(bias, row) * (scale.data ? element(scale, row) : 1.0f);
+}
+
+// A part of the work of packing: the share of `count` items that part number `part` of `parts` has.
+struct Share {
+    int64_t part, parts;
+
+    int64_t begin(int64_t count) const { return count * part / parts; }
+    int64_t end(int64_t count) const { return count * (part + 1) / parts; }
+};
+
+// This share of the rows of a matrix.
+inline void pack_share(float* to, const Matrix& m, int64_t rows, int64_t inner, const Matrix& scale, bool paired,
+                       const Share& share) {
+    const int64_t blocks = round_up(rows, kRows) / kRows, steps = paired ? (inner + 1) / 2 : inner;
+    const int64_t begin = share.begin(blocks) * kRows, end = smaller(rows, share.end(blocks) * kRows);
+    if (begin < end) pack_rows(to + begin * steps, m, begin, end - begin, inner, scale, paired);
+}
+
+// Biases, times a scale, and zeros up to a multiple of kRows.
+inline void pack_biases(float* to, const Matrix& bias, const Matrix& scale, int64_t rows) {
+    for (int64_t i = 0; i < round_up(rows, kRows); ++i) to[i] = i < rows ? bias_of(bias, scale, i) : 0.0f;
 }
 
 // S x kColumns sums: out[s][v] = (out[s][v] if `add`) + bias[s] + sum_i weight[i][s] * left[i][v]

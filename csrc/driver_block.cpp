@@ -21,6 +21,15 @@ void share_out(int64_t count, int64_t floats, int threads, Work work) {
     });
 }
 
+// The packed parameters of a call, packed by all threads.
+template <class Call>
+Floats pack(const Call& call, int64_t (*packed)(const Call&), void (*pack_part)(const Call&, float*, int64_t, int64_t),
+            int threads) {
+    Floats to = allocate(packed(call));
+    share_out(threads, 0, threads, [&](int64_t i, float*) { pack_part(call, to.get(), i, threads); });
+    return to;
+}
+
 }  // namespace
 
 void block(const Kernels& kernels, FusionCall fusion, FeedForwardCall feed, int threads) {
@@ -29,6 +38,10 @@ void block(const Kernels& kernels, FusionCall fusion, FeedForwardCall feed, int 
     if (s.batch * s.height * s.width == 0) return;
     const Tiles tiles(s, threads);
     const bool both = feed.hidden > 0;
+    const Floats packed = pack(fusion, kernels.fusion_packed, kernels.fusion_pack, threads);
+    fusion.packed = packed.get();
+    const Floats packed_feed = both ? pack(feed, kernels.feed_forward_packed, kernels.feed_forward_pack, threads) : Floats{};
+    feed.packed = packed_feed.get();
     int64_t floats = kernels.fusion_scratch(fusion, tiles.largest());
     if (both) floats = std::max(floats, kernels.feed_forward_scratch(feed, tiles.largest()));
     share_out(tiles.count, floats, threads, [&](int64_t i, float* scratch) {
@@ -41,6 +54,8 @@ void attention(const Kernels& kernels, AttentionCall call, int threads) {
     call.paired = call.paired && kernels.has_pairs;
     if (call.sizes.batch * call.sizes.height * call.sizes.width == 0) return;
     const Tiles tiles(call.sizes, threads);
+    const Floats packed = pack(call, kernels.attention_packed, kernels.attention_pack, threads);
+    call.packed = packed.get();
     share_out(tiles.count, kernels.attention_scratch(call, tiles.largest()), threads,
               [&](int64_t i, float* scratch) { kernels.attention_tile(call, tiles.tile(i), scratch); });
 }
@@ -54,6 +69,9 @@ void attention_sums(const Kernels& kernels, AttentionCall call, int64_t halo, fl
     // The same tiles in the same groups whatever the number of threads, so that the sums are the same too.
     const Tiles tiles(inside, 1);
     const int64_t groups = std::min<int64_t>(tiles.count, kSumGroups), each = call.sums();
+    call.out_batch = 0;  // not needed
+    const Floats packed = pack(call, kernels.attention_packed, kernels.attention_pack, threads);
+    call.packed = packed.get();
     const Floats parts = allocate(call.sizes.batch * groups * each);
     set_zero(parts.get(), call.sizes.batch * groups * each);
     share_out(call.sizes.batch * groups, kernels.attention_scratch(call, tiles.largest()), threads,

@@ -12,26 +12,60 @@ namespace {
 using kbnet::FeedForwardCall;
 using kbnet::SumsCall;
 
-struct FeedForwardScratch {
-    int64_t row, dense, vectors, steps, steps_hidden;
-    float *norm_weight, *norm_bias, *u, *u_pairs, *gated, *first, *second, *out, *weight, *bias;
+struct FeedForwardWeights {
+    int64_t steps, steps_hidden, half;  // half: rows of one half of `in`, which is packed as two matrices
+    float *norm_weight, *norm_bias, *in, *in_bias, *out, *out_bias;
     int64_t floats;
 
-    FeedForwardScratch(const FeedForwardCall& call, const Tile& tile, float* base) {
+    FeedForwardWeights(const FeedForwardCall& call, float* base) {
+        const int64_t channels = call.sizes.channels, channels4 = round_up(channels, kRows);
+        steps = call.paired ? (channels + 1) / 2 : channels;
+        steps_hidden = call.paired ? (call.hidden + 1) / 2 : call.hidden;
+        half = round_up(call.hidden, kRows);
+        Arena arena{base};
+        norm_weight = arena.take(channels), norm_bias = arena.take(channels);
+        in = arena.take(2 * half * steps), in_bias = arena.take(2 * half);
+        out = arena.take(channels4 * steps_hidden), out_bias = arena.take(channels4);
+        floats = arena.used;
+    }
+};
+
+inline int64_t feed_forward_packed(const FeedForwardCall& call) { return FeedForwardWeights(call, nullptr).floats; }
+
+inline void feed_forward_pack(const FeedForwardCall& call, float* packed, int64_t part, int64_t parts) {
+    const int64_t channels = call.sizes.channels;
+    const Share share{part, parts};
+    const FeedForwardWeights w(call, packed);
+    const Matrix none{};
+    pack_share(w.in, call.in, call.hidden, channels, none, call.paired, share);
+    pack_share(w.in + w.half * w.steps, below(call.in, call.hidden * channels), call.hidden, channels, none,
+               call.paired, share);
+    pack_share(w.out, call.out, channels, call.hidden, call.out_scale, call.paired, share);
+    if (part > 0) return;
+    read_numbers(w.norm_weight, call.norm_weight, 0, channels);
+    read_numbers(w.norm_bias, call.norm_bias, 0, channels);
+    pack_biases(w.in_bias, call.in_bias, none, call.hidden);
+    pack_biases(w.in_bias + w.half, below(call.in_bias, call.hidden), none, call.hidden);
+    pack_biases(w.out_bias, call.out_bias, call.out_scale, channels);
+}
+
+struct FeedForwardScratch {
+    FeedForwardWeights weights;
+    int64_t row, dense, vectors, steps, steps_hidden;
+    float *u, *u_pairs, *gated, *first, *second, *out;
+    int64_t floats;
+
+    FeedForwardScratch(const FeedForwardCall& call, const Tile& tile, float* base)
+        : weights(call, const_cast<float*>(call.packed)), steps(weights.steps), steps_hidden(weights.steps_hidden) {
         const int64_t channels = call.sizes.channels;
         row = round_up(tile.cols, kLanes);
         vectors = round_up(tile.rows * row / kLanes, kColumns);
         dense = vectors * kLanes;
-        steps = call.paired ? (channels + 1) / 2 : channels;
-        steps_hidden = call.paired ? (call.hidden + 1) / 2 : call.hidden;
         Arena arena{base};
-        norm_weight = arena.take(channels), norm_bias = arena.take(channels);
         u = arena.take(channels * dense);
         u_pairs = call.paired ? arena.take(steps * dense) : u;
         gated = arena.take(steps_hidden * dense);
         first = arena.take(16 * dense), second = arena.take(16 * dense), out = arena.take(16 * dense);
-        weight = arena.take(16 * larger(steps, steps_hidden));
-        bias = arena.take(16);
         floats = arena.used;
     }
 };
@@ -44,26 +78,22 @@ template <class Dot>
 inline void feed(const FeedForwardCall& call, const Tile& tile, float* scratch) {
     const int64_t channels = call.sizes.channels;
     const FeedForwardScratch k(call, tile, scratch);
-    for (int64_t c = 0; c < channels; ++c)
-        k.norm_weight[c] = element(call.norm_weight, c), k.norm_bias[c] = element(call.norm_bias, c);
+    const FeedForwardWeights& w = k.weights;
     gather_dense(k.u, k.dense, k.row, call.x, 0, channels, tile);
-    normalize(k.u, k.dense, channels, k.dense, k.norm_weight, k.norm_bias, call.eps);
+    normalize(k.u, k.dense, channels, k.dense, w.norm_weight, w.norm_bias, call.eps);
     if (call.paired) pair_panels(k.u_pairs, k.dense, k.u, k.dense, channels, k.dense);
     for (int64_t c0 = 0; c0 < call.hidden; c0 += 16) {
         const int64_t n = smaller(16, call.hidden - c0);
         for (int half = 0; half < 2; ++half) {
-            const int64_t row0 = half * call.hidden + c0;
-            pack_rows(k.weight, call.in, row0, n, channels, Matrix{}, call.paired);
-            for (int64_t i = 0; i < round_up(n, kRows); ++i)
-                k.bias[i] = i < n ? bias_of(call.in_bias, Matrix{}, row0 + i) : 0.0f;
-            product<Dot>(half ? k.second : k.first, k.dense, nullptr, k.u_pairs, k.dense, nullptr, k.vectors, k.weight,
-                         k.bias, n, k.steps);
+            const int64_t row = half * w.half + c0;
+            product<Dot>(half ? k.second : k.first, k.dense, nullptr, k.u_pairs, k.dense, nullptr, k.vectors,
+                         w.in + row * k.steps, w.in_bias + row, n, k.steps);
         }
         float* const to = call.paired ? k.first : k.gated + c0 * k.dense;
         for (int64_t i = 0; i < n * k.dense; i += kLanes) store(to + i, load(k.first + i) * load(k.second + i));
         if (call.paired) pair_panels(k.gated + c0 / 2 * k.dense, k.dense, k.first, k.dense, n, k.dense);
     }
-    finish<Dot>(call, tile, k.out, k.weight, k.bias, k.gated, k.dense, k.vectors, call.hidden, k.steps_hidden);
+    finish<Dot>(call, tile, k.out, w.out, w.out_bias, k.gated, k.dense, k.vectors, k.steps_hidden);
 }
 
 void feed_forward_tile(const FeedForwardCall& call, const Tile& tile, float* scratch) {

@@ -23,12 +23,123 @@ inline int64_t common_multiple(int64_t a, int64_t b) {
 
 inline float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678f)); }
 
-struct FusionScratch {
+// Sizes that packing and running share.
+struct FusionSizes {
+    int64_t chunk, steps, steps_hidden, taps, static_planes, static_taps, head_taps, bases4;
+
+    explicit FusionSizes(const FusionCall& call) {
+        const Sizes& s = call.sizes;
+        chunk = common_multiple(common_multiple(s.group, call.static_group), kRows);
+        chunk = smaller(round_up(16, chunk), call.hidden);
+        steps = call.paired ? (s.channels + 1) / 2 : s.channels;
+        steps_hidden = call.paired ? (call.hidden + 1) / 2 : call.hidden;
+        taps = s.kernel * s.kernel * (call.paired ? (s.group + 1) / 2 : s.group);
+        static_planes = call.paired && call.static_group > 1 ? (call.static_group + 1) / 2 : call.static_group;
+        static_taps = call.static_kernel * call.static_kernel * static_planes;
+        head_taps = 9 * (s.channels / call.head);
+        bases4 = round_up(s.bases, kRows);
+    }
+};
+
+struct FusionWeights {
+    float *norm_weight, *norm_bias, *static_in, *static_in_bias, *static_conv, *static_conv_bias, *adaptive_in,
+        *adaptive_in_bias, *adaptive_conv, *adaptive_conv_bias, *head_conv, *head_conv_bias, *expand, *projection,
+        *coefficient_bias, *zeros, *bases, *bases_bias, *out, *out_bias;
+    int64_t floats;
+
+    FusionWeights(const FusionCall& call, const FusionSizes& k, float* base) {
+        const int64_t c = call.sizes.channels, c4 = round_up(c, kRows), d = call.hidden, d4 = round_up(d, kRows);
+        Arena arena{base};
+        norm_weight = arena.take(c), norm_bias = arena.take(c);
+        static_in = arena.take(d4 * k.steps), static_in_bias = arena.take(d4);
+        static_conv = arena.take(static_groups(call) * static_rows(call) * k.static_taps);
+        static_conv_bias = arena.take(static_groups(call) * static_rows(call));
+        adaptive_in = arena.take(d4 * k.steps), adaptive_in_bias = arena.take(d4);
+        adaptive_conv = arena.take(9 * d), adaptive_conv_bias = arena.take(d);
+        head_conv = arena.take(call.head * k.head_taps), head_conv_bias = arena.take(call.head);
+        expand = arena.take(k.bases4 * (call.head / 2)), projection = arena.take(k.bases4 * k.steps);
+        coefficient_bias = arena.take(k.bases4), zeros = arena.take(k.bases4);
+        bases = arena.take(d * k.bases4 * k.taps), bases_bias = arena.take(d * k.bases4);
+        out = arena.take(c4 * k.steps_hidden), out_bias = arena.take(c4);
+        floats = arena.used;
+    }
+
+    // Rows of a group of the static convolution, padded to whole register tiles unless it is depthwise.
+    static int64_t static_rows(const FusionCall& call) {
+        return call.static_group == 1 ? 1 : round_up(call.static_group, kRows);
+    }
+    static int64_t static_groups(const FusionCall& call) { return call.hidden / call.static_group; }
+};
+
+inline int64_t fusion_packed(const FusionCall& call) {
+    return FusionWeights(call, FusionSizes(call), nullptr).floats;
+}
+
+// One group of the static convolution, as [static_rows / kRows][taps][kRows].
+inline void pack_static(const FusionCall& call, const FusionSizes& k, float* to, float* bias, int64_t group) {
+    const int64_t each = call.static_group, area = call.static_kernel * call.static_kernel, c0 = group * each;
+    for (int64_t r = 0; r < FusionWeights::static_rows(call); ++r)
+        bias[r] = r < each ? bias_of(call.static_conv_bias, Matrix{}, c0 + r) : 0.0f;
+    for (int64_t r0 = 0; r0 < each; r0 += kRows)
+        for (int64_t i = 0; i < k.static_taps; ++i)
+            for (int64_t r = r0; r < r0 + kRows; ++r) {
+                const int64_t j = i / area, at = (c0 + r) * each * area + i % area;
+                float w = 0.0f;
+                if (r < each && call.paired)
+                    w = pair_of(element(call.static_conv, at + 2 * j * area),
+                                2 * j + 1 < each ? element(call.static_conv, at + (2 * j + 1) * area) : 0.0f);
+                else if (r < each)
+                    w = element(call.static_conv, at + j * area);
+                *to++ = w;
+            }
+}
+
+inline void fusion_pack(const FusionCall& call, float* packed, int64_t part, int64_t parts) {
+    const Sizes& s = call.sizes;
+    const Share share{part, parts};
+    const FusionSizes k(call);
+    const FusionWeights w(call, k, packed);
+    const Matrix none{};
+    pack_share(w.static_in, call.static_in, call.hidden, s.channels, none, call.paired, share);
+    pack_share(w.adaptive_in, call.adaptive_in, call.hidden, s.channels, none, call.paired, share);
+    pack_share(w.projection, call.projection, s.bases, s.channels, none, call.paired, share);
+    pack_share(w.out, call.out, s.channels, call.hidden, call.out_scale, call.paired, share);
+    for (int64_t c = share.begin(call.hidden); c < share.end(call.hidden); ++c)
+        pack_bases(w.bases + c * k.bases4 * k.taps, w.bases_bias + c * k.bases4, call.bases, call.bases_bias, c,
+                   call.hidden, s, element(call.kba_scale, c), call.paired);
+    const int64_t groups = FusionWeights::static_groups(call), rows = FusionWeights::static_rows(call);
+    if (rows > 1)
+        for (int64_t g = share.begin(groups); g < share.end(groups); ++g)
+            pack_static(call, k, w.static_conv + g * rows * k.static_taps, w.static_conv_bias + g * rows, g);
+    if (part > 0) return;
+    read_numbers(w.norm_weight, call.norm_weight, 0, s.channels);
+    read_numbers(w.norm_bias, call.norm_bias, 0, s.channels);
+    if (rows == 1) {
+        read_numbers(w.static_conv, call.static_conv, 0, call.hidden * k.static_taps);
+        for (int64_t c = 0; c < call.hidden; ++c) w.static_conv_bias[c] = bias_of(call.static_conv_bias, none, c);
+    }
+    read_numbers(w.adaptive_conv, call.adaptive_conv, 0, 9 * call.hidden);
+    for (int64_t c = 0; c < call.hidden; ++c) w.adaptive_conv_bias[c] = bias_of(call.adaptive_conv_bias, none, c);
+    read_numbers(w.head_conv, call.head_conv, 0, call.head * k.head_taps);
+    for (int64_t c = 0; c < call.head; ++c) w.head_conv_bias[c] = bias_of(call.head_conv_bias, none, c);
+    pack_biases(w.static_in_bias, call.static_in_bias, none, call.hidden);
+    pack_biases(w.adaptive_in_bias, call.adaptive_in_bias, none, call.hidden);
+    pack_biases(w.out_bias, call.out_bias, call.out_scale, s.channels);
+    // In float32: the head is small and its inputs aren't paired.
+    pack_rows(w.expand, call.expand, 0, s.bases, call.head / 2, call.coefficient_scale, false);
+    for (int64_t n = 0; n < k.bases4; ++n)
+        w.coefficient_bias[n] = n < s.bases ? bias_of(call.expand_bias, call.coefficient_scale, n) +
+                                                  bias_of(call.projection_bias, none, n)
+                                            : 0.0f;
+    fill(w.zeros, k.bases4, 0.0f);
+}
+
+struct FusionScratch : FusionSizes {
+    FusionWeights weights;
     Field field;
-    int64_t dense, chunk, steps, steps_hidden, taps, static_taps, head_taps, bases4;
-    int32_t *tile_at, *adaptive_at, *kba_at, *static_at, *offsets;
-    float *norm_weight, *norm_bias, *u, *u_pairs, *a, *head, *first, *second, *pairs, *fixed, *mixed, *fused, *out,
-        *weight, *bias, *columns, *grid_row;
+    int64_t dense, grid;  // grid: rows of cells that a tile lies between
+    int32_t *tile_at, *adaptive_at, *kba_at, *static_at, *offsets, *left_cell, *right_cell;
+    float *u, *u_pairs, *a, *head, *first, *second, *pairs, *fixed, *mixed, *fused, *out, *share, *across;
     int64_t floats;
 
     static int64_t border(const FusionCall& call) {
@@ -36,24 +147,20 @@ struct FusionScratch {
     }
 
     FusionScratch(const FusionCall& call, const Tile& tile, float* base)
-        : field(tile, border(call), call.sizes.height, call.sizes.width) {
+        : FusionSizes(call),
+          weights(call, *this, const_cast<float*>(call.packed)),
+          field(tile, border(call), call.sizes.height, call.sizes.width) {
         const Sizes& s = call.sizes;
         dense = field.dense();
-        chunk = common_multiple(common_multiple(s.group, call.static_group), 2);
-        chunk = smaller(round_up(16, chunk), call.hidden);
-        const int64_t chunk4 = round_up(larger(chunk, 16), kRows);
-        steps = call.paired ? (s.channels + 1) / 2 : s.channels;
-        steps_hidden = call.paired ? (call.hidden + 1) / 2 : call.hidden;
-        taps = s.kernel * s.kernel * (call.paired ? (s.group + 1) / 2 : s.group);
-        static_taps = call.static_kernel * call.static_kernel * call.static_group;
-        head_taps = 9 * (s.channels / call.head);
-        bases4 = round_up(s.bases, kRows);
+        grid = smaller(call.grid_rows, (tile.rows - 1) / call.cell + 3);
+        const int64_t chunk4 = round_up(larger(chunk, 16), kRows), row = field.vectors_across() * kLanes;
         Arena arena{base};
         const auto indices = [&](int64_t n) { return reinterpret_cast<int32_t*>(arena.take(n)); };
         const int64_t room = Vectors::room(field.rows + 2 * field.border, field.pitch);
         tile_at = indices(room), adaptive_at = indices(room), kba_at = indices(room), static_at = indices(room);
         offsets = indices(larger(larger(taps, static_taps), larger(head_taps, 9)));
-        norm_weight = arena.take(s.channels), norm_bias = arena.take(s.channels);
+        left_cell = indices(row), right_cell = indices(row), share = arena.take(row);
+        across = arena.take(grid * row);
         u = arena.take(s.channels * field.floats);
         u_pairs = call.paired ? arena.take(steps * field.floats) : u;
         a = arena.take(bases4 * dense);
@@ -65,12 +172,6 @@ struct FusionScratch {
         mixed = arena.take(chunk4 * dense);
         fused = arena.take(steps_hidden * dense);
         out = arena.take(chunk4 * dense);
-        weight = arena.take(larger(larger(chunk4 * steps, chunk4 * steps_hidden),
-                                   larger(larger(bases4 * steps, bases4 * call.head),
-                                          larger(bases4 * taps, larger(static_taps * kRows, head_taps)))));
-        bias = arena.take(larger(chunk4, bases4));
-        columns = arena.take(2 * field.vectors_across() * kLanes);
-        grid_row = arena.take(call.grid_cols + 1);
         floats = arena.used;
     }
 };
@@ -79,64 +180,49 @@ inline int64_t fusion_scratch(const FusionCall& call, const Tile& largest) {
     return FusionScratch(call, largest, nullptr).floats;
 }
 
-// first = W u + b over the given pixels, for hidden channels [c0, c0 + n); zeros outside the image
-template <class Dot, class Call, class Scratch>
-inline void pointwise(const Call& call, const Scratch& k, float* out, const Matrix& w, const Matrix& b,
-                      int64_t c0, int64_t n, const Vectors& at) {
-    pack_rows(k.weight, w, c0, n, call.sizes.channels, Matrix{}, call.paired);
-    for (int64_t i = 0; i < round_up(n, kRows); ++i) k.bias[i] = i < n ? bias_of(b, Matrix{}, c0 + i) : 0.0f;
-    product<Dot>(out, k.field.floats, at.at, k.u_pairs, k.field.floats, at.at, at.count, k.weight, k.bias, n, k.steps);
+// first = W u + b over the given pixels, for channels [c0, c0 + n); c0 is a multiple of kRows. Zeros outside the image
+template <class Dot, class Scratch>
+inline void pointwise(const Scratch& k, float* out, const float* weight, const float* bias, int64_t c0, int64_t n,
+                      const Vectors& at) {
+    product<Dot>(out, k.field.floats, at.at, k.u_pairs, k.field.floats, at.at, at.count, weight + c0 * k.steps,
+                 bias + c0, n, k.steps);
     k.field.zero_outside(out, n);
 }
 
-// Depthwise 3x3 of `from` for hidden channels [c0, c0 + n); out_at null: dense, `pitch` floats a channel
+// Depthwise convolution of `from` for channels [c0, c0 + n); out_at null: dense, `pitch` floats a channel
 template <class Scratch>
 inline void depthwise(const Scratch& k, float* out, int64_t pitch, const int32_t* out_at, const float* from,
-                      const Matrix& w, const Matrix& b, int64_t c0, int64_t n, int64_t kernel, const Vectors& at) {
+                      const float* weight, const float* bias, int64_t c0, int64_t n, int64_t kernel,
+                      const Vectors& at) {
     const int64_t area = kernel * kernel;
     tap_offsets(k.offsets, 1, 0, kernel, k.field.pitch);
-    for (int64_t c = 0; c < n; ++c) {
-        for (int64_t t = 0; t < area; ++t) k.weight[t] = element(w, (c0 + c) * area + t);
-        const float bias = bias_of(b, Matrix{}, c0 + c);
-        convolve<FloatDot, 1>(out + c * pitch, pitch, out_at, from + c * k.field.floats, at, k.offsets, area, k.weight,
-                              &bias);
-    }
+    for (int64_t c = 0; c < n; ++c)
+        convolve<FloatDot, 1>(out + c * pitch, pitch, out_at, from + c * k.field.floats, at, k.offsets, area,
+                              weight + (c0 + c) * area, bias + c0 + c);
 }
 
 // The static branch of hidden channels [c0, c0 + n), dense into k.fixed
 template <class Dot>
 inline void static_branch(const FusionCall& call, const FusionScratch& k, int64_t c0, int64_t n,
                           const Vectors& tile, const Vectors& around) {
-    pointwise<Dot>(call, k, k.first, call.static_in, call.static_in_bias, c0, n, around);
-    const int64_t group = call.static_group, kernel = call.static_kernel, area = kernel * kernel;
+    const FusionWeights& w = k.weights;
+    pointwise<Dot>(k, k.first, w.static_in, w.static_in_bias, c0, n, around);
+    const int64_t group = call.static_group, kernel = call.static_kernel;
     if (group == 1) {
-        depthwise(k, k.fixed, k.dense, nullptr, k.first, call.static_conv, call.static_conv_bias, c0, n, kernel, tile);
+        depthwise(k, k.fixed, k.dense, nullptr, k.first, w.static_conv, w.static_conv_bias, c0, n, kernel, tile);
     } else {
-        const int64_t planes = call.paired ? (group + 1) / 2 : group;
-        tap_offsets(k.offsets, planes, k.field.floats, kernel, k.field.pitch);
+        const int64_t rows = FusionWeights::static_rows(call);
+        tap_offsets(k.offsets, k.static_planes, k.field.floats, kernel, k.field.pitch);
         for (int64_t g = 0; g < n; g += group) {
             const float* from = k.first + g * k.field.floats;
             if (call.paired) {
                 pair_panels(k.pairs, k.field.floats, from, k.field.floats, group, k.field.floats);
                 from = k.pairs;
             }
-            for (int64_t c = g; c < g + group; c += kRows) {
-                const int64_t rows = smaller(kRows, g + group - c);
-                float bias[kRows] = {};
-                for (int64_t i = 0; i < planes * area; ++i)
-                    for (int64_t r = 0; r < kRows; ++r) {
-                        const int64_t j = i / area, at = ((c0 + c + r) * group) * area + i % area;
-                        float w = 0.0f;
-                        if (r < rows && call.paired)
-                            w = pair_of(element(call.static_conv, at + 2 * j * area),
-                                        2 * j + 1 < group ? element(call.static_conv, at + (2 * j + 1) * area) : 0.0f);
-                        else if (r < rows)
-                            w = element(call.static_conv, at + j * area);
-                        k.weight[i * kRows + r] = w;
-                    }
-                for (int64_t r = 0; r < rows; ++r) bias[r] = bias_of(call.static_conv_bias, Matrix{}, c0 + c + r);
-                convolve<Dot, kRows>(k.fixed + c * k.dense, k.dense, nullptr, from, tile, k.offsets, planes * area,
-                                     k.weight, bias);
+            for (int64_t r = 0; r < group; r += kRows) {
+                const int64_t row = (c0 + g) / group * rows + r;
+                convolve<Dot, kRows>(k.fixed + (g + r) * k.dense, k.dense, nullptr, from, tile, k.offsets,
+                                     k.static_taps, w.static_conv + row * k.static_taps, w.static_conv_bias + row);
             }
         }
     }
@@ -148,25 +234,16 @@ inline void static_branch(const FusionCall& call, const FusionScratch& k, int64_
 template <class Dot>
 inline void predict_coefficients(const FusionCall& call, const FusionScratch& k, const Vectors& tile) {
     const Sizes& s = call.sizes;
+    const FusionWeights& w = k.weights;
     const int64_t each = s.channels / call.head, half = call.head / 2;
     tap_offsets(k.offsets, each, k.field.floats, 3, k.field.pitch);
-    for (int64_t c = 0; c < call.head; ++c) {
-        for (int64_t t = 0; t < k.head_taps; ++t) k.weight[t] = element(call.head_conv, c * k.head_taps + t);
-        const float bias = bias_of(call.head_conv_bias, Matrix{}, c);
+    for (int64_t c = 0; c < call.head; ++c)
         convolve<FloatDot, 1>(k.head + c * k.dense, k.dense, nullptr, k.u + c * each * k.field.floats, tile, k.offsets,
-                              k.head_taps, k.weight, &bias);
-    }
+                              k.head_taps, w.head_conv + c * k.head_taps, w.head_conv_bias + c);
     for (int64_t i = 0; i < half * k.dense; ++i) k.head[i] *= k.head[half * k.dense + i];
-    for (int64_t n = 0; n < k.bases4; ++n)
-        k.bias[n] = n < s.bases ? bias_of(call.expand_bias, call.coefficient_scale, n) +
-                                      bias_of(call.projection_bias, Matrix{}, n)
-                                : 0.0f;
-    // In float32: the head is small and its inputs aren't paired.
-    pack_rows(k.weight, call.expand, 0, s.bases, half, call.coefficient_scale, false);
-    product<FloatDot>(k.a, k.dense, nullptr, k.head, k.dense, nullptr, tile.count, k.weight, k.bias, s.bases, half);
-    pack_rows(k.weight, call.projection, 0, s.bases, s.channels, Matrix{}, call.paired);
-    fill(k.bias, k.bases4, 0.0f);
-    product<Dot>(k.a, k.dense, nullptr, k.u_pairs, k.field.floats, tile.at, tile.count, k.weight, k.bias, s.bases,
+    product<FloatDot>(k.a, k.dense, nullptr, k.head, k.dense, nullptr, tile.count, w.expand, w.coefficient_bias,
+                      s.bases, half);
+    product<Dot>(k.a, k.dense, nullptr, k.u_pairs, k.field.floats, tile.at, tile.count, w.projection, w.zeros, s.bases,
                  k.steps, true);
 }
 
@@ -183,12 +260,10 @@ inline void adaptive_branch(const FusionCall& call, const FusionScratch& k, int6
             pair_panels(k.pairs, k.field.floats, from, k.field.floats, s.group, k.field.floats);
             from = k.pairs;
         }
-        for (int64_t c = g; c < g + s.group; ++c) {
-            pack_bases(k.weight, k.bias, call.bases, call.bases_bias, c0 + c, call.hidden, s,
-                       element(call.kba_scale, c0 + c), call.paired);
-            mix_bases<Dot>(k.mixed + c * k.dense, from, tile, k.offsets, k.taps, k.weight, k.bias, k.a, k.dense,
-                           k.bases4);
-        }
+        for (int64_t c = g; c < g + s.group; ++c)
+            mix_bases<Dot>(k.mixed + c * k.dense, from, tile, k.offsets, k.taps,
+                           k.weights.bases + (c0 + c) * k.bases4 * k.taps, k.weights.bases_bias + (c0 + c) * k.bases4,
+                           k.a, k.dense, k.bases4);
     }
 }
 
@@ -208,53 +283,54 @@ struct Between {
 
 // k.fixed *= the channel branch of hidden channels [c0, c0 + n)
 inline void multiply_means(const FusionCall& call, const FusionScratch& k, int64_t c0, int64_t n, const Tile& tile) {
-    const int64_t row = k.field.vectors_across() * kLanes, grid = call.grid_rows * call.grid_cols;
-    const float* means = call.means + ((call.means_batch > 1 ? tile.image : 0) * call.hidden + c0) * grid;
-    if (grid == 1) {
+    const int64_t row = k.field.vectors_across() * kLanes, cells = call.grid_rows * call.grid_cols;
+    const float* means = call.means + ((call.means_batch > 1 ? tile.image : 0) * call.hidden + c0) * cells;
+    if (cells == 1) {
         for (int64_t c = 0; c < n; ++c)
             for (int64_t i = 0; i < k.dense; ++i) k.fixed[c * k.dense + i] *= means[c];
         return;
     }
-    for (int64_t r = 0; r < tile.rows; ++r) {
-        const Between y(tile.row0 + r, call.cell, call.grid_rows);
-        for (int64_t c = 0; c < n; ++c) {
-            const float* low = means + c * grid + y.low * call.grid_cols;
-            const float* high = means + c * grid + y.high * call.grid_cols;
-            for (int64_t i = 0; i < call.grid_cols; ++i) k.grid_row[i] = low[i] + (high[i] - low[i]) * y.share;
-            float* to = k.fixed + c * k.dense + r * row;
-            const int32_t* at = reinterpret_cast<const int32_t*>(k.columns);
-            const float* share = k.columns + row;
-            for (int64_t x = 0; x < tile.cols; ++x) {
-                const float l = k.grid_row[at[x]], h = k.grid_row[at[x] + 1];
-                to[x] *= l + (h - l) * share[x];
+    const int64_t top = Between(tile.row0, call.cell, call.grid_rows).low;
+    const int64_t bottom = Between(tile.row0 + tile.rows - 1, call.cell, call.grid_rows).high;
+    for (int64_t c = 0; c < n; ++c) {
+        // First between columns of cells, once for all rows of pixels between the same rows of cells.
+        for (int64_t g = top; g <= bottom; ++g) {
+            const float* const from = means + c * cells + g * call.grid_cols;
+            float* const to = k.across + (g - top) * row;
+            for (int64_t x = 0; x < row; ++x) {
+                const float left = from[k.left_cell[x]];
+                to[x] = left + (from[k.right_cell[x]] - left) * k.share[x];
+            }
+        }
+        for (int64_t r = 0; r < tile.rows; ++r) {
+            const Between y(tile.row0 + r, call.cell, call.grid_rows);
+            const float *low = k.across + (y.low - top) * row, *high = k.across + (y.high - top) * row;
+            float* const to = k.fixed + c * k.dense + r * row;
+            for (int64_t x = 0; x < row; x += kLanes) {
+                const Vec l = load(low + x);
+                store(to + x, load(to + x) * (l + (load(high + x) - l) * y.share));
             }
         }
     }
 }
 
 inline void prepare_columns(const FusionCall& call, const FusionScratch& k, const Tile& tile) {
-    int32_t* at = reinterpret_cast<int32_t*>(k.columns);
-    float* share = k.columns + k.field.vectors_across() * kLanes;
-    for (int64_t x = 0; x < tile.cols; ++x) {
-        const Between b(tile.col0 + x, call.cell, call.grid_cols);
-        at[x] = static_cast<int32_t>(b.low);
-        share[x] = b.high > b.low ? b.share : 0.0f;
+    for (int64_t x = 0; x < k.field.vectors_across() * kLanes; ++x) {
+        const Between b(tile.col0 + smaller(x, tile.cols - 1), call.cell, call.grid_cols);
+        k.left_cell[x] = static_cast<int32_t>(b.low), k.right_cell[x] = static_cast<int32_t>(b.high);
+        k.share[x] = b.share;
     }
-    k.grid_row[call.grid_cols] = 0.0f;
 }
 
 // y = x + bias + W from, in chunks of output channels; `from` is dense
 template <class Dot, class Call>
-inline void finish(const Call& call, const Tile& tile, float* out, float* weight, float* bias, const float* from,
-                   int64_t dense, int64_t vectors, int64_t inner, int64_t steps) {
+inline void finish(const Call& call, const Tile& tile, float* out, const float* weight, const float* bias,
+                   const float* from, int64_t dense, int64_t vectors, int64_t steps) {
     const int64_t channels = call.sizes.channels, row = (tile.cols + kLanes - 1) / kLanes * kLanes;
     for (int64_t c0 = 0; c0 < channels; c0 += 16) {
         const int64_t n = smaller(16, channels - c0);
-        pack_rows(weight, call.out, c0, n, inner, call.out_scale, call.paired);
-        for (int64_t i = 0; i < round_up(n, kRows); ++i)
-            bias[i] = i < n ? bias_of(call.out_bias, call.out_scale, c0 + i) : 0.0f;
         gather_dense(out, dense, row, call.x, c0, n, tile);
-        product<Dot>(out, dense, nullptr, from, dense, nullptr, vectors, weight, bias, n, steps, true);
+        product<Dot>(out, dense, nullptr, from, dense, nullptr, vectors, weight + c0 * steps, bias + c0, n, steps, true);
         scatter_dense(call.y, out, dense, row, c0, n, tile);
     }
 }
@@ -267,11 +343,10 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
     const Vectors at_tile = f.tile_vectors(k.tile_at), at_kba = f.inside_vectors(k.kba_at, s.half()),
                   at_adaptive = f.inside_vectors(k.adaptive_at, 1 + s.half()),
                   at_static = f.inside_vectors(k.static_at, call.static_kernel / 2);
-    for (int64_t c = 0; c < s.channels; ++c)
-        k.norm_weight[c] = element(call.norm_weight, c), k.norm_bias[c] = element(call.norm_bias, c);
+    const FusionWeights& w = k.weights;
 
     gather_field(k.u, f, call.x, 0, s.channels, tile);
-    normalize(k.u, f.floats, s.channels, f.floats, k.norm_weight, k.norm_bias, call.eps);
+    normalize(k.u, f.floats, s.channels, f.floats, w.norm_weight, w.norm_bias, call.eps);
     f.zero_outside(k.u, s.channels);
     if (call.paired) pair_panels(k.u_pairs, f.floats, k.u, f.floats, s.channels, f.floats);
     predict_coefficients<Dot>(call, k, at_tile);
@@ -281,9 +356,8 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
         const int64_t n = smaller(k.chunk, call.hidden - c0);
         static_branch<Dot>(call, k, c0, n, at_tile, at_static);
         multiply_means(call, k, c0, n, tile);
-        pointwise<Dot>(call, k, k.first, call.adaptive_in, call.adaptive_in_bias, c0, n, at_adaptive);
-        depthwise(k, k.second, f.floats, at_kba.at, k.first, call.adaptive_conv, call.adaptive_conv_bias, c0, n, 3,
-                  at_kba);
+        pointwise<Dot>(k, k.first, w.adaptive_in, w.adaptive_in_bias, c0, n, at_adaptive);
+        depthwise(k, k.second, f.floats, at_kba.at, k.first, w.adaptive_conv, w.adaptive_conv_bias, c0, n, 3, at_kba);
         f.zero_outside(k.second, n);
         adaptive_branch<Dot>(call, k, c0, n, at_tile);
         float* const to = call.paired ? k.mixed : k.fused + c0 * k.dense;
@@ -294,7 +368,7 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
             }
         if (call.paired) pair_panels(k.fused + c0 / 2 * k.dense, k.dense, k.mixed, k.dense, n, k.dense);
     }
-    finish<Dot>(call, tile, k.out, k.weight, k.bias, k.fused, k.dense, at_tile.count, call.hidden, k.steps_hidden);
+    finish<Dot>(call, tile, k.out, w.out, w.out_bias, k.fused, k.dense, at_tile.count, k.steps_hidden);
 }
 
 void fusion_tile(const FusionCall& call, const Tile& tile, float* scratch) {

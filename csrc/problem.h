@@ -97,6 +97,7 @@ struct FusionCall {
     // The channel branch: one value per `cell` x `cell` pixels, to interpolate, or one per image if the grid is 1x1.
     const float* means;  // [B or 1, D, grid_rows, grid_cols]
     int64_t means_batch, grid_rows, grid_cols, cell;
+    const float* packed;  // the parameters, packed by fusion_pack
 };
 
 // The feed-forward half of KBNet-S's block, x + out(gate(in(norm(x)))), with 2 D hidden channels; y can be x.
@@ -107,6 +108,7 @@ struct FeedForwardCall {
     float eps;
     Tensor4 x, y;
     Matrix norm_weight, norm_bias, in, in_bias, out, out_bias, out_scale;
+    const float* packed;
 };
 
 // The attention half of KBNet-L's block, x [B, C, H, W] -> y = x + out(attention v), with q, k, v = conv(qkv(norm(x))).
@@ -121,6 +123,7 @@ struct AttentionCall {
     Matrix conv, conv_bias;           // [3 C, 1, 3, 3], [3 C]
     Matrix out, out_bias, out_scale;  // [C, C], [C]; no scale. For attention_tile, out is [out_batch, C, C] float32:
     int64_t out_batch;                // the layer's weight times the attention, of every image or of all together
+    const float* packed;
 
     // Sums over pixels: [heads, C / heads, C / heads] products of q and k, [C] squares of q, [C] squares of k.
     KBNET_INLINE int64_t sums() const { return sizes.channels * (sizes.channels / heads) + 2 * sizes.channels; }
@@ -226,6 +229,13 @@ struct Kernels {
     // Writes a row of dx, [channels][W]; rows are counted in the stacked images.
     void (*write_dx_row)(const BackwardCall&, int64_t channel0, int64_t channels, int64_t row, const float* from);
     int64_t (*dweight_pitch)(const Sizes&);  // floats between the taps of BackwardShare::dweight
+    // Packed parameters of halves of a block: their number of floats, and one of `parts` shares of the packing.
+    int64_t (*fusion_packed)(const FusionCall&);
+    void (*fusion_pack)(const FusionCall&, float* packed, int64_t part, int64_t parts);
+    int64_t (*feed_forward_packed)(const FeedForwardCall&);
+    void (*feed_forward_pack)(const FeedForwardCall&, float* packed, int64_t part, int64_t parts);
+    int64_t (*attention_packed)(const AttentionCall&);
+    void (*attention_pack)(const AttentionCall&, float* packed, int64_t part, int64_t parts);
     int64_t (*fusion_scratch)(const FusionCall&, const Tile& largest);
     void (*fusion_tile)(const FusionCall&, const Tile&, float* scratch);
     int64_t (*feed_forward_scratch)(const FeedForwardCall&, const Tile& largest);
