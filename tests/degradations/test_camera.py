@@ -129,7 +129,16 @@ def test_a_camera_without_processing_gives_the_sensors_noise(value):
     assert abs(torch.corrcoef(noise.flatten(1))[0, 1]) < 0.02
 
 
-@pytest.mark.parametrize("malvar", [False, True])
+def test_adaptive_demosaicing_lies_between_the_two_methods():
+    gained, clean = pipeline.Camera((2.0, 1.0, 1.6), torch.eye(3), gamma=1.0), torch.full((3, 40, 50), 0.4)
+    none, half, full = (camera_noise(clean, gained, 1e-3, 1e-5, generator(), malvar=m) for m in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(half, (none + full) / 2, rtol=0, atol=1e-5)
+    calls = {"shot": 1e-3, "smoothed_share": 0, "jpeg_share": 0, "fine_share": 0}
+    plain = CameraNoise(**calls, adaptive_share=0)(clean, generator())
+    assert not torch.equal(plain, CameraNoise(**calls, adaptive_share=1)(clean, generator()))
+
+
+@pytest.mark.parametrize("malvar", [0.0, 0.5, 1.0])
 def test_demosaiced_noise_is_correlated_and_green_is_quieter(malvar):
     gained = pipeline.Camera((2.0, 1.0, 1.6), torch.eye(3), gamma=1.0)
     clean = torch.full((3, 256, 256), 0.4)

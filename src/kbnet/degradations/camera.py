@@ -37,7 +37,7 @@ def camera_noise(
     generator: Generator,
     *,
     phase: tuple[int, int] | None = (0, 0),
-    malvar: bool = False,
+    malvar: float = 0.0,
     pedestal: bool = False,
 ) -> Tensor:
     """Add the noise that a camera's sensor would add to a photo, without quantization or compression.
@@ -54,7 +54,7 @@ def camera_noise(
         generator: source of the noise.
         phase: phase of the Bayer mosaic; None for a mosaic finer than the pixels (a downscaled photo), whose noise is
             white.
-        malvar: demosaic with gradient correction instead of bilinearly.
+        malvar: from 0, which demosaics bilinearly, to 1, with gradient correction; adaptive methods are in between.
         pedestal: the sensor stores values below black, as most do, so black doesn't clip the noise before demosaicing.
 
     Returns:
@@ -70,8 +70,15 @@ def camera_noise(
         seen = raw.mosaic(signal, masks)
         # the black and white levels clip the noise; the clean signal beyond them is kept
         noise = (seen + sensor_noise(seen, shot, read, generator)).clamp_(black, 1) - seen.clamp(black, 1)
-        noisy = signal + (raw.demosaic_malvar if malvar else raw.demosaic_bilinear)(noise, masks)
+        noisy = signal + _demosaic(noise, masks, malvar)
     return image + raw.process(noisy, camera) - raw.process(signal, camera)
+
+
+def _demosaic(values: Tensor, masks: Tensor, malvar: float) -> Tensor:
+    if malvar == 0:
+        return raw.demosaic_bilinear(values, masks)
+    corrected = raw.demosaic_malvar(values, masks)
+    return corrected if malvar == 1 else torch.lerp(raw.demosaic_bilinear(values, masks), corrected, malvar)
 
 
 def smooth_noise(noise: Tensor, luma: float, chroma: float, chroma_gain: float = 1.0, grain: float = 0.0) -> Tensor:
@@ -119,6 +126,8 @@ class CameraNoise(Degradation):
         gamma: exponent of the file. Camera curves are flatter than 2.2 in the shadows, where noise is then weaker.
         tone: strength of the tone curve.
         malvar_share: share of calls that demosaic with gradient correction instead of bilinearly.
+        adaptive_share: share of calls that demosaic by a random mix of both instead, with noise like that of adaptive
+            methods.
         pedestal_share: share of calls with a sensor that stores values below black, as most do. Its noise is clipped
             only after demosaicing, so dark areas become darker on average, not brighter, where the curve is steep.
         fine_share: share of calls without a mosaic: white noise, as in a downscaled photo.
@@ -139,6 +148,7 @@ class CameraNoise(Degradation):
     gamma: Range = ranged(1.0, 2.4, within=(1, 4))
     tone: Range = ranged(0, 2.0, within=(0, 4))
     malvar_share: float = share(0.5)
+    adaptive_share: float = share(0.0)
     pedestal_share: float = share(0.7)
     fine_share: float = share(0.1)
     smoothed_share: float = share(0.5)
@@ -167,7 +177,9 @@ class CameraNoise(Degradation):
         shot = log_uniform(self.shot, generator)
         read = read_variance(shot, normal(generator))
         phase = (int(uniform((0, 2), generator)), int(uniform((0, 2), generator)))
-        fine, malvar = chance(self.fine_share, generator), chance(self.malvar_share, generator)
+        fine, malvar = chance(self.fine_share, generator), float(chance(self.malvar_share, generator))
+        if self.adaptive_share and chance(self.adaptive_share, generator):
+            malvar = uniform((0, 1), generator)
         noisy = camera_noise(
             colour,
             camera,
