@@ -40,10 +40,10 @@ check: dev  ## check formatting, lint rules, types and import order
 	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 # Times are for two server cores.
-bench: dev  ## measure speed and memory on an idle machine: about 43 minutes
+bench: dev  ## measure speed and memory on an idle machine: about 54 minutes
 	$(RUN) benchmarks/operator_sweep.py   # 4 minutes; 5 GB of memory
 	$(RUN) benchmarks/networks.py         # 20 minutes; 8 GB of memory
-	$(RUN) benchmarks/engine.py           # 1 minute
+	$(RUN) benchmarks/engine.py           # 12 minutes; 12 GB of memory
 	$(RUN) benchmarks/commands.py         # 3 minutes
 	$(RUN) benchmarks/memory.py           # 2 minutes
 	$(RUN) benchmarks/tiles.py            # 1 minute

@@ -45,7 +45,7 @@ formula registered for the operator, and with the operator written as matrix pro
 **Activations** is the peak memory of computed tensors in inference, layer by layer, without scratch memory inside
 operators. **With stored kernels** is the same, but with every pixel's kernel stored, as in the authors' code. **Kept
 for training** is what the forward pass of a training step keeps for the backward pass. The compiled kernels run whole
-blocks in one call; `benchmarks/results/memory.json` and `networks.json` contain measurements of their memory.
+networks in one call; `benchmarks/results/memory.json` and `networks.json` contain measurements of their memory.
 
 **Networks of other papers** are built from the papers' descriptions (`src/kbnet/evaluation/described.py`), without
 weights; their parameter counts agree with the published numbers within 0.25%. **Published** quotes multiply-adds from

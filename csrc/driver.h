@@ -16,7 +16,7 @@ void backward(const Kernels& kernels, BackwardCall call, float* dweight, float* 
 void write_dweight(const Sizes& s, int64_t group, const std::vector<float*>& sums, int64_t pitch, float* dweight,
                    float* dbias);
 
-// The halves of a block in inference, and the sums for its channel branch; see problem.h.
+// A block of KBNet-S, or the fusion half of one of KBNet-L, in inference, and the sums for its channel branch.
 // `feed` reads and writes the result of `fusion`; without hidden channels it is left out.
 void block(const Kernels& kernels, FusionCall fusion, FeedForwardCall feed, int threads);
 void cell_sums(const Kernels& kernels, const SumsCall& call, int threads);

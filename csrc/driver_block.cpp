@@ -21,11 +21,15 @@ void share_out(int64_t count, int64_t floats, int threads, Work work) {
     });
 }
 
-// The packed parameters of a call, packed by all threads.
+constexpr int64_t kPackedAlone = int64_t{1} << 15;  // floats that one thread packs faster than several
+
+// The packed parameters of a call.
 template <class Call>
 Floats pack(const Call& call, int64_t (*packed)(const Call&), void (*pack_part)(const Call&, float*, int64_t, int64_t),
             int threads) {
-    Floats to = allocate(packed(call));
+    const int64_t floats = packed(call);
+    Floats to = allocate(floats);
+    if (floats < kPackedAlone) threads = 1;
     share_out(threads, 0, threads, [&](int64_t i, float*) { pack_part(call, to.get(), i, threads); });
     return to;
 }

@@ -137,7 +137,7 @@ inline void fusion_pack(const FusionCall& call, float* packed, int64_t part, int
 struct FusionScratch : FusionSizes {
     FusionWeights weights;
     Field field;
-    int64_t dense, grid;  // grid: rows of cells that a tile lies between
+    int64_t dense;
     int32_t *tile_at, *adaptive_at, *kba_at, *static_at, *offsets, *left_cell, *right_cell;
     float *u, *u_pairs, *a, *head, *first, *second, *pairs, *fixed, *mixed, *fused, *out, *share, *across;
     int64_t floats;
@@ -152,7 +152,7 @@ struct FusionScratch : FusionSizes {
           field(tile, border(call), call.sizes.height, call.sizes.width) {
         const Sizes& s = call.sizes;
         dense = field.dense();
-        grid = smaller(call.grid_rows, (tile.rows - 1) / call.cell + 3);
+        const int64_t cells = smaller(call.grid_rows, (tile.rows - 1) / call.cell + 3);  // most rows of cells around a tile
         const int64_t chunk4 = round_up(larger(chunk, 16), kRows), row = field.vectors_across() * kLanes;
         Arena arena{base};
         const auto indices = [&](int64_t n) { return reinterpret_cast<int32_t*>(arena.take(n)); };
@@ -160,7 +160,7 @@ struct FusionScratch : FusionSizes {
         tile_at = indices(room), adaptive_at = indices(room), kba_at = indices(room), static_at = indices(room);
         offsets = indices(larger(larger(taps, static_taps), larger(head_taps, 9)));
         left_cell = indices(row), right_cell = indices(row), share = arena.take(row);
-        across = arena.take(grid * row);
+        across = arena.take(cells * row);
         u = arena.take(s.channels * field.floats);
         u_pairs = call.paired ? arena.take(steps * field.floats) : u;
         a = arena.take(bases4 * dense);

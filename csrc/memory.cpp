@@ -1,3 +1,4 @@
+#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -39,9 +40,13 @@ Store& store = *new Store;
 // A caller that finds the store busy allocates directly: a mutex that was locked during a fork is never released.
 using Turn = std::unique_lock<std::mutex>;
 
-}  // namespace
+// For tests: memory starts as NaN, so that a value that is read before it is written shows.
+bool poisons() {
+    static const bool found = std::getenv("KBNET_POISON_MEMORY") != nullptr;
+    return found;
+}
 
-Floats allocate(int64_t floats) {
+Floats find_memory(int64_t floats) {
     const std::size_t wanted = static_cast<std::size_t>(floats) * sizeof(float);
     const std::size_t line = wanted < 2 * kHugePage ? 64 : kHugePage;
     const std::size_t bytes = std::max((wanted + line - 1) / line * line, line);
@@ -65,6 +70,14 @@ Floats allocate(int64_t floats) {
     if (line == kHugePage) madvise(p, bytes, MADV_HUGEPAGE);  // fails where the system has none, which is fine
 #endif
     return Floats(static_cast<float*>(p), GiveBack{bytes});
+}
+
+}  // namespace
+
+Floats allocate(int64_t floats) {
+    Floats memory = find_memory(floats);
+    if (poisons()) std::fill_n(memory.get(), floats, std::numeric_limits<float>::quiet_NaN());
+    return memory;
 }
 
 void GiveBack::operator()(float* p) const {

@@ -108,7 +108,7 @@ struct FeedForwardCall {
     float eps;
     Tensor4 x, y;
     Matrix norm_weight, norm_bias, in, in_bias, out, out_bias, out_scale;
-    const float* packed;
+    const float* packed;  // the parameters, packed by feed_forward_pack
 };
 
 // The attention half of KBNet-L's block, x [B, C, H, W] -> y = x + out(attention v), with q, k, v = conv(qkv(norm(x))).
@@ -121,9 +121,9 @@ struct AttentionCall {
     Matrix norm_weight, norm_bias;    // [C]
     Matrix qkv, qkv_bias;             // [3 C, C], [3 C]
     Matrix conv, conv_bias;           // [3 C, 1, 3, 3], [3 C]
-    Matrix out, out_bias, out_scale;  // [C, C], [C]; no scale. For attention_tile, out is [out_batch, C, C] float32:
+    Matrix out, out_bias;             // [C, C], [C]. For attention_pack, out is [out_batch, C, C] float32:
     int64_t out_batch;                // the layer's weight times the attention, of every image or of all together
-    const float* packed;
+    const float* packed;              // the parameters, packed by attention_pack
 
     // Sums over pixels: [heads, C / heads, C / heads] products of q and k, [C] squares of q, [C] squares of k.
     KBNET_INLINE int64_t sums() const { return sizes.channels * (sizes.channels / heads) + 2 * sizes.channels; }

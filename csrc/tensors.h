@@ -147,13 +147,13 @@ inline float element(const Matrix& m, int64_t i) {
     return m.bfloat16 ? widen(static_cast<const Bfloat16*>(m.data)[i]) : static_cast<const float*>(m.data)[i];
 }
 
-// to[i] = m[at + i]
-// The same array from its number `i` on; absent if it is.
+// The array from element `i` on; absent if the array is.
 inline Matrix below(const Matrix& m, int64_t i) {
     if (!m.data) return m;
     return {static_cast<const char*>(m.data) + i * (m.bfloat16 ? 2 : 4), m.bfloat16};
 }
 
+// to[i] = m[at + i]
 inline void read_numbers(float* to, const Matrix& m, int64_t at, int64_t n) {
     if (m.bfloat16)
         for (int64_t i = 0; i < n; ++i) to[i] = widen(static_cast<const Bfloat16*>(m.data)[at + i]);

@@ -49,7 +49,7 @@ struct Cut {
     }
 };
 
-// Pixels per tile: enough that its border and packing the weights cost little, while its panels stay in the cache.
+// Pixels per tile: enough that its border costs little, while its panels stay in the cache.
 constexpr int64_t kTilePixels = 512, kTileCols = 64, kTileAlign = 16;
 
 // Splits images into tiles of about equal size.

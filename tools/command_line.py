@@ -57,6 +57,7 @@ afterwards. `kbnet --show-completion` prints the script, so that you can install
 | `KBNET_INSTRUCTION_SET` | force an instruction set: `avx512bf16`, `avx512`, `avx2` or `portable` |
 | `KBNET_THREAD_SOURCE=own` | compiled kernels use their own threads instead of PyTorch's |
 | `KBNET_FUSED=off` | run networks layer by layer, for comparison |
+| `KBNET_POISON_MEMORY=1` | memory of the compiled kernels starts as NaN, for tests |
 | `KBNET_API_KEY` | the key that requests to `kbnet serve` must contain |
 | `KBNET_DEBUG=1` | show the traceback of an internal error |
 """

@@ -1,6 +1,6 @@
 """The structure of KBNet's blocks as plain data: each layer's path, type, settings and parameters.
 
-This is the single source for a block's internals: whether a live block can run as one call of the compiled kernels or
+This is the single source for a block's internals: whether compiled kernels can stand in for live modules, or these
 be exported (`kbnet.nn.conformity`), in which order the kernels take its parameters, and what it costs. Types are given
 by name, so that this module doesn't import torch.
 
@@ -34,7 +34,7 @@ FUSION = (
 """Roles of the parameters in the fusion half of a block, in the order of FusionParameter in csrc/problem.h."""
 
 FEED_FORWARD = ("norm_weight", "norm_bias", "in", "in_bias", "out", "out_bias", "out_scale")
-"""Roles of the parameters in the feed-forward half of KBNet-S's block, in the order of FeedForwardCall."""
+"""Roles of the parameters in the feed-forward half of KBNet-S's block, in the order of FeedForwardTrainingCall."""
 
 PRODUCTS = (
     *("static_in", "static_conv", "adaptive_in", "adaptive_conv", "head_conv", "expand", "projection"),

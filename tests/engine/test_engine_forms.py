@@ -1,7 +1,7 @@
 """Networks of every form that settings allow, on every instruction set, in both types.
 
-A result may err from float64 at most twice what the layers err in the same type, and a few roundings. Memory starts as
-NaN (see conftest.py): a pixel that is not written shows.
+A result may differ from float64 by at most twice the layers' error in the same type, and a few roundings. Memory starts
+as NaN (see conftest.py): a value that is read before it is written shows.
 """
 
 from dataclasses import asdict
@@ -44,6 +44,11 @@ SMALL = {
 LARGE = {
     "large": ({"width": 12, "bases": 5}, (2, 8, 24)),
     "large, one channel a group": ({"width": 8, "bases": 4, "group_channels": 1, "bias": True}, (1, 40, 88)),
+    "large, heads of six": ({"width": 6, "heads": (1, 2, 2, 2), "group_channels": 1, "bias": True}, (1, 24, 40)),
+    "large, odd hidden channels": (
+        {"width": 6, "heads": (1, 2, 2, 2), "group_channels": 1, "expansion": 1.5},
+        (1, 16, 40),
+    ),
     "large, one cell": ({"width": 4, "bases": 4}, (1, 8, 8)),
 }
 
@@ -55,7 +60,7 @@ def made(name):
         network = kbnet.create_model("kbnet-s-gaussian-color", **ONE_LEVEL, **SMALL[name][0])
     else:
         levels = {"blocks": (1, 1, 0, 1), "heads": (1, 2, 2, 2), "refinement_blocks": 0, "coefficient_limit": 4}
-        network = kbnet.create_model("kbnet-l-derain", **levels, **LARGE[name][0])
+        network = kbnet.create_model("kbnet-l-derain", **(levels | LARGE[name][0]))
     with torch.no_grad():
         for key, parameter in network.named_parameters():
             if key.endswith("scale"):
@@ -104,6 +109,14 @@ def test_it_errs_no_more_than_the_layers(name, instruction_set, dtype):
     for kind, roundings in (("rms", 0.25), ("largest", 4)):
         allowed = 2 * baseline[kind] + roundings * rounding * scale[kind] + 1e-7
         assert error[kind] <= allowed, f"{kind}: {error[kind]:.3g} > {allowed:.3g}"
+
+
+def test_wide_levels():
+    torch.manual_seed(0)
+    settings = {"width": 520, "bases": 1, "lightweight": True}
+    network, x = kbnet.create_model("kbnet-s-gaussian-color", **ONE_LEVEL, **settings).eval(), image(1, 4, 6)
+    ours = engine_of(network)(x) - x
+    np.testing.assert_allclose(ours, by_layers(network, x, torch.float64), atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [3, 8, 20, 64])

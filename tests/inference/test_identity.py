@@ -49,7 +49,8 @@ def test_the_same_weights_have_one_identity_whatever_they_are_called(tmp_path):
         lambda: of(ensemble=True),
     ],
 )
-def test_another_form_has_another_identity(other):
+def test_another_form_has_another_identity(other, monkeypatch):
+    monkeypatch.setenv("KBNET_FUSED", "off")  # some processors don't multiply in bfloat16 by the engine
     assert other() != of()
 
 

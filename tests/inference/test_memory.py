@@ -116,7 +116,7 @@ def test_a_wider_network_gets_smaller_tiles(monkeypatch):
     assert 128 < memory.auto_tile(wide) < memory.auto_tile(narrow)
 
 
-@pytest.mark.skipif(native.refuses_here() is not None, reason="blocks run layer by layer here anyway")
+@pytest.mark.skipif(native.refuses_here() is not None, reason="networks run layer by layer here anyway")
 def test_layers_that_run_one_by_one_are_known_to_need_more(monkeypatch):
     runner = RUNNERS["kbnet-s"]
     monkeypatch.delenv("KBNET_FUSED", raising=False)

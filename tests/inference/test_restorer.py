@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,6 +29,7 @@ from kbnet.errors import InvalidInputError, ModelError
 from kbnet.inference import Restorer, devices, whole
 from kbnet.inference.tiles import plan, reflect_pad
 from kbnet.models import find
+from kbnet.ops import native
 
 # Full frame -----------------------------------------------------------------------------------------------------------
 
@@ -262,14 +264,38 @@ def test_an_error_in_the_progress_callback_stops_the_work():
 # Precision, device, threads -------------------------------------------------------------------------------------------
 
 
+BY_LAYERS = "by layers"
+
+
+@pytest.mark.parametrize("how", [BY_LAYERS, *(native.instruction_sets() if native.refuses_here() is None else ())])
 @pytest.mark.parametrize("tile", [0, 64])
 @FAMILIES
-def test_bfloat16_is_close_to_float32_and_not_the_same(family, tile):
+def test_bfloat16_is_close_to_float32_and_not_the_same_where_it_is_multiplied_in(family, tile, how, monkeypatch):
+    monkeypatch.setenv(*("KBNET_FUSED", "off") if how == BY_LAYERS else ("KBNET_INSTRUCTION_SET", how))
     image = noise(40, 80, 3)
+    multiplied = on_cpu(NETWORKS[family], dtype="bfloat16").dtype
+    assert multiplied == ("bfloat16" if how in (BY_LAYERS, "avx512bf16") else "float32")
     exact, rounded = (on_cpu(NETWORKS[family], dtype=dtype, tile=tile)(image) for dtype in (torch.float32, "bfloat16"))
     assert rounded.dtype == np.float32
     change = np.abs(exact - image).mean()
-    assert 0 < np.abs(rounded - exact).mean() < 0.02 * change  # bfloat16 has eight bits: 0.004 a rounding
+    difference = np.abs(rounded - exact).mean()
+    assert (difference > 0) == (multiplied == "bfloat16")
+    assert difference < 0.02 * change  # bfloat16 has eight bits: 0.004 a rounding
+
+
+@pytest.mark.parametrize("instruction_set", native.instruction_sets() if native.refuses_here() is None else ())
+def test_auto_multiplies_in_bfloat16_where_that_is_fast_and_harmless(instruction_set, monkeypatch, tmp_path):
+    monkeypatch.setenv("KBNET_INSTRUCTION_SET", instruction_set)
+    fast = "bfloat16" if instruction_set == "avx512bf16" else "float32"
+    entry = find("denoise")
+    for name, dtype, expected in (
+        ("denoise", "auto", fast if entry.fast_dtype == "bfloat16" else "float32"),
+        ("denoise", "float32", "float32"),
+        ("denoise", "bfloat16", fast),
+    ):
+        assert Restorer.from_pretrained(name, dtype=dtype).describe()["dtype"] == expected
+    others = shutil.copy(entry.path, tmp_path / "mine.safetensors")  # nobody measured these
+    assert Restorer.from_pretrained(others).describe()["dtype"] == "float32"
 
 
 @pytest.mark.parametrize("dtype", ["float16", torch.float16])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_metrics_are_those_of_a_results_file_of_these_weights(entry: kbnet.model
     assert entry.metrics
     for name, value in entry.metrics.items():
         assert value == pytest.approx(measured[name], abs=0.005), name
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+def test_what_bfloat16_changes_was_measured_with_these_weights(entry: kbnet.models.CatalogueEntry) -> None:
+    row = json.loads((ROOT / "benchmarks" / "results" / "forms.json").read_text())["rows"][entry.name]
+    assert row["sha256"] == entry.sha256
+    assert row["images"] == 68
+    assert entry.bfloat16 == {"loss": row["loss"], "change": row["change"]}
+
+
+def test_bfloat16_is_automatic_only_where_it_changes_next_to_nothing() -> None:
+    entry = replace(ENTRIES[0], bfloat16={"loss": 0.009, "change": 2.0})
+    assert entry.fast_dtype == "bfloat16"
+    for worse in ({"loss": 0.01, "change": 0.1}, {"loss": 0.001, "change": 2.01}, {}):
+        assert replace(entry, bfloat16=worse).fast_dtype == "float32"
 
 
 def test_some_weights_ship_and_each_task_has_one_default_at_most() -> None:

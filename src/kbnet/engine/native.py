@@ -36,6 +36,11 @@ def chosen_instruction_set() -> str:
     return os.environ.get("KBNET_INSTRUCTION_SET") or instruction_sets()[0]
 
 
+def multiplies_in_bfloat16() -> bool:
+    """Whether the instruction set in use has products of bfloat16."""
+    return chosen_instruction_set() == "avx512bf16"
+
+
 def describe() -> str:
     """Describe the instruction set and threads in use in one line, or say why the kernels aren't available."""
     reason = refuses_here()

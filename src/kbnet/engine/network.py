@@ -60,7 +60,7 @@ class Engine:
 
     @property
     def dtype(self) -> str:
-        """In which type it multiplies: "bfloat16" if that was requested and the instruction set has such products."""
+        """The type of its products: "bfloat16" if that was requested and the instruction set has them."""
         return "bfloat16" if self._engine.in_bfloat16 else "float32"
 
     def bytes(self, height: int, width: int, batch: int = 1) -> int:

@@ -39,7 +39,7 @@ class NetworkCost:
         macs_all: sum of the three.
         macs_per_pixel: `macs_all` per input pixel.
         activation_bytes: peak memory of activations in inference, layer by layer, without scratch memory inside
-            operators. Compiled kernels run whole blocks at once and take less.
+            operators. Compiled kernels run whole networks at once and take less.
         activation_bytes_by_kernels: the same if every pixel's kernel is stored, as in the authors' code; None for
             networks without kernel basis attention.
         training_bytes: memory that the forward pass of a training step saves for the backward pass.

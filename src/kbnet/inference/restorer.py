@@ -1,6 +1,7 @@
 """The Restorer: a network, its device and precision, and how it processes images of any size."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,7 +54,8 @@ class Restorer:
         device: "auto" (CUDA if available), or what torch.device accepts. Devices other than the CPU need PyTorch.
         dtype: "auto", "float32" or "bfloat16". With bfloat16, the network multiplies in bfloat16; sums and the image
             stay float32. On a CPU it does so only where that measured faster than float32, as on AMD's processors from
-            Zen 4 on; `describe()` tells. float16 is refused: it overflows in these networks and produces black or
+            Zen 4 on; `describe()` tells. "auto" is bfloat16 on such a CPU for included weights that lose less than
+            0.01 dB by it, otherwise float32. float16 is refused: it overflows in these networks and produces black or
             coloured images.
         tile: side of the square tiles in pixels, 0 for the full frame at once, or "auto" for the largest tile that
             fits into the available memory.
@@ -88,7 +90,7 @@ class Restorer:
         guard: bool = False,
         name: str | None = None,
     ) -> None:
-        self.dtype = choose_dtype(dtype)
+        self._requested = choose_dtype(dtype)
         self.runner: Runner
         """Runs the network."""
         if isinstance(network, ExportedNetwork):
@@ -98,7 +100,7 @@ class Restorer:
             self.runner = network
         else:
             self.device = choose_device(device)
-            self.runner = _runner(network, self.device, self.dtype)
+            self.runner = _runner(network, self.device, "auto" if str(dtype) == "auto" else self._requested)
         self.tile = tile
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0 or 0 < tile < 64):
             raise InvalidInputError(f"expected tile 'auto', 0 for the full frame, or at least 64 pixels; got {tile!r}")
@@ -169,7 +171,7 @@ class Restorer:
             network = open_exported(name_or_path, dtype=choose_dtype(dtype))
         else:
             path = resolve(name_or_path, preset)
-            network = read_weights(path)
+            network = replace(read_weights(path), fast_dtype=entry.fast_dtype if entry else "float32")
             if entry is None and (beside := settings_beside(path)):
                 window = beside.window
                 context = beside.context if context == "auto" else context  # type: ignore[assignment]  # checked there
@@ -216,6 +218,11 @@ class Restorer:
         self._gray = other
 
     @property
+    def dtype(self) -> str:
+        """The type of the network's products: float32, bfloat16, or int8 for a quantised graph."""
+        return self.runner.dtype
+
+    @property
     def config(self) -> Config:
         """The network's settings."""
         return self.runner.config
@@ -225,7 +232,7 @@ class Restorer:
         """The network as PyTorch modules, or the exported graph.
 
         For a Restorer made from weights, the first access builds the modules, and they run from then on, so that
-        changes to them count.
+        changes to them count; in float32, unless bfloat16 was requested.
 
         Raises:
             MissingExtraError: PyTorch isn't installed.
@@ -235,7 +242,7 @@ class Restorer:
         from kbnet.inference.runners.modules import TorchRunner, network_of
 
         if not isinstance(self.runner, TorchRunner):
-            self.runner = TorchRunner(network_of(self.runner.weights), self.device, self.dtype)  # type: ignore[attr-defined]  # of the runners of weights
+            self.runner = TorchRunner(network_of(self.runner.weights), self.device, self._requested)  # type: ignore[attr-defined]  # of the runners of weights
         return self.runner.network
 
     def suited(self, channels: int) -> "Restorer":
@@ -319,7 +326,7 @@ class Restorer:
             "model": self.name,
             "runtime": self.runner.runtime,
             "device": self.device,
-            "dtype": self.runner.dtype,
+            "dtype": self.dtype,
             "tile": self.tile,
             "overlap": self.tiling(2**16 if self.tile in ("auto", 0) else int(self.tile))[1],
             "context": self.context,
@@ -369,7 +376,7 @@ def _runner(network: "Weights | Network", device: str, dtype: str) -> Runner:
         return open_weights(network, device, dtype)
     from kbnet.inference.runners.modules import TorchRunner  # the caller has made the modules
 
-    return TorchRunner(network, device, dtype)
+    return TorchRunner(network, device, "float32" if dtype == "auto" else dtype)
 
 
 def restore(

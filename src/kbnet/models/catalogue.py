@@ -55,6 +55,8 @@ class CatalogueEntry:
         gray: name of the model that restores gray images when this one is selected by task.
         credits: file in the package's `weights` folder that names each photo trained on, its author and its licence;
             empty if there is none.
+        bfloat16: what products of bfloat16 do to results on CBSD68, measured by benchmarks/forms.py: the mean `loss` of
+            PSNR in dB, and the largest `change` of a pixel, of 255; empty if not measured.
         metrics: measured scores by name, in dB unless the name says otherwise.
     """
 
@@ -76,12 +78,19 @@ class CatalogueEntry:
     variant: str = ""
     gray: str = ""
     credits: str = ""
+    bfloat16: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
         """Path of the file in this installation."""
         return _weights_folder() / self.file
+
+    @property
+    def fast_dtype(self) -> str:
+        """What dtype "auto" may multiply in: bfloat16 if it loses less than 0.01 dB and changes pixels by at most 2."""
+        harmless = self.bfloat16 and self.bfloat16["loss"] < 0.01 and self.bfloat16["change"] <= 2
+        return "bfloat16" if harmless else "float32"
 
     @property
     def credits_path(self) -> Path | None:

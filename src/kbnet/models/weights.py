@@ -44,10 +44,12 @@ class Weights:
         config: the settings.
         arrays: every parameter under its `state_dict` name: float64, float32, float16, or bfloat16 as raw uint16. They
             may be mapped from a file.
+        fast_dtype: what dtype "auto" may multiply in: float32, or bfloat16 if that measurably changes next to nothing.
     """
 
     config: Config
     arrays: Arrays
+    fast_dtype: str = "float32"
 
     @property
     def parameters(self) -> int:

@@ -128,9 +128,8 @@ class Local(FullFrame):
         height, width = u.shape[2:]
         window = max(1, self.window * height // self.height)
         if window >= height and window >= width:
-            return u.mean(
-                (2, 3), keepdim=True
-            ), 1  # exact: a patch of the training size gets the average that it got in training
+            # Exact: a patch of the training size gets the average that it got in training.
+            return u.mean((2, 3), keepdim=True), 1
         cell = max(1, window // self.CELLS)
         # An odd number of cells centres the window.
         return sliding_mean(_cell_means(u, cell), window // cell | 1), cell

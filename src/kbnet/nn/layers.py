@@ -147,7 +147,8 @@ class TransposedAttention(nn.Module):
         # F.normalize clamps the root of a sum at 1e-12; for the root of a mean, that is smaller by sqrt(pixels).
         eps = 1e-12 / math.sqrt(pixels)
         attention = gram / (length_q.clamp_min(eps) * length_k.clamp_min(eps)) * self.temperature
-        mixed = attention.softmax(-1) @ self._per_head(v)
+        # The averages can be float32 when everything else is bfloat16.
+        mixed = attention.softmax(-1).to(v.dtype) @ self._per_head(v)
         y: Tensor = self.out(mixed.flatten(1, 2).unflatten(-1, x.shape[2:]))
         return y
 

@@ -3,7 +3,7 @@
     weights --open_weights--> engine (whole networks in one native call), or modules (PyTorch), or reference (numpy)
     graph   --runtimes.open_exported--> graphs.ExportedNetwork, in ONNX Runtime or OpenVINO
 
-The engine runs on CPUs and needs no PyTorch. GPUs run by PyTorch.
+The engine runs networks on CPUs and needs no PyTorch, which runs them on GPUs.
 """
 
 import logging
@@ -47,7 +47,7 @@ class Runner(Protocol):
 
     @property
     def dtype(self) -> str:
-        """In which it multiplies: float32 or bfloat16, or int8 for a quantised graph."""
+        """The type of its products: float32 or bfloat16, or int8 for a quantised graph."""
 
     @property
     def config(self) -> Config:
@@ -73,8 +73,10 @@ class Runner(Protocol):
         """Restore images [B,C,H,W], nominally in [0,1]; neither clips nor rounds. A `Gather` is given the averages."""
 
 
-def open_weights(weights: Weights, device: str = "cpu", dtype: str = "float32") -> Runner:
+def open_weights(weights: Weights, device: str = "cpu", dtype: str = "auto") -> Runner:
     """Choose what runs a network and prepare it.
+
+    With dtype "auto", the engine multiplies in the weights' `fast_dtype`; everything else computes in float32.
 
     Set the environment variable `KBNET_FUSED=off` to run without the compiled kernels, for comparison.
 
@@ -85,11 +87,11 @@ def open_weights(weights: Weights, device: str = "cpu", dtype: str = "float32") 
     if device == "cpu" and reason is None:
         from kbnet.inference.runners.engine import EngineRunner
 
-        return EngineRunner(weights, dtype)
+        return EngineRunner(weights, weights.fast_dtype if dtype == "auto" else dtype)
     if has_torch() or device != "cpu":
         from kbnet.inference.runners.modules import TorchRunner, network_of
 
-        return TorchRunner(network_of(weights), device, dtype)
+        return TorchRunner(network_of(weights), device, "float32" if dtype == "auto" else dtype)
     from kbnet.inference.runners.reference import ReferenceRunner
 
     _say_slow(reason)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kbnet import needs_torch  # noqa: F401
-from kbnet.engine import contexts
+from kbnet.engine import contexts, native
 from kbnet.engine.contexts import Context, Image
 from kbnet.inference.runners import BUDGET_BYTES, ENGINE_BUDGET_BYTES, ENGINE_VALUES
 from kbnet.models.config import Config
@@ -33,8 +33,10 @@ class TorchRunner:
     """A live network: later changes to its weights and modules count.
 
     Args:
-        network: moved to the device, in channels-last memory format; with bfloat16 a copy is, in that type.
-        device, dtype: as for `Runner`.
+        network: moved to the device, in channels-last memory format; on a GPU with bfloat16 a copy is, in that type.
+        device: as for `Runner`.
+        dtype: float32 or bfloat16. On a CPU, bfloat16 leaves the weights as they are and rounds what is multiplied; the
+            engine does so only where that is faster.
     """
 
     runtime = "torch"
@@ -42,12 +44,18 @@ class TorchRunner:
     def __init__(self, network: "Network", device: str, dtype: str) -> None:
         import torch
 
-        if dtype == "bfloat16":
+        if dtype == "bfloat16" and device != "cpu":
             network = copy.deepcopy(network).to(torch.bfloat16)  # the caller's keeps its digits
         self.network: Network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks the pair
-        self.device, self.dtype, self.version = device, dtype, str(torch.__version__)
+        self.device, self._requested, self.version = device, dtype, str(torch.__version__)
         if device == "cpu":
             self.version += f" ({torch.backends.cpu.get_cpu_capability()})"
+
+    @property
+    def dtype(self) -> str:
+        if self._by_engine() and not native.multiplies_in_bfloat16():
+            return "float32"
+        return "bfloat16" if str(self._dtype()) == "torch.bfloat16" else self._requested
 
     @property
     def config(self) -> Config:
@@ -75,14 +83,18 @@ class TorchRunner:
 
     def _by_engine(self) -> bool:
         """Whether the engine runs networks with these settings; it refuses one whose modules were changed later."""
+        import torch
+
         from kbnet.nn import fused
 
-        return self.device == "cpu" and fused.refuses_here() is None
+        handled = self._dtype() in (torch.float32, torch.bfloat16)
+        return self.device == "cpu" and handled and fused.refuses_here() is None
 
     def __call__(self, image: Image, context: Context) -> Image:
         import torch
 
-        with torch.inference_mode():
+        rounded = self.device == "cpu" and self._requested == "bfloat16"
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=rounded):
             x = torch.from_numpy(image if image.flags.writeable else image.copy()).to(self.device)
             if not self._by_engine():
                 x = x.contiguous(memory_format=torch.channels_last)
