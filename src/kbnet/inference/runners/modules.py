@@ -85,10 +85,11 @@ class TorchRunner:
         """Whether the engine runs networks with these settings; it refuses one whose modules were changed later."""
         import torch
 
-        from kbnet.nn import fused
+        from kbnet.nn import KBNetL, KBNetS, fused
 
-        handled = self._dtype() in (torch.float32, torch.bfloat16)
-        return self.device == "cpu" and handled and fused.refuses_here() is None
+        if not isinstance(self.network, KBNetS | KBNetL) or self.device != "cpu" or fused.refuses_here() is not None:
+            return False
+        return self._dtype() in (torch.float32, torch.bfloat16)
 
     def __call__(self, image: Image, context: Context) -> Image:
         import torch
@@ -106,7 +107,9 @@ class TorchRunner:
             return result
 
     def _dtype(self) -> Any:
-        return next(self.network.parameters()).dtype
+        import torch
+
+        return next((parameter.dtype for parameter in self.network.parameters()), torch.float32)
 
     def _context(self, context: Context) -> "FullFrame":
         import torch
