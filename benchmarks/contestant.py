@@ -73,6 +73,7 @@ def oidn(about: dict[str, Any]) -> Callable[[], Any]:
         device.wait()
         if error := device.get_error():
             raise SystemExit(error)
+        assert image is not None  # the filter reads it, and doesn't keep it alive
         return result
 
     return run
