@@ -61,6 +61,7 @@ def oidn(about: dict[str, Any]) -> Callable[[], Any]:
     device.commit()
     image = np.ascontiguousarray(np.load(about["image"]), np.float32) / 255
     result = np.empty_like(image)
+    kept = (image, result)  # alive as long as `run`: the filter has only their addresses
     made = pyoidn.Filter(device, pyoidn.OIDN_FILTER_TYPE_RT)
     made.set_image(pyoidn.OIDN_IMAGE_COLOR, image, pyoidn.OIDN_FORMAT_FLOAT3)
     made.set_image(pyoidn.OIDN_IMAGE_OUTPUT, result, pyoidn.OIDN_FORMAT_FLOAT3)
@@ -73,8 +74,7 @@ def oidn(about: dict[str, Any]) -> Callable[[], Any]:
         device.wait()
         if error := device.get_error():
             raise SystemExit(error)
-        assert image is not None  # the filter reads it, and doesn't keep it alive
-        return result
+        return kept[-1]
 
     return run
 

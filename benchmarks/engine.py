@@ -6,7 +6,7 @@ Every contestant is a process of its own (contestant.py). Those of a row take tu
 affects all of them; medians count. Results of the same network must agree, or nothing is written. `--baseline` is the
 interpreter of an environment with the kbnet to compare with: published figures use the state of 2026-11-27 (1dda1b1).
 ONNX Runtime, OpenVINO and Open Image Denoise take part if they are installed. Writes benchmarks/results/engine.json.
-Takes about 15 minutes on two idle cores; times on a busy machine are meaningless.
+Takes about 12 minutes on two idle cores; times on a busy machine are meaningless.
 """
 
 import argparse

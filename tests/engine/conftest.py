@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from lively_networks import enliven
 
 import kbnet
 
@@ -34,14 +35,7 @@ def network(request):
     """A network in eval mode whose scales are large enough for every branch to show in the output."""
     preset, settings = NETWORKS[request.param]
     torch.manual_seed(3)
-    made = kbnet.create_model(preset, **settings).eval()
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if name.endswith("scale"):
-                parameter.uniform_(0.3, 0.7)
-            elif "norm" in name or name.endswith("bias"):
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    return made
+    return enliven(kbnet.create_model(preset, **settings), 0.1)
 
 
 @pytest.fixture(scope="session")

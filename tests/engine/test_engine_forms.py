@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from lively_networks import enliven
 
 import kbnet
 from kbnet import nn
@@ -54,20 +55,14 @@ LARGE = {
 
 
 def made(name):
-    """The network in eval mode, with weights that matter: scales start near zero, and norms as the identity."""
+    """The network in eval mode, with weights that matter."""
     torch.manual_seed(0)
     if name in SMALL:
         network = kbnet.create_model("kbnet-s-gaussian-color", **ONE_LEVEL, **SMALL[name][0])
     else:
         levels = {"blocks": (1, 1, 0, 1), "heads": (1, 2, 2, 2), "refinement_blocks": 0, "coefficient_limit": 4}
         network = kbnet.create_model("kbnet-l-derain", **(levels | LARGE[name][0]))
-    with torch.no_grad():
-        for key, parameter in network.named_parameters():
-            if key.endswith("scale"):
-                parameter.uniform_(0.3, 0.7)
-            elif "norm" in key or key.endswith("bias"):
-                parameter.add_(torch.randn_like(parameter) * 0.3)
-    return network.eval()
+    return enliven(network, 0.3)
 
 
 def engine_of(network, **options):
