@@ -170,7 +170,9 @@ def _graphs(path: Path) -> dict[str, Path]:
         if find_spec(module):
             found[name] = path.with_suffix(suffix)
             command = [sys.executable, "-m", "kbnet", "export", str(path), "-o", str(found[name])]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            exported = subprocess.run(command, capture_output=True, text=True)
+            if exported.returncode:
+                raise SystemExit(exported.stderr)
     return found
 
 
