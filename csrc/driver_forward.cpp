@@ -8,6 +8,8 @@ namespace kbnet {
 
 // Pixels per strip: enough to amortize the work per strip, while all panels of one group fit in the L2 cache.
 constexpr int64_t kForwardPixels = 384;
+// If few strips or tiles read the weights, packing them where they are used is faster: with many channels they exceed
+// the cache.
 constexpr int64_t kFewStrips = 2;
 
 namespace {
@@ -42,8 +44,16 @@ void forward(const Kernels& kernels, ForwardCall call, int threads) {
     const Sizes& s = call.sizes;
     const int64_t rows = s.batch * s.height, groups = s.groups();
     if (rows * s.width * groups == 0) return;
+    Floats packed;
+    const auto pack = [&](int64_t readers, int64_t (*size)(const ForwardCall&),
+                          void (*pack_group)(const ForwardCall&, int64_t, float*)) {
+        if (readers > kFewStrips)
+            packed = pack_groups(groups, size(call), threads, [&](int64_t g, float* to) { pack_group(call, g, to); });
+        call.packed = packed.get();
+    };
     if (fills_vectors(s.width)) {
         const Tiles tiles(s, 1);
+        pack(tiles.count, kernels.forward_tile_packed, kernels.forward_tile_pack);
         share_out(tiles.count, groups, threads, kernels.forward_tile_scratch(call, tiles.largest()),
                   [&](int64_t i, int64_t group0, int64_t group1, float* scratch) {
                       kernels.forward_tile(call, tiles.tile(i), group0, group1, scratch);
@@ -51,13 +61,7 @@ void forward(const Kernels& kernels, ForwardCall call, int threads) {
         return;
     }
     const Cut cut(0, rows, s.width, kForwardPixels);
-    // If few strips read the weights, packing them where they are used is faster: with many channels they exceed the
-    // cache.
-    Floats packed;
-    if (cut.count() > kFewStrips)
-        packed = pack_groups(groups, kernels.forward_packed(call), threads,
-                             [&](int64_t g, float* to) { kernels.forward_pack(call, g, to); });
-    call.packed = packed.get();
+    pack(cut.count(), kernels.forward_packed, kernels.forward_pack);
     share_out(cut.count(), groups, threads, kernels.forward_scratch(call, cut.largest()),
               [&](int64_t i, int64_t group0, int64_t group1, float* scratch) {
                   kernels.forward_strip(call, cut.strip(i), group0, group1, scratch);

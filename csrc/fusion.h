@@ -8,8 +8,8 @@
 // chunks.
 #pragma once
 
-#include "dense.h"
 #include "forward.h"
+#include "mixing.h"
 
 namespace {
 
@@ -25,7 +25,7 @@ inline float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678f)
 
 // Sizes that packing and running share.
 struct FusionSizes {
-    int64_t chunk, steps, steps_hidden, taps, static_planes, static_taps, head_taps, bases4;
+    int64_t chunk, steps, steps_hidden, static_planes, static_taps, head_taps, bases4;
 
     explicit FusionSizes(const FusionCall& call) {
         const Sizes& s = call.sizes;
@@ -33,7 +33,6 @@ struct FusionSizes {
         chunk = smaller(round_up(16, chunk), call.hidden);
         steps = call.paired ? (s.channels + 1) / 2 : s.channels;
         steps_hidden = call.paired ? (call.hidden + 1) / 2 : call.hidden;
-        taps = s.kernel * s.kernel * (call.paired ? (s.group + 1) / 2 : s.group);
         static_planes = call.paired && call.static_group > 1 ? (call.static_group + 1) / 2 : call.static_group;
         static_taps = call.static_kernel * call.static_kernel * static_planes;
         head_taps = 9 * (s.channels / call.head);
@@ -44,7 +43,7 @@ struct FusionSizes {
 struct FusionWeights {
     float *norm_weight, *norm_bias, *static_in, *static_in_bias, *static_conv, *static_conv_bias, *adaptive_in,
         *adaptive_in_bias, *adaptive_conv, *adaptive_conv_bias, *head_conv, *head_conv_bias, *expand, *projection,
-        *coefficient_bias, *zeros, *bases, *bases_bias, *out, *out_bias;
+        *coefficient_bias, *zeros, *bases, *out, *out_bias;
     int64_t floats;
 
     FusionWeights(const FusionCall& call, const FusionSizes& k, float* base) {
@@ -59,7 +58,7 @@ struct FusionWeights {
         head_conv = arena.take(call.head * k.head_taps), head_conv_bias = arena.take(call.head);
         expand = arena.take(k.bases4 * (call.head / 2)), projection = arena.take(k.bases4 * k.steps);
         coefficient_bias = arena.take(k.bases4), zeros = arena.take(k.bases4);
-        bases = arena.take(d * k.bases4 * k.taps), bases_bias = arena.take(d * k.bases4);
+        bases = arena.take(d / call.sizes.group * Mixing::packed(call.sizes, call.paired));
         out = arena.take(c4 * k.steps_hidden), out_bias = arena.take(c4);
         floats = arena.used;
     }
@@ -104,9 +103,10 @@ inline void fusion_pack(const FusionCall& call, float* packed, int64_t part, int
     pack_share(w.adaptive_in, call.adaptive_in, call.hidden, s.channels, none, call.paired, share);
     pack_share(w.projection, call.projection, s.bases, s.channels, none, call.paired, share);
     pack_share(w.out, call.out, s.channels, call.hidden, call.out_scale, call.paired, share);
-    for (int64_t c = share.begin(call.hidden); c < share.end(call.hidden); ++c)
-        pack_bases(w.bases + c * k.bases4 * k.taps, w.bases_bias + c * k.bases4, call.bases, call.bases_bias, c,
-                   call.hidden, s, element(call.kba_scale, c), call.paired);
+    const int64_t mixed = call.hidden / s.group;  // groups of the operator
+    for (int64_t g = share.begin(mixed); g < share.end(mixed); ++g)
+        Mixing::pack(w.bases + g * Mixing::packed(s, call.paired), call.bases, call.bases_bias, call.kba_scale, g, mixed,
+                     s, call.paired);
     const int64_t groups = FusionWeights::static_groups(call), rows = FusionWeights::static_rows(call);
     if (rows > 1)
         for (int64_t g = share.begin(groups); g < share.end(groups); ++g)
@@ -137,6 +137,7 @@ inline void fusion_pack(const FusionCall& call, float* packed, int64_t part, int
 struct FusionScratch : FusionSizes {
     FusionWeights weights;
     Field field;
+    Mixing mixing;
     int64_t dense;
     int32_t *tile_at, *adaptive_at, *kba_at, *static_at, *offsets, *left_cell, *right_cell;
     float *u, *u_pairs, *a, *head, *first, *second, *pairs, *fixed, *mixed, *fused, *out, *share, *across;
@@ -158,7 +159,7 @@ struct FusionScratch : FusionSizes {
         const auto indices = [&](int64_t n) { return reinterpret_cast<int32_t*>(arena.take(n)); };
         const int64_t room = Vectors::room(field.rows + 2 * field.border, field.pitch);
         tile_at = indices(room), adaptive_at = indices(room), kba_at = indices(room), static_at = indices(room);
-        offsets = indices(larger(larger(taps, static_taps), larger(head_taps, 9)));
+        offsets = indices(larger(static_taps, larger(head_taps, 9)));
         left_cell = indices(row), right_cell = indices(row), share = arena.take(row);
         across = arena.take(cells * row);
         u = arena.take(s.channels * field.floats);
@@ -167,7 +168,8 @@ struct FusionScratch : FusionSizes {
         head = arena.take(round_up(call.head, kRows) * dense);
         first = arena.take(chunk4 * field.floats);
         second = arena.take(chunk4 * field.floats);
-        pairs = arena.take((larger(s.group, call.static_group) + 1) / 2 * field.floats);
+        pairs = arena.take((call.static_group + 1) / 2 * field.floats);
+        mixing = Mixing(s, call.paired, field, arena);
         fixed = arena.take((chunk4 + kRows - 1) * dense);  // for example, a group of 5 channels is convolved as 8
         mixed = arena.take(chunk4 * dense);
         fused = arena.take(steps_hidden * dense);
@@ -252,19 +254,9 @@ template <class Dot>
 inline void adaptive_branch(const FusionCall& call, const FusionScratch& k, int64_t c0, int64_t n,
                             const Vectors& tile) {
     const Sizes& s = call.sizes;
-    const int64_t planes = call.paired ? (s.group + 1) / 2 : s.group;
-    tap_offsets(k.offsets, planes, k.field.floats, s.kernel, k.field.pitch);
-    for (int64_t g = 0; g < n; g += s.group) {
-        const float* from = k.second + g * k.field.floats;
-        if (call.paired) {
-            pair_panels(k.pairs, k.field.floats, from, k.field.floats, s.group, k.field.floats);
-            from = k.pairs;
-        }
-        for (int64_t c = g; c < g + s.group; ++c)
-            mix_bases<Dot>(k.mixed + c * k.dense, from, tile, k.offsets, k.taps,
-                           k.weights.bases + (c0 + c) * k.bases4 * k.taps, k.weights.bases_bias + (c0 + c) * k.bases4,
-                           k.a, k.dense, k.bases4);
-    }
+    for (int64_t g = 0; g < n; g += s.group)
+        k.mixing.group<Dot>(k.mixed + g * k.dense, k.second + g * k.field.floats, tile,
+                            k.weights.bases + (c0 + g) / s.group * Mixing::packed(s, call.paired), k.a);
 }
 
 // Position of a pixel between the centres of cells, as in torch's bilinear interpolation with align_corners=False.
@@ -350,6 +342,7 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
     f.zero_outside(k.u, s.channels);
     if (call.paired) pair_panels(k.u_pairs, f.floats, k.u, f.floats, s.channels, f.floats);
     predict_coefficients<Dot>(call, k, at_tile);
+    k.mixing.prepare(f.pitch);
     if (call.grid_rows * call.grid_cols > 1) prepare_columns(call, k, tile);
 
     for (int64_t c0 = 0; c0 < call.hidden; c0 += k.chunk) {

@@ -35,7 +35,7 @@ extern const Kernels KBNET_JOIN(kernels_, KBNET_ISA);
 const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
     KBNET_TEXT(KBNET_ISA), kHavePairs,           pairs_are_faster,
     forward_packed,        forward_pack,         forward_scratch,   forward_strip,
-    forward_tile_scratch,  forward_tile,
+    forward_tile_packed,   forward_tile_pack,      forward_tile_scratch,  forward_tile,
     backward_packed,       backward_pack,        backward_scratch,  backward_strip,  write_dx_row,
     dweight_pitch,         fusion_packed,        fusion_pack,       feed_forward_packed, feed_forward_pack,
     attention_packed,      attention_pack,       fusion_scratch,    fusion_tile,         feed_forward_scratch,

@@ -52,7 +52,8 @@ struct ForwardCall {
     Tensor4 x, coefficients, y;
     Matrix weight;  // [N, C, G, k, k]
     Matrix bias;    // [N, C]
-    float* packed;  // the weights of all groups, packed by Kernels::forward_pack; null: each strip packs its own
+    // The weights of all groups, packed by Kernels::forward_pack, or forward_tile_pack; null: each strip or tile packs them.
+    float* packed;
 };
 
 struct BackwardCall {
@@ -220,6 +221,8 @@ struct Kernels {
     void (*forward_pack)(const ForwardCall&, int64_t group, float* packed);
     int64_t (*forward_scratch)(const ForwardCall&, const Strip& largest);  // number of floats of scratch per thread
     void (*forward_strip)(const ForwardCall&, const Strip&, int64_t group0, int64_t group1, float* scratch);
+    int64_t (*forward_tile_packed)(const ForwardCall&);
+    void (*forward_tile_pack)(const ForwardCall&, int64_t group, float* packed);
     int64_t (*forward_tile_scratch)(const ForwardCall&, const Tile& largest);
     void (*forward_tile)(const ForwardCall&, const Tile&, int64_t group0, int64_t group1, float* scratch);
     int64_t (*backward_packed)(const BackwardCall&);
