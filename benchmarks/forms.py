@@ -23,7 +23,7 @@ from kbnet.imaging import read_photo
 from kbnet.inference import Restorer
 from kbnet.models import CatalogueEntry, catalogue
 
-os.environ["KBNET_INSTRUCTION_SET"] = "avx512bf16"
+os.environ.setdefault("KBNET_INSTRUCTION_SET", "avx512bf16")
 SIGMA = 25
 
 

@@ -156,6 +156,7 @@ inline void attend(const AttentionCall& call, const Tile& tile, float* scratch) 
 }
 
 void attention_sums_tile(const AttentionCall& call, const Tile& tile, float* scratch, float* sums) {
+    const MatrixUnit unit;
     if (call.paired)
         add_attention_sums<PairDot>(call, tile, scratch, sums);
     else
@@ -163,6 +164,7 @@ void attention_sums_tile(const AttentionCall& call, const Tile& tile, float* scr
 }
 
 void attention_tile(const AttentionCall& call, const Tile& tile, float* scratch) {
+    const MatrixUnit unit;
     if (call.paired)
         attend<PairDot>(call, tile, scratch);
     else

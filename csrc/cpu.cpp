@@ -5,6 +5,10 @@
 
 #include <cstdint>
 #endif
+#if defined(KBNET_AMX_BUILD)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace kbnet {
 
@@ -16,6 +20,12 @@ extern const Kernels kernels_avx512;
 #if defined(KBNET_AVX512_BF16_BUILD)
 extern const Kernels kernels_avx512bf16;
 #endif
+#if defined(KBNET_AMX_BUILD)
+extern const Kernels kernels_amx;
+#endif
+#if defined(KBNET_EMULATED_AMX_BUILD)
+extern const Kernels kernels_amx_emulated;
+#endif
 
 namespace {
 
@@ -23,7 +33,7 @@ namespace {
 // What the processor can do and the operating system has enabled. Asked directly: with some toolchains,
 // __builtin_cpu_supports denies everything.
 struct Capabilities {
-    bool avx2 = false, avx512 = false, avx512bf16 = false;
+    bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
 
     Capabilities() {
         unsigned a, b, c, d;
@@ -35,6 +45,8 @@ struct Capabilities {
         if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
         avx2 = ymm && fma && bit(b, 5);
         avx512 = avx2 && zmm && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);  // F, DQ, BW, VL
+        const bool tiles = (registers & 0x60000) == 0x60000;
+        amx = avx512 && tiles && bit(d, 22) && bit(d, 24);  // products of bfloat16, tiles
         const unsigned subleaves = a;
         if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) avx512bf16 = avx512 && bit(a, 5);
     }
@@ -50,6 +62,14 @@ struct Capabilities {
 };
 #endif
 
+#if defined(KBNET_AMX_BUILD)
+// Linux gives a process the registers of the matrix unit, which are large, only if it asks.
+bool may_use_tiles() {
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
 }  // namespace
 
 const std::vector<const Kernels*>& usable_kernels() {
@@ -62,7 +82,14 @@ const std::vector<const Kernels*>& usable_kernels() {
         if (has.avx512bf16)
             found.insert(kernels_avx512bf16.pairs_are_faster() ? found.begin() : found.end(), &kernels_avx512bf16);
 #endif
+#if defined(KBNET_AMX_BUILD)
+        if (has.amx && may_use_tiles() && kernels_amx.works())
+            found.insert(kernels_amx.pairs_are_faster() ? found.begin() : found.end(), &kernels_amx);
+#endif
         if (has.avx2) found.push_back(&kernels_avx2);
+#endif
+#if defined(KBNET_EMULATED_AMX_BUILD)
+        found.push_back(&kernels_amx_emulated);
 #endif
         found.push_back(&kernels_portable);
         return found;

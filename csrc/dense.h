@@ -1,12 +1,14 @@
 // Operations of a block on panels: matrix products, convolutions and norms.
 //
 // Every product runs in register tiles of kRows outputs x kColumns vectors of pixels. Weights are packed once per call
-// as [outputs / kRows][inputs][kRows], multiplied by their scales. In bfloat16 two inputs share a lane, as in forward.h.
+// as [outputs / kRows][inputs][kRows], multiplied by their scales. In bfloat16 two inputs share a lane, as in forward.h;
+// with a matrix unit, products of pairs run there (matrix_products.h).
 #pragma once
 
 #include <cmath>
 
 #include "field.h"
+#include "matrix_products.h"
 #include "tiles.h"
 
 namespace {
@@ -53,12 +55,35 @@ inline void pack_four(float* to, const T* from, int64_t row, int64_t inner, Quad
         narrow4(paired ? pair_of(column(at), at + 1 < rest ? column(at + 1) : Quad{}) : column(at), to);
 }
 
-// Packs rows [row0, row0 + rows) of a matrix of `inner` columns, each times scale[row], for product_block. Rows are
-// padded with zeros to a multiple of kRows.
+// to[i] = factor * (from[2i], from[2i + 1])
+template <class T>
+inline void pack_pairs(float* to, const T* from, int64_t inner, float factor) {
+    for (int64_t i = 0; i < inner / 2; ++i) to[i] = pair_of(widen(from[2 * i]) * factor, widen(from[2 * i + 1]) * factor);
+    if (inner % 2) to[inner / 2] = pair_of(widen(from[inner - 1]) * factor, 0.0f);
+}
+
+// pack_rows for the matrix unit: [rows][steps]
+inline void pack_rows_of_pairs(float* to, const Matrix& m, int64_t row0, int64_t rows, int64_t inner,
+                               const Matrix& scale) {
+    const int64_t steps = (inner + 1) / 2;
+    for (int64_t r = 0; r < rows; ++r, to += steps) {
+        const float factor = scale.data ? element(scale, row0 + r) : 1.0f;
+        const int64_t at = (row0 + r) * inner;
+        if (m.bfloat16)
+            pack_pairs(to, static_cast<const Bfloat16*>(m.data) + at, inner, factor);
+        else
+            pack_pairs(to, static_cast<const float*>(m.data) + at, inner, factor);
+    }
+    fill(to, (round_up(rows, kRows) - rows) * steps, 0.0f);
+}
+
+// Packs rows [row0, row0 + rows) of a matrix of `inner` columns, each times scale[row], for `product`. Rows are padded
+// with zeros to a multiple of kRows. The matrix unit reads pairs as [rows][steps].
 inline void pack_rows(float* to, const Matrix& m, int64_t row0, int64_t rows, int64_t inner, const Matrix& scale,
                       bool paired) {
     static_assert(kRows == 4, "packs four rows at a time");
     const int64_t steps = paired ? (inner + 1) / 2 : inner;
+    if (kHaveMatrixUnit && paired) return pack_rows_of_pairs(to, m, row0, rows, inner, scale);
     for (int64_t r = 0; r < rows; r += kRows, to += steps * kRows) {
         Quad factor{};
         for (int64_t s = 0; s < kRows && r + s < rows; ++s)
@@ -134,11 +159,11 @@ inline void product_block(float* const (&out)[kColumns], int64_t out_pitch, cons
 // Long sums are split, so that the block of `left` that many output rows read stays in the L1 cache.
 constexpr int64_t kInnerSteps = 96;
 
-// out = W left + bias for `rows` outputs (padded to kRows) at the given vectors. `out_at` is null for dense output.
+// `product` in register tiles.
 template <class Dot>
-inline void product(float* out, int64_t out_pitch, const int32_t* out_at, const float* left, int64_t left_pitch,
-                    const int32_t* left_at, int64_t vectors, const float* weight, const float* bias, int64_t rows,
-                    int64_t steps, bool add = false) {
+inline void vector_product(float* out, int64_t out_pitch, const int32_t* out_at, const float* left, int64_t left_pitch,
+                           const int32_t* left_at, int64_t vectors, const float* weight, const float* bias, int64_t rows,
+                           int64_t steps, bool add) {
     static const float zeros[kRows] = {};
     for (int64_t j = 0; j < vectors; j += kColumns)
         for (int64_t begin = 0; begin < steps; begin += kInnerSteps) {
@@ -154,6 +179,18 @@ inline void product(float* out, int64_t out_pitch, const int32_t* out_at, const 
                                           begin ? zeros : bias + r, add || begin > 0);
             }
         }
+}
+
+// out = W left + bias for `rows` outputs (padded to kRows) at the given vectors; with `add`, added to `out`, which then
+// has to be dense. `out_at` is null for dense output.
+template <class Dot>
+inline void product(float* out, int64_t out_pitch, const int32_t* out_at, const float* left, int64_t left_pitch,
+                    const int32_t* left_at, int64_t vectors, const float* weight, const float* bias, int64_t rows,
+                    int64_t steps, bool add = false) {
+    if constexpr (Dot::kOnMatrixUnit)
+        tile_product(out, out_pitch, out_at, left, left_pitch, left_at, vectors, weight, bias, rows, steps, add);
+    else
+        vector_product<Dot>(out, out_pitch, out_at, left, left_pitch, left_at, vectors, weight, bias, rows, steps, add);
 }
 
 // Offsets in a panel from a pixel to the taps of its neighbourhood, in order (channel, row, column).

@@ -97,6 +97,7 @@ inline void feed(const FeedForwardCall& call, const Tile& tile, float* scratch) 
 }
 
 void feed_forward_tile(const FeedForwardCall& call, const Tile& tile, float* scratch) {
+    const MatrixUnit unit;
     if (call.paired)
         feed<PairDot>(call, tile, scratch);
     else

@@ -8,6 +8,8 @@
 // and weights then hold pairs instead of floats, and everything else is the same.
 #pragma once
 
+#include <type_traits>
+
 #include "strips.h"
 #include "tiles.h"
 
@@ -15,15 +17,20 @@ namespace {
 
 using kbnet::ForwardCall;
 
-#if defined(__AVX512BF16__)
+#if defined(KBNET_MATRIX_UNIT) || defined(KBNET_EMULATED_MATRIX_UNIT)
+using PairDot = MatrixDot;
+#elif defined(__AVX512BF16__)
 using PairDot = Bfloat16PairDot;
-constexpr bool kHavePairs = true;
 #else
 using PairDot = FloatDot;  // never used
-constexpr bool kHavePairs = false;
 #endif
+constexpr bool kHavePairs = !std::is_same_v<PairDot, FloatDot>;
+// The dot product of vectors; on processors with a matrix unit, that of float32 is faster.
+using VectorPairDot = std::conditional_t<PairDot::kOnMatrixUnit, FloatDot, PairDot>;
 
+// Whether tiles and strips of pixels are multiplied in pairs.
 inline bool in_pairs(const ForwardCall& call) { return kHavePairs && call.x.bfloat16; }
+inline bool strips_in_pairs(const ForwardCall& call) { return in_pairs(call) && !PairDot::kOnMatrixUnit; }
 
 struct ForwardScratch {
     int64_t planes_count;  // channels, or pairs of channels, of a group
@@ -36,7 +43,7 @@ struct ForwardScratch {
     ForwardScratch(const ForwardCall& call, const Strip& strip, float* base)
         : pitch(panel_pitch(strip.pixels())), shape(call.sizes, strip) {
         const Sizes& s = call.sizes;
-        const bool paired = in_pairs(call);
+        const bool paired = strips_in_pairs(call);
         planes_count = paired ? (s.group + 1) / 2 : s.group;
         inner = planes_count * s.kernel * s.kernel + 1;
         Arena arena{base};
@@ -84,7 +91,7 @@ inline void pack_weight(float* packed, const Matrix& weight, const Matrix& bias,
 
 inline void forward_pack(const ForwardCall& call, int64_t group, float* packed) {
     const Sizes& s = call.sizes;
-    if (!in_pairs(call)) return pack_weight(packed, call.weight, call.bias, group, s);
+    if (!strips_in_pairs(call)) return pack_weight(packed, call.weight, call.bias, group, s);
     const int64_t area = s.kernel * s.kernel;
     for (int64_t n = 0; n < s.bases; ++n)
         for (int64_t c = 0; c < s.group; ++c) {
@@ -126,7 +133,7 @@ inline void mix_strip(const Sizes& s, const ForwardScratch& k, const float* pack
 void forward_strip(const ForwardCall& call, const Strip& strip, int64_t group0, int64_t group1, float* scratch) {
     const Sizes& s = call.sizes;
     const ForwardScratch k(call, strip, scratch);
-    const bool paired = in_pairs(call);
+    const bool paired = strips_in_pairs(call);
     gather_panel(k.coefficients, k.pitch, call.coefficients, 0, s.bases, s, strip);
     float* const bias_tap = k.taps + (k.inner - 1) * k.pitch;
     fill(bias_tap, k.pitch, 1.0f);
@@ -141,7 +148,7 @@ void forward_strip(const ForwardCall& call, const Strip& strip, int64_t group0, 
                         j + 1 < s.group ? k.planes + (j + 1) * k.shape.channel : nullptr, k.shape.channel);
         unfold(k.taps, k.pitch, k.pairs, k.shape, k.planes_count, s, strip);
         if (paired)
-            mix_strip<PairDot>(s, k, packed, strip.pixels());
+            mix_strip<VectorPairDot>(s, k, packed, strip.pixels());
         else
             mix_strip<FloatDot>(s, k, packed, strip.pixels());
         scatter_panel(call.y, g * s.group, s.group, k.out, k.pitch, s, strip);

@@ -46,19 +46,20 @@ inline int64_t forward_tile_scratch(const ForwardCall& call, const Tile& largest
 
 void forward_tile(const ForwardCall& call, const Tile& tile, int64_t group0, int64_t group1, float* scratch) {
     const Sizes& s = call.sizes;
-    const ForwardTileScratch k(call, tile, scratch);
+    const MatrixUnit unit;
+    ForwardTileScratch k(call, tile, scratch);
     const Vectors at = k.field.tile_vectors(k.tile_at);
-    k.mixing.prepare(k.field.pitch);
     gather_dense(k.coefficients, k.dense, k.row, call.coefficients, 0, s.bases, tile);
     fill(k.coefficients + s.bases * k.dense, (k.bases4 - s.bases) * k.dense, 0.0f);
+    k.mixing.prepare(k.coefficients);
     for (int64_t g = group0; g < group1; ++g) {
         if (k.packed) forward_tile_pack(call, g, k.packed);
         const float* packed = k.packed ? k.packed : call.packed + g * forward_tile_packed(call);
         gather_field(k.planes, k.field, call.x, g * s.group, s.group, tile);
         if (in_pairs(call))
-            k.mixing.group<PairDot>(k.out, k.planes, at, packed, k.coefficients);
+            k.mixing.group<PairDot>(k.out, k.planes, at, packed);
         else
-            k.mixing.group<FloatDot>(k.out, k.planes, at, packed, k.coefficients);
+            k.mixing.group<FloatDot>(k.out, k.planes, at, packed);
         scatter_dense(call.y, k.out, k.dense, k.row, g * s.group, s.group, tile);
     }
 }

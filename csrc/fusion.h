@@ -25,6 +25,7 @@ inline float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678f)
 
 // Sizes that packing and running share.
 struct FusionSizes {
+    bool static_paired;
     int64_t chunk, steps, steps_hidden, static_planes, static_taps, head_taps, bases4;
 
     explicit FusionSizes(const FusionCall& call) {
@@ -33,7 +34,8 @@ struct FusionSizes {
         chunk = smaller(round_up(16, chunk), call.hidden);
         steps = call.paired ? (s.channels + 1) / 2 : s.channels;
         steps_hidden = call.paired ? (call.hidden + 1) / 2 : call.hidden;
-        static_planes = call.paired && call.static_group > 1 ? (call.static_group + 1) / 2 : call.static_group;
+        static_paired = call.paired && call.static_group > 1 && !PairDot::kOnMatrixUnit;  // few rows: slow on tiles
+        static_planes = static_paired ? (call.static_group + 1) / 2 : call.static_group;
         static_taps = call.static_kernel * call.static_kernel * static_planes;
         head_taps = 9 * (s.channels / call.head);
         bases4 = round_up(s.bases, kRows);
@@ -84,7 +86,7 @@ inline void pack_static(const FusionCall& call, const FusionSizes& k, float* to,
             for (int64_t r = r0; r < r0 + kRows; ++r) {
                 const int64_t j = i / area, at = (c0 + r) * each * area + i % area;
                 float w = 0.0f;
-                if (r < each && call.paired)
+                if (r < each && k.static_paired)
                     w = pair_of(element(call.static_conv, at + 2 * j * area),
                                 2 * j + 1 < each ? element(call.static_conv, at + (2 * j + 1) * area) : 0.0f);
                 else if (r < each)
@@ -217,14 +219,15 @@ inline void static_branch(const FusionCall& call, const FusionScratch& k, int64_
         tap_offsets(k.offsets, k.static_planes, k.field.floats, kernel, k.field.pitch);
         for (int64_t g = 0; g < n; g += group) {
             const float* from = k.first + g * k.field.floats;
-            if (call.paired) {
+            if (k.static_paired) {
                 pair_panels(k.pairs, k.field.floats, from, k.field.floats, group, k.field.floats);
                 from = k.pairs;
             }
             for (int64_t r = 0; r < group; r += kRows) {
                 const int64_t row = (c0 + g) / group * rows + r;
-                convolve<Dot, kRows>(k.fixed + (g + r) * k.dense, k.dense, nullptr, from, tile, k.offsets,
-                                     k.static_taps, w.static_conv + row * k.static_taps, w.static_conv_bias + row);
+                convolve<std::conditional_t<Dot::kOnMatrixUnit, FloatDot, Dot>, kRows>(
+                    k.fixed + (g + r) * k.dense, k.dense, nullptr, from, tile, k.offsets, k.static_taps,
+                    w.static_conv + row * k.static_taps, w.static_conv_bias + row);
             }
         }
     }
@@ -255,8 +258,8 @@ inline void adaptive_branch(const FusionCall& call, const FusionScratch& k, int6
                             const Vectors& tile) {
     const Sizes& s = call.sizes;
     for (int64_t g = 0; g < n; g += s.group)
-        k.mixing.group<Dot>(k.mixed + g * k.dense, k.second + g * k.field.floats, tile,
-                            k.weights.bases + (c0 + g) / s.group * Mixing::packed(s, call.paired), k.a);
+        k.mixing.template group<Dot>(k.mixed + g * k.dense, k.second + g * k.field.floats, tile,
+                                     k.weights.bases + (c0 + g) / s.group * Mixing::packed(s, call.paired));
 }
 
 // Position of a pixel between the centres of cells, as in torch's bilinear interpolation with align_corners=False.
@@ -330,7 +333,7 @@ inline void finish(const Call& call, const Tile& tile, float* out, const float* 
 template <class Dot>
 inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
     const Sizes& s = call.sizes;
-    const FusionScratch k(call, tile, scratch);
+    FusionScratch k(call, tile, scratch);
     const Field& f = k.field;
     const Vectors at_tile = f.tile_vectors(k.tile_at), at_kba = f.inside_vectors(k.kba_at, s.half()),
                   at_adaptive = f.inside_vectors(k.adaptive_at, 1 + s.half()),
@@ -342,7 +345,7 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
     f.zero_outside(k.u, s.channels);
     if (call.paired) pair_panels(k.u_pairs, f.floats, k.u, f.floats, s.channels, f.floats);
     predict_coefficients<Dot>(call, k, at_tile);
-    k.mixing.prepare(f.pitch);
+    k.mixing.prepare(k.a);
     if (call.grid_rows * call.grid_cols > 1) prepare_columns(call, k, tile);
 
     for (int64_t c0 = 0; c0 < call.hidden; c0 += k.chunk) {
@@ -365,6 +368,7 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
 }
 
 void fusion_tile(const FusionCall& call, const Tile& tile, float* scratch) {
+    const MatrixUnit unit;
     if (call.paired)
         fuse<PairDot>(call, tile, scratch);
     else

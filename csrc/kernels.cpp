@@ -33,7 +33,7 @@ namespace kbnet {
 // The only exported symbol of this file.
 extern const Kernels KBNET_JOIN(kernels_, KBNET_ISA);
 const Kernels KBNET_JOIN(kernels_, KBNET_ISA) = {
-    KBNET_TEXT(KBNET_ISA), kHavePairs,           pairs_are_faster,
+    KBNET_TEXT(KBNET_ISA), kHavePairs,           pairs_are_faster,      works,
     forward_packed,        forward_pack,         forward_scratch,   forward_strip,
     forward_tile_packed,   forward_tile_pack,      forward_tile_scratch,  forward_tile,
     backward_packed,       backward_pack,        backward_scratch,  backward_strip,  write_dx_row,

@@ -3,7 +3,7 @@
 //     out[c] = sum_n a[n] * (bias[n][c] + sum_t W[n][c][t] u[t])
 //
 // with u[t] the group's channels around a pixel. The weights of a group are packed together, with their biases behind
-// them: [G][N / kRows][taps][kRows], [G][N].
+// them: [G][N / kRows][taps][kRows], [G][N]. On a matrix unit there are two ways (matrix_products.h).
 #pragma once
 
 #include "dense.h"
@@ -87,60 +87,133 @@ inline void mix_bases(float* out, const float* from, const Vectors& at, const in
     }
 }
 
-// What mixing reads and writes besides the weights and channels of each group.
-struct Mixing {
-    Sizes sizes;
-    bool paired;
-    int64_t bases4, taps, dense, plane;  // plane: floats of a channel in its field
-    int32_t* offsets;
-    float* pairs;
+// Calls pack(bases of one output channel, distance between bases).
+template <class Pack>
+inline void with_bases_of(const Matrix& bases, int64_t channel, int64_t channels, const Sizes& s, Pack pack) {
+    if (bases.bfloat16)
+        pack(static_cast<const Bfloat16*>(bases.data) + channel * s.taps(), channels * s.taps());
+    else
+        pack(static_cast<const float*>(bases.data) + channel * s.taps(), channels * s.taps());
+}
 
+// Packs output channel `channel` of `channels` for mix_first. Zeros are left out.
+inline void pack_to_mix_first(float* to, const Matrix& bases, const Matrix& biases, int64_t channel, int64_t channels,
+                              const Sizes& s, float scale) {
+    const int64_t steps = round_up(s.bases, kRows) / 2, apart = s.group * steps;
+    const auto bias = [&](int64_t n) { return n < s.bases ? element(biases, n * channels + channel) * scale : 0.0f; };
+    with_bases_of(bases, channel, channels, s, [&](const auto* from, int64_t row) {
+        for (int64_t n = 0; n < s.bases; n += 2, from += 2 * row, ++to) {
+            to[0] = pair_of(bias(n), bias(n + 1));
+            for (int64_t t = 0; t < s.taps(); ++t)
+                to[(t + 1) * apart] = pair_of(widen(from[t]) * scale, n + 1 < s.bases ? widen(from[row + t]) * scale : 0.0f);
+        }
+    });
+}
+
+// Packs output channel `channel` of `channels` for convolve_first: [N][taps]. Zeros are left out.
+inline void pack_to_convolve_first(float* to, float* bias, const Matrix& bases, const Matrix& biases, int64_t channel,
+                                   int64_t channels, const Sizes& s, float scale) {
+    const int64_t area = s.kernel * s.kernel;
+    with_bases_of(bases, channel, channels, s, [&](const auto* from, int64_t row) {
+        for (int64_t n = 0; n < s.bases; ++n, from += row) {
+            bias[n] = element(biases, n * channels + channel) * scale;
+            for (int64_t j = 0; j < s.group; j += 2)
+                for (int64_t t = 0; t < area; ++t)
+                    *to++ = pair_of(widen(from[j * area + t]) * scale,
+                                    j + 1 < s.group ? widen(from[(j + 1) * area + t]) * scale : 0.0f);
+        }
+    });
+}
+
+// What mixing needs besides the weights and channels of each group.
+class Mixing {
+public:
     Mixing() = default;
-    Mixing(const Sizes& s, bool paired_, const Field& field, Arena& arena)
-        : sizes(s), paired(paired_), bases4(round_up(s.bases, kRows)), taps(mixing_taps(s, paired)),
-          dense(field.dense()), plane(field.floats) {
-        offsets = reinterpret_cast<int32_t*>(arena.take(taps));
-        pairs = paired ? arena.take((s.group + 1) / 2 * plane) : nullptr;
-    }
-
-    static int64_t mixing_taps(const Sizes& s, bool paired) {
-        return s.kernel * s.kernel * (paired ? (s.group + 1) / 2 : s.group);
+    Mixing(const Sizes& s, bool paired, const Field& field, Arena& arena)
+        : sizes_(s), layout_(s, paired), dense_(field.dense()), plane_(field.floats), pitch_(field.pitch) {
+        offsets_ = reinterpret_cast<int32_t*>(arena.take(layout_.taps));
+        if (layout_.channels_in_pairs) pairs_ = arena.take(layout_.planes * plane_);
+        if (layout_.first) coefficient_pairs_ = arena.take(layout_.bases4 / 2 * dense_);
+        if (layout_.on_tiles && !layout_.first) {
+            columns_ = arena.take(layout_.taps * kColumns * kLanes);
+            sums_ = arena.take(s.group * layout_.bases4 * kColumns * kLanes);
+        }
     }
 
     // Floats of the packed weights and biases of one group.
     static int64_t packed(const Sizes& s, bool paired) {
-        return s.group * round_up(s.bases, kRows) * (mixing_taps(s, paired) + 1);
+        const Layout k(s, paired);
+        return k.first ? k.rows * (k.bases4 / 2) : s.group * k.bases4 * (k.taps + 1);
     }
 
     // Packs the bases of a group out of `groups`, times the scale of each output channel, if there is one.
     static void pack(float* to, const Matrix& bases, const Matrix& biases, const Matrix& scale, int64_t group,
                      int64_t groups, const Sizes& s, bool paired) {
-        const int64_t bases4 = round_up(s.bases, kRows), each = bases4 * mixing_taps(s, paired);
+        const Layout k(s, paired);
+        const int64_t channels = groups * s.group, each = k.bases4 * k.taps;
+        if (k.on_tiles) fill(to, packed(s, paired), 0.0f);
         for (int64_t c = 0; c < s.group; ++c) {
             const int64_t channel = group * s.group + c;
-            pack_bases(to + c * each, to + s.group * each + c * bases4, bases, biases, channel, groups * s.group, s,
-                       scale.data ? element(scale, channel) : 1.0f, paired);
+            const float factor = scale.data ? element(scale, channel) : 1.0f;
+            float* const bias = to + s.group * each + c * k.bases4;
+            if (!k.on_tiles)
+                pack_bases(to + c * each, bias, bases, biases, channel, channels, s, factor, paired);
+            else if (k.first)
+                pack_to_mix_first(to + c * k.bases4 / 2, bases, biases, channel, channels, s, factor);
+            else
+                pack_to_convolve_first(to + c * each, bias, bases, biases, channel, channels, s, factor);
         }
     }
 
-    // Before the first group of a tile, whose rows of pixels are `pitch` apart.
-    void prepare(int64_t pitch) const {
-        tap_offsets(offsets, paired ? (sizes.group + 1) / 2 : sizes.group, plane, sizes.kernel, pitch);
+    // Before the first group of a tile. `coefficients`: [bases4][dense]
+    void prepare(const float* coefficients) {
+        coefficients_ = coefficients;
+        tap_offsets(offsets_, layout_.planes, plane_, sizes_.kernel, pitch_);
+        if (layout_.first) pair_panels(coefficient_pairs_, dense_, coefficients, dense_, layout_.bases4, dense_);
     }
 
-    // out[c] for the channels of one group, dense. `channels`: the group in its field. `coefficients`: [bases4][dense]
+    // out[c] for the channels of one group, dense. `channels`: the group in its field.
     template <class Dot>
-    void group(float* out, const float* channels, const Vectors& at, const float* weight,
-               const float* coefficients) const {
-        if (paired) {
-            pair_panels(pairs, plane, channels, plane, sizes.group, plane);
-            channels = pairs;
+    void group(float* out, const float* channels, const Vectors& at, const float* weight) const {
+        const Layout& k = layout_;
+        if (k.channels_in_pairs) {
+            pair_panels(pairs_, plane_, channels, plane_, sizes_.group, plane_);
+            channels = pairs_;
         }
-        const float* const bias = weight + sizes.group * bases4 * taps;
-        for (int64_t c = 0; c < sizes.group; ++c)
-            mix_bases<Dot>(out + c * dense, channels, at, offsets, taps, weight + c * bases4 * taps, bias + c * bases4,
-                           coefficients, dense, bases4);
+        const float* const bias = weight + sizes_.group * k.bases4 * k.taps;
+        if constexpr (Dot::kOnMatrixUnit) {
+            if (k.first)
+                mix_first(out, channels, at, offsets_, sizes_, weight, coefficient_pairs_, dense_);
+            else
+                convolve_first(out, channels, at, offsets_, k.taps, weight, bias, coefficients_, dense_, k.bases4,
+                               sizes_.group, columns_, sums_);
+        } else {
+            for (int64_t c = 0; c < sizes_.group; ++c)
+                mix_bases<Dot>(out + c * dense_, channels, at, offsets_, k.taps, weight + c * k.bases4 * k.taps,
+                               bias + c * k.bases4, coefficients_, dense_, k.bases4);
+        }
     }
+
+private:
+    struct Layout {
+        bool on_tiles = false, first = false, channels_in_pairs = false;
+        int64_t bases4 = 0, planes = 0, taps = 0, rows = 0;  // planes: channels of a group, or pairs of them
+
+        Layout() = default;
+        Layout(const Sizes& s, bool paired) : on_tiles(kHaveMatrixUnit && paired), bases4(round_up(s.bases, kRows)) {
+            first = on_tiles && mixes_first(s), rows = mixed_rows(s);
+            channels_in_pairs = paired && !first;
+            planes = channels_in_pairs ? (s.group + 1) / 2 : s.group;
+            taps = planes * s.kernel * s.kernel;
+        }
+    };
+
+    Sizes sizes_{};
+    Layout layout_;
+    int64_t dense_ = 0, plane_ = 0, pitch_ = 0;
+    int32_t* offsets_ = nullptr;
+    float *pairs_ = nullptr, *coefficient_pairs_ = nullptr, *columns_ = nullptr, *sums_ = nullptr;
+    const float* coefficients_ = nullptr;
 };
 
 }  // namespace

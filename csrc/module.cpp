@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -83,10 +84,10 @@ void backward(const AnyTensor4& dy, const AnyTensor4& x, const AnyTensor4& coeff
     kbnet::backward(kernels, call, dweight ? dweight->data() : nullptr, dbias ? dbias->data() : nullptr, threads);
 }
 
-std::vector<std::string> instruction_sets() {
-    std::vector<std::string> names;
-    for (const kbnet::Kernels* kernels : kbnet::usable_kernels()) names.emplace_back(kernels->name);
-    return names;
+std::vector<std::pair<std::string, bool>> instruction_sets() {
+    std::vector<std::pair<std::string, bool>> found;
+    for (const kbnet::Kernels* kernels : kbnet::usable_kernels()) found.emplace_back(kernels->name, kernels->has_pairs);
+    return found;
 }
 
 }  // namespace
@@ -102,6 +103,7 @@ NB_MODULE(_native, m) {
           "threads"_a, "instruction_set"_a = "", "Writes the gradients that are not None.");
     kbnet::define_engine(m);
     kbnet::define_training(m);
-    m.def("instruction_sets", &instruction_sets, "The instruction sets of this build that the processor supports, fastest first.");
+    m.def("instruction_sets", &instruction_sets, "The instruction sets of this build that the processor supports, fastest first, and whether they have products of "
+          "bfloat16.");
     m.def("thread_source", &kbnet::thread_source, "'openmp' or 'own': the threads that the kernels use.");
 }

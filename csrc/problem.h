@@ -215,8 +215,9 @@ struct EdgeCall {
 // One build of the kernels.
 struct Kernels {
     const char* name;
-    bool has_pairs;               // dot products of bfloat16 pairs
-    bool (*pairs_are_faster)();   // measures whether they are faster here than products of float32
+    bool has_pairs;              // products of bfloat16 pairs
+    bool (*pairs_are_faster)();  // measures whether they are faster here than products of float32
+    bool (*works)();             // computes something whose result is known
     int64_t (*forward_packed)(const ForwardCall&);  // number of floats of one group's packed weights
     void (*forward_pack)(const ForwardCall&, int64_t group, float* packed);
     int64_t (*forward_scratch)(const ForwardCall&, const Strip& largest);  // number of floats of scratch per thread

@@ -4,6 +4,7 @@
 // broadcast, one number at a time. Template parameters are the sides of the tile, so every inner loop is unrolled.
 #pragma once
 
+#include "matrix_unit.h"
 #include "vec.h"
 
 #if defined(__AVX512BF16__)
@@ -17,16 +18,23 @@ constexpr int64_t kBlock = 3 * kLanes;           // pixels of a register tile
 
 // How to add a product to an accumulator. `Step` is what one lane multiplies at a time, always four bytes.
 struct FloatDot {
+    static constexpr bool kOnMatrixUnit = false;
     static inline Vec add(Vec sum, Vec x, float w) { return sum + x * w; }
 };
 
 #if defined(__AVX512BF16__)
 struct Bfloat16PairDot {  // a lane holds two bfloat16 numbers; both products accumulate in float32
+    static constexpr bool kOnMatrixUnit = false;
     static inline Vec add(Vec sum, Vec x, float w) {
         return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)_mm512_set1_ps(w));
     }
 };
 #endif
+
+// The same on whole tiles, by matrix_products.h.
+struct MatrixDot {
+    static constexpr bool kOnMatrixUnit = true;
+};
 
 // out[p] += sum_s right[s][p] * sum_i weight[s][i] * left[i][p],   V vectors of pixels p, S rows s
 //

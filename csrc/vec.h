@@ -8,7 +8,7 @@
 
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(KBNET_EMULATED_MATRIX_UNIT)
 constexpr int kLanes = 16;
 constexpr int kRegisters = 32;
 #elif defined(__AVX__)

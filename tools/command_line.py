@@ -54,7 +54,7 @@ afterwards. `kbnet --show-completion` prints the script, so that you can install
 |---|---|
 | `OMP_NUM_THREADS` | number of threads; by default the physical cores |
 | `COLUMNS` | width of tables and help, also in pipes |
-| `KBNET_INSTRUCTION_SET` | force an instruction set: `avx512bf16`, `avx512`, `avx2` or `portable` |
+| `KBNET_INSTRUCTION_SET` | force an instruction set: `amx`, `avx512bf16`, `avx512`, `avx2` or `portable` |
 | `KBNET_THREAD_SOURCE=own` | compiled kernels use their own threads instead of PyTorch's |
 | `KBNET_FUSED=off` | run networks layer by layer, for comparison |
 | `KBNET_POISON_MEMORY=1` | memory of the compiled kernels starts as NaN, for tests |

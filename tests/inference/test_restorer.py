@@ -274,7 +274,7 @@ def test_bfloat16_is_close_to_float32_and_not_the_same_where_it_is_multiplied_in
     monkeypatch.setenv(*("KBNET_FUSED", "off") if how == BY_LAYERS else ("KBNET_INSTRUCTION_SET", how))
     image = noise(40, 80, 3)
     multiplied = on_cpu(NETWORKS[family], dtype="bfloat16").dtype
-    assert multiplied == ("bfloat16" if how in (BY_LAYERS, "avx512bf16") else "float32")
+    assert multiplied == ("bfloat16" if how == BY_LAYERS or how in native.bfloat16_instruction_sets() else "float32")
     exact, rounded = (on_cpu(NETWORKS[family], dtype=dtype, tile=tile)(image) for dtype in (torch.float32, "bfloat16"))
     assert rounded.dtype == np.float32
     change = np.abs(exact - image).mean()
@@ -286,7 +286,7 @@ def test_bfloat16_is_close_to_float32_and_not_the_same_where_it_is_multiplied_in
 @pytest.mark.parametrize("instruction_set", native.instruction_sets() if native.refuses_here() is None else ())
 def test_auto_multiplies_in_bfloat16_where_that_is_fast_and_harmless(instruction_set, monkeypatch, tmp_path):
     monkeypatch.setenv("KBNET_INSTRUCTION_SET", instruction_set)
-    fast = "bfloat16" if instruction_set == "avx512bf16" else "float32"
+    fast = "bfloat16" if instruction_set in native.bfloat16_instruction_sets() else "float32"
     entry = find("denoise")
     for name, dtype, expected in (
         ("denoise", "auto", fast if entry.fast_dtype == "bfloat16" else "float32"),

@@ -25,10 +25,16 @@ def extension() -> Any:
 def instruction_sets() -> tuple[str, ...]:
     """Return the instruction sets that this CPU supports, the fastest first.
 
-    "avx512bf16" is "avx512" with products of bfloat16. It comes first only if they measured faster than products of
-    float32 (they are on AMD's processors; on Intel's they take twice as long).
+    "amx" and "avx512bf16" are "avx512" with products of bfloat16: on the matrix unit of Intel's Xeons, or in vectors.
+    They come first only if they measured faster than products of float32. Those in vectors are faster on AMD's
+    processors, but take twice as long on Intel's. "amx_emulated" is a slow imitation of "amx", in builds for tests.
     """
-    return tuple(extension().instruction_sets())
+    return tuple(name for name, _ in extension().instruction_sets())
+
+
+def bfloat16_instruction_sets() -> tuple[str, ...]:
+    """Return those of `instruction_sets()` that have products of bfloat16."""
+    return tuple(name for name, in_bfloat16 in extension().instruction_sets() if in_bfloat16)
 
 
 def chosen_instruction_set() -> str:
@@ -38,7 +44,7 @@ def chosen_instruction_set() -> str:
 
 def multiplies_in_bfloat16() -> bool:
     """Whether the instruction set in use has products of bfloat16."""
-    return chosen_instruction_set() == "avx512bf16"
+    return chosen_instruction_set() in bfloat16_instruction_sets()
 
 
 def describe() -> str:

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kbnet.engine.native import describe, extension, instruction_sets, refuses_here
+from kbnet.engine.native import bfloat16_instruction_sets, describe, extension, instruction_sets, refuses_here
 from kbnet.ops import forking
 
 __all__ = [
     "backward",
+    "bfloat16_instruction_sets",
     "describe",
     "extension",
     "forward",
