@@ -8,6 +8,9 @@
 #if defined(KBNET_AMX_BUILD)
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
 #endif
 
 namespace kbnet {
@@ -46,9 +49,10 @@ struct Capabilities {
         avx2 = ymm && fma && bit(b, 5);
         avx512 = avx2 && zmm && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);  // F, DQ, BW, VL
         const bool tiles = (registers & 0x60000) == 0x60000;
-        amx = avx512 && tiles && bit(d, 22) && bit(d, 24);  // products of bfloat16, tiles
+        const bool matrix_unit = tiles && bit(d, 22) && bit(d, 24);  // products of bfloat16, tiles
         const unsigned subleaves = a;
         if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) avx512bf16 = avx512 && bit(a, 5);
+        amx = avx512bf16 && matrix_unit;
     }
 
     static bool bit(unsigned value, int number) { return value >> number & 1; }
@@ -63,8 +67,11 @@ struct Capabilities {
 #endif
 
 #if defined(KBNET_AMX_BUILD)
-// Linux gives a process the registers of the matrix unit, which are large, only if it asks.
+// Linux gives a process the registers of the matrix unit, which are large, only if it asks. Another instruction set in the
+// environment variable is a way out, should a machine's unit not work at all.
 bool may_use_tiles() {
+    const char* const forced = std::getenv("KBNET_INSTRUCTION_SET");
+    if (forced && *forced && std::strcmp(forced, "amx") != 0) return false;
     constexpr long kRequestPermission = 0x1023, kTileData = 18;
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
@@ -88,10 +95,10 @@ const std::vector<const Kernels*>& usable_kernels() {
 #endif
         if (has.avx2) found.push_back(&kernels_avx2);
 #endif
-#if defined(KBNET_EMULATED_AMX_BUILD)
-        found.push_back(&kernels_amx_emulated);
-#endif
         found.push_back(&kernels_portable);
+#if defined(KBNET_EMULATED_AMX_BUILD)
+        if (kernels_amx_emulated.works()) found.push_back(&kernels_amx_emulated);
+#endif
         return found;
     }();
     return usable;

@@ -7,7 +7,7 @@
 
 namespace kbnet {
 
-// Fastest first; the last one runs on every processor of this architecture.
+// Fastest first; `portable` runs on every processor of this architecture.
 const std::vector<const Kernels*>& usable_kernels();
 
 }  // namespace kbnet

@@ -25,7 +25,7 @@ using PairDot = Bfloat16PairDot;
 using PairDot = FloatDot;  // never used
 #endif
 constexpr bool kHavePairs = !std::is_same_v<PairDot, FloatDot>;
-// The dot product of vectors; on processors with a matrix unit, that of float32 is faster.
+// In vectors, pairs are multiplied only without a matrix unit: processors that have one do it slowly.
 using VectorPairDot = std::conditional_t<PairDot::kOnMatrixUnit, FloatDot, PairDot>;
 
 // Whether tiles and strips of pixels are multiplied in pairs.

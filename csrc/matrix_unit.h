@@ -3,7 +3,7 @@
 // One product adds a 16 x 32 matrix times a 32 x 16 matrix to a tile of 16 x 16 float32 sums. Its right operand holds
 // rows 2i and 2i + 1 side by side in each lane, which is how panels are paired (dense.h).
 //
-// By instructions of its own: GCC 12's intrinsics don't tell the compiler what memory they read and write. With
+// In assembly, because GCC 12's intrinsics don't tell the compiler which memory they access. With
 // KBNET_EMULATED_MATRIX_UNIT, tiles are arrays, so that everything but these instructions is tested on any processor.
 #pragma once
 
@@ -19,15 +19,15 @@ constexpr bool kHaveMatrixUnit = true;
 constexpr int kTileRows = 16;   // most rows of a tile
 constexpr int kTilePairs = 16;  // most lanes of a row
 
-// The operand of the instruction that sets the tiles' sizes.
+// The operand of the instruction that sets the tiles' sizes. A tile that isn't used has neither rows nor bytes.
 struct TileSizes {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t bytes[16] = {};  // of a row
     uint8_t rows[16] = {};
 
     void set(int tile, int64_t rows_, int64_t lanes) {
-        rows[tile] = static_cast<uint8_t>(lanes ? rows_ : 0);
-        bytes[tile] = static_cast<uint16_t>(rows_ ? 4 * lanes : 0);
+        rows[tile] = static_cast<uint8_t>(rows_);
+        bytes[tile] = static_cast<uint16_t>(4 * lanes);
     }
 };
 static_assert(sizeof(TileSizes) == 64);
@@ -69,6 +69,11 @@ inline void fault_unless(bool allowed) {
 }
 
 inline void set_tile_sizes(const TileSizes& sizes) {
+    fault_unless(sizes.palette == 1 && sizes.start_row == 0);
+    for (int t = 0; t < 16; ++t) {
+        fault_unless(t < 8 || sizes.rows[t] == 0);
+        fault_unless(sizes.rows[t] <= kTileRows && sizes.bytes[t] <= 64 && (sizes.rows[t] == 0) == (sizes.bytes[t] == 0));
+    }
     emulated.sizes = sizes, emulated.usable = true;
     std::memset(emulated.lanes, 0, sizeof emulated.lanes);
 }
@@ -97,6 +102,7 @@ inline void clear_tile() {
 
 template <int Sums, int Left, int Right>
 inline void add_tile_product() {
+    static_assert(Sums != Left && Sums != Right && Left != Right, "not an instruction");
     const TileSizes& s = emulated.sizes;
     fault_unless(emulated.usable && s.rows[Sums] == s.rows[Left] && s.bytes[Sums] == s.bytes[Right] &&
                  s.bytes[Left] == 4 * s.rows[Right] && s.rows[Right] > 0);
@@ -114,13 +120,15 @@ inline void add_tile_product() {
         std::memcpy(&pair, &bits, 4);
         return pair;
     };
+    // As the processor does it: sums of the low and of the high products, which are added to the tile at the end.
     for (int r = 0; r < s.rows[Sums]; ++r)
-        for (int i = 0; i < s.rows[Right]; ++i) {
-            const float left = emulated.lanes[Left][r][i];
-            for (int p = 0; p < s.bytes[Sums] / 4; ++p) {
-                const float right = emulated.lanes[Right][i][p];
-                emulated.lanes[Sums][r][p] += low(left) * low(right) + high(left) * high(right);
+        for (int p = 0; p < s.bytes[Sums] / 4; ++p) {
+            float lows = 0.0f, highs = 0.0f;
+            for (int i = 0; i < s.rows[Right]; ++i) {
+                lows += low(emulated.lanes[Left][r][i]) * low(emulated.lanes[Right][i][p]);
+                highs += high(emulated.lanes[Left][r][i]) * high(emulated.lanes[Right][i][p]);
             }
+            emulated.lanes[Sums][r][p] += lows + highs;
         }
 }
 #endif
@@ -137,7 +145,7 @@ public:
         in_use = false;
     }
 
-    // Sets the sizes unless they are set. Clears all tiles otherwise.
+    // Sets the tiles' sizes, which clears all tiles. Does nothing if they already have these sizes.
     static void use(const TileSizes& sizes) {
         if (in_use && std::memcmp(&sizes, &current, sizeof sizes) == 0) return;
         set_tile_sizes(sizes);

@@ -96,7 +96,7 @@ inline void with_bases_of(const Matrix& bases, int64_t channel, int64_t channels
         pack(static_cast<const float*>(bases.data) + channel * s.taps(), channels * s.taps());
 }
 
-// Packs output channel `channel` of `channels` for mix_first. Zeros are left out.
+// Packs output channel `channel` of `channels` for mix_first. Leaves padding out: it has to be zero before.
 inline void pack_to_mix_first(float* to, const Matrix& bases, const Matrix& biases, int64_t channel, int64_t channels,
                               const Sizes& s, float scale) {
     const int64_t steps = round_up(s.bases, kRows) / 2, apart = s.group * steps;
@@ -110,7 +110,7 @@ inline void pack_to_mix_first(float* to, const Matrix& bases, const Matrix& bias
     });
 }
 
-// Packs output channel `channel` of `channels` for convolve_first: [N][taps]. Zeros are left out.
+// Packs output channel `channel` of `channels` for convolve_first: [N][taps]. Leaves padding out, as above.
 inline void pack_to_convolve_first(float* to, float* bias, const Matrix& bases, const Matrix& biases, int64_t channel,
                                    int64_t channels, const Sizes& s, float scale) {
     const int64_t area = s.kernel * s.kernel;
@@ -131,19 +131,21 @@ public:
     Mixing() = default;
     Mixing(const Sizes& s, bool paired, const Field& field, Arena& arena)
         : sizes_(s), layout_(s, paired), dense_(field.dense()), plane_(field.floats), pitch_(field.pitch) {
-        offsets_ = reinterpret_cast<int32_t*>(arena.take(layout_.taps));
+        offsets_ = reinterpret_cast<int32_t*>(arena.take(layout_.first ? layout_.rows / s.group : layout_.taps));
         if (layout_.channels_in_pairs) pairs_ = arena.take(layout_.planes * plane_);
         if (layout_.first) coefficient_pairs_ = arena.take(layout_.bases4 / 2 * dense_);
         if (layout_.on_tiles && !layout_.first) {
-            columns_ = arena.take(layout_.taps * kColumns * kLanes);
-            sums_ = arena.take(s.group * layout_.bases4 * kColumns * kLanes);
+            convolved_ = {s.group, layout_.bases4, layout_.taps, layout_.rows, nullptr, nullptr, nullptr};
+            convolved_.columns = arena.take(2 * layout_.taps * kColumns * kLanes);
+            convolved_.sums = arena.take(2 * layout_.rows * kColumns * kLanes);
+            convolved_.start = arena.take(layout_.rows * kLanes);
         }
     }
 
     // Floats of the packed weights and biases of one group.
     static int64_t packed(const Sizes& s, bool paired) {
         const Layout k(s, paired);
-        return k.first ? k.rows * (k.bases4 / 2) : s.group * k.bases4 * (k.taps + 1);
+        return k.first ? k.rows * (k.bases4 / 2) : k.rows * (k.taps + 1);
     }
 
     // Packs the bases of a group out of `groups`, times the scale of each output channel, if there is one.
@@ -155,7 +157,7 @@ public:
         for (int64_t c = 0; c < s.group; ++c) {
             const int64_t channel = group * s.group + c;
             const float factor = scale.data ? element(scale, channel) : 1.0f;
-            float* const bias = to + s.group * each + c * k.bases4;
+            float* const bias = to + k.rows * k.taps + c * k.bases4;
             if (!k.on_tiles)
                 pack_bases(to + c * each, bias, bases, biases, channel, channels, s, factor, paired);
             else if (k.first)
@@ -169,7 +171,9 @@ public:
     void prepare(const float* coefficients) {
         coefficients_ = coefficients;
         tap_offsets(offsets_, layout_.planes, plane_, sizes_.kernel, pitch_);
-        if (layout_.first) pair_panels(coefficient_pairs_, dense_, coefficients, dense_, layout_.bases4, dense_);
+        if (!layout_.first) return;
+        for (int64_t t = layout_.taps; t < layout_.rows / sizes_.group; ++t) offsets_[t] = 0;  // their weights are zero
+        pair_panels(coefficient_pairs_, dense_, coefficients, dense_, layout_.bases4, dense_);
     }
 
     // out[c] for the channels of one group, dense. `channels`: the group in its field.
@@ -180,13 +184,12 @@ public:
             pair_panels(pairs_, plane_, channels, plane_, sizes_.group, plane_);
             channels = pairs_;
         }
-        const float* const bias = weight + sizes_.group * k.bases4 * k.taps;
+        const float* const bias = weight + k.rows * k.taps;
         if constexpr (Dot::kOnMatrixUnit) {
             if (k.first)
                 mix_first(out, channels, at, offsets_, sizes_, weight, coefficient_pairs_, dense_);
             else
-                convolve_first(out, channels, at, offsets_, k.taps, weight, bias, coefficients_, dense_, k.bases4,
-                               sizes_.group, columns_, sums_);
+                convolve_first(out, channels, at, offsets_, convolved_, weight, bias, coefficients_, dense_);
         } else {
             for (int64_t c = 0; c < sizes_.group; ++c)
                 mix_bases<Dot>(out + c * dense_, channels, at, offsets_, k.taps, weight + c * k.bases4 * k.taps,
@@ -197,14 +200,16 @@ public:
 private:
     struct Layout {
         bool on_tiles = false, first = false, channels_in_pairs = false;
-        int64_t bases4 = 0, planes = 0, taps = 0, rows = 0;  // planes: channels of a group, or pairs of them
+        int64_t bases4 = 0, planes = 0, taps = 0;  // planes: channels of a group, or pairs of them
+        int64_t rows = 0;                          // of the packed weights
 
         Layout() = default;
         Layout(const Sizes& s, bool paired) : on_tiles(kHaveMatrixUnit && paired), bases4(round_up(s.bases, kRows)) {
-            first = on_tiles && mixes_first(s), rows = mixed_rows(s);
+            first = on_tiles && mixes_first(s);
             channels_in_pairs = paired && !first;
             planes = channels_in_pairs ? (s.group + 1) / 2 : s.group;
             taps = planes * s.kernel * s.kernel;
+            rows = first ? mixed_rows(s) : round_up(s.group * bases4, on_tiles ? 16 : 1);
         }
     };
 
@@ -212,7 +217,8 @@ private:
     Layout layout_;
     int64_t dense_ = 0, plane_ = 0, pitch_ = 0;
     int32_t* offsets_ = nullptr;
-    float *pairs_ = nullptr, *coefficient_pairs_ = nullptr, *columns_ = nullptr, *sums_ = nullptr;
+    float *pairs_ = nullptr, *coefficient_pairs_ = nullptr;
+    ConvolvedFirst convolved_{};
     const float* coefficients_ = nullptr;
 };
 
