@@ -1,5 +1,9 @@
 #include "cpu.h"
 
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
 #if defined(KBNET_X86_BUILDS)
 #include <cpuid.h>
 
@@ -8,9 +12,6 @@
 #if defined(KBNET_AMX_BUILD)
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <cstdlib>
-#include <cstring>
 #endif
 
 namespace kbnet {
@@ -31,6 +32,11 @@ extern const Kernels kernels_amx_emulated;
 #endif
 
 namespace {
+
+std::string forced_instruction_set() {
+    const char* const name = std::getenv("KBNET_INSTRUCTION_SET");
+    return name ? name : "";
+}
 
 #if defined(KBNET_X86_BUILDS)
 // What the processor can do and the operating system has enabled. Asked directly: with some toolchains,
@@ -70,8 +76,8 @@ struct Capabilities {
 // Linux gives a process the registers of the matrix unit, which are large, only if it asks. Another instruction set in the
 // environment variable is a way out, should a machine's unit not work at all.
 bool may_use_tiles() {
-    const char* const forced = std::getenv("KBNET_INSTRUCTION_SET");
-    if (forced && *forced && std::strcmp(forced, "amx") != 0) return false;
+    const std::string forced = forced_instruction_set();
+    if (!forced.empty() && forced != "amx") return false;
     constexpr long kRequestPermission = 0x1023, kTileData = 18;
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
@@ -102,6 +108,16 @@ const std::vector<const Kernels*>& usable_kernels() {
         return found;
     }();
     return usable;
+}
+
+const Kernels& chosen_kernels() {
+    const std::string forced = forced_instruction_set();
+    std::string known;
+    for (const Kernels* kernels : usable_kernels()) {
+        if (forced.empty() || forced == kernels->name) return *kernels;
+        known += std::string(known.empty() ? "" : ", ") + kernels->name;
+    }
+    throw std::invalid_argument("expected KBNET_INSTRUCTION_SET to be one of " + known + ", got " + forced);
 }
 
 }  // namespace kbnet

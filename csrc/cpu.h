@@ -10,4 +10,8 @@ namespace kbnet {
 // Fastest first; `portable` runs on every processor of this architecture.
 const std::vector<const Kernels*>& usable_kernels();
 
+// The fastest, or those that the environment variable KBNET_INSTRUCTION_SET names. Throws std::invalid_argument if it
+// names no usable ones.
+const Kernels& chosen_kernels();
+
 }  // namespace kbnet

@@ -22,11 +22,17 @@
 
 struct kbnet_model {
     kbnet::WeightsFile weights;
-    kbnet::Network network;
+    kbnet::Network network, in_bfloat16;  // both read the same weights
 
     explicit kbnet_model(std::string_view bytes)
-        : weights(bytes), network(weights.settings(), weights, *kbnet::usable_kernels().front()) {
+        : weights(bytes), network(weights.settings(), weights, kbnet::chosen_kernels()),
+          in_bfloat16(paired(weights.settings()), weights, network.kernels()) {
         weights.expect_all_used();
+    }
+
+    static kbnet::Settings paired(kbnet::Settings settings) {
+        settings.paired = true;
+        return settings;
     }
 };
 
@@ -146,7 +152,7 @@ int usable_processors() {
 
 kbnet_options checked(const kbnet_options* given) {
     kbnet_options options;
-    kbnet_options_init(&options);
+    kbnet_options_init_sized(&options, sizeof options);
     if (given) {
         expect(given->size >= sizeof(size_t) && given->size <= 4096, "options: expected size to be set by kbnet_options_init");
         std::memcpy(&options, given, std::min(given->size, sizeof options));
@@ -155,6 +161,7 @@ kbnet_options checked(const kbnet_options* given) {
     expect(options.tile >= -1, "options: expected tile to be -1 (the whole image), 0 (automatic) or a size in pixels");
     expect(options.window >= 0, "options: expected window to be 0 (the whole image) or a size in pixels");
     expect(options.strength >= 0 && options.strength <= 1, "options: expected strength to be 0 to 1");
+    expect(options.bfloat16 == 0 || options.bfloat16 == 1, "options: expected bfloat16 to be 0 or 1");
     return options;
 }
 
@@ -231,8 +238,12 @@ int32_t kbnet_channels(const kbnet_model* model) {
 
 const char* kbnet_instruction_set(const kbnet_model* model) { return model ? model->network.kernels().name : nullptr; }
 
-void kbnet_options_init(kbnet_options* options) {
-    if (options) *options = {sizeof(kbnet_options), 0, 0, 0, 1.0f, 0, nullptr, nullptr};
+int32_t kbnet_has_bfloat16(const kbnet_model* model) { return model && model->network.kernels().has_pairs; }
+
+void kbnet_options_init_sized(kbnet_options* options, size_t size) {
+    if (!options) return;
+    const kbnet_options defaults{std::min(size, sizeof defaults), 0, 0, 0, 1.0f, 0, nullptr, nullptr, 0};
+    std::memcpy(options, &defaults, defaults.size);
 }
 
 kbnet_status kbnet_restore(const kbnet_model* model, const kbnet_image* input, const kbnet_image* output,
@@ -256,7 +267,7 @@ kbnet_status kbnet_restore(const kbnet_model* model, const kbnet_image* input, c
         task.memory = options.memory_limit ? static_cast<int64_t>(std::min(options.memory_limit, most))
                       : options.tile       ? std::numeric_limits<int64_t>::max()
                                            : kDefaultMemory;
-        restore(model->network, channels, task);
+        restore(options.bfloat16 ? model->in_bfloat16 : model->network, channels, task);
         return KBNET_OK;
     });
 }

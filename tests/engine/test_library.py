@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import kbnet
-from kbnet.engine.native import extension
+from kbnet.engine.native import bfloat16_instruction_sets, extension, instruction_sets, refuses_here
 from kbnet.models import create_model, save_file
 
 OK, ARGUMENT, FILE, MEMORY, VALUES, CANCELLED = range(6)
@@ -46,6 +46,7 @@ class Options(ctypes.Structure):
         ("memory_limit", ctypes.c_size_t),
         ("progress", Progress),
         ("user", ctypes.c_void_p),
+        ("bfloat16", ctypes.c_int32),
     ]
 
 
@@ -54,9 +55,9 @@ def declare(library):
     library.kbnet_open.restype = library.kbnet_open_memory.restype = ctypes.c_void_p
     library.kbnet_open.argtypes = [ctypes.c_char_p]
     library.kbnet_open_memory.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    library.kbnet_free.argtypes = library.kbnet_channels.argtypes = library.kbnet_instruction_set.argtypes = [
-        ctypes.c_void_p
-    ]
+    for function in ("free", "channels", "instruction_set", "has_bfloat16"):
+        getattr(library, f"kbnet_{function}").argtypes = [ctypes.c_void_p]
+    library.kbnet_options_init_sized.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     library.kbnet_error.restype = library.kbnet_version.restype = library.kbnet_instruction_set.restype = (
         ctypes.c_char_p
     )
@@ -111,7 +112,7 @@ def view(array):
 
 def options(library, **changes):
     made = Options()
-    library.kbnet_options_init(ctypes.byref(made))
+    library.kbnet_options_init_sized(ctypes.addressof(made), ctypes.sizeof(made))
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -205,6 +206,38 @@ def test_strength(library, weights, model):
     close(restore(library, model, array, strength=0.3)[1], by_restorer(weights, array, strength=0.3))
 
 
+@pytest.mark.parametrize("instruction_set", instruction_sets() if refuses_here() is None else ())
+def test_bfloat16_where_it_is_faster(library, weights, instruction_set, monkeypatch):
+    monkeypatch.setenv("KBNET_INSTRUCTION_SET", instruction_set)
+    model = library.kbnet_open(str(weights).encode())
+    assert library.kbnet_instruction_set(model).decode() == instruction_set
+    assert library.kbnet_has_bfloat16(model) == (instruction_set in bfloat16_instruction_sets())
+    array = picture(dtype="float32")
+    exact, rounded = (restore(library, model, array, bfloat16=asked)[1] for asked in (0, 1))
+    assert (np.abs(exact - rounded).max() > 0) == library.kbnet_has_bfloat16(model)
+    assert np.abs(exact - rounded).max() < 0.02
+    library.kbnet_free(model)
+
+
+def test_an_instruction_set_that_there_is_not(library, weights, monkeypatch):
+    monkeypatch.setenv("KBNET_INSTRUCTION_SET", "mmx")
+    assert not library.kbnet_open(str(weights).encode())
+    assert b"expected KBNET_INSTRUCTION_SET to be one of " in library.kbnet_error()
+
+
+def test_programs_can_be_older_than_the_library(library, model):
+    """Options that their header doesn't have yet keep their defaults, and no byte behind the struct is touched."""
+    older = Options.bfloat16.offset
+    made = Options(bfloat16=7)
+    library.kbnet_options_init_sized(ctypes.addressof(made), older)
+    assert (made.size, made.strength, made.bfloat16) == (older, 1.0, 7)
+    array = picture()
+    result = np.empty_like(array)
+    images = ctypes.byref(view(array)), ctypes.byref(view(result))
+    assert library.kbnet_restore(model, *images, ctypes.addressof(made)) == OK
+    assert np.array_equal(result, restore(library, model, array)[1])
+
+
 def test_threads_change_nothing(library, model):
     array = picture(150, 203, dtype="float32")
     one = restore(library, model, array, tile=64, threads=1)[1]
@@ -250,6 +283,7 @@ def test_values_that_are_not_finite_are_refused(library, model):
         ({"tile": 3}, b"a tile of at least"),
         ({"window": -1}, b"window"),
         ({"threads": -1}, b"threads"),
+        ({"bfloat16": 2}, b"bfloat16"),
         ({"size": 3}, b"kbnet_options_init"),
     ],
 )
