@@ -14,7 +14,7 @@ namespace {
 
 // Seconds of the shortest of several runs.
 template <class Run>
-inline double seconds_of(Run run) {
+[[maybe_unused]] inline double seconds_of(Run run) {
     constexpr int kRuns = 5;
     double shortest = 1e9;
     for (int i = 0; i < kRuns; ++i) {
@@ -26,6 +26,7 @@ inline double seconds_of(Run run) {
     return shortest;
 }
 
+#if defined(__AVX512BF16__)
 // Seconds that 6,000 independent products of vectors take.
 template <class Dot>
 inline double product_seconds() {
@@ -41,6 +42,7 @@ inline double product_seconds() {
             }
     });
 }
+#endif
 
 #if defined(KBNET_MATRIX_UNIT)
 // Seconds that 4,096 vectors of pairs take: 16 rows, 64 steps and 64 pixels.
