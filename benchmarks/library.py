@@ -131,19 +131,22 @@ def run(library: Path, output: Path, log: Path, count: int, kills: int) -> dict[
     runs = []
     for number in range(kills + 1):
         before, start = sum(events(log).values()), time.monotonic()
-        process = subprocess.Popen(command(library, output, log), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        told = log.with_name(f"run{number}.txt")
+        with told.open("wb") as stream:  # not a pipe, which would fill up
+            process = subprocess.Popen(command(library, output, log), stdout=subprocess.DEVNULL, stderr=stream)
         wanted = (number + 1) * count // (kills + 1) if number < kills else None
         if wanted is not None:
             while process.poll() is None and sum(events(log).values()) < wanted:
                 time.sleep(0.2)
             process.send_signal(signal.SIGKILL)
-        _, told = process.communicate()
+        process.wait()
+        words = told.read_text(encoding="utf-8", errors="replace")
         runs.append(
             {
                 "ended": process.returncode,
                 "seconds": round(time.monotonic() - start, 1),
                 "logged": sum(events(log).values()) - before,
-                "last_words": told.decode("utf-8", "replace").strip().splitlines()[-3:],
+                "last_words": words.replace(f"{library}/", "").splitlines()[-3:],
             }
         )
     return {"runs": runs}
