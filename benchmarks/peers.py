@@ -1,6 +1,6 @@
 """Compare networks and other denoisers on folders of clean test images: PSNR and seconds per megapixel.
 
-    python benchmarks/peers.py --data .../CBSD68 .../Set12 --sigma 15 25 50 --models denoise --peers all
+    python benchmarks/peers.py --data .../CBSD68 .../Set12 --sigma 15 25 50 --models denoise-gaussian --peers all
     python benchmarks/peers.py --tune      # how strengths without a documented rule were chosen
 
 Uses the Gaussian protocol. Writes benchmarks/results/peers.json (one row per image) and docs/peers.png. A killed run
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders of clean images, one per set")
     parser.add_argument("--sigma", type=float, nargs="+", default=[15, 25, 50])
-    parser.add_argument("--models", nargs="*", default=["denoise"], help="models, tasks or weights files")
+    parser.add_argument("--models", nargs="*", default=["denoise-gaussian"], help="models, tasks or weights files")
     parser.add_argument("--peers", nargs="*", default=["all"], choices=["all", *PEERS])
     parser.add_argument("--limit", type=int, help="images of each set, for a quick look")
     parser.add_argument("--results", type=Path, default=RESULTS / "peers.json")

@@ -42,9 +42,9 @@ GRAY = (("bsd68", "BSD68"), ("set12", "Set12"))
 CLEAN = (("clean", "CBSD68"), ("charts", ""))
 INTRODUCTION = """# Quality of the included weights
 
-PSNR in dB of all included models on the sets of their tasks, measured by `python benchmarks/weights.py`. "Before" is
-the same measurement with the weights of the previous release. Rain is measured on Y, everything else on all channels.
-"Lowest" is the worst image of a set of clean images, which models must not change.
+PSNR in dB of all included models on the sets of their tasks, measured by `python benchmarks/weights.py`. Rain is
+measured on Y, everything else on all channels. "Lowest" is the worst image of a set of clean images, which models must
+not change.
 """
 
 
@@ -117,16 +117,21 @@ def page() -> str:
 
 
 def table() -> Iterator[str]:
-    """One row per figure."""
-    yield "| model | measured on | input | before | now |"
-    yield "|---|---|---|---|---|"
+    """One row per figure; those of earlier weights are in a column of their own, if there are any."""
+    earlier = {entry.name: figures(entry, RESULTS / "before") for entry in catalogue().values()}
+    columns = ["input", *(["before"] if any(earlier.values()) else []), "result"]
+    yield f"| model | measured on | {' | '.join(columns)} |"
+    yield "|" + "---|" * (2 + len(columns))
     for entry in catalogue().values():
         now = figures(entry, RESULTS, entry.sha256)
-        then = figures(entry, RESULTS / "before")
         for name in now:
             if not name.endswith(", input"):
-                cells = (cell(values.get(key)) for values, key in ((now, f"{name}, input"), (then, name), (now, name)))
-                yield f"| `{entry.name}` | {name} | {' | '.join(cells)} |"
+                values = {
+                    "input": now.get(f"{name}, input"),
+                    "before": earlier[entry.name].get(name),
+                    "result": now[name],
+                }
+                yield f"| `{entry.name}` | {name} | {' | '.join(cell(values[column]) for column in columns)} |"
 
 
 def cell(value: Any) -> str:

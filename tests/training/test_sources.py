@@ -1,5 +1,6 @@
 """Which folder serves which source, what is validated on, and where a run starts."""
 
+import shutil
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,11 +13,12 @@ from small_runs import SETTINGS, make_photos, recipe
 from kbnet.data import to_tensor
 from kbnet.errors import InvalidInputError, RecipeError
 from kbnet.imaging import Photo, read_photo, write_photo
+from kbnet.inference import Restorer
 from kbnet.metrics import noisy, psnr, to_uint8
-from kbnet.models import create_model, save_file
+from kbnet.models import create_model, find, save_file
 from kbnet.training import Run, validation
 from kbnet.training.sources import assign_folders, load_sources
-from kbnet.training.start import initial_model
+from kbnet.training.start import inherit_settings, initial_model
 from kbnet.training.validation import Validator
 
 NOISE = {"kind": "gaussian", "sigma": [20, 30]}
@@ -233,3 +235,18 @@ def test_a_task_is_a_place_to_start_from(two, tmp_path):
         RecipeError, match=r"denoise is a kbnet-s whose settings differ from this recipe's kbnet-nano \(width"
     ):
         Run(recipe(model={"init": "denoise"}), two / "photos", tmp_path / "run")
+
+
+def test_a_model_is_used_with_the_context_of_the_weights_that_it_started_from(tmp_path):
+    entry = find("denoise")
+    run = tmp_path / "run"
+    inherit_settings(recipe(model={"init": "denoise"}), run)
+    for name in ("model.safetensors", "best.safetensors"):
+        restorer = Restorer.from_pretrained(shutil.copy(entry.path, run / name))
+        assert (restorer.context, restorer.window) == (entry.context, entry.window) == ("local", 128)
+    inherit_settings(recipe(model={"init": str(run / "best.safetensors")}), tmp_path / "next")
+    assert (tmp_path / "next" / "kbnet.json").read_text() == (run / "kbnet.json").read_text()
+    inherit_settings(recipe(), tmp_path / "from scratch")
+    alone = shutil.copy(entry.path, tmp_path / "alone.safetensors")
+    inherit_settings(recipe(model={"init": str(alone)}), tmp_path / "from a file")
+    assert not [name for name in ("from scratch", "from a file") if (tmp_path / name).exists()]

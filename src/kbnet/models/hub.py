@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from kbnet.models.config import matching_presets
 from kbnet.models.weights import Weights, read_weights, write_weights
 
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "kbnet.json", "README.md"
+BEST = "best.safetensors"  # of a training run
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _Result = TypeVar("_Result")
@@ -73,12 +74,13 @@ def push_to_hub(
     if license is None and entry is None:
         raise InvalidInputError("these weights are not in the catalogue; specify their license")
     weights = read_weights(resolve(model))
+    settings = settings_of(model) or HubSettings()
     hub = _hub()
     card = model_card(weights, repo, entry, license=license, summary=summary)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / WEIGHTS
         write_weights(weights, file)
-        contents: dict[str, Any] = {WEIGHTS: file, SETTINGS: _settings_text(entry).encode(), CARD: card.encode()}
+        contents: dict[str, Any] = {WEIGHTS: file, SETTINGS: _text(settings).encode(), CARD: card.encode()}
         if entry is not None and entry.credits_path is not None:
             contents[entry.credits] = entry.credits_path
         api = hub.HfApi(endpoint=_endpoint(endpoint), token=token)
@@ -164,7 +166,7 @@ def settings_beside(weights: Path) -> HubSettings | None:
         CheckpointError: kbnet.json is damaged.
     """
     path = weights.with_name(SETTINGS)
-    if weights.name != WEIGHTS or not path.is_file():
+    if weights.name not in (WEIGHTS, BEST) or not path.is_file():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -178,10 +180,25 @@ def settings_beside(weights: Path) -> HubSettings | None:
     return settings
 
 
-def _settings_text(entry: CatalogueEntry | None) -> str:
-    if entry is None:
-        return json.dumps({"task": "", "context": "global", "window": 64}) + "\n"
-    return json.dumps({"task": entry.task, "context": entry.context, "window": entry.window}) + "\n"
+def settings_of(model: str | Path) -> HubSettings | None:
+    """Return the settings of included weights, or of a file with a kbnet.json next to it. None for other files.
+
+    Raises:
+        UnknownModelError: there is no such model or file.
+        CheckpointError: kbnet.json is damaged.
+    """
+    if (entry := find(str(model))) is not None:
+        return HubSettings(entry.task, entry.context, entry.window)
+    return settings_beside(resolve(model))
+
+
+def write_settings(settings: HubSettings, folder: Path) -> None:
+    """Write a folder's kbnet.json, which holds for its model.safetensors and best.safetensors."""
+    files.write(_text(settings).encode(), folder / SETTINGS, overwrite=True)
+
+
+def _text(settings: HubSettings) -> str:
+    return json.dumps(asdict(settings)) + "\n"
 
 
 def _endpoint(given: str | None) -> str | None:

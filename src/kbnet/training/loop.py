@@ -28,7 +28,7 @@ from kbnet.training.recipe import Recipe
 from kbnet.training.schedule import learning_rate
 from kbnet.training.sharing import Share, default_workers
 from kbnet.training.sources import load_sources
-from kbnet.training.start import initial_model, resume
+from kbnet.training.start import inherit_settings, initial_model, resume
 from kbnet.training.stepping import Stepper, products
 from kbnet.training.validation import Validation, Validator
 
@@ -115,6 +115,8 @@ class Run:
         self._interval: list[tuple[float, float]] = []
         torch.manual_seed(recipe.run.seed)
         model = initial_model(recipe, folder)
+        if self.accelerator.is_main_process:
+            inherit_settings(recipe, folder)
         self.stepper = Stepper(recipe, self.accelerator, model)
         if (state := resume(recipe, folder)) is not None:
             self._resume(state)

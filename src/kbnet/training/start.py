@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kbnet.errors import ModelError, RecipeError, TrainingError
 from kbnet.models import KBNetSConfig
+from kbnet.models.hub import settings_of, write_settings
 from kbnet.nn import KBNetS, Network, load_model
 from kbnet.training import checkpoint
 from kbnet.training.recipe import Recipe
@@ -48,6 +49,18 @@ def initial_model(recipe: Recipe, folder: Path) -> Network:
         )
     model.load_state_dict(state)
     return model
+
+
+def inherit_settings(recipe: Recipe, folder: Path) -> None:
+    """Store the context and window of `model.init` in a new run's folder: its weights work best with the same.
+
+    Without this, a model that started from weights with a local context would be used with the global one.
+    """
+    if recipe.model.init is None or (folder / checkpoint.NAME).exists():
+        return
+    if (settings := settings_of(recipe.model.init)) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_settings(replace(settings, task=""), folder)
 
 
 def _as_gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
