@@ -94,6 +94,7 @@ def test_colour_codes_without_a_profile_become_one():
     assert read.metadata.all("colour")[0].data == struct.pack(">HH", 12, 13)
     assert plan_output(read, "jpeg")[0].icc_profile == P3
     assert plan_output(read_photo(heic()), "jpeg")[0].icc_profile is None
+    assert read_photo(write_photo(read, None, format="png")).icc_profile == P3  # PNG has no nclx chunk
 
 
 def test_high_dynamic_range_and_sequences_are_refused_by_name():

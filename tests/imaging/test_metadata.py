@@ -342,6 +342,20 @@ def test_a_picture_restored_by_rows_keeps_as_much(tmp_path, target):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", target, "rows.raw"]
 
 
+@pytest.mark.parametrize("tags", [{}, {271: "maker"}])
+def test_rows_of_a_turned_tiff_stay_turned_in_png(tmp_path, tags):
+    source, target = tmp_path / "in.tif", tmp_path / "out.png"
+    extra = [(tag, "s", 0, text, True) for tag, text in tags.items()]
+    tifffile.imwrite(
+        source, np.zeros((4, 6, 3), np.uint8), photometric="rgb", extratags=[(274, "H", 1, 6, True), *extra]
+    )
+    with open_rows(source) as reader:
+        facts = reader.facts
+        reader.read(0, facts.height).tofile(tmp_path / "rows.raw")
+    assert write_rows(tmp_path / "rows.raw", facts, target) == ()
+    assert read_photo(target).pixels.shape == read_photo(source).pixels.shape == (6, 4, 3)
+
+
 def test_rows_of_a_channel_without_a_meaning_keep_it_in_tiff_alone(tmp_path):
     infrared = files.pattern(channels=4)
     (tmp_path / "in.tif").write_bytes(made.tiff(*made.geo(), pixels=infrared))

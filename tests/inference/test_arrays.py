@@ -242,6 +242,32 @@ def test_a_palettes_transparent_colour_becomes_alpha():
     assert values(result).tolist() == [[[10, 20, 30, 255], [40, 50, 60, 0]]]
 
 
+def test_a_palette_with_alpha_keeps_it():
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 255, 255))
+    quantized = image.quantize()
+    assert quantized.info == {}
+    assert values(IDENTITIES[3](quantized)).tolist() == values(image).tolist()
+
+
+def test_a_camera_jpeg_with_previews_is_a_still_image():
+    photo, preview = Image.new("RGB", (9, 8), (200, 100, 50)), Image.new("RGB", (3, 2))
+    file = io.BytesIO()
+    photo.save(file, "MPO", save_all=True, append_images=[preview])
+    opened = Image.open(file)
+    assert opened.is_animated
+    assert IDENTITIES[3](opened).size == (9, 8)
+
+
+def test_images_of_pillows_plug_ins_are_accepted():
+    class Plugged(Image.Image):
+        pass
+
+    plugged = Image.new("RGB", (5, 4), (1, 2, 3))
+    plugged.__class__ = Plugged
+    assert values(IDENTITIES[3](plugged)).tolist() == np.full((4, 5, 3), (1, 2, 3)).tolist()
+
+
 @pytest.mark.parametrize(("mode", "key", "result"), [("L", 7, "LA"), ("RGB", (1, 2, 3), "RGBA"), ("1", 255, "LA")])
 def test_a_transparent_value_becomes_alpha(mode, key, result):
     image = Image.new(mode, (4, 3), 200 if mode == "L" else None)
@@ -428,6 +454,7 @@ REFUSED = {
     "tensor [C,H,W]": (torch.zeros(3, 5, 4), r"expected a floating-point tensor \[B,1,H,W\] .* \[3, 5, 4\]"),
     "tensor of two channels": (torch.zeros(1, 2, 5, 4), r"expected a floating-point tensor .* \[1, 2, 5, 4\]"),
     "empty batch": (torch.zeros(0, 3, 5, 4), r"expected a floating-point tensor .* \[0, 3, 5, 4\]"),
+    "a mask": (np.ma.masked_invalid(np.full((4, 4), np.nan)), r"expected an array without a mask"),
     "animation": (animation(), r"expected a still image, got an animation"),
     # Pillow would clip the values of these to 255 in silence.
     "PIL I;16 with a transparent value": (

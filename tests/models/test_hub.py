@@ -82,7 +82,14 @@ def test_weights_that_were_put_there_by_hand_need_no_settings(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"task": "", "context": "all", "window": 64}', '{"task": "", "context": "local", "window": 0}']
+    "text",
+    [
+        "{",
+        "[]",
+        '{"task": "", "context": "all", "window": 64}',
+        '{"task": "", "context": "local", "window": 0}',
+        '{"task": "", "context": "local", "window": 1e999}',
+    ],
 )
 def test_damaged_settings_are_told(tmp_path, text):
     (tmp_path / "kbnet.json").write_text(text)

@@ -294,8 +294,10 @@ def _fit_segments(fitting: _Fitting) -> None:
 
 
 def _fit_chunks(fitting: _Fitting, bit_depth: int, *, gray: bool) -> None:
-    """Drop chunks whose content doesn't match the output samples."""
+    """Drop chunks whose content doesn't match the output samples, and colours that aren't PNG's."""
     for block in list(fitting.blocks):
+        if block.kind == "colour" and block.name not in png.COLOURS:
+            fitting.blocks.remove(block)  # already converted to a profile; see `profile_of`
         if block.kind != "chunk":
             continue
         misfit = block.name == "bKGD" and (block.code != bit_depth or len(block.data) != (2 if gray else 6))

@@ -6,6 +6,7 @@ valid.
 
 import io
 import struct
+from dataclasses import replace
 
 from kbnet.imaging import ifd
 from kbnet.imaging.ifd import Directory, Entry, Form
@@ -114,6 +115,15 @@ def _block(directory: Directory, order: str) -> bytes:
     form = Form(order, big=False, first=8)
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
     return head + ifd.dump(directory, 8, form)
+
+
+def oriented(block: bytes | None, orientation: int) -> bytes:
+    """Return an EXIF block with this orientation, otherwise unchanged; a new one instead of none or a damaged one."""
+    if block is not None and orientation_of(block) == orientation:
+        return block
+    form, directory = directory_of((block or b"").removeprefix(PREFIX)) or (Form("<", big=False, first=8), Directory())
+    entry = Entry(ORIENTATION, ifd.SHORT, struct.pack("<H", orientation))
+    return _block(replace(directory, entries=directory.entries | {ORIENTATION: entry}), form.order)
 
 
 def for_tiff(block: bytes) -> Directory | None:

@@ -5,7 +5,7 @@ PNG, TIFF or JPEG --RowReader.read, top to bottom--> rows --a raw file--> write_
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from kbnet import files
 from kbnet.errors import ImageTooLargeError, OutputError, UnsupportedImageError
+from kbnet.imaging import exif
 from kbnet.imaging._mapped import keep_unmapped
 from kbnet.imaging._vips import FAILURES, pyvips, reason
 from kbnet.imaging.containers import collect, png, tiff
 from kbnet.imaging.containers.found import Found
-from kbnet.imaging.photo import SUFFIX_FORMATS, Metadata, Pixels, printable
+from kbnet.imaging.photo import SUFFIX_FORMATS, Block, Metadata, Pixels, printable
 from kbnet.imaging.planning import fit_beside
 from kbnet.imaging.reading import _blob, _header, _number, _opened, _sample_bits
 from kbnet.imaging.settling import orientation_of, settle
@@ -200,8 +201,10 @@ def _dress(pixels: Path, facts: RowFacts, result: Path, format: str) -> tuple[st
         return lost
     if facts.unspecified:
         lost = ("the extra channel is not kept in PNG; TIFF keeps it", *lost)
-    if facts.orientation != 1 and not metadata.all("exif"):
-        lost = (f"the orientation ({facts.orientation}) is not kept in PNG; TIFF keeps it", *lost)
+    if facts.orientation != 1:  # a TIFF has it outside of its EXIF
+        turned = exif.oriented(metadata.first("exif"), facts.orientation)
+        others = tuple(block for block in metadata.blocks if block.kind != "exif")
+        metadata = replace(metadata, blocks=(*others, Block("exif", turned)))
     with pixels.open("rb") as file, files.writing(result, overwrite=True) as target:
         png.dress(file, target, metadata, profile)
     return lost

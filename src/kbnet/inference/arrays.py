@@ -56,9 +56,14 @@ def accept(image: Any, value_range: Range | None = None) -> Accepted:
     torch = sys.modules.get("torch")  # a caller with a tensor has imported it
     if torch is not None and isinstance(image, torch.Tensor):
         return _from_tensor(image, value_range)
+    if isinstance(image, np.ma.MaskedArray):
+        raise InvalidInputError(
+            "expected an array without a mask, which restoring would ignore; pass image.filled(...)"
+        )
     if isinstance(image, np.ndarray):
         return _from_array(image, value_range)
-    if type(image).__module__.partition(".")[0] == "PIL":
+    pil = sys.modules.get("PIL.Image")
+    if pil is not None and isinstance(image, pil.Image):
         return _from_pil(image, value_range)
     raise InvalidInputError(
         f"expected a PIL image, a numpy array or a torch tensor, got {type(image).__name__}; "
@@ -139,7 +144,7 @@ def _float_pieces(image: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
 
 def _from_pil(image: Any, value_range: Range | None) -> Accepted:
     """Modes L, RGB and 16-bit gray unchanged; alpha is kept separately; other modes become RGB, LA or RGBA first."""
-    if getattr(image, "is_animated", False):
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a JPEG with previews: the photo comes first
         raise InvalidInputError("expected a still image, got an animation; restore its frames separately")
     plain, info = _plain(image)
     alpha = plain.getchannel("A") if plain.mode in ("LA", "RGBA") else None
@@ -164,7 +169,7 @@ def _plain(image: Any) -> tuple[Any, dict[str, Any]]:
     from PIL import Image
 
     mode, info = image.mode, {key: image.info[key] for key in _KEPT_INFO if key in image.info}
-    keyed = "transparency" in image.info
+    keyed = "transparency" in image.info or (mode == "P" and image.palette is not None and image.palette.mode == "RGBA")
     if (mode[0] in "IF" and not mode.startswith("I;16")) or (mode.startswith("I;16") and keyed):
         # Pillow would clip everything above 255, and has no mode for 16-bit gray with alpha.
         what = f"mode {mode} with a transparent value" if mode.startswith("I;16") else f"mode {mode}"

@@ -171,7 +171,7 @@ def settings_beside(weights: Path) -> HubSettings | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         settings = HubSettings(str(found["task"]), str(found["context"]), int(found["window"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path} is damaged: expected task, context and window; download it again") from error
     if settings.context not in ("global", "local", "tile") or not 1 <= settings.window <= 2**16:
         raise CheckpointError(

@@ -96,7 +96,7 @@ class GraphFacts:
                 if type(getattr(facts, key)) is not kind:
                     raise TypeError(f"expected {key} to be {kind.__name__}")
             facts.config()
-        except (KeyError, ValueError, TypeError, InvalidInputError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError, InvalidInputError) as error:
             raise CheckpointError(
                 f"expected a graph that `kbnet export` wrote, got {name}; its metadata is missing or damaged ({error})"
             ) from error
