@@ -50,6 +50,7 @@ __all__ = [
     "make_folder",
     "place",
     "printable",
+    "same",
     "sweep",
     "workspace",
     "write",
@@ -143,7 +144,9 @@ def workspace(target: Path) -> Iterator[Path]:
         yield folder
 
 
-def place(source: Path, target: Path, *, overwrite: bool = False, times: Times | None = None) -> None:
+def place(
+    source: Path, target: Path, *, overwrite: bool = False, times: Times | None = None, like: Path | None = None
+) -> None:
     """Move a finished file to `target` with the same guarantees as `writing`. Both must be on the same file system.
 
     Raises:
@@ -153,7 +156,7 @@ def place(source: Path, target: Path, *, overwrite: bool = False, times: Times |
     with blamed_on(target):
         descriptor = os.open(source, EXISTING)
     with io.FileIO(descriptor, "r+") as opened:
-        _place(source, opened, target, overwrite, times)
+        _place(source, opened, target, overwrite, times, like)
 
 
 def also_as(path: Path, other: Path) -> None:
@@ -220,6 +223,14 @@ def check(target: Path, *, overwrite: bool = False) -> None:
         raise exists(target)
 
 
+def same(one: Path, other: Path) -> bool:
+    """Whether two paths, however they are spelled, lead to the same existing file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents unless they exist.
 
@@ -272,7 +283,7 @@ def _place(
     target: Path,
     overwrite: bool,
     times: Times | None,
-    like: Path | None = None,
+    like: Path | None,
 ) -> None:
     with blamed_on(target):
         try:

@@ -1,14 +1,18 @@
 """Folders of many files through the command: killed and resumed, watched, summed up."""
 
+import errno
 import json
 import re
 import signal
 import time
+from functools import partial
 
 import pytest
 from cli_files import names, picture
 
+from kbnet import files
 from kbnet.imaging import read_photo
+from kbnet.inference import watching
 
 COUNT = 200
 
@@ -55,6 +59,27 @@ def test_another_strength_is_another_run(restore, tmp_path):
     assert restore(*options, "--strength", 0.5, "--overwrite").code == 0
 
 
+def test_other_quality_and_mark_are_another_run(restore, tmp_path):
+    picture(tmp_path / "in" / "a.jpg")
+    options = (tmp_path / "in", "-o", tmp_path / "out", "--log", tmp_path / "log")
+    assert restore(*options).code == 0
+    settings = json.loads((tmp_path / "log").read_text().splitlines()[0])["settings"]
+    assert set(settings) == {"identity", "strength", "format", "quality"}  # those of older logs, which stay valid
+    for other in ("--same-quality", "--no-mark"):
+        assert restore(*options, other).code == 1  # would overwrite
+        assert restore(*options, other, "--overwrite").code == 0
+        assert restore(*options, other).code == 0
+
+
+def test_photos_that_were_restored_in_place_are_restored_once(restore, tmp_path):
+    sources = [picture(tmp_path / "in" / name, seed=seed) for seed, name in enumerate(("a.png", "b.png"))]
+    options = (*sources, "-o", tmp_path / "in", "--overwrite", "--log", tmp_path / "log")
+    assert "2 restored; " in restore(*options).err
+    results = [source.read_bytes() for source in sources]
+    assert "0 restored, 2 already done; " in restore(*options).err
+    assert [source.read_bytes() for source in sources] == results
+
+
 def test_a_folder_ends_with_a_summary(restore, tmp_path):
     for number in range(3):
         picture(tmp_path / "in" / f"{number}.png", 100, 200)
@@ -79,6 +104,26 @@ def test_files_are_restored_as_they_come(spawn, tiny, tmp_path):
     child.send_signal(signal.SIGINT)
     assert child.wait(60) == 130
     assert "kbnet: interrupted: 2 restored; " in child.stderr.read().decode()
+
+
+def test_a_full_disk_ends_the_watch(restore, tmp_path, monkeypatch):
+    def full(data, target, **options):
+        raise files.failed(target, OSError(errno.ENOSPC, "No space left on device"))
+
+    pauses = iter(range(5))
+
+    def sleep(seconds):
+        if next(pauses, None) is None:
+            raise KeyboardInterrupt  # it should have ended by itself
+
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    monkeypatch.setattr(files, "write", full)
+    monkeypatch.setattr(watching, "Watch", partial(watching.Watch, sleep=sleep))
+    done = restore(tmp_path / "in", "-o", tmp_path / "out", "--watch")
+    assert done.code == 1
+    assert "the disk is full; 2 more files were not restored; free some space, and repeat the command" in done.err
+    assert "1 of 3 files failed" in done.err
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,13 @@ def test_a_run_with_a_log_goes_on_from_it(one, row, tmp_path, monkeypatch):
         assert run(**other) == ("", True)
 
 
+def test_a_log_knows_the_settings_that_results_depend_on():
+    usual = Settings(mark=True)
+    assert usual.depends == {"strength": 1.0, "format": None, "quality": None}  # those of older logs of the command
+    others = [Settings(mark=True, same_quality=True), Settings(), Settings(mark=True, quality=50)]
+    assert all(other.depends != usual.depends for other in others)
+
+
 def test_workers_that_compute_in_another_form_take_no_part_in_a_run_with_a_log(tmp_path):
     known = Attempts(3, str(tmp_path / "log.jsonl"))
     assert known.join({"weights": "abc", "instruction_set": "avx512"}) == ""

@@ -184,6 +184,23 @@ def test_what_counts_is_the_content_of_input_and_output(folder):
     assert read_photo("out/2.png").pixels[0, 0] == 255 - 20
 
 
+def test_a_result_that_has_replaced_its_input_is_done(folder):
+    def skipped(source):
+        ledger = Ledger(Path("log.jsonl"), {"strength": 1})
+        (result,) = run_jobs([Job(Path(source), folder / "in/3.png")], invert, overwrite=True, ledger=ledger)
+        ledger.close()
+        return result.skipped
+
+    assert not skipped("in/3.png")
+    result = Path("in/3.png").read_bytes()
+    assert skipped("in/3.png")
+    assert Path("in/3.png").read_bytes() == result
+    Path("copy.png").write_bytes(result)
+    assert not skipped("copy.png")  # which has no result yet
+    gray("in/3.png", 70)()
+    assert not skipped("in/3.png")
+
+
 def test_results_of_other_settings_are_not_done(folder):
     logged({"strength": 1})
     assert logged({"strength": 0.5}) == (0, 10)
@@ -230,7 +247,7 @@ class Ended(Exception):
     pass
 
 
-def watched(*looks, plan=None, clock=lambda: 0.0):
+def watched(*looks, plan=None, clock=lambda: 0.0, **options):
     """The inputs of each batch, all of them restored, where `looks` are called one after another between looks.
 
     What is reported comes with them, as texts among the lists.
@@ -250,8 +267,8 @@ def watched(*looks, plan=None, clock=lambda: 0.0):
     def work():
         for batch in watch.batches():
             found.append([job.input.name for job in batch])
-            for result in run_jobs(batch, invert):
-                watch.finished(result.job, ok=result.ok)
+            for result in run_jobs(batch, invert, **options):
+                watch.finished(result.job, made=result.made)
                 if not result.ok:
                     found.append(result.error)
 
@@ -302,6 +319,27 @@ def test_a_result_that_somebody_else_has_changed_is_not_replaced(folder):
     assert found[1] == ["3.png"]
     assert "out/3.png: the file exists" in found[2]
     assert read_photo("out/3.png").pixels[0, 0] == 1
+
+
+def test_a_file_that_was_there_before_is_no_result_of_the_watch(folder):
+    path = Path("in/3.png")
+    (marked,) = run_jobs([Job(path, path)], invert, overwrite=True, mark="denoise")  # so the watch skips it
+    assert marked.ok
+    Path("out").mkdir()
+    gray("out/3.png", 1)()
+    found = watched(nothing, nothing, gray("in/3.png", 200), nothing, nothing)
+    assert found[1] == ["3.png"]
+    assert "out/3.png: the file exists" in found[2]
+    assert read_photo("out/3.png").pixels[0, 0] == 1
+
+
+def test_a_result_that_the_log_proves_is_replaced_when_its_input_changes(folder):
+    logged()
+    ledger = Ledger(Path("log.jsonl"), {"strength": 1})
+    found = watched(nothing, nothing, gray("in/3.png", 200), nothing, nothing, ledger=ledger)
+    ledger.close()
+    assert found[1:] == [["3.png"]]
+    assert read_photo("out/3.png").pixels[0, 0] == 55
 
 
 def test_files_that_go_are_no_more_taken_and_the_end_of_nothing(folder):

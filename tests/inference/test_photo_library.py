@@ -31,6 +31,7 @@ PACKET = (
     b'<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="mine"/></rdf:RDF>'
     b"</x:xmpmeta>"
 )
+ROTATED = PACKET.replace(b'dc:source="mine"', b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"')
 
 
 # ---- exclusion
@@ -120,8 +121,7 @@ def test_malformed_xmp_stays_as_it_is():
 
 def test_sidecars_go_with_their_photo(here):
     write_photo(PHOTO, "IMG_1.jpg")
-    rotated = PACKET.replace(b'dc:source="mine"', b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"')
-    (here / "IMG_1.xmp").write_bytes(rotated)
+    (here / "IMG_1.xmp").write_bytes(ROTATED)
     (here / "IMG_1.jpg.xmp").write_bytes(PACKET)
     (here / "IMG_1.AAE").write_bytes(b"<plist/>")
     (here / "IMG_2.xmp").write_bytes(PACKET)
@@ -148,6 +148,32 @@ def test_sidecars_never_replace_others(here):
     assert (here / "b.xmp").read_bytes() == PACKET
     assert copy_sidecars(here / "a.jpg", here / "b.jpg", overwrite=False) == ()  # the same already
     assert copy_sidecars(here / "a.jpg", here / "a.jpg", overwrite=True) == ()
+
+
+@pytest.mark.parametrize("result", ["a.jpg", "a.png"])
+def test_a_sidecar_that_would_be_its_own_copy_is_not_changed(here, result):
+    """Of a result in place, or of another format beside the photo: then both have the same one."""
+    write_photo(PHOTO, "a.jpg")
+    write_photo(PHOTO, result, overwrite=True)
+    (here / "a.xmp").write_bytes(ROTATED)
+    (here / "a.aae").write_bytes(b"<plist/>")
+    (here / "b").mkdir()
+    said = copy_sidecars(here / "a.jpg", here / "b" / ".." / result, overwrite=True)
+    assert said == ("the sidecar a.xmp keeps its orientation, but the result is upright",)
+    assert (here / "a.xmp").read_bytes() == ROTATED
+    assert copy_sidecars(here / "a.jpg", here / result, overwrite=True, upright=False) == ()
+    (here / "a.xmp").write_bytes(PACKET)
+    assert copy_sidecars(here / "a.jpg", here / result, overwrite=True) == ()
+
+
+def test_a_sidecar_that_is_too_large_is_not_cut(here):
+    write_photo(PHOTO, "a.jpg")
+    with (here / "a.xmp").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    assert copy_sidecars(here / "a.jpg", here / "b.jpg", overwrite=False) == (
+        "the sidecar a.xmp is not copied (it is larger than 64 MiB)",
+    )
+    assert not (here / "b.xmp").exists()
 
 
 # ---- numbers
@@ -177,7 +203,7 @@ def test_existing_results_are_skipped_on_request(here):
     write_photo(PHOTO, "a.png")
     touch("b.png")
     result = outcome(plan_jobs(["a.png"], "b.png"), skip_existing=True)
-    assert (result.ok, result.skipped) == (True, True)
+    assert (result.ok, result.skipped, result.made) == (True, True, False)
     assert (here / "b.png").read_bytes() == b""
 
 

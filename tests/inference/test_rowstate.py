@@ -14,7 +14,7 @@ import pytest
 from small_networks import kbnet_s, loud, on_cpu
 
 import kbnet
-from kbnet import holding
+from kbnet import files, holding
 from kbnet.errors import ImageError, OutputError, OutputExistsError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging import Photo, read_photo, write_photo
 from kbnet.inference.streaming import restore_streamed
@@ -319,6 +319,26 @@ def test_a_pipe_is_refused(tmp_path):
 def test_times_are_kept_on_request(folder):
     finish(folder, times=(1_000_000_000_000_000_000, 1_100_000_000_000_000_000))
     assert (folder / "out.tif").stat().st_mtime_ns == 1_100_000_000_000_000_000
+
+
+@pytest.mark.parametrize(("strength", "resumed"), [(1.0, TILES), (0.5, 0)])
+def test_a_run_in_place_that_ended_before_it_removed_its_state_is_finished(tmp_path, monkeypatch, strength, resumed):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "in.tif"
+    write_photo(Photo(picture(0)), path)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "discard", stop)
+        with pytest.raises(KeyboardInterrupt):
+            restore_streamed(restorer(), path, path, overwrite=True, times=(10**18, 11 * 10**17))
+    result = path.read_bytes()
+    assert path.stat().st_mtime_ns == 11 * 10**17
+    assert len(names(tmp_path)) == 2
+    done = restore_streamed(restorer(), path, path, strength=strength, overwrite=True)
+    assert done.resumed == resumed
+    assert (path.read_bytes() == result) == (strength == 1)  # other settings are another run
+    assert names(tmp_path) == ["in.tif"]
 
 
 KILLED = """

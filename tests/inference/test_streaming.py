@@ -1,5 +1,10 @@
 """Pictures restored by rows: equal to those restored in memory, resumable, and within a limit of memory."""
 
+import os
+import stat
+import sys
+from functools import partial
+
 import numpy as np
 import pytest
 import pyvips
@@ -13,6 +18,7 @@ from kbnet.errors import (
     UnsupportedImageError,
 )
 from kbnet.imaging import Photo, read_photo, write_photo
+from kbnet.inference.jobs import Job, run_jobs
 from kbnet.inference.streaming import restore_streamed
 
 NETWORK = loud(kbnet_s, 3)
@@ -49,6 +55,27 @@ def test_the_result_is_the_restorers_own(tmp_path, context, size):
     assert (done.height, done.width, done.resumed) == (*size, 0)
     assert progress == [(i, done.tiles) for i in range(done.tiles + 1)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.png", "out.tif"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes and owners of POSIX")
+@pytest.mark.parametrize("name", ["in.tif", "out.tif"])
+def test_a_job_by_rows_keeps_times_mode_owner_and_orientation(source, name):
+    """Also where the result replaces its input."""
+    sidecar = b'<x tiff:Orientation="6"/>'  # the result is not turned either
+    source.with_name("in.tif.xmp").write_bytes(sidecar)
+    source.chmod(0o640)
+    if os.geteuid() == 0:  # only root may give files away
+        os.chown(source, 1234, 2345)
+    os.utime(source, ns=(10**18, 11 * 10**17))
+    before, target = source.stat(), source.with_name(name)
+    by_rows = partial(restore_streamed, on_cpu(NETWORK, tile=64, context="tile"))
+    jobs, options = [Job(source, target)], {"overwrite": True, "keep_time": True, "sidecars": True}
+    (result,) = run_jobs(jobs, pytest.fail, stream=by_rows, **options)
+    assert (result.error, result.notes) == (None, ())
+    after = target.stat()
+    assert (after.st_mtime_ns, stat.S_IMODE(after.st_mode)) == (before.st_mtime_ns, 0o640)
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+    assert target.with_name(f"{name}.xmp").read_bytes() == sidecar
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ class _Work:
         )
 
     def batches(self, jobs: "list[Job]", bar: "FileProgress") -> "Iterator[Sequence[Job]]":
-        """The given jobs, or with --watch those of new files."""
+        """The given jobs, or with --watch those of new files, until the disk is full."""
         if not self.options.watch:
             yield jobs
             return
@@ -128,14 +128,18 @@ class _Work:
             self.tell_passed_over(bar)
             return jobs
 
-        self.watch = Watch(look, complain)
-        yield from self.watch.batches()
+        self.watch, self.count = Watch(look, complain), 0
+        for batch in self.watch.batches():
+            self.count += len(batch)
+            yield batch
+            if self.tally.full:
+                return
 
     def take(self, result: "Result") -> None:
         """Count a result."""
         self.tally.count(result)
         if self.watch is not None:
-            self.watch.finished(result.job, ok=result.ok)
+            self.watch.finished(result.job, made=result.made)
 
     def tell_passed_over(self, bar: "FileProgress") -> None:
         """Report skipped files, each once; with --watch only images, because new results keep appearing."""

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 def open_ledger(path: Path, restorer: "Restorer", options: RestoreOptions) -> "Ledger":
     """The log of this run and of earlier runs with the same weights and settings."""
     from kbnet.inference.identity import identity
-    from kbnet.inference.ledger import Ledger
+    from kbnet.inference.ledger import Ledger, output_settings
     from kbnet.inference.look import Look
 
-    settings = {**Look(**options.look).settings(), "format": options.format, "quality": options.quality}
-    return Ledger(path, {"identity": identity(restorer), **settings})
+    written = output_settings(
+        format=options.format, quality=options.quality, same_quality=options.same_quality, mark=options.mark
+    )
+    return Ledger(path, {"identity": identity(restorer), **Look(**options.look).settings(), **written})
 
 
 @dataclass

@@ -18,6 +18,7 @@ from kbnet.distributed.planning import Row
 from kbnet.distributed.worker import Worker
 from kbnet.errors import InvalidInputError, MissingExtraError, OutputError
 from kbnet.imaging import DEFAULT_MAX_PIXELS
+from kbnet.inference.ledger import output_settings
 from kbnet.inference.look import Look
 from kbnet.lines import Lines
 from kbnet.models import find, resolve
@@ -88,6 +89,14 @@ class Settings:
     def look(self) -> Look:
         """How results look."""
         return Look(self.strength, self.color_strength, self.detail)
+
+    @property
+    def depends(self) -> dict[str, Any]:
+        """What results depend on besides the network, for the log."""
+        written = output_settings(
+            format=self.format, quality=self.quality, same_quality=self.same_quality, mark=self.mark
+        )
+        return {**self.look.settings(), **written}
 
 
 @dataclass(frozen=True)
@@ -191,8 +200,7 @@ def _attempts(ray: Any, settings: Settings) -> Any:
     if log is not None:
         here = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
-    depends = {**settings.look.settings(), "format": settings.format, "quality": settings.quality}
-    return ray.remote(**options)(Attempts).remote(settings.attempts, log, depends)
+    return ray.remote(**options)(Attempts).remote(settings.attempts, log, settings.depends)
 
 
 def _run(

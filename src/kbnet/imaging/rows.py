@@ -130,6 +130,7 @@ def write_rows(
     *,
     overwrite: bool = False,
     times: files.Times | None = None,
+    like: Path | None = None,
     announce: Callable[[Path], None] = lambda encoded: None,
 ) -> tuple[str, ...]:
     """Convert a raw file of rows into an image file. Memory use doesn't depend on the image's size.
@@ -141,7 +142,7 @@ def write_rows(
         target: path of the result; it appears there atomically. With the suffix of TIFF, it is a tiled BigTIFF with
             deflate compression and a pyramid of halved images in sub-IFDs; with the suffix of PNG, it is a PNG.
         overwrite: whether to replace an existing file.
-        times: access and modification times to set.
+        times, like: as for `kbnet.files.writing`.
         announce: called with the path of the complete temporary file before it is moved to `target`.
 
     Returns:
@@ -179,7 +180,7 @@ def write_rows(
                 )
         lost = _dress(pixels, facts, temporary, chosen)
         announce(temporary)
-        files.place(temporary, target, overwrite=overwrite, times=times)
+        files.place(temporary, target, overwrite=overwrite, times=times, like=like)
     except FAILURES as error:
         raise OutputError(
             f"{printable(target)}: can't be written: {reason(error) or 'the encoder failed'}; check the disk space"

@@ -5,12 +5,12 @@
 Nothing is printed here. A failure is a Result too, so one bad file does not stop a folder.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from kbnet.errors import InvalidInputError
@@ -151,7 +151,7 @@ def _run_streamed(
         allowed = replacing | {"overwrite": replacing["overwrite"] or job.overwrite}
         done = _streamed(job, stream, progress, allowed, keep_time=keep_time)
         if sidecars and done.ok and isinstance(job.input, Path) and job.output is not None:
-            notes = copy_sidecars(job.input, job.output, overwrite=allowed["overwrite"])
+            notes = copy_sidecars(job.input, job.output, overwrite=allowed["overwrite"], upright=False)
             done = replace(done, notes=(*done.notes, *notes))
         yield done
         if done.full:
@@ -169,10 +169,9 @@ def _streamed(
         if isinstance(job.input, bytes) or job.output is None:
             raise InvalidInputError("--stream needs files, not a pipe; leave it out")
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        done = stream(job.input, job.output, progress=lambda count, total: progress(job, count, total), **replacing)
-        if keep_time and (times := times_of(job.input)) is not None:
-            with contextlib.suppress(OSError):
-                os.utime(job.output, ns=times)
+        times = times_of(job.input) if keep_time else None  # now, as the result may replace the input
+        told = partial(progress, job)
+        done = stream(job.input, job.output, times=times, progress=told, **replacing)
         resumed = (f"resumed after {done.resumed} of {done.tiles} tiles of an earlier run",) if done.resumed else ()
         notes = (*job.notes, *done.notes, *resumed)
         result = Result(job, width=done.width, height=done.height, notes=notes)

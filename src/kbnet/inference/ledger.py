@@ -13,6 +13,7 @@ image has it in its state folder, with a line for each row of tiles.
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from kbnet.errors import OutputError
 from kbnet.inference.identity import digest
 from kbnet.lines import Entry, Lines
 
-__all__ = ["Ledger", "digest"]
+__all__ = ["Ledger", "digest", "output_settings"]
 
 _VERSION = 1
 
@@ -42,7 +43,7 @@ class Ledger:
 
     def __init__(self, path: Path, settings: dict[str, Any], *, otherwise: str = "choose another --log") -> None:
         self.path = path
-        self._settings = digest(json.dumps([_VERSION, settings], sort_keys=True, default=str).encode())
+        self._settings = _settings_digest(settings)
         self._lines = Lines(path, doing="writing the log", otherwise=otherwise)
         if self._lines.entries and not any("event" in entry for entry in self._lines.entries):
             self._lines.close()
@@ -78,16 +79,30 @@ class Ledger:
         """SHA-256 of the input and of the result that was announced for this output, or None."""
         return self._promised.get(_key(output))
 
-    def is_done(self, output: Path, input_digest: str) -> bool:
-        """Whether the output exists, and contains the result of that input with these settings."""
+    def is_done(self, output: Path, input_digest: str, source: Path | None = None) -> bool:
+        """Whether the output exists, and contains the result of that input with these settings.
+
+        `source` is the path of the input, if it has one. Where that is the output itself, its result has replaced it.
+        """
         files.sweep(output.parent)  # leftovers of a killed run, which no later write may clean up
         promised = self.promised(output)
-        if promised is None or promised[0] != input_digest:
+        if promised is None:
             return False
+        if promised[1] == input_digest and source is not None and files.same(source, output):
+            return True
         try:
-            return digest(output) == promised[1]
+            return promised[0] == input_digest and digest(output) == promised[1]
         except OSError:
             return False
+
+    def announced(self, output: Path, result_digest: str, settings: Callable[[str], dict[str, Any]]) -> bool:
+        """Whether the file had a promise of this result, of any input, with the settings that belong to that input."""
+        return any(
+            (entry.get("event"), entry.get("output"), entry.get("output_sha256"))
+            == ("writing", _key(output), result_digest)
+            and entry.get("settings_sha256") == _settings_digest(settings(str(entry.get("input_sha256"))))
+            for entry in self._lines.entries
+        )
 
     def promise(self, output: Path | str, input_digest: str, made: bytes | Path | str) -> None:
         """Announce a result before it appears: its bytes, a file with them, or their digest."""
@@ -120,6 +135,19 @@ class Ledger:
     def close(self) -> None:
         """Close the file, so that other processes can open it."""
         self._lines.close()
+
+
+def output_settings(*, format: str | None, quality: int | None, same_quality: bool, mark: bool) -> dict[str, Any]:
+    """What the bytes of a result depend on besides its pixels, as settings for a ledger of many files.
+
+    Settings that older logs lack are left out where they are the command's defaults, so that those logs stay valid.
+    """
+    later = ({"same_quality": True} if same_quality else {}) | ({} if mark else {"mark": False})
+    return {"format": format, "quality": quality, **later}
+
+
+def _settings_digest(settings: dict[str, Any]) -> str:
+    return digest(json.dumps([_VERSION, settings], sort_keys=True, default=str).encode())
 
 
 def _key(output: Path | str) -> str:

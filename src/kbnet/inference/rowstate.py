@@ -53,7 +53,7 @@ class RowState:
     Args:
         target: the result's path.
         settings: everything that the result depends on besides the input, as plain values.
-        input_digest: SHA-256 of the input.
+        source: the input's path.
         facts: of the image.
 
     Attributes:
@@ -64,9 +64,9 @@ class RowState:
         OutputError: another process is restoring into the same target, or the state can't be written.
     """
 
-    def __init__(self, target: Path, settings: dict[str, Any], input_digest: str, facts: RowFacts) -> None:
+    def __init__(self, target: Path, settings: dict[str, Any], source: Path, facts: RowFacts) -> None:
         self.path, self._target, self._facts = folder_of(target), target, facts
-        self._input, self._about = input_digest, settings | {"input": input_digest}
+        self._source, self._input, self._settings = source, digest(source), settings
         self._row = facts.width * facts.bands * facts.dtype.itemsize  # bytes
         self._stack = ExitStack()
         self.done = 0
@@ -95,7 +95,12 @@ class RowState:
 
     def finished_before(self) -> bool:
         """Whether an earlier run wrote the result, and was killed before it removed its state."""
-        return self._ledger.is_done(self._target, self._input)
+        if self._ledger.is_done(self._target, self._input):
+            return True
+        # in place, that result is the input by now, and the state that of the input before
+        return files.same(self._source, self._target) and self._ledger.announced(
+            self._target, self._input, self._settings_for
+        )
 
     def plan(self, make: Callable[[], dict[str, int]]) -> dict[str, int]:
         """The plan of the run, made only once: it depends on free memory, which may differ after a restart."""
@@ -167,7 +172,7 @@ class RowState:
 
     def _open(self, stack: ExitStack) -> None:
         try:
-            self._ledger = Ledger(self.path / _LEDGER, self._about, otherwise=_OTHERWISE)
+            self._ledger = Ledger(self.path / _LEDGER, self._settings_for(self._input), otherwise=_OTHERWISE)
         except OutputError as error:
             if error.errno not in _IN_THE_WAY:
                 raise  # such as a full disk, which is no reason to discard hours of work
@@ -189,7 +194,8 @@ class RowState:
         """Load the state if all of it is intact."""
         bands, plans, means = (self._ledger.entries(event) for event in ("band", "plan", "means"))
         if not bands and not plans:
-            if self._ledger.begun_before or os.fstat(self._rows.fileno()).st_size:
+            begun = self._ledger.begun_before or os.fstat(self._rows.fileno()).st_size
+            if begun and not self.finished_before():
                 raise Doubt("belongs to another image, other weights or other settings")
             return
         self._plan = _plan_of(plans)
@@ -258,6 +264,9 @@ class RowState:
             self._open(stack)
         except Doubt:
             raise OutputError(f"{files.printable(self.path)}: can't be written; remove it, or {_OTHERWISE}") from None
+
+    def _settings_for(self, input_digest: str) -> dict[str, Any]:
+        return self._settings | {"input": input_digest}
 
     def _failed(self, error: OSError) -> OutputError:
         return files.failed(self._target, error)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kbnet import files
-from kbnet.errors import KBNetError, OutputExistsError
+from kbnet.errors import KBNetError, OutputExistsError, UnsupportedImageError
 from kbnet.imaging import xmp
 from kbnet.imaging.photo import printable
 
@@ -26,18 +26,24 @@ def sidecars(photo: Path, result: Path) -> Iterator[tuple[Path, Path]]:
                     yield found, result.with_name(target + written)
 
 
-def copy_sidecars(photo: Path, result: Path, *, overwrite: bool) -> tuple[str, ...]:
+def copy_sidecars(photo: Path, result: Path, *, overwrite: bool, upright: bool = True) -> tuple[str, ...]:
     """Copy a photo's sidecars beside its result, and return one line for each that could not be copied.
 
-    An XMP sidecar gets the orientation of the result, which is upright. Times, mode and owner are kept.
+    An XMP sidecar gets the orientation of the result if that is `upright`; otherwise the result has the pixels and the
+    orientation of the photo. Times, mode and owner are kept. A sidecar that would be its own copy is not changed, since
+    it may belong to other files too, such as a raw file of that name; a line says if its orientation is another.
     """
     notes = []
     for source, target in sidecars(photo, result):
-        if source == target:
-            continue
         try:
-            data = source.read_bytes()[:_LONGEST]
-            data = xmp.upright(data) if source.suffix.lower() == ".xmp" else data
+            before = _read(source)
+            data = xmp.upright(before) if upright and source.suffix.lower() == ".xmp" else before
+            if files.same(source, target):
+                if data != before:
+                    notes.append(
+                        f"the sidecar {printable(source.name)} keeps its orientation, but the result is upright"
+                    )
+                continue
             times = source.stat().st_atime_ns, source.stat().st_mtime_ns
             files.write(data, target, overwrite=overwrite, times=times, like=source)
         except OutputExistsError:
@@ -48,3 +54,11 @@ def copy_sidecars(photo: Path, result: Path, *, overwrite: bool) -> tuple[str, .
         except (KBNetError, OSError) as error:
             notes.append(f"the sidecar {printable(source.name)} is not copied ({error})")
     return tuple(notes)
+
+
+def _read(sidecar: Path) -> bytes:
+    with sidecar.open("rb") as file:
+        data = file.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise UnsupportedImageError(f"it is larger than {_LONGEST >> 20} MiB")
+    return data

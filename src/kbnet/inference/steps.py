@@ -54,6 +54,7 @@ class FileRestorer(Protocol):
         *,
         overwrite: bool,
         drop_extras: bool,
+        times: files.Times | None,
         progress: Callable[[int, int], None],
     ) -> "Streamed": ...
 
@@ -70,6 +71,7 @@ class Result:
         notes: one line for each change that naming, reading or writing had to make.
         data: the encoded result if the job has no output file.
         skipped: nothing was done, because the output is there already, or because the input is a result itself.
+        proved: whether it was skipped because the log shows that the output is the result of this input.
         full: whether writing failed because the disk is full.
         extras: names of images, videos and sounds in the input that the output doesn't contain, as in `lost_extras`.
         change: mean absolute difference between the image and its result on the scale of [0,1]; None if it was not
@@ -87,6 +89,12 @@ class Result:
     change: float | None = None
     extras: tuple[str, ...] = ()
     full: bool = False
+    proved: bool = False
+
+    @property
+    def made(self) -> bool:
+        """Whether the output is the result of this input: written by this run, or by an earlier one with the log."""
+        return self.ok and (self.proved or not self.skipped)
 
     @property
     def is_marked(self) -> bool:
@@ -101,7 +109,7 @@ class Result:
 
 @dataclass
 class Read:
-    """An image between its steps: decoded, known to be done, or not readable; then restored."""
+    """An image between its steps: decoded, skipped (if `proved`, known to be done), or not readable; then restored."""
 
     photo: Photo | None = None
     format: str = ""
@@ -111,6 +119,7 @@ class Read:
     booked: int = 0
     seconds: float = 0.0
     error: str | None = None
+    proved: bool = False
     restored: Photo | None = None
 
 
@@ -161,7 +170,9 @@ class Steps:
         # A pipe can be read only once, so its digest can't be compared with the log first.
         if self.ledger is not None and job.output is not None and _is_regular(job.input):
             read.input_digest = digest(job.input)
-            if self.ledger.is_done(job.output, read.input_digest):
+            source = job.input if isinstance(job.input, Path) else None
+            read.proved = self.ledger.is_done(job.output, read.input_digest, source)
+            if read.proved:
                 return
         if job.output is not None:
             check_output(job.output, self.overwrite or job.overwrite)
@@ -224,7 +235,8 @@ class Steps:
         """Encode the image and write it; return the outcome, which is also logged."""
         start, data = time.monotonic(), None
         skipped = read.error is None and read.restored is None
-        result = Result(job, error=read.error, skipped=skipped, notes=read.notes if skipped else ())
+        notes = read.notes if skipped else ()
+        result = Result(job, error=read.error, skipped=skipped, proved=read.proved, notes=notes)
         if read.restored is not None:
             result = Result(job, 0.0, None, read.restored.width, read.restored.height, read.notes)
             result = replace(result, change=read.change, extras=lost_extras(read.restored, read.format))

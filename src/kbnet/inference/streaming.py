@@ -90,7 +90,7 @@ def restore_streamed(
         check_extras(reader.facts.extras, source, target, drop_extras=drop_extras)
         restorer = restorer.suited(1 if reader.facts.bands < 3 else 3)
         settings = {"identity": identity(restorer), **look.settings()}
-        state = stack.enter_context(RowState(target, settings, digest(source), reader.facts))
+        state = stack.enter_context(RowState(target, settings, source, reader.facts))
         if state.finished_before():
             done = _finished(restorer, reader, state)
         elif refused is not None:
@@ -116,7 +116,9 @@ def restore_streamed(
                 raise
             facts = reader.facts
             facts = replace(facts, metadata=marked(facts.metadata, mark)) if mark else facts
-            lost = write_rows(rows, facts, target, overwrite=overwrite, times=times, announce=state.announce)
+            lost = write_rows(
+                rows, facts, target, overwrite=overwrite, times=times, like=source, announce=state.announce
+            )
             done = replace(done, notes=(*done.notes, *lost))
         state.remove()
     return done

@@ -55,9 +55,9 @@ class Watch:
                 yield found
             self._sleep(max(SECONDS, _LARGEST_SHARE * took))
 
-    def finished(self, job: Job, *, ok: bool) -> None:
-        """Record whether a job has written its result."""
-        if not ok or job.output is None:
+    def finished(self, job: Job, *, made: bool) -> None:
+        """Record whether the job's output is its result, rather than a file that was there before."""
+        if not made or job.output is None:
             return
         state = _state(job.output)
         if state is not None:
