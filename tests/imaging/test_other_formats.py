@@ -83,6 +83,11 @@ def test_bmps_that_are_not_read_say_why():
         (bmp(b"\0" * 8, 400, 200, 24), UnreadableImageError, "the BMP file is truncated or damaged"),
         (bmp(b"\0" * 8, 2, 2, 8, palette=b"")[:58], UnreadableImageError, "the BMP file is truncated or damaged"),
         (bmp(b"", 0, 5, 24), UnreadableImageError, "unknown format"),
+        (
+            bmp(b"\0" * 8, 4, 1, 16, compression=3, masks=struct.pack("<3I", 0xFF0000, 0xFF00, 0xFF)),
+            UnreadableImageError,
+            "the BMP file is truncated or damaged",
+        ),
     ):
         with pytest.raises(kind, match=words):
             read_photo(data)

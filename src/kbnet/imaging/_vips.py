@@ -45,6 +45,23 @@ def _take_over_log() -> None:
     atexit.register(lambda kept: pyvips.glib_lib.g_log_remove_handler(b"VIPS", number), handler)
 
 
+def field_number(image: Any, field: str, default: int) -> int:
+    """Return a whole number from an image's metadata."""
+    return int(image.get(field)) if image.get_typeof(field) else default
+
+
+def field_bytes(image: Any, field: str) -> bytes | None:
+    """Return bytes from an image's metadata; None if there are none."""
+    return bytes(image.get(field)) or None if image.get_typeof(field) else None
+
+
+def sample_bits_of(image: Any) -> int:
+    """Return the bits of a sample in the file."""
+    if image.format == "float":
+        return 32  # what half precision is expanded to
+    return field_number(image, "bits-per-sample", 16 if image.format == "ushort" else 8)
+
+
 # Each photo is decoded and encoded once, so a cache of operations would only keep whole images in memory.
 pyvips.cache_set_max(0)
 

@@ -73,7 +73,7 @@ def upright(exif: bytes, *, keep_orientation: bool = False) -> bytes | None:
 
 
 def _put(block: bytearray, form: Form, entry: Entry | None, value: int) -> None:
-    if entry is not None and entry.numbers and entry.kind in (ifd.SHORT, ifd.LONG):
+    if entry is not None and entry.first(1) and entry.kind in (ifd.SHORT, ifd.LONG):
         letter = "H" if entry.kind == ifd.SHORT else "I"
         if value < 1 << (8 * struct.calcsize(letter)):
             struct.pack_into(form.order + letter, block, entry.at, value)

@@ -123,11 +123,13 @@ def _tags(profile: bytes) -> dict[bytes, bytes]:
 def _is_line(curve: bytes) -> bool:
     if curve[:4] == b"curv" and len(curve) >= 12:
         (count,) = struct.unpack_from(">I", curve, 8)
-        values = np.frombuffer(curve[12 : 12 + 2 * count], ">u2").astype(np.int64)
+        stored = curve[12 : 12 + 2 * count]
+        if len(stored) < 2 * count:
+            return False  # it ends before its last value
+        values = np.frombuffer(stored, ">u2").astype(np.int64)
         if count < 2:
-            return not count or bool(len(values) and abs(values[0] - 256) <= 1)
-        line = np.linspace(0, 65535, len(values))
-        return len(values) == count and bool(np.abs(values - line).max() <= 1)
+            return not count or bool(abs(values[0] - 256) <= 1)
+        return bool(np.abs(values - np.linspace(0, 65535, count)).max() <= 1)
     if curve[:4] == b"para" and len(curve) >= 16:
         kind, gamma = struct.unpack_from(">H2xi", curve, 8)
         return bool(kind == 0 and abs(gamma / 65536 - 1) < 0.001)

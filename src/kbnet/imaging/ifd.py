@@ -48,10 +48,14 @@ class Entry:
     @property
     def numbers(self) -> tuple[int, ...]:
         """The values if they have an unsigned integer type; else an empty tuple."""
+        return self.first(len(self.data))
+
+    def first(self, most: int) -> tuple[int, ...]:
+        """Return the first values, at most so many: as numbers, they take several times their bytes."""
         letter = _INTEGERS.get(self.kind)
         if letter is None:
             return ()
-        return struct.unpack(f"<{len(self.data) // struct.calcsize(letter)}{letter}", self.data)
+        return struct.unpack_from(f"<{min(most, len(self.data) // struct.calcsize(letter))}{letter}", self.data)
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Directory:
     def number(self, tag: int, default: int = 0) -> int:
         """Return the first value of a tag, or the default."""
         entry = self.entries.get(tag)
-        return entry.numbers[0] if entry is not None and entry.numbers else default
+        return next(iter(entry.first(1)), default) if entry is not None else default
 
     def text(self, tag: int) -> str:
         """Return the text of an ASCII tag, decoded as UTF-8 if possible, else Latin-1; empty if there is none."""

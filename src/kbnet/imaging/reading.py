@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from kbnet.errors import ImageTooLargeError, InvalidInputError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging import heif, isolated, raw
-from kbnet.imaging._vips import FAILURES, pyvips, reason
+from kbnet.imaging._vips import FAILURES, field_bytes, field_number, pyvips, reason, sample_bits_of
 from kbnet.imaging.cmyk import to_srgb
 from kbnet.imaging.coding import coding_of
 from kbnet.imaging.containers import bmp, collect, tails
@@ -22,7 +23,7 @@ from kbnet.imaging.isolated import Isolation
 from kbnet.imaging.linear import check_floats, encode, floats, is_linear
 from kbnet.imaging.photo import SUFFIX_FORMATS, Photo, Pixels, printable
 from kbnet.imaging.settling import orientation_of, settle
-from kbnet.imaging.sniff import Container, damaged, failed, sniff
+from kbnet.imaging.sniff import Container, damaged, failed, guarded
 from kbnet.imaging.xmp import describes
 
 DEFAULT_MAX_PIXELS = 250_000_000
@@ -111,8 +112,9 @@ def read_photo(
         raise InvalidInputError(f"expected max_pixels of at least 1, got {max_pixels}")
     with _opened(source) as opened:
         opened = replace(opened, isolation=isolation)
-        container = sniff(opened.file, opened.name)
-        photo = _decode_strictly(opened, container, max_pixels)
+        container, photo = guarded(
+            opened.file, opened.name, lambda container: _decode_strictly(opened, container, max_pixels)
+        )
     notes = photo.notes
     named = SUFFIX_FORMATS.get(Path(source).suffix.lower()) if isinstance(source, (str, Path)) else None
     if named not in (None, container.format):
@@ -132,28 +134,31 @@ def probe(source: Path | str | bytes, *, isolation: Isolation | None = None) -> 
     """
     with _opened(source) as opened:
         opened = replace(opened, isolation=isolation)
-        container = sniff(opened.file, opened.name)
-        found = collect(opened.file, container.format, whole=False)
-        try:
-            image = _header(opened, container, found, "error")
-        except FAILURES as error:
-            raise failed(opened.file, opened.name, container.format, reason(error)) from None
-        orientation = orientation_of(found, container.format)
-        width, height = image.width, image.height
-        if orientation >= 5:
-            width, height = height, width
-        profile = _blob(image, "icc-profile-data")
-        colour = {1: "gray", 4: "CMYK"}.get(_SPACES[image.interpretation], "RGB")
-        return ImageInfo(
-            format=container.format,
-            width=width,
-            height=height,
-            colour=colour,
-            bit_depth=_sample_bits(image),
-            has_alpha=bool(image.hasalpha()) and not found.unspecified_channel,
-            orientation=orientation,
-            icc_name=icc_name(profile) if profile else None,
-        )
+        return guarded(opened.file, opened.name, partial(_info, opened))[1]
+
+
+def _info(opened: _Opened, container: Container) -> ImageInfo:
+    found = collect(opened.file, container.format, whole=False)
+    try:
+        image = _header(opened, container, found, "error")
+    except FAILURES as error:
+        raise failed(opened.file, opened.name, container.format, reason(error)) from None
+    orientation = orientation_of(found, container.format)
+    width, height = image.width, image.height
+    if orientation >= 5:
+        width, height = height, width
+    profile = field_bytes(image, "icc-profile-data")
+    colour = {1: "gray", 4: "CMYK"}.get(_SPACES[image.interpretation], "RGB")
+    return ImageInfo(
+        format=container.format,
+        width=width,
+        height=height,
+        colour=colour,
+        bit_depth=sample_bits_of(image),
+        has_alpha=bool(image.hasalpha()) and not found.unspecified_channel,
+        orientation=orientation,
+        icc_name=icc_name(profile) if profile else None,
+    )
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -241,7 +246,7 @@ def _header(opened: _Opened, container: Container, found: Found, level: str) -> 
     image = _LOADERS[container.format](opened.source(), access="sequential", fail_on=level, **options)
     name = opened.name
     if pages is None:
-        _refuse_pages(name, container, _number(image, "n-pages", 1))
+        _refuse_pages(name, container, field_number(image, "n-pages", 1))
     expected = _SPACES.get(image.interpretation)
     if image.format not in ("uchar", "ushort") and not (image.format == "float" and image.interpretation != "cmyk"):
         kind = _KINDS.get(image.format, str(image.format))
@@ -332,8 +337,8 @@ def _check_size(image: Any, name: str, max_pixels: int) -> None:
 
 def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> Photo:
     notes = list(container.notes)
-    sample_bits = _sample_bits(image)
-    if _number(image, "palette", 0):
+    sample_bits = sample_bits_of(image)
+    if field_number(image, "palette", 0):
         notes.append("palette expanded to RGB")
     elif sample_bits < 8:
         notes.append(f"{sample_bits}-bit samples expanded to 8-bit")
@@ -360,7 +365,7 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
     pixels = array[:, :, 0] if channels == 1 else array[:, :, :3]
     if image.format == "float":
         check_floats(pixels, opened.name)
-        notes += ["16-bit float samples expanded to 32-bit"] if _number(image, "bits-per-sample", 32) == 16 else []
+        notes += ["16-bit float samples expanded to 32-bit"] if field_number(image, "bits-per-sample", 32) == 16 else []
     linear = is_linear(image.format, profile)
     if linear:
         pixels, fourth = encode(floats(pixels)), None if fourth is None else floats(fourth)
@@ -386,11 +391,11 @@ def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> 
 
 def _to_rgb(image: Any) -> tuple[Any, bytes | None, tuple[str, ...]]:
     """Convert CMYK to sRGB. Gray and RGB keep their values and profile."""
-    profile = _blob(image, "icc-profile-data")
+    profile = field_bytes(image, "icc-profile-data")
     if image.interpretation == "cmyk":
         image, own = to_srgb(image, profile)
         through = "its profile" if own else "a generic profile; colours are approximate"
-        return image, _blob(image, "icc-profile-data"), (f"CMYK converted to sRGB with {through}",)
+        return image, field_bytes(image, "icc-profile-data"), (f"CMYK converted to sRGB with {through}",)
     return image, profile, ()
 
 
@@ -404,17 +409,3 @@ def _pixels(image: Any, sample_bits: int) -> Pixels:
         level = np.arange(65536, dtype=np.uint32) >> (16 - sample_bits)
         array = ((level * 65535 + top // 2) // top).astype(np.uint16)[array]
     return array
-
-
-def _sample_bits(image: Any) -> int:
-    if image.format == "float":
-        return 32  # what half precision is expanded to
-    return _number(image, "bits-per-sample", 16 if image.format == "ushort" else 8)
-
-
-def _number(image: Any, field: str, default: int) -> int:
-    return int(image.get(field)) if image.get_typeof(field) else default
-
-
-def _blob(image: Any, field: str) -> bytes | None:
-    return bytes(image.get(field)) or None if image.get_typeof(field) else None

@@ -15,12 +15,12 @@ from kbnet import files
 from kbnet.errors import ImageTooLargeError, OutputError, UnsupportedImageError
 from kbnet.imaging import exif
 from kbnet.imaging._mapped import keep_unmapped
-from kbnet.imaging._vips import FAILURES, pyvips, reason
+from kbnet.imaging._vips import FAILURES, field_bytes, field_number, pyvips, reason, sample_bits_of
 from kbnet.imaging.containers import collect, png, tiff
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.photo import SUFFIX_FORMATS, Block, Metadata, Pixels, printable
 from kbnet.imaging.planning import fit_beside
-from kbnet.imaging.reading import _blob, _header, _number, _opened, _sample_bits
+from kbnet.imaging.reading import _header, _opened
 from kbnet.imaging.settling import orientation_of, settle
 from kbnet.imaging.sniff import Container, damaged, failed, sniff
 
@@ -227,16 +227,16 @@ def _facts(image: Any, container: Container, found: Found, name: str) -> RowFact
         raise UnsupportedImageError(
             f"{name}: float samples are not supported with --stream; convert the file to a 16-bit TIFF"
         )
-    if _number(image, "interlaced", 0):
+    if field_number(image, "interlaced", 0):
         raise UnsupportedImageError(
             f"{name}: interlaced and progressive files are not supported with --stream; save it without interlacing"
         )
     notes = list(container.notes)
     orientation = orientation_of(found, container.format)
     metadata, lost = settle(found, orientation, turned=False)
-    if _number(image, "palette", 0):
+    if field_number(image, "palette", 0):
         notes.append("palette expanded to RGB")
-    elif (bits := _sample_bits(image)) < 8:
+    elif (bits := sample_bits_of(image)) < 8:
         notes.append(f"{bits}-bit samples expanded to 8-bit")
     return RowFacts(
         format=container.format,
@@ -246,7 +246,7 @@ def _facts(image: Any, container: Container, found: Found, name: str) -> RowFact
         bands=image.bands,
         dtype=np.dtype(np.uint8 if image.format == "uchar" else np.uint16),
         orientation=orientation,
-        icc_profile=_blob(image, "icc-profile-data"),
+        icc_profile=field_bytes(image, "icc-profile-data"),
         metadata=metadata,
         notes=(*notes, *lost),
         extras=tuple(found.extras),

@@ -3,17 +3,23 @@
 Only these bytes choose the loader, so a file can never reach one of libvips' many other loaders.
 """
 
+import logging
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from kbnet.errors import ImageError, UnreadableImageError, UnsupportedImageError
+from kbnet.errors import ImageError, KBNetError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging import ifd, raw
 from kbnet.imaging.containers import bmff, bmp, heif, tiff, undecodable
+from kbnet.imaging.containers.found import MALFORMED
 from kbnet.imaging.photo import FORMATS, writes_heic
 from kbnet.imaging.raw import develops_raw
+
+_Read = TypeVar("_Read")
+_log = logging.getLogger(__name__)
 
 _EXPECTED = "expected PNG, JPEG, TIFF, WebP, AVIF, HEIC, GIF or BMP"
 _CONVERT = "convert it to PNG, JPEG, TIFF, WebP, AVIF or HEIC"
@@ -256,7 +262,28 @@ def failed(file: BinaryIO, name: str, format: str, why: str) -> ImageError:
 
 
 def damaged(name: str, format: str, why: str = "") -> UnreadableImageError:
-    """Return the error for a file of this format that is truncated or damaged, with the decoder's reason if any."""
-    kind = {"tiff": "TIFF", "webp": "WebP"}.get(format, format.upper())
+    """Return the error for a file of this format that is truncated or damaged, with the decoder's reason if any.
+
+    The format is empty if it isn't known yet.
+    """
+    kind = {"tiff": "TIFF", "webp": "WebP", "": "image"}.get(format, format.upper())
     said = f" ({why})" if why else ""
     return UnreadableImageError(f"{name}: the {kind} file is truncated or damaged{said}; get it again from its source")
+
+
+def guarded(file: BinaryIO, name: str, read: Callable[[Container], _Read]) -> tuple[Container, _Read]:
+    """Detect a file's format and read it.
+
+    An error that no parser foresaw becomes that of a damaged file, so that it never stops the run over a folder.
+    """
+    format = ""
+    try:
+        container = sniff(file, name)
+        format = container.format
+        return container, read(container)
+    except KBNetError:
+        raise
+    except MALFORMED as error:
+        _log.warning("%s: a parser failed with %r; please report it", name, error, exc_info=True)
+    # not above: the error would keep the half-decoded image
+    raise damaged(name, format)

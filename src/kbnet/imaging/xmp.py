@@ -1,6 +1,7 @@
 """XMP packets: resets the orientation, merges and splits JPEG's extended XMP, removes references to lost images.
 
-All edits work on bytes. An edit that would make a packet malformed is not applied.
+All edits work on bytes. An edit that would make a packet malformed is not applied. Packets may be hostile: no pattern
+here takes more than linear time, since Python's regular expressions and expat let no other thread run meanwhile.
 """
 
 import hashlib
@@ -11,13 +12,22 @@ from xml.parsers import expat
 EXTENSION_LIMIT = 65400  # bytes of extended XMP per JPEG segment, which also holds a 75-byte header
 
 _ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|\s*>)\s*)[2-8]""")
-_LENGTH = re.compile(rb"""(\w+:Length(?:\s*=\s*["']|\s*>)\s*)(\d{1,10})""")  # in Google's Container:Directory
+_LENGTH = re.compile(rb"""(:Length(?:\s*=\s*["']|\s*>)\s*)(\d{1,10})""")  # in Google's Container:Directory
 _CAMERA_RAW = "http://ns.adobe.com/camera-raw-settings/1.0/"
 _NOTE = "http://ns.adobe.com/xmp/note/"
 _RDF_END = re.compile(rb"</(\w+:)?RDF\s*>")
-_RDF_BODY = re.compile(rb"<(?:\w+:)?RDF\b[^>]*>(.*)</(?:\w+:)?RDF\s*>", re.DOTALL)
-_WRAPPER = re.compile(rb"<\?xpacket[^>]*\?>")
+_RDF_START = re.compile(rb"<(?:\w+:)?RDF\b[^<>]*>")
+_WRAPPER = re.compile(rb"<\?xpacket[^<>]*\?>")
 _GUID = re.compile(rb"""HasExtendedXMP(?:\s*=\s*["']|\s*>)\s*([0-9A-Fa-f]{32})""")
+# Comments, literal text, processing instructions; or a tag: its slash, name and attributes. Only for well-formed XML.
+_MARKUP = re.compile(
+    rb"""<!--.*?-->|<!\[CDATA\[.*?\]\]>|<\?.*?\?>"""
+    rb"""|<(/?)([^\s/>]+)([^"'>]*+(?:(?:"[^"]*+"|'[^']*+')[^"'>]*+)*+)>""",
+    re.DOTALL,
+)
+_ATTRIBUTE = re.compile(rb"""\s([^\s=]+)\s*=\s*(?:"[^"]*"|'[^']*')""")
+_LONG_NAMESPACE = re.compile(rb"""xmlns(?::[^\s=:]*)?\s*=\s*["'][^"']{256}""")
+_LONGEST_EDITED = 8 << 20  # bytes; packets have a few kilobytes, but those with a phone's depth map are longer
 
 # Properties that describe images or videos after the main image: namespace, usual prefix, pattern of names.
 _COMPANIONS = (
@@ -29,7 +39,10 @@ _COMPANIONS = (
 )
 _KINDS = (
     ("video", re.compile(rb"""(?:MotionPhoto|MicroVideo)\s*(?:=\s*["']|>)\s*1""")),
-    ("gain map", re.compile(rb"""hdrgm:Version|ns\.apple\.com/HDRGainMap|Semantic\s*(?:=\s*["']|>)\s*GainMap""")),
+    # apart, as patterns that begin with fixed text are found many times faster
+    ("gain map", re.compile(rb"hdrgm:Version")),
+    ("gain map", re.compile(rb"ns\.apple\.com/HDRGainMap")),
+    ("gain map", re.compile(rb"""Semantic\s*(?:=\s*["']|>)\s*GainMap""")),
     ("depth", re.compile(rb"""Semantic\s*(?:=\s*["']|>)\s*(?:Depth|Confidence)\b""")),
 )
 
@@ -48,17 +61,22 @@ def marked(xmp: bytes, task: str, version: str) -> bytes | None:
     """Return the packet with the mark of a result, or None if the packet is malformed. An older mark stays as it is."""
     if MARK in xmp:
         return xmp
-    ends = list(_RDF_END.finditer(xmp))
-    if not ends:
+    end = _rdf_end(xmp)
+    if end is None:
         return None
-    prefix = ends[-1][1] or b""
+    prefix = end[1] or b""
     about = (prefix or b"rdf:") + b'about=""'  # an attribute without a prefix has no namespace
     names = b"" if prefix else b' xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
     values = f'kbnet:Task="{task}" kbnet:Version="{version}"'.encode("ascii", "xmlcharrefreplace")
     mark = b"<" + prefix + b"Description" + names + b" " + about + b' xmlns:kbnet="' + MARK + b'" ' + values + b"/>"
-    at = ends[-1].start()
+    at = end.start()
     result = xmp[:at] + mark + xmp[at:]
     return result if is_well_formed(result) else None
+
+
+def _rdf_end(xmp: bytes, at: int = 0) -> re.Match[bytes] | None:
+    ends = list(_RDF_END.finditer(xmp, at))
+    return ends[-1] if ends else None
 
 
 def upright(xmp: bytes) -> bytes:
@@ -71,10 +89,12 @@ def companions(xmp: bytes) -> frozenset[str]:
     return frozenset(kind for kind, pattern in _KINDS if pattern.search(xmp))
 
 
-def without_development(xmp: bytes) -> bytes:
-    """Return the packet of a raw file without Adobe's settings for developing it, which was done."""
-    cut = _cut(xmp, ((_CAMERA_RAW, "crs", rb"\w+"),))
-    return cut if is_well_formed(cut) else xmp
+def without_development(xmp: bytes) -> bytes | None:
+    """Return the packet of a raw file without Adobe's settings for developing it, which was done.
+
+    Returns None if the settings can't be removed from the text.
+    """
+    return _cut(xmp, ((_CAMERA_RAW, "crs", rb"\w+"),)) if _CAMERA_RAW.encode() in xmp else xmp
 
 
 def describes(xmp: bytes, lengths: Mapping[int, int]) -> bool:
@@ -97,21 +117,43 @@ def without_companions(xmp: bytes) -> bytes | None:
 
     Returns None if the descriptions can't be removed from the text.
     """
-    cut = _cut(xmp, _COMPANIONS)
+    return _cut(xmp, _COMPANIONS)
+
+
+def _cut(xmp: bytes, properties: Iterable[tuple[str, str, bytes]]) -> bytes | None:
+    """Remove properties, given as namespace, usual prefix, and pattern of names, from the text of a packet.
+
+    Returns None if the packet is malformed, too long, or would become malformed.
+    """
+    if len(xmp) > _LONGEST_EDITED or not is_well_formed(xmp):
+        return None
+    unwanted = {
+        prefix: re.compile(names)
+        for namespace, usual, names in properties
+        for prefix in {usual.encode(), *_prefixes(xmp, namespace)}
+    }
+
+    def goes(name: bytes) -> bool:
+        prefix, _, local = name.partition(b":")
+        return prefix in unwanted and unwanted[prefix].fullmatch(local) is not None
+
+    kept: list[bytes] = []
+    at = depth = 0  # where the text that is kept goes on; how many elements are open from a removed one on
+    for markup in _MARKUP.finditer(xmp):
+        closing, name, attributes = markup.groups()
+        if name is None:
+            continue
+        if depth or goes(name):
+            if not depth:
+                kept.append(xmp[at : markup.start()])
+            depth += 0 if attributes.endswith(b"/") else -1 if closing else 1
+            at = markup.end()
+        elif attributes:
+            left = _ATTRIBUTE.sub(lambda one: b"" if goes(one[1]) else one[0], attributes)
+            kept += [xmp[at : markup.start(3)], left]
+            at = markup.end(3)
+    cut = b"".join((*kept, xmp[at:]))
     return cut if is_well_formed(cut) else None
-
-
-def _cut(xmp: bytes, properties: Iterable[tuple[str, str, bytes]]) -> bytes:
-    """Remove properties, given as namespace, usual prefix, and pattern of names, from the text of a packet."""
-    cut = xmp
-    for namespace, prefix, names in properties:
-        for used in {prefix.encode(), *_prefixes(xmp, namespace)}:
-            name = re.escape(used) + rb":" + names
-            cut = re.sub(rb"<(" + name + rb")\b[^>]*?/>", b"", cut)
-            # stop at the next tag of the same name, so that time is linear in the packet's length
-            cut = re.sub(rb"<(" + name + rb")\b[^>]*>(?:(?!<\1\b).)*?</\1\s*>", b"", cut, flags=re.DOTALL)
-            cut = re.sub(rb"\s" + name + rb"""\s*=\s*(?:"[^"]*"|'[^']*')""", b"", cut)
-    return cut
 
 
 def _prefixes(xmp: bytes, namespace: str) -> set[bytes]:
@@ -119,13 +161,19 @@ def _prefixes(xmp: bytes, namespace: str) -> set[bytes]:
 
 
 def is_well_formed(xmp: bytes) -> bool:
-    """Return whether the packet is well-formed XML with namespaces. Entity declarations are refused."""
-    parser = expat.ParserCreate(namespace_separator=" ")
+    """Return whether the packet is well-formed XML with namespaces, in UTF-8.
+
+    Document types and long names of namespaces are refused: with entities, default attributes, or many attributes of
+    such a namespace, time would grow with the square of the length.
+    """
+    if _LONG_NAMESPACE.search(xmp):
+        return False
+    parser = expat.ParserCreate("utf-8", " ")
 
     def refuse(*_: object) -> None:
         raise ValueError
 
-    parser.EntityDeclHandler = refuse
+    parser.StartDoctypeDeclHandler = refuse
     try:
         parser.Parse(xmp.rstrip(b"\0"), True)
     except (expat.ExpatError, ValueError):
@@ -140,23 +188,14 @@ def extension_guid(xmp: bytes) -> bytes | None:
 
 
 def merged(xmp: bytes, extension: bytes) -> bytes | None:
-    """Merge a main packet with its extension; None if they don't follow the XMP specification."""
-    body = _RDF_BODY.search(extension)
-    ends = list(_RDF_END.finditer(xmp))
-    if body is None or not ends:
+    """Merge a main packet with its extension; None if they are too long or don't follow the XMP specification."""
+    start, place = _RDF_START.search(extension), _rdf_end(xmp)
+    end = _rdf_end(extension, start.end()) if start else None
+    if start is None or end is None or place is None:
         return None
-    at = ends[-1].start()
-    joined = without_note(xmp[:at] + body[1] + xmp[at:])
-    return joined if is_well_formed(joined) else None
-
-
-def without_note(xmp: bytes) -> bytes:
-    """Return the packet without its reference to an extension."""
-    for prefix in {b"xmpNote", *_prefixes(xmp, _NOTE)}:
-        name = re.escape(prefix) + rb":HasExtendedXMP"
-        xmp = re.sub(rb"<(" + name + rb")\b[^>]*>.*?</\1\s*>", b"", xmp, flags=re.DOTALL)
-        xmp = re.sub(rb"\s" + name + rb"""\s*=\s*(?:"[^"]*"|'[^']*')""", b"", xmp)
-    return xmp
+    at = place.start()
+    joined = xmp[:at] + extension[start.end() : end.start()] + xmp[at:]
+    return _cut(joined, ((_NOTE, "xmpNote", rb"HasExtendedXMP"),))
 
 
 def split(xmp: bytes) -> tuple[bytes, bytes]:

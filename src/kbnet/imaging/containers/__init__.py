@@ -7,11 +7,10 @@ libvips decodes and encodes only the pixels, because its writers drop unknown EX
 
 import io
 import mmap
-import struct
 from typing import BinaryIO
 
 from kbnet.imaging.containers import bmff, bmp, gif, jpeg, png, tiff, webp
-from kbnet.imaging.containers.found import RAW_DATA, Found
+from kbnet.imaging.containers.found import MALFORMED, RAW_DATA, Found
 from kbnet.imaging.photo import Photo
 
 _IN_MEMORY = 1 << 30  # largest JPEG in bytes that is read into memory; larger ones are mapped
@@ -29,7 +28,7 @@ def collect(file: BinaryIO, format: str, *, whole: bool = True) -> Found:
             return png.collect(file, whole=whole)
         if format in _WALKERS:
             return _WALKERS[format](file)
-    except (struct.error, IndexError, ValueError, KeyError, OverflowError):
+    except MALFORMED:
         extras = [RAW_DATA] if format == "raw" else []
         return Found(notes=["the metadata is damaged and is not kept"], extras=extras)
     return Found()

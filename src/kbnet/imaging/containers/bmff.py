@@ -22,16 +22,15 @@ _CONTENT_CREDENTIALS = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 
 def collect(file: BinaryIO) -> Found:
     """Collect the metadata of an AVIF or HEIF file."""
-    found = Found()
     file.seek(0)
     data = file.read()
-    end = 0
+    found, facts, end = Found.of_file(len(data)), describe(data), 0
     for kind, start, stop in boxes(data, 0, len(data)):
         if kind not in _KNOWN_BOXES:
             break
         end = stop
         if kind == b"meta":
-            _collect_items(found, data, start, stop, describe(data))
+            _collect_items(found, data, start, stop, facts)
         elif kind == b"mpvd":
             found.extras.append("the video of a motion photo")
         elif kind == b"uuid" and data[start : start + 16] == _CONTENT_CREDENTIALS:
@@ -41,19 +40,23 @@ def collect(file: BinaryIO) -> Found:
 
 
 def _collect_items(found: Found, data: bytes, start: int, stop: int, facts: Facts | None) -> None:
+    idat = next((begin for kind, begin, _ in boxes(data, start + 4, stop) if kind == b"idat"), 0)
+    others: dict[bytes, None] = {}  # a set that keeps the order
     for item in items(data, start, stop):
-        if item.kind == b"Exif":
-            content = _content(data, item, start, stop)
+        # only the first of each kind is read: any number of items may be at the same place
+        if item.kind == b"Exif" and found.first("exif") is None:
+            content = _content(found, data, item, idat)
             if len(content) > 4:
                 found.add("exif", content[4 + struct.unpack_from(">I", content)[0] :])
-        elif item.kind == b"mime" and item.content_type == _XMP_TYPE:
-            found.add("xmp", _content(data, item, start, stop))
+        elif item.kind == b"mime" and item.content_type == _XMP_TYPE and found.first("xmp") is None:
+            found.add("xmp", _content(found, data, item, idat))
         elif item.kind == b"tmap":
             found.extras.append("the HDR gain map")
         elif item.kind == b"jumb":
             found.add("content-credentials", b"", "jumb")
-        elif item.kind in (b"mime", b"uri "):
-            found.notes.append(f"an item of type {item.content_type.decode('latin-1')!r} is not kept")
+        elif item.kind in (b"Exif", b"mime", b"uri "):
+            others[item.content_type[:100] or item.kind] = None
+    found.notes += [f"an item of type {of.decode('latin-1')!r} is not kept" for of in list(others)[:10]]
     codes = facts.codes if facts is not None else colour_codes(data[start:stop])
     if codes is not None and not icc.means_srgb(*struct.unpack(">HH", codes)):
         found.add("colour", codes, "nclx")
@@ -73,18 +76,16 @@ def colour_codes(data: bytes) -> bytes | None:
     return data[at + 8 : at + 12] if 0 <= at <= len(data) - 12 else None
 
 
-def _content(data: bytes, item: Item, start: int, stop: int) -> bytes:
-    content = b""
-    idat = next((begin for kind, begin, _ in boxes(data, start + 4, stop) if kind == b"idat"), 0)
+def _content(found: Found, data: bytes, item: Item, idat: int) -> bytes:
+    parts: list[bytes] = []
     for method, place, length in item.parts:
         if method == 1:
             place += idat
         elif method != 0:
             return b""
-        content += data[place : place + (length or len(data))]
-        if len(content) > len(data):
-            return b""
-    return content
+        parts.append(data[place : place + (length or len(data))])
+        found.take(len(parts[-1]))
+    return b"".join(parts)
 
 
 def dressed(encoded: bytes, metadata: Metadata) -> bytes:

@@ -94,7 +94,9 @@ def unsupported(header: Header) -> str | None:
 
 
 def decode(file: BinaryIO, header: Header) -> NDArray[np.uint8] | None:
-    """Decode a supported file to [H,W,3], [H,W,4] with alpha, or [H,W,1] with a gray palette; None if truncated."""
+    """Decode a supported file to [H,W,3], [H,W,4] with alpha, or [H,W,1] with a gray palette; None if damaged."""
+    if header.bits == 16 and max(header.masks) > 0xFFFF:
+        return None
     file.seek(header.pixels_at)
     size = header.row_bytes * header.height
     data = file.read(size)

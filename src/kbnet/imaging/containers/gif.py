@@ -10,9 +10,9 @@ _LARGEST = 1 << 28
 
 def collect(file: BinaryIO) -> Found:
     """Collect the metadata of a GIF file."""
-    found = Found()
     file.seek(0)
     data = file.read(_LARGEST)
+    found = Found.of_file(len(data))
     at = 13 + _table(data[10])
     while at + 1 < len(data):
         mark = data[at]
@@ -51,8 +51,8 @@ def _skip(data: bytes, at: int) -> int:
 
 
 def _joined(data: bytes, at: int) -> bytes:
-    joined = b""
+    pieces = []
     while at < len(data) and data[at]:
-        joined += data[at + 1 : at + 1 + data[at]]
+        pieces.append(data[at + 1 : at + 1 + data[at]])
         at += 1 + data[at]
-    return joined
+    return b"".join(pieces)

@@ -56,9 +56,9 @@ def describe(data: bytes) -> Facts | None:
     references = _references(data, *children[b"iref"]) if b"iref" in children else []
     facts = Facts()
     _set_properties(facts, properties.get(primary, []), properties, references, primary)
-    for kind, source, targets in references:
-        if kind == b"auxl" and primary in targets:
-            _add_auxiliary(facts, properties.get(source, []))
+    sources = (source for kind, source, targets in references if kind == b"auxl" and primary in targets)
+    for source in dict.fromkeys(sources):
+        _add_auxiliary(facts, properties.get(source, []))
     used = {source for kind, source, _ in references if kind in (b"thmb", b"auxl")}
     used |= {one for kind, _, targets in references if kind in (b"dimg", b"base") for one in targets} | {primary}
     for item in items(data, start, stop):

@@ -25,7 +25,7 @@ _TEXTS = {exif.PREFIX: "exif", _XMP: "xmp"}
 
 def collect(data: Bytes, *, whole: bool = True) -> Found:
     """Collect the metadata of a JPEG. `whole` tells whether to also look for its end, and for data after it."""
-    found = Found()
+    found = Found.of_file(len(data))
     resources, extension, index = list[bytes](), dict[bytes, dict[int, bytes]](), b""
     marks: list[bytes] = []
     end: int | None = None

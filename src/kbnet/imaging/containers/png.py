@@ -53,7 +53,7 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 def collect(file: BinaryIO, *, whole: bool = True) -> Found:
     """Collect the metadata of a PNG. `whole` tells whether to also look behind the encoded pixels."""
-    found, head, palette, end = Found(), b"", b"", 0
+    found, head, palette, end = Found.of_file(file.seek(0, 2)), b"", b"", 0
     for kind, at, length in chunks(file):
         if kind == b"IDAT" and not whole:
             break
@@ -125,13 +125,13 @@ def _background(content: bytes, depth: int, colour: int, palette: bytes) -> byte
 def _add_text(found: Found, kind: str, content: bytes) -> None:
     key = content.split(b"\0", 1)[0]
     if kind == "iTXt" and key == _XMP_KEY:
-        text = _itxt(content)
+        text = _itxt(content, found)
         if text is not None:
             found.add("xmp", text)
             return
     if key.startswith(_RAW) and key[len(_RAW) :] in _RAW_KINDS:
         what = _RAW_KINDS[key[len(_RAW) :]]
-        data = _raw_profile(kind, content)
+        data = _raw_profile(kind, content, found)
         if data is not None:
             _add_raw(found, what, data)
             return
@@ -148,49 +148,51 @@ def _add_raw(found: Found, what: str, data: bytes) -> None:
     found.add(what, data.removeprefix(b"Exif\0\0") if what == "exif" else data)
 
 
-def _unpacked(data: bytes) -> bytes | None:
+def _unpacked(data: bytes, found: Found) -> bytes | None:
+    """Unpack a text, at the expense of the room for blocks. None if it is damaged or too long."""
     unpacker = zlib.decompressobj()
     try:
-        text = unpacker.decompress(data, _LARGEST_UNPACKED)
+        # at least 1, since 0 means no limit
+        text = unpacker.decompress(data, max(1, min(_LARGEST_UNPACKED, found.room)))
     except zlib.error:
         return None
+    found.take(len(text))
     return text if unpacker.eof else None
 
 
-def _itxt(content: bytes) -> bytes | None:
+def _itxt(content: bytes, found: Found) -> bytes | None:
     parts = content.split(b"\0", 1)
     if len(parts) < 2 or len(parts[1]) < 2:
         return None
     packed, rest = parts[1][0], parts[1][2:].split(b"\0", 2)
     if len(rest) < 3:
         return None
-    return _unpacked(rest[2]) if packed else rest[2]
+    return _unpacked(rest[2], found) if packed else rest[2]
 
 
-def _raw_profile(kind: str, content: bytes) -> bytes | None:
-    text = _bytes_of(kind, content)
-    lines = (text or b"").split(b"\n")
-    lines = [line.strip() for line in lines if line.strip()]
+def _raw_profile(kind: str, content: bytes, found: Found) -> bytes | None:
+    text = _bytes_of(kind, content, found)
     try:
-        length = int(lines[1])
-        data = bytes.fromhex(b"".join(lines[2:]).decode("ascii"))
-    except (IndexError, ValueError):
+        # not into lines: of short ones, each would take many times its length
+        _, length, digits = (text or b"").split(None, 2)
+        data = bytes.fromhex(digits.decode("ascii"))
+        return data if len(data) == int(length) else None
+    except ValueError:
         return None
-    return data if len(data) == length else None
 
 
-def _bytes_of(kind: str, content: bytes) -> bytes | None:
+def _bytes_of(kind: str, content: bytes, found: Found) -> bytes | None:
     if kind == "iTXt":
-        return _itxt(content)
+        return _itxt(content, found)
     rest = content.split(b"\0", 1)[1:]
     if not rest:
         return None
-    return rest[0] if kind == "tEXt" else _unpacked(rest[0][1:])
+    return rest[0] if kind == "tEXt" else _unpacked(rest[0][1:], found)
 
 
 def text_of(block: Block) -> tuple[str, str] | None:
     """Return the keyword and the text of a text block; None if it is damaged."""
-    text = _bytes_of(block.name, block.data)
+    text = _bytes_of(block.name, block.data, Found())
     if text is None:
         return None
     key = block.data.split(b"\0", 1)[0].decode("latin-1")

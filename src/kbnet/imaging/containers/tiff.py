@@ -34,6 +34,11 @@ class Page:
         """Whether it is an image of its own, not a reduced copy or a mask of another."""
         return not self.directory.number(_SUBFILE) & (_REDUCED | _MASK)
 
+    @property
+    def cost(self) -> int:
+        """About how many entries were read, including those that were skipped."""
+        return 1 + (self.directory.next_at - self.at) // 12
+
 
 def pages(file: BinaryIO, form: Form) -> list[Page]:
     """Read the directories of the main chain, without long values."""
@@ -41,18 +46,23 @@ def pages(file: BinaryIO, form: Form) -> list[Page]:
     seen, at, entries = set(), form.first, 0
     while at and at not in seen and entries < _MOST_ENTRIES:
         seen.add(at)
-        directory = ifd.read_directory(file, form, at, children=False, longest=_LONGEST_OF_A_PAGE)
-        if directory is None:
+        page = _page(file, form, at)
+        if page is None:
             break
-        found.append(Page(directory, at))
-        entries += len(directory.entries) + 1
-        at = directory.next
+        found.append(page)
+        entries += page.cost
+        at = page.directory.next
     return found
+
+
+def _page(file: BinaryIO, form: Form, at: int) -> Page | None:
+    directory = ifd.read_directory(file, form, at, children=False, longest=_LONGEST_OF_A_PAGE)
+    return None if directory is None else Page(directory, at)
 
 
 def collect(file: BinaryIO) -> Found:
     """Collect the metadata of the first image in a TIFF."""
-    found = Found()
+    found = Found.of_file(file.seek(0, 2))
     form = ifd.read_form(file)
     every = pages(file, form) if form else []
     pictures = [number for number, page in enumerate(every) if page.is_picture]
@@ -78,17 +88,20 @@ def collect(file: BinaryIO) -> Found:
 
 def collect_raw(file: BinaryIO) -> Found:
     """Collect what a developed photo keeps of a camera raw file: EXIF, XMP and captions, but no instructions for it."""
-    found = Found(extras=[RAW_DATA])
+    found, everything = (Found.of_file(file.seek(0, 2)) for _ in range(2))
+    found.extras.append(RAW_DATA)
     form = ifd.read_form(file)
     directory = ifd.read_directory(file, form, form.first) if form else None
     if form is None or directory is None:
         found.notes.append("EXIF is not read from this kind of camera raw file")
         return found
-    everything = Found()
     _add_blocks(everything, directory, form)
     for block in everything.blocks:
         if block.kind in ("exif", "xmp", "iptc"):
             data = xmp.without_development(block.data) if block.kind == "xmp" else block.data
+            if data is None:
+                found.notes.append("the XMP block, which describes how to develop the raw data, is not kept")
+                continue
             found.add(block.kind, data, block.name, block.code)
     found.notes += [note for note in everything.notes if note == exif.MOVED_NOTE]
     return found
@@ -156,10 +169,14 @@ def _is_unspecified(directory: Directory) -> bool:
 
 def _look_below(found: Found, file: BinaryIO, form: Form, directory: Directory) -> None:
     entry = directory.entries.get(_SUB_DIRECTORIES)
-    below = [ifd.read_directory(file, form, at, children=False) for at in (entry.numbers[:1000] if entry else ())]
-    pictures = [one for one in below if one is not None and not one.number(_SUBFILE) & (_REDUCED | _MASK)]
+    pictures = entries = 0
+    for at in dict.fromkeys(entry.first(1000) if entry else ()):
+        page = _page(file, form, at) if entries < _MOST_ENTRIES else None
+        if page is not None:
+            pictures += page.is_picture
+            entries += page.cost
     if pictures:
-        found.extras.append("a second image" if len(pictures) == 1 else f"{len(pictures)} more images")
+        found.extras.append("a second image" if pictures == 1 else f"{pictures} more images")
 
 
 def dress(

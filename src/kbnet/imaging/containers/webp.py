@@ -34,7 +34,7 @@ def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 def collect(file: BinaryIO) -> Found:
     """Collect the metadata of a WebP file."""
-    found = Found()
+    found = Found.of_file(file.seek(0, 2))
     for kind, at, length in chunks(file):
         if kind in _CODING or length > _LARGEST:
             continue
