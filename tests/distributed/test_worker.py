@@ -16,6 +16,7 @@ from kbnet.distributed import Outcome, Row, Settings, error_table, restore_rows,
 from kbnet.distributed.attempts import Attempts
 from kbnet.errors import InvalidInputError, OutputError, UnreadableImageError
 from kbnet.imaging import DEFAULT_MAX_PIXELS, Photo, read_photo, write_photo
+from kbnet.inference.ledger import digest
 from kbnet.lines import Lines
 
 ANY_OUTPUT = {"format": None, "quality": None, "max_pixels": DEFAULT_MAX_PIXELS}
@@ -234,6 +235,18 @@ def test_a_worker_asks_first_and_tells_it_what_became_of_a_row(one, row, monkeyp
     assert known.begin(7) is None  # and the worker dies
     assert one(row)["error"] == "its worker died in each of 1 attempts"
     assert restored == [row]
+
+
+def test_a_result_that_has_replaced_its_input_is_done(one, tmp_path, monkeypatch):
+    photo, copy = tmp_path / "a.png", tmp_path / "b.png"
+    for path in (photo, copy):
+        path.write_bytes(b"the result")
+    result = digest(photo)
+    monkeypatch.setattr(one, "_has_log", True)
+    monkeypatch.setattr(one, "_ask", lambda *_: ("digest of the input", result))
+    assert one._is_done({"input": str(photo), "output": str(photo)}, result)
+    assert not one._is_done({"input": str(copy), "output": str(photo)}, result)
+    assert one._is_done({"input": str(copy), "output": str(photo)}, "digest of the input")
 
 
 def test_failures_are_listed_in_a_table():

@@ -94,7 +94,7 @@ class Worker:
                 if made is None:
                     data = storage.read(row["input"])
                     input_digest = digest(data)
-                    if self._is_done(row["output"], input_digest):
+                    if self._is_done(row, input_digest):
                         outcome["skipped"] = True
                         break
                     made = self._restored(data, row)
@@ -128,13 +128,15 @@ class Worker:
 
         return ray.get(getattr(self._known, name).remote(*values))
 
-    def _is_done(self, target: str, input_digest: str) -> bool:
+    def _is_done(self, row: dict[str, Any], input_digest: str) -> bool:
         """Return whether an earlier run wrote the result, according to the log."""
-        promised = self._ask("promised", target) if self._has_log else None
-        if promised is None or promised[0] != input_digest:
+        promised = self._ask("promised", row["output"]) if self._has_log else None
+        if promised is None:
             return False
+        if row["input"] == row["output"] and promised[1] == input_digest:
+            return True  # the result has replaced the input
         try:
-            return bool(digest(storage.read(target)) == promised[1])
+            return bool(promised[0] == input_digest and digest(storage.read(row["output"])) == promised[1])
         except (KBNetError, OSError):
             return False
 

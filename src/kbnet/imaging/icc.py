@@ -23,6 +23,7 @@ PRIMARIES: dict[int, Chromaticities] = {
     12: (_D65, (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
 }
 _BT709, _SRGB_CURVE = (1, 6, 14, 15), 13
+_LONGEST_TAG = 1 << 20  # bytes
 _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
@@ -117,7 +118,8 @@ def _tags(profile: bytes) -> dict[bytes, bytes]:
         entries = [struct.unpack_from(">4sII", profile, 132 + 12 * index) for index in range(min(count, 100))]
     except struct.error:
         return {}
-    return {signature: profile[offset : offset + size] for signature, offset, size in entries}
+    # Curves and columns are short; in a hostile profile, every tag could be all of it.
+    return {signature: profile[offset : offset + min(size, _LONGEST_TAG)] for signature, offset, size in entries}
 
 
 def _is_line(curve: bytes) -> bool:

@@ -71,7 +71,7 @@ class ImageInfo:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
     name: str
     file: BinaryIO
     data: bytes | None
@@ -137,7 +137,7 @@ def probe(source: Path | str | bytes, *, isolation: Isolation | None = None) -> 
         return guarded(opened.file, opened.name, partial(_info, opened))[1]
 
 
-def _info(opened: _Opened, container: Container) -> ImageInfo:
+def _info(opened: Opened, container: Container) -> ImageInfo:
     found = collect(opened.file, container.format, whole=False)
     try:
         image = _header(opened, container, found, "error")
@@ -176,9 +176,9 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 @contextmanager
-def _opened(source: Path | str | bytes) -> Iterator[_Opened]:
+def _opened(source: Path | str | bytes) -> Iterator[Opened]:
     if isinstance(source, bytes):
-        yield _Opened("the image data", io.BytesIO(source), source)
+        yield Opened("the image data", io.BytesIO(source), source)
         return
     name = printable(source)
     try:
@@ -187,7 +187,7 @@ def _opened(source: Path | str | bytes) -> Iterator[_Opened]:
         # ValueError: the name contains a null byte
         raise _not_readable(name, error) from None
     with file:
-        yield _Opened(name, file, file.getvalue() if isinstance(file, io.BytesIO) else None)
+        yield Opened(name, file, file.getvalue() if isinstance(file, io.BytesIO) else None)
 
 
 def _open_file(path: Path, name: str) -> BinaryIO:
@@ -226,7 +226,7 @@ def _not_readable(name: str, error: OSError | ValueError) -> UnreadableImageErro
     return UnreadableImageError(f"{name}: can't be read: {why.lower()}; check the path and its permissions")
 
 
-def _header(opened: _Opened, container: Container, found: Found, level: str) -> Any:
+def _header(opened: Opened, container: Container, found: Found, level: str) -> Any:
     """Open the image lazily and refuse unsupported kinds. Raises one of FAILURES if the file is damaged."""
     options = {"page": found.page} if found.page else {}
     if container.format == "jpeg" or not found.pages:
@@ -262,7 +262,7 @@ def _header(opened: _Opened, container: Container, found: Found, level: str) -> 
     return image
 
 
-def _bitmap(opened: _Opened) -> Any:
+def _bitmap(opened: Opened) -> Any:
     """Return a libvips image with a BMP's size and profile. libvips can't read BMP; `_bitmap_pixels` decodes it."""
     header = bmp.read_header(opened.file)
     assert header is not None  # checked when the format was detected
@@ -274,21 +274,21 @@ def _bitmap(opened: _Opened) -> Any:
     return image
 
 
-def _whole(opened: _Opened) -> bytes:
+def _whole(opened: Opened) -> bytes:
     if opened.data is not None:
         return opened.data
     opened.file.seek(0)
     return opened.file.read()
 
 
-def _foreign_pixels(opened: _Opened, decode: Callable[[bytes, str], Pixels], kind: str) -> Pixels:
+def _foreign_pixels(opened: Opened, decode: Callable[[bytes, str], Pixels], kind: str) -> Pixels:
     """Decode a file with another library than libvips."""
     if opened.isolation is None:
         return decode(_whole(opened), opened.name)
     return isolated.decode(kind, _whole(opened), opened.name, opened.isolation)
 
 
-def _bitmap_pixels(opened: _Opened) -> Pixels:
+def _bitmap_pixels(opened: Opened) -> Pixels:
     header = bmp.read_header(opened.file)
     pixels = None if header is None else bmp.decode(opened.file, header)
     if pixels is None:
@@ -307,7 +307,7 @@ def _refuse_pages(name: str, container: Container, pages: int) -> None:
     raise UnsupportedImageError(f"{name}: {what}; {cure}")
 
 
-def _decode_strictly(opened: _Opened, container: Container, max_pixels: int) -> Photo:
+def _decode_strictly(opened: Opened, container: Container, max_pixels: int) -> Photo:
     """Decode at the strictest level that the file passes, with a note if that isn't the first level."""
     why = ""
     notes: tuple[str, ...] = ()
@@ -335,7 +335,7 @@ def _check_size(image: Any, name: str, max_pixels: int) -> None:
         )
 
 
-def _decode(opened: _Opened, image: Any, container: Container, found: Found) -> Photo:
+def _decode(opened: Opened, image: Any, container: Container, found: Found) -> Photo:
     notes = list(container.notes)
     sample_bits = sample_bits_of(image)
     if field_number(image, "palette", 0):

@@ -6,6 +6,7 @@ PNG, TIFF or JPEG --RowReader.read, top to bottom--> rows --a raw file--> write_
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from kbnet.imaging.containers import collect, png, tiff
 from kbnet.imaging.containers.found import Found
 from kbnet.imaging.photo import SUFFIX_FORMATS, Block, Metadata, Pixels, printable
 from kbnet.imaging.planning import fit_beside
-from kbnet.imaging.reading import _header, _opened
+from kbnet.imaging.reading import Opened, _header, _opened
 from kbnet.imaging.settling import orientation_of, settle
-from kbnet.imaging.sniff import Container, damaged, failed, sniff
+from kbnet.imaging.sniff import Container, damaged, failed, guarded
 
 STREAMED_FORMATS = ("tiff", "png")
 """Formats that can be written row by row. JPEG can only be read that way, as it is limited to 65500 pixels per side."""
@@ -104,23 +105,27 @@ def open_rows(source: Path | str, *, max_pixels: int | None = None) -> Iterator[
         ImageTooLargeError: more than `max_pixels` pixels.
     """
     with _opened(source) as opened:
-        container = sniff(opened.file, opened.name)
-        if container.format not in (*STREAMED_FORMATS, "jpeg"):
-            raise UnsupportedImageError(
-                f"{opened.name}: --stream expects TIFF, PNG or JPEG, got {container.format}; convert the file"
-            )
-        found = collect(opened.file, container.format)
-        try:
-            image = _header(opened, container, found, "error")
-            facts = _facts(image, container, found, opened.name)
-        except FAILURES as error:
-            raise failed(opened.file, opened.name, container.format, reason(error)) from None
+        _, (image, facts) = guarded(opened.file, opened.name, partial(_begin, opened))
         count = facts.width * facts.height
         if max_pixels is not None and count > max_pixels:
             raise ImageTooLargeError(
                 f"{opened.name}: {facts.width} x {facts.height} exceeds the --max-pixels limit of {max_pixels}"
             )
         yield RowReader(image, facts, opened.name)
+
+
+def _begin(opened: Opened, container: Container) -> tuple[Any, RowFacts]:
+    """The image, none of whose rows is decoded yet, and what its header says."""
+    if container.format not in (*STREAMED_FORMATS, "jpeg"):
+        raise UnsupportedImageError(
+            f"{opened.name}: --stream expects TIFF, PNG or JPEG, got {container.format}; convert the file"
+        )
+    found = collect(opened.file, container.format)
+    try:
+        image = _header(opened, container, found, "error")
+        return image, _facts(image, container, found, opened.name)
+    except FAILURES as error:
+        raise failed(opened.file, opened.name, container.format, reason(error)) from None
 
 
 def write_rows(
