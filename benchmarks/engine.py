@@ -35,7 +35,7 @@ RELATIVE = {"float32": 1e-4, "bfloat16": 2e-2}  # the same for the operator, of 
 OPERATORS = {  # B, C, H, W; N; G
     "KBNet-S, first level": ((1, 64, 256, 256), 32, 4),
     "KBNet-S, third level": ((1, 256, 64, 64), 32, 4),
-    "compact, first level": ((1, 16, 512, 512), 8, 1),
+    "compact, first level": ((1, 16, 512, 512), 8, 4),
 }
 
 

@@ -72,12 +72,15 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Opened:
+    """A file that is being read, or bytes as one, which are in `data` too. `name` is for messages."""
+
     name: str
     file: BinaryIO
     data: bytes | None
     isolation: Isolation | None = None
 
     def source(self) -> Any:
+        """A new source for libvips."""
         if self.data is not None:
             return pyvips.Source.new_from_memory(self.data)
         # Use the descriptor whose format was checked, not the path: the file can't be swapped in between, and names

@@ -138,7 +138,7 @@ def _cut(xmp: bytes, properties: Iterable[tuple[str, str, bytes]]) -> bytes | No
         return prefix in unwanted and unwanted[prefix].fullmatch(local) is not None
 
     kept: list[bytes] = []
-    at = depth = 0  # where the text that is kept goes on; how many elements are open from a removed one on
+    at = depth = 0  # where the text that is kept continues; how many elements are open, counted from a removed one
     for markup in _MARKUP.finditer(xmp):
         closing, name, attributes = markup.groups()
         if name is None:
