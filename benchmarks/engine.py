@@ -204,7 +204,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--baseline", metavar="PYTHON", help="interpreter of another environment with kbnet")
-    parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name contains this")
+    parser.add_argument("--only", default="", metavar="TEXT", help="measure only rows whose name contains this")
     parser.add_argument("--quick", action="store_true", help="one small size, as a test")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -214,6 +214,11 @@ def main() -> None:
             if options.only in row.what:
                 measured.append(row.measure(Path(folder)))
                 print(json.dumps(measured[-1], indent=1), flush=True)
+    path = options.results / "engine.json"
+    if options.only and path.exists():  # the other rows stay
+        new = {(row["what"], row["threads"]): row for row in measured}
+        kept = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        measured = [new.pop((row["what"], row["threads"]), row) for row in kept] + list(new.values())
     print(write("engine", {"rows": measured}, options.results))
 
 
