@@ -65,7 +65,10 @@ inline void mix_bases(float* out, const float* from, const Vectors& at, const in
                       int64_t bases) {
     for (int64_t j = 0; j < at.count; j += kColumns) {
         const float* l[kColumns];
-        for (int v = 0; v < kColumns; ++v) l[v] = from + at.at[j + v];
+        for (int v = 0; v < kColumns; ++v) {
+            l[v] = from + at.at[j + v];
+            __asm__("" : "+r"(l[v]));  // a pointer of its own: as offsets from `from`, GCC keeps them in memory
+        }
         const float *w = weight, *a = coefficients + j * kLanes;
         Vec sum[kColumns] = {};
         for (int64_t n = 0; n < bases; n += kRows, w += count * kRows, a += kRows * pitch) {
