@@ -53,7 +53,8 @@ def describe() -> str:
     if reason is not None:
         return f"not available: {reason}"
     owner = {"openmp": "torch's OpenMP threads", "own": "its own threads"}[extension().thread_source()]
-    slow = chosen_instruction_set() == "avx512" and "avx512bf16" in instruction_sets()[1:]
+    usable = instruction_sets()
+    slow = chosen_instruction_set() == usable[0] == "avx512" and {"amx", "avx512bf16"}.intersection(usable)
     note = "; bfloat16 is computed in float32, which is faster here" if slow else ""
     return f"{chosen_instruction_set()}, {default_threads()} of {owner}{note}"
 
