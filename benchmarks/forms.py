@@ -3,8 +3,9 @@
     python benchmarks/forms.py --data CBSD68 [--model NAME ...]
 
 Degrades every image for the model's task, and restores it in float32 and in bfloat16. Needs a processor with such
-products, fast or not (KBNET_INSTRUCTION_SET chooses among several kinds). Writes benchmarks/results/forms.json; the catalogue repeats its figures, and dtype "auto" depends
-on them. Models that aren't named keep their figures. Takes about a minute per compact model on two cores.
+products, fast or not; KBNET_INSTRUCTION_SET chooses among several kinds. Writes benchmarks/results/forms.json; the
+catalogue repeats its figures, and dtype "auto" depends on them. Models that aren't named keep their figures. Takes
+about a minute per compact model on two cores.
 """
 
 import argparse
