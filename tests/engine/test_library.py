@@ -3,66 +3,21 @@
 import ctypes
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from c_library import FORMATS, Options, Progress, declare, restore, view
 
 import kbnet
 from kbnet.engine.native import bfloat16_instruction_sets, extension, instruction_sets, refuses_here
 from kbnet.models import create_model, save_file
 
 OK, ARGUMENT, FILE, MEMORY, VALUES, CANCELLED = range(6)
-FORMATS = {"uint8": 0, "uint16": 1, "float32": 2}
 WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 SMALL = {"width": 8, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1), "bases": 4}
-
-Progress = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-
-
-class Image(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("format", ctypes.c_int),
-        ("width", ctypes.c_int32),
-        ("height", ctypes.c_int32),
-        ("channels", ctypes.c_int32),
-        ("channel_stride", ctypes.c_ssize_t),
-        ("pixel_stride", ctypes.c_ssize_t),
-        ("row_stride", ctypes.c_ssize_t),
-    ]
-
-
-class Options(ctypes.Structure):
-    _fields_ = [
-        ("size", ctypes.c_size_t),
-        ("threads", ctypes.c_int32),
-        ("tile", ctypes.c_int32),
-        ("window", ctypes.c_int32),
-        ("strength", ctypes.c_float),
-        ("memory_limit", ctypes.c_size_t),
-        ("progress", Progress),
-        ("user", ctypes.c_void_p),
-        ("bfloat16", ctypes.c_int32),
-    ]
-
-
-def declare(library):
-    """Declare the types of the functions to ctypes."""
-    library.kbnet_open.restype = library.kbnet_open_memory.restype = ctypes.c_void_p
-    library.kbnet_open.argtypes = [ctypes.c_char_p]
-    library.kbnet_open_memory.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    for function in ("free", "channels", "instruction_set", "has_bfloat16"):
-        getattr(library, f"kbnet_{function}").argtypes = [ctypes.c_void_p]
-    library.kbnet_options_init_sized.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    library.kbnet_error.restype = library.kbnet_version.restype = library.kbnet_instruction_set.restype = (
-        ctypes.c_char_p
-    )
-    library.kbnet_restore.argtypes = [ctypes.c_void_p, ctypes.POINTER(Image), ctypes.POINTER(Image), ctypes.c_void_p]
-    return library
 
 
 @pytest.fixture(scope="module")
@@ -102,29 +57,6 @@ def model(library, weights):
     assert model, library.kbnet_error()
     yield model
     library.kbnet_free(model)
-
-
-def view(array):
-    height, width, channels = array.shape
-    strides = array.strides[2], array.strides[1], array.strides[0]
-    return Image(array.ctypes.data, FORMATS[array.dtype.name], width, height, channels, *strides)
-
-
-def options(library, **changes):
-    made = Options()
-    library.kbnet_options_init_sized(ctypes.addressof(made), ctypes.sizeof(made))
-    for name, value in changes.items():
-        setattr(made, name, value)
-    return made
-
-
-def restore(library, model, array, result=None, **changes):
-    result = np.empty_like(array) if result is None else result
-    given = options(library, **changes)
-    status = library.kbnet_restore(
-        model, ctypes.byref(view(array)), ctypes.byref(view(result)), ctypes.addressof(given)
-    )
-    return status, result
 
 
 def picture(height=70, width=90, channels=3, dtype="uint8"):
@@ -391,41 +323,6 @@ def test_several_threads_use_one_model(library, model):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("compiler", "standard"), [("cc", "c99"), ("c++", "c++11")])
-def test_the_header_and_the_example_are_plain_c(compiler, standard, tmp_path):
-    if shutil.which(compiler) is None:
-        pytest.skip(f"there is no {compiler}")
-    root = Path(__file__).parents[2]
-    source = root / "examples" / "restore.c"
-    if compiler == "c++":
-        source = tmp_path / "header.cpp"
-        source.write_text("#include <kbnet.h>\nint main() { return kbnet_abi_version() != KBNET_ABI_VERSION; }\n")
-    strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-std={standard}", "-fsyntax-only"]
-    child = subprocess.run(
-        [compiler, *strict, "-I", root / "csrc" / "include", source], capture_output=True, text=True, check=False
-    )
-    assert (child.returncode, child.stderr) == (0, "")
-
-
-def test_structs_are_laid_out_as_a_compiler_lays_them_out(tmp_path):
-    if shutil.which("cc") is None:
-        pytest.skip("there is no cc")
-    structs = {"kbnet_image": Image, "kbnet_options": Options}
-    lines = [
-        f'printf("%zu\\n", offsetof({name}, {field[0]}));' for name, kind in structs.items() for field in kind._fields_
-    ]
-    lines += [f'printf("%zu\\n", sizeof({name}));' for name in structs]
-    source = tmp_path / "layout.c"
-    source.write_text(
-        "#include <kbnet.h>\n#include <stdio.h>\nint main(void) {\n" + "\n".join(lines) + "\nreturn 0; }\n"
-    )
-    include = Path(__file__).parents[2] / "csrc" / "include"
-    subprocess.run(["cc", "-I", include, source, "-o", tmp_path / "layout"], check=True)
-    printed = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True).stdout
-    expected = [getattr(kind, field[0]).offset for kind in structs.values() for field in kind._fields_]
-    assert [int(line) for line in printed.split()] == expected + [ctypes.sizeof(kind) for kind in structs.values()]
-
-
 PEAK = """
 import ctypes, re, sys
 from pathlib import Path
@@ -433,7 +330,7 @@ import numpy as np
 from kbnet.engine.native import extension
 
 sys.path.insert(0, sys.argv[1])
-from test_library import Image, Options, declare, options, restore, view
+from c_library import declare, restore
 
 def memory(name):
     return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

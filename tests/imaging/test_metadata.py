@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 
 import metadata_page as page
 import metadata_samples as made
@@ -342,37 +341,6 @@ def test_a_picture_restored_by_rows_keeps_as_much(tmp_path, target):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", target, "rows.raw"]
 
 
-@pytest.mark.parametrize("tags", [{}, {271: "maker"}])
-def test_rows_of_a_turned_tiff_stay_turned_in_png(tmp_path, tags):
-    source, target = tmp_path / "in.tif", tmp_path / "out.png"
-    extra = [(tag, "s", 0, text, True) for tag, text in tags.items()]
-    tifffile.imwrite(
-        source, np.zeros((4, 6, 3), np.uint8), photometric="rgb", extratags=[(274, "H", 1, 6, True), *extra]
-    )
-    with open_rows(source) as reader:
-        facts = reader.facts
-        reader.read(0, facts.height).tofile(tmp_path / "rows.raw")
-    assert write_rows(tmp_path / "rows.raw", facts, target) == ()
-    assert read_photo(target).pixels.shape == read_photo(source).pixels.shape == (6, 4, 3)
-
-
-def test_rows_of_a_channel_without_a_meaning_keep_it_in_tiff_alone(tmp_path):
-    infrared = files.pattern(channels=4)
-    (tmp_path / "in.tif").write_bytes(made.tiff(*made.geo(), pixels=infrared))
-    with open_rows(tmp_path / "in.tif") as reader:
-        facts = reader.facts
-        reader.read(0, facts.height).tofile(tmp_path / "rows.raw")
-    assert write_rows(tmp_path / "rows.raw", facts, tmp_path / "out.tif") == ()
-    with tifffile.TiffFile(tmp_path / "out.tif") as opened:
-        written = opened.pages[0]
-        assert written.extrasamples == (0,)
-        assert written.tags[33550].value == (0.5, 0.25, 0)
-        np.testing.assert_array_equal(written.asarray(), infrared)
-    lost = write_rows(tmp_path / "rows.raw", facts, tmp_path / "out.png")
-    assert lost[0] == "the extra channel is not kept in PNG; TIFF keeps it"
-    assert read_photo(tmp_path / "out.png").alpha is None
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_damaged_metadata_never_stops_a_whole_picture(seed):
     rng = np.random.default_rng(seed)
@@ -384,28 +352,6 @@ def test_damaged_metadata_never_stops_a_whole_picture(seed):
     assert all(isinstance(note, str) for note in found.notes)
     cut = collect(io.BytesIO(bytes(data[: int(rng.integers(len(data)))])), sample.format)
     assert cut.orientation in range(65536)
-
-
-def test_small_files_that_ask_for_much_are_soon_done_with():
-    bomb = zlib.compress(b"0" * (1 << 28), 9)
-    photo = read_photo(made.png((b"zTXt", b"Raw profile type exif\0\0" + bomb)))
-    assert photo.metadata.first("exif") is None
-    many = b"".join(files.chunk(b"tEXt", b"a\0b") for _ in range(30_000))
-    plain = made.png()
-    assert read_photo(plain[:33] + many[: 500 * 15] + plain[33:]).notes == ()
-    found = collect(io.BytesIO(plain[:33] + many + plain[33:]), "png")
-    assert found.notes == ["the metadata is damaged and is not kept"]
-    # entries that all point to the same bytes: 4000 times the file
-    one = made.text(50000, "x" * 100_000)
-    overlapping = made.tiff(one)
-    at = struct.unpack_from("<I", overlapping, 4)[0]
-    place = overlapping[at + 2 : at + 14 + 12 * 9].rfind(struct.pack("<HH", 50000, 2))
-    entry = overlapping[at + 2 + place : at + 14 + place]
-    directory = struct.pack("<H", 4000) + entry * 4000 + bytes(4)
-    found = collect(
-        io.BytesIO(overlapping[:4] + struct.pack("<I", len(overlapping)) + overlapping[8:] + directory), "tiff"
-    )
-    assert sum(len(block.data) for block in found.blocks) < 3 * len(overlapping)
 
 
 @pytest.mark.parametrize("sample", [sample for sample in OTHERS if sample.kind == "extra"], ids=named)

@@ -214,3 +214,25 @@ def test_an_error_with_a_meaning_passes_unchanged(monkeypatch, caplog, kind):
         read_photo(made.png())
     assert raised.value is error
     assert caplog.records == []
+
+
+def test_small_files_that_ask_for_much_are_soon_done_with():
+    bomb = zlib.compress(b"0" * (1 << 28), 9)
+    photo = read_photo(made.png((b"zTXt", b"Raw profile type exif\0\0" + bomb)))
+    assert photo.metadata.first("exif") is None
+    many = b"".join(files.chunk(b"tEXt", b"a\0b") for _ in range(30_000))
+    plain = made.png()
+    assert read_photo(plain[:33] + many[: 500 * 15] + plain[33:]).notes == ()
+    found = collect(io.BytesIO(plain[:33] + many + plain[33:]), "png")
+    assert found.notes == ["the metadata is damaged and is not kept"]
+    # entries that all point to the same bytes: 4000 times the file
+    one = made.text(50000, "x" * 100_000)
+    overlapping = made.tiff(one)
+    at = struct.unpack_from("<I", overlapping, 4)[0]
+    place = overlapping[at + 2 : at + 14 + 12 * 9].rfind(struct.pack("<HH", 50000, 2))
+    entry = overlapping[at + 2 + place : at + 14 + place]
+    directory = struct.pack("<H", 4000) + entry * 4000 + bytes(4)
+    found = collect(
+        io.BytesIO(overlapping[:4] + struct.pack("<I", len(overlapping)) + overlapping[8:] + directory), "tiff"
+    )
+    assert sum(len(block.data) for block in found.blocks) < 3 * len(overlapping)
