@@ -17,6 +17,7 @@ import kbnet
 
 # Tests work on tiny tensors. A second thread gains nothing there, and on a busy machine the two wait for each other.
 torch.set_num_threads(1)
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; tables in pipes are as wide as their rows
 os.environ["KBNET_POISON_MEMORY"] = "1"  # the same for the memory of the compiled kernels
 
 OFFICIAL = Path(__file__).parent / "fixtures" / "official"
