@@ -19,13 +19,16 @@ struct Piece {
 #if defined(__SANITIZE_ADDRESS__)
 constexpr std::size_t kKept = 0;  // the poisoned guards between panels must not outlive the call
 #else
-constexpr std::size_t kKept = std::size_t{64} << 20;  // maximum in total
+constexpr std::size_t kKept = std::size_t{256} << 20;  // maximum in total: a network's images of a megapixel
 #endif
 
 // Images are read and written by rows of many channels, each in another page; large pages make that faster.
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 constexpr std::size_t kMost = 64;  // maximum number of blocks; every call searches all of them
+
+// New blocks of this size take the place of kept ones, so that blocks that no call asks for again don't add to the peak.
+constexpr std::size_t kLarge = std::size_t{1} << 20;
 
 // Never destroyed: threads can still return memory while the process exits.
 struct Store {
@@ -34,6 +37,18 @@ struct Store {
     std::size_t bytes = 0;
 
     Store() { pieces.reserve(kMost); }
+
+    Piece take(std::size_t i) {
+        const Piece piece = pieces[i];
+        pieces.erase(pieces.begin() + static_cast<std::ptrdiff_t>(i));
+        bytes -= piece.bytes;
+        return piece;
+    }
+    std::size_t free_oldest() {
+        const Piece piece = take(0);
+        std::free(piece.data);
+        return piece.bytes;
+    }
 };
 Store& store = *new Store;
 
@@ -58,11 +73,11 @@ Floats find_memory(int64_t floats) {
                 best = i;
         }
         if (best < store.pieces.size()) {
-            const Piece piece = store.pieces[best];
-            store.pieces.erase(store.pieces.begin() + static_cast<std::ptrdiff_t>(best));
-            store.bytes -= piece.bytes;
+            const Piece piece = store.take(best);
             return Floats(piece.data, GiveBack{piece.bytes});
         }
+        std::size_t freed = 0;
+        while (bytes >= kLarge && freed < bytes && !store.pieces.empty()) freed += store.free_oldest();
     }
     void* p = std::aligned_alloc(line, bytes);
     if (!p) throw std::bad_alloc();
@@ -82,11 +97,11 @@ Floats allocate(int64_t floats) {
 
 void GiveBack::operator()(float* p) const {
     if (const Turn turn{store.mutex, std::try_to_lock}; turn && bytes <= kKept) {
-        while (store.pieces.size() == kMost || store.bytes + bytes > kKept) {  // evict the least recently used
-            std::free(store.pieces.front().data);
-            store.bytes -= store.pieces.front().bytes;
-            store.pieces.erase(store.pieces.begin());
-        }
+        while (store.pieces.size() == kMost || store.bytes + bytes > kKept) store.free_oldest();
+#if defined(__linux__)
+        // The system can take it while nobody uses it, but doesn't unless it needs memory.
+        if (bytes >= 2 * kHugePage) madvise(p, bytes, MADV_FREE);
+#endif
         store.pieces.push_back({p, bytes});
         store.bytes += bytes;
     } else
