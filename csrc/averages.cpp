@@ -18,12 +18,12 @@ Grid means_of_all(const Kernels& kernels, SumsCall call, int threads) {
     std::vector<float> sums(static_cast<std::size_t>(s.batch * s.channels * bands));
     call.sums = sums.data();
     cell_sums(kernels, call, threads);
-    Grid grid{std::vector<float>(static_cast<std::size_t>(s.batch * s.channels)), s.batch};
+    Grid grid{allocate(s.batch * s.channels), s.batch};
     const float pixels = static_cast<float>(s.height * s.width);
-    for (std::size_t i = 0; i < grid.values.size(); ++i) {
+    for (int64_t plane = 0; plane < s.batch * s.channels; ++plane) {
         float sum = 0.0f;
-        for (int64_t band = 0; band < bands; ++band) sum += sums[i * static_cast<std::size_t>(bands) + static_cast<std::size_t>(band)];
-        grid.values[i] = sum / pixels;
+        for (int64_t band = 0; band < bands; ++band) sum += sums[static_cast<std::size_t>(plane * bands + band)];
+        grid.values.get()[plane] = sum / pixels;
     }
     return grid;
 }
@@ -33,10 +33,10 @@ Grid means_of_cells(const Kernels& kernels, SumsCall call, int64_t cell, int thr
     const Sizes& s = call.sizes;
     call.cell_rows = call.cell_cols = cell;
     Grid grid{{}, s.batch, call.grid_rows(), call.grid_cols(), cell};
-    grid.values.resize(static_cast<std::size_t>(s.batch * s.channels * grid.rows * grid.cols));
-    call.sums = grid.values.data();
+    grid.values = allocate(s.batch * s.channels * grid.rows * grid.cols);
+    call.sums = grid.values.get();
     cell_sums(kernels, call, threads);
-    float* value = grid.values.data();
+    float* value = grid.values.get();
     for (int64_t plane = 0; plane < s.batch * s.channels; ++plane)
         for (int64_t r = 0; r < grid.rows; ++r)
             for (int64_t c = 0; c < grid.cols; ++c)
@@ -44,21 +44,65 @@ Grid means_of_cells(const Kernels& kernels, SumsCall call, int64_t cell, int thr
     return grid;
 }
 
-// Replaces every row of `plane` with the mean of the `window` rows around it, or every number along an axis of stride
-// 1. In float64, because long sums lose precision. `total` has room for length + 1 rows.
-void slide(float* plane, int64_t length, int64_t each, int64_t window, double* total) {
-    for (int64_t i = 0; i < each; ++i) total[i] = 0;
-    for (int64_t row = 0; row < length; ++row)
-        for (int64_t i = 0; i < each; ++i) total[(row + 1) * each + i] = total[row * each + i] + plane[row * each + i];
-    for (int64_t row = 0; row < length; ++row) {
-        const int64_t start = std::clamp<int64_t>(row - (window - 1) / 2, 0, length - window);
-        const double *low = total + start * each, *high = total + (start + window) * each;
-        for (int64_t i = 0; i < each; ++i)
-            plane[row * each + i] = static_cast<float>((high[i] - low[i]) / static_cast<double>(window));
+Grid one_cell(const std::vector<float>& values, int64_t batch) {
+    Grid grid{allocate(static_cast<int64_t>(values.size())), batch};
+    std::copy(values.begin(), values.end(), grid.values.get());
+    return grid;
+}
+
+// to[i] = the mean of `window` numbers from[i], from[i + step], ...
+void mean_of_window(float* to, const float* from, int64_t n, int64_t step, int64_t window) {
+    constexpr int64_t kTogether = 16;  // in registers
+    const float size = static_cast<float>(window);
+    int64_t i = 0;
+    for (; i + kTogether <= n; i += kTogether) {
+        float sums[kTogether] = {};
+        for (int64_t k = 0; k < window; ++k)
+            for (int64_t j = 0; j < kTogether; ++j) sums[j] += from[i + k * step + j];
+        for (int64_t j = 0; j < kTogether; ++j) to[i + j] = sums[j] / size;
+    }
+    for (; i < n; ++i) {
+        float sum = 0.0f;
+        for (int64_t k = 0; k < window; ++k) sum += from[i + k * step];
+        to[i] = sum / size;
     }
 }
 
+// Means over `window` rows around each row.
+void slide_rows(float* to, const float* from, int64_t rows, int64_t cols, int64_t window) {
+    const int64_t before = (window - 1) / 2, centred = rows - window + 1, last = before + centred - 1;
+    for (int64_t i = 0; i < centred; ++i) mean_of_window(to + (before + i) * cols, from + i * cols, cols, cols, window);
+    for (int64_t row = 0; row < before; ++row) std::copy_n(to + before * cols, cols, to + row * cols);
+    for (int64_t row = last + 1; row < rows; ++row) std::copy_n(to + last * cols, cols, to + row * cols);
+}
+
+// Means over `window` columns around each column.
+void slide_columns(float* to, const float* from, int64_t rows, int64_t cols, int64_t window) {
+    const int64_t before = (window - 1) / 2, centred = cols - window + 1, last = before + centred - 1;
+    for (int64_t row = 0; row < rows; ++row, to += cols, from += cols) {
+        mean_of_window(to + before, from, centred, 1, window);
+        std::fill(to, to + before, to[before]);
+        std::fill(to + last + 1, to + cols, to[last]);
+    }
+}
+
+// A local context's window, and the side of its cells, in pixels of a level.
+struct Window {
+    int64_t side, cell;
+
+    Window(int64_t window, int64_t height, int64_t input_height)
+        : side(std::max<int64_t>(1, window * height / input_height)), cell(std::max<int64_t>(1, side / kCells)) {}
+    bool covers(const Sizes& s) const { return side >= s.height && side >= s.width; }
+};
+
 }  // namespace
+
+int64_t averages_floats(const Sizes& level, int64_t hidden, int64_t window, int64_t input_height) {
+    const Window local(window, level.height, input_height);
+    if (local.covers(level)) return level.batch * (level.channels + hidden);
+    const int64_t cells = divide_up(level.height, local.cell) * divide_up(level.width, local.cell);
+    return level.batch * (level.channels + hidden) * cells;
+}
 
 void sliding_mean(Grid& grid, int64_t channels, int64_t window, int threads) {
     const int64_t planes = grid.batch * channels, cells = grid.rows * grid.cols;
@@ -67,21 +111,20 @@ void sliding_mean(Grid& grid, int64_t channels, int64_t window, int threads) {
         std::vector<float> means(static_cast<std::size_t>(planes));
         for (int64_t p = 0; p < planes; ++p) {
             double sum = 0;
-            for (int64_t i = 0; i < cells; ++i) sum += grid.values[static_cast<std::size_t>(p * cells + i)];
+            for (int64_t i = 0; i < cells; ++i) sum += grid.values.get()[p * cells + i];
             means[static_cast<std::size_t>(p)] = static_cast<float>(sum / static_cast<double>(cells));
         }
-        grid = Grid{std::move(means), grid.batch};
+        grid = one_cell(means, grid.batch);
         return;
     }
     const int shares = cells * planes < 1 << 14 ? 1 : static_cast<int>(std::min<int64_t>(threads, planes));
-    const std::size_t room = static_cast<std::size_t>(std::max((grid.rows + 1) * grid.cols, grid.cols + 1));
-    std::vector<double> totals(static_cast<std::size_t>(shares) * room);
+    const Floats slid = allocate(shares * cells);
     run_on_threads(shares, [&](int share) {
-        double* const total = totals.data() + static_cast<std::size_t>(share) * room;
+        float* const rows_done = slid.get() + share * cells;
         for (int64_t p = planes * share / shares; p < planes * (share + 1) / shares; ++p) {
-            float* const plane = grid.values.data() + p * cells;
-            slide(plane, grid.rows, grid.cols, down, total);
-            for (int64_t r = 0; r < grid.rows; ++r) slide(plane + r * grid.cols, grid.cols, 1, across, total);
+            float* const plane = grid.values.get() + p * cells;
+            slide_rows(rows_done, plane, grid.rows, grid.cols, down);
+            slide_columns(plane, rows_done, grid.rows, grid.cols, across);
         }
     });
 }
@@ -92,14 +135,13 @@ Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size
     if (context.kind == Context::kShared) {
         if (site >= context.means.size() || context.means[site].size() != static_cast<std::size_t>(s.channels))
             throw std::invalid_argument("the shared averages belong to another network");
-        return Grid{context.means[site], 1};
+        return one_cell(context.means[site], 1);
     }
     if (context.kind == Context::kLocal) {
-        const int64_t window = std::max<int64_t>(1, context.window * s.height / input_height);
-        if (window < s.height || window < s.width) {
-            const int64_t cell = std::max<int64_t>(1, window / kCells);
-            Grid grid = means_of_cells(kernels, sums, cell, threads);
-            sliding_mean(grid, s.channels, window / cell | 1, threads);  // odd, so that windows are centred
+        const Window local(context.window, s.height, input_height);
+        if (!local.covers(s)) {
+            Grid grid = means_of_cells(kernels, sums, local.cell, threads);
+            sliding_mean(grid, s.channels, local.side / local.cell | 1, threads);  // odd, so that windows are centred
             return grid;
         }
     }
@@ -112,11 +154,11 @@ Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size
     std::vector<float> together(static_cast<std::size_t>(s.channels));
     for (int64_t c = 0; c < s.channels; ++c) {
         float sum = 0.0f;
-        for (int64_t b = 0; b < s.batch; ++b) sum += grid.values[static_cast<std::size_t>(b * s.channels + c)];
+        for (int64_t b = 0; b < s.batch; ++b) sum += grid.values.get()[b * s.channels + c];
         together[static_cast<std::size_t>(c)] = sum / static_cast<float>(s.batch);
     }
-    context.means.push_back(together);
-    return Grid{std::move(together), 1};
+    context.means.push_back(std::move(together));
+    return one_cell(context.means.back(), 1);
 }
 
 }  // namespace kbnet

@@ -2,11 +2,12 @@
 #pragma once
 
 #include "engine.h"
+#include "work.h"
 
 namespace kbnet {
 
 struct Grid {
-    std::vector<float> values;  // [batch][channels][rows][cols]
+    Floats values;  // [batch][channels][rows][cols]
     int64_t batch = 0, rows = 1, cols = 1;
     int64_t cell = 1;  // side of a cell in pixels
 };
@@ -15,6 +16,10 @@ struct Grid {
 // `site` is the index of the block, `input_height` the height of the network's padded input.
 Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size_t site, int64_t input_height,
               int threads);
+
+// Memory in floats of a level's averages with a local context, and of what the channel branch makes of them. The window
+// is in input pixels.
+int64_t averages_floats(const Sizes& level, int64_t hidden, int64_t window, int64_t input_height);
 
 // Means over a window of cells around each cell, shifted inwards at borders; the mean of all cells, [1][1], if it
 // covers them all.

@@ -12,7 +12,9 @@ Network::~Network() = default;
 
 int64_t Network::multiple() const { return form_->multiple(); }
 
-int64_t Network::bytes(int64_t batch, int64_t height, int64_t width) const { return form_->bytes(batch, height, width); }
+int64_t Network::bytes(int64_t batch, int64_t height, int64_t width, int64_t window) const {
+    return form_->bytes(batch, height, width, window);
+}
 
 void Network::run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t height, int64_t width, Context& context,
                   int threads) const {

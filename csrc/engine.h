@@ -66,8 +66,8 @@ public:
              int threads) const;
 
     int64_t multiple() const;
-    // Peak memory of a run in bytes, not counting x and y.
-    int64_t bytes(int64_t batch, int64_t height, int64_t width) const;
+    // Peak memory of a run in bytes, not counting x and y. `window`: of a local context
+    int64_t bytes(int64_t batch, int64_t height, int64_t width, int64_t window = 0) const;
     const Kernels& kernels() const { return kernels_; }
 
 private:

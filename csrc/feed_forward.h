@@ -139,6 +139,7 @@ void sums_row(const SumsCall& call, int64_t image, int64_t grid_row, float* scra
     const int64_t end = smaller(s.height, (grid_row + 1) * call.cell_rows);
     for (int64_t x0 = 0; x0 < s.width; x0 += kSumsPixels) {
         const int64_t n = smaller(kSumsPixels, s.width - x0), wide = round_up(n, kLanes);
+        const int64_t first = x0 / call.cell_cols, first_stop = (first + 1) * call.cell_cols - x0;
         fill(columns, s.channels * kSumsPixels, 0.0f);
         for (int64_t y = grid_row * call.cell_rows; y < end; ++y) {
             read_pixels(u, kSumsPixels, call.x, call.x.at(image, 0, y, x0), s.channels, n);
@@ -147,11 +148,10 @@ void sums_row(const SumsCall& call, int64_t image, int64_t grid_row, float* scra
                 store(columns + i, load(columns + i) + load(u + i));
         }
         for (int64_t c = 0; c < s.channels; ++c)
-            for (int64_t x = 0; x < n;) {
-                const int64_t cell = (x0 + x) / call.cell_cols;
-                const int64_t stop = smaller(n, (cell + 1) * call.cell_cols - x0);
-                sums[c * cells + cell] += sum_of(columns + c * kSumsPixels + x, stop - x);
-                x = stop;
+            for (int64_t x = 0, cell = first, stop = first_stop; x < n; ++cell, stop += call.cell_cols) {
+                const int64_t end = smaller(n, stop);
+                sums[c * cells + cell] += sum_of(columns + c * kSumsPixels + x, end - x);
+                x = end;
             }
     }
 }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "forward.h"
+#include "interpolation.h"
 #include "mixing.h"
 
 namespace {
@@ -141,8 +142,9 @@ struct FusionScratch : FusionSizes {
     Field field;
     Mixing mixing;
     int64_t dense;
-    int32_t *tile_at, *adaptive_at, *kba_at, *static_at, *offsets, *left_cell, *right_cell;
-    float *u, *u_pairs, *a, *head, *first, *second, *pairs, *fixed, *mixed, *fused, *out, *share, *across;
+    int32_t *tile_at, *adaptive_at, *kba_at, *static_at, *offsets;
+    Columns columns;
+    float *u, *u_pairs, *a, *head, *first, *second, *pairs, *fixed, *mixed, *fused, *out, *across;
     int64_t floats;
 
     static int64_t border(const FusionCall& call) {
@@ -162,7 +164,7 @@ struct FusionScratch : FusionSizes {
         const int64_t room = Vectors::room(field.rows + 2 * field.border, field.pitch);
         tile_at = indices(room), adaptive_at = indices(room), kba_at = indices(room), static_at = indices(room);
         offsets = indices(larger(static_taps, larger(head_taps, 9)));
-        left_cell = indices(row), right_cell = indices(row), share = arena.take(row);
+        columns = Columns(call, field.vectors_across(), arena);
         across = arena.take(cells * row);
         u = arena.take(s.channels * field.floats);
         u_pairs = call.paired ? arena.take(steps * field.floats) : u;
@@ -262,20 +264,6 @@ inline void adaptive_branch(const FusionCall& call, const FusionScratch& k, int6
                                      k.weights.bases + (c0 + g) / s.group * Mixing::packed(s, call.paired));
 }
 
-// Position of a pixel between the centres of cells, as in torch's bilinear interpolation with align_corners=False.
-struct Between {
-    int64_t low, high;
-    float share;  // weight of `high`
-
-    Between(int64_t pixel, int64_t cell, int64_t cells) {
-        float at = (static_cast<float>(pixel) + 0.5f) / static_cast<float>(cell) - 0.5f;
-        if (at < 0) at = 0;
-        low = smaller(static_cast<int64_t>(at), cells - 1);
-        high = smaller(low + 1, cells - 1);
-        share = at - static_cast<float>(low);
-    }
-};
-
 // k.fixed *= the channel branch of hidden channels [c0, c0 + n)
 inline void multiply_means(const FusionCall& call, const FusionScratch& k, int64_t c0, int64_t n, const Tile& tile) {
     const int64_t row = k.field.vectors_across() * kLanes, cells = call.grid_rows * call.grid_cols;
@@ -289,14 +277,8 @@ inline void multiply_means(const FusionCall& call, const FusionScratch& k, int64
     const int64_t bottom = Between(tile.row0 + tile.rows - 1, call.cell, call.grid_rows).high;
     for (int64_t c = 0; c < n; ++c) {
         // First between columns of cells, once for all rows of pixels between the same rows of cells.
-        for (int64_t g = top; g <= bottom; ++g) {
-            const float* const from = means + c * cells + g * call.grid_cols;
-            float* const to = k.across + (g - top) * row;
-            for (int64_t x = 0; x < row; ++x) {
-                const float left = from[k.left_cell[x]];
-                to[x] = left + (from[k.right_cell[x]] - left) * k.share[x];
-            }
-        }
+        for (int64_t g = top; g <= bottom; ++g)
+            k.columns.interpolate(k.across + (g - top) * row, means + c * cells + g * call.grid_cols);
         for (int64_t r = 0; r < tile.rows; ++r) {
             const Between y(tile.row0 + r, call.cell, call.grid_rows);
             const float *low = k.across + (y.low - top) * row, *high = k.across + (y.high - top) * row;
@@ -306,14 +288,6 @@ inline void multiply_means(const FusionCall& call, const FusionScratch& k, int64
                 store(to + x, load(to + x) * (l + (load(high + x) - l) * y.share));
             }
         }
-    }
-}
-
-inline void prepare_columns(const FusionCall& call, const FusionScratch& k, const Tile& tile) {
-    for (int64_t x = 0; x < k.field.vectors_across() * kLanes; ++x) {
-        const Between b(tile.col0 + smaller(x, tile.cols - 1), call.cell, call.grid_cols);
-        k.left_cell[x] = static_cast<int32_t>(b.low), k.right_cell[x] = static_cast<int32_t>(b.high);
-        k.share[x] = b.share;
     }
 }
 
@@ -346,7 +320,7 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
     if (call.paired) pair_panels(k.u_pairs, f.floats, k.u, f.floats, s.channels, f.floats);
     predict_coefficients<Dot>(call, k, at_tile);
     k.mixing.prepare(k.a);
-    if (call.grid_rows * call.grid_cols > 1) prepare_columns(call, k, tile);
+    if (call.grid_rows * call.grid_cols > 1) k.columns.prepare(call, tile);
 
     for (int64_t c0 = 0; c0 < call.hidden; c0 += k.chunk) {
         const int64_t n = smaller(k.chunk, call.hidden - c0);

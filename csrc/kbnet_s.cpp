@@ -2,6 +2,7 @@
 #include <memory>
 #include <utility>
 
+#include "averages.h"
 #include "layers.h"
 
 namespace kbnet {
@@ -38,10 +39,17 @@ public:
 
     int64_t multiple() const override { return int64_t{1} << encoder_.size(); }
 
-    int64_t bytes(int64_t batch, int64_t height, int64_t width) const override {
+    int64_t bytes(int64_t batch, int64_t height, int64_t width, int64_t window) const override {
         const int64_t rows = round_up(height, multiple()), cols = round_up(width, multiple());
         const int64_t input = batch * Layout(settings_.channels, rows, cols).floats();
-        return static_cast<int64_t>(sizeof(float)) * (plan(batch, rows, cols, input).floats + input);
+        const Memory plan = this->plan(batch, rows, cols, input);
+        int64_t floats = plan.floats + input;
+        for (std::size_t i = 0; window > 0 && i < plan.levels.size(); ++i) {
+            const Layout& level = plan.levels[i].layout;
+            const Sizes sizes{batch, level.channels, level.rows, level.cols, 0, 1, 1};
+            floats += averages_floats(sizes, level.channels, window, rows);
+        }
+        return static_cast<int64_t>(sizeof(float)) * floats;
     }
 
     void run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t height, int64_t width, Context& context,

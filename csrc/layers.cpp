@@ -36,13 +36,13 @@ void run_layer(const Kernels& kernels, EdgeCall call, int threads) {
 }
 
 // Mixes averages [batch][C][rows][cols] by a block's channel branch, to [batch][D][rows][cols].
-std::vector<float> mixed(const Kernels& kernels, const EdgeCall& mix, Grid& grid, int threads) {
+Floats mixed(const Kernels& kernels, const EdgeCall& mix, const Grid& grid, int threads) {
     const int64_t cells = grid.rows * grid.cols;
-    std::vector<float> out(static_cast<std::size_t>(grid.batch * mix.out_channels * cells));
+    Floats out = allocate(grid.batch * mix.out_channels * cells);
     EdgeCall call = mix;
     call.batch = grid.batch, call.height = grid.rows, call.width = grid.cols;
-    call.x = {grid.values.data(), call.channels * cells, cells, grid.cols, 1, false};
-    call.y = {out.data(), call.out_channels * cells, cells, grid.cols, 1, false};
+    call.x = {grid.values.get(), call.channels * cells, cells, grid.cols, 1, false};
+    call.y = {out.get(), call.out_channels * cells, cells, grid.cols, 1, false};
     run_layer(kernels, call, threads);
     return out;
 }
@@ -146,9 +146,9 @@ void Run::block(const Block& block, const Tensor4& x, const Tensor4& y, int64_t 
     fused.sizes.batch = batch_, fused.sizes.height = rows, fused.sizes.width = cols;
     fused.x = x, fused.y = y;
     SumsCall sums{fused.sizes, fused.eps, x, fused.norm_weight, fused.norm_bias, nullptr, 0, 0};
-    Grid grid = averages(kernels_, sums, context_, site_++, input_height_, threads_);
-    const std::vector<float> means = mixed(kernels_, block.mix, grid, threads_);
-    fused.means = means.data(), fused.means_batch = grid.batch;
+    const Grid grid = averages(kernels_, sums, context_, site_++, input_height_, threads_);
+    const Floats means = mixed(kernels_, block.mix, grid, threads_);
+    fused.means = means.get(), fused.means_batch = grid.batch;
     fused.grid_rows = grid.rows, fused.grid_cols = grid.cols, fused.cell = grid.cell;
     FeedForwardCall feed = block.feed;
     feed.sizes = fused.sizes, feed.x = feed.y = y;

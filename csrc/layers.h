@@ -16,7 +16,7 @@ public:
     virtual void run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t height, int64_t width, Context& context,
                      int threads) const = 0;
     virtual int64_t multiple() const = 0;
-    virtual int64_t bytes(int64_t batch, int64_t height, int64_t width) const = 0;
+    virtual int64_t bytes(int64_t batch, int64_t height, int64_t width, int64_t window) const = 0;
 };
 
 std::unique_ptr<Form> make_kbnet_s(const Settings& settings, Source& source, const Kernels& kernels);

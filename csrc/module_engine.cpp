@@ -89,7 +89,9 @@ public:
         return how.kind == Context::kGather ? how.means : std::vector<std::vector<float>>{};
     }
 
-    int64_t bytes(int64_t batch, int64_t height, int64_t width) const { return network_->bytes(batch, height, width); }
+    int64_t bytes(int64_t batch, int64_t height, int64_t width, int64_t window) const {
+        return network_->bytes(batch, height, width, window);
+    }
     int64_t multiple() const { return network_->multiple(); }
     std::string instruction_set() const { return network_->kernels().name; }
     bool in_bfloat16() const { return in_bfloat16_; }
@@ -108,7 +110,7 @@ void define_engine(nb::module_& m) {
         .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, bool>(), "settings"_a, "arrays"_a,
              "instruction_set"_a = "", "bfloat16"_a = false)
         .def("run", &Engine::run, "x"_a, "y"_a.noconvert(), "context"_a, "window"_a, "halo"_a, "means"_a, "threads"_a)
-        .def("bytes", &Engine::bytes, "batch"_a, "height"_a, "width"_a)
+        .def("bytes", &Engine::bytes, "batch"_a, "height"_a, "width"_a, "window"_a = 0)
         .def_prop_ro("multiple", &Engine::multiple)
         .def_prop_ro("instruction_set", &Engine::instruction_set)
         .def_prop_ro("in_bfloat16", &Engine::in_bfloat16);

@@ -79,7 +79,7 @@ private:
     int64_t bytes(int64_t side) const {
         const int64_t rows = std::min(side, height_), cols = std::min(side, width_);
         const int64_t floats = channels_ * (2 * rows * cols + rows * width_ + 2 * width_);
-        return network_.bytes(1, rows, cols) + static_cast<int64_t>(sizeof(float)) * floats;
+        return network_.bytes(1, rows, cols, task_.window) + static_cast<int64_t>(sizeof(float)) * floats;
     }
 
     int64_t tile_side() const {

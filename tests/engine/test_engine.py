@@ -115,6 +115,10 @@ def test_memory_is_known_before_a_run(network, settings, arrays):
     for height, width in ((320, 512), (1024, 1024), (608, 800)):  # with a few percent of gaps
         assert 1 <= engine.bytes(height, width) / (4 * floats * height * width) < 1.2
     assert engine.bytes(1, 1) == engine.bytes(multiple, multiple)
+    # A local context has averages for each cell: of 2 x 2 pixels in the first level with a window of 16.
+    cells = 4 * 2 * network.config.width * 64 * 64
+    assert engine.bytes(128, 128) + cells < engine.bytes(128, 128, window=16) < engine.bytes(128, 128) + 20 * cells
+    assert engine.bytes(128, 128, window=128) < engine.bytes(128, 128) + cells
 
 
 def test_what_does_not_fit_is_refused(network, settings, arrays):

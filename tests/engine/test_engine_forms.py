@@ -115,12 +115,14 @@ def test_wide_levels():
     np.testing.assert_allclose(ours, by_layers(network, x, torch.float64), atol=1e-5)
 
 
-@pytest.mark.parametrize("window", [3, 8, 20, 64])
+@pytest.mark.parametrize("window", [3, 8, 20, 24, 40, 64, 120])
 def test_windows_of_any_size(window):
-    """Cells of one pixel and of several, whole and cut ones."""
-    network, x = made("several tiles"), image(2, 46, 84)
-    ours = engine_of(network)(x, Local(window)) - x
-    np.testing.assert_allclose(ours, by_layers(network, x, torch.float64, nn.Local(window)), atol=2e-5)
+    """Cells of one pixel and of several, whole and cut ones; some as wide as the steps between a vector's pixels."""
+    network, x = made("several tiles"), image(2, 46, 134)
+    exact = by_layers(network, x, torch.float64, nn.Local(window))
+    for instruction_set in INSTRUCTION_SETS:
+        ours = engine_of(network, instruction_set=instruction_set)(x, Local(window)) - x
+        np.testing.assert_allclose(ours, exact, atol=2e-5, err_msg=instruction_set)
 
 
 def test_bfloat16_differs_from_float32_only_where_it_is_multiplied_in():

@@ -63,9 +63,12 @@ class Engine:
         """The type of its products: "bfloat16" if that was requested and the instruction set has them."""
         return "bfloat16" if self._engine.in_bfloat16 else "float32"
 
-    def bytes(self, height: int, width: int, batch: int = 1) -> int:
-        """Return a call's peak memory in bytes for images of this size, not counting input and output."""
-        return int(self._engine.bytes(batch, height, width))
+    def bytes(self, height: int, width: int, batch: int = 1, window: int = 0) -> int:
+        """Return a call's peak memory in bytes for images of this size, not counting input and output.
+
+        `window` is that of a local context, 0 with others.
+        """
+        return int(self._engine.bytes(batch, height, width, window))
 
     def __call__(self, image: Image, context: Context | None = None, *, threads: int | None = None) -> Image:
         """Restore images [B,C,H,W] of any size; values are neither clipped nor rounded.
