@@ -241,6 +241,23 @@ inline void convolve(float* out, int64_t out_pitch, const int32_t* out_at, const
     }
 }
 
+// `convolve` of one channel by 3x3 taps: rows of `from` are `pitch` floats apart. The taps stay in registers.
+inline void convolve_3x3(float* out, const int32_t* out_at, const float* from, const Vectors& at, int64_t pitch,
+                         const float* weight, float bias) {
+    Vec w[9];
+    for (int t = 0; t < 9; ++t) w[t] = Vec{} + weight[t];
+    for (int64_t j = 0; j < at.count; j += kColumns) {
+        Vec acc[kColumns];
+        for (int v = 0; v < kColumns; ++v) acc[v] = Vec{} + bias;
+        for (int v = 0; v < kColumns; ++v) {
+            const float* const middle = from + at.at[j + v];
+            const float* const rows[3] = {middle - pitch, middle, middle + pitch};
+            for (int t = 0; t < 9; ++t) acc[v] += load(rows[t / 3] + t % 3 - 1) * w[t];
+        }
+        for (int v = 0; v < kColumns; ++v) store(out + (out_at ? out_at[j + v] : (j + v) * kLanes), acc[v]);
+    }
+}
+
 // Layer norm over the channels of every pixel of a panel, in place; n is a multiple of kLanes
 inline void normalize(float* panel, int64_t pitch, int64_t channels, int64_t n, const float* weight, const float* bias,
                       float eps) {

@@ -202,9 +202,13 @@ inline void depthwise(const Scratch& k, float* out, int64_t pitch, const int32_t
                       const Vectors& at) {
     const int64_t area = kernel * kernel;
     tap_offsets(k.offsets, 1, 0, kernel, k.field.pitch);
-    for (int64_t c = 0; c < n; ++c)
-        convolve<FloatDot, 1>(out + c * pitch, pitch, out_at, from + c * k.field.floats, at, k.offsets, area,
-                              weight + (c0 + c) * area, bias + c0 + c);
+    for (int64_t c = 0; c < n; ++c) {
+        const float *const panel = from + c * k.field.floats, *const taps = weight + (c0 + c) * area;
+        if (kernel == 3)
+            convolve_3x3(out + c * pitch, out_at, panel, at, k.field.pitch, taps, bias[c0 + c]);
+        else
+            convolve<FloatDot, 1>(out + c * pitch, pitch, out_at, panel, at, k.offsets, area, taps, bias + c0 + c);
+    }
 }
 
 // The static branch of hidden channels [c0, c0 + n), dense into k.fixed
