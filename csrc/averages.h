@@ -17,8 +17,8 @@ struct Grid {
 Grid averages(const Kernels& kernels, SumsCall sums, Context& context, std::size_t site, int64_t input_height,
               int threads);
 
-// Memory in floats of a level's averages with a local context, and of what the channel branch makes of them. The window
-// is in input pixels.
+// Memory in floats of a level's averages with a local context, and of what the channel branch makes of them. All levels
+// count, because memory is kept for the next block. The window is in input pixels.
 int64_t averages_floats(const Sizes& level, int64_t hidden, int64_t window, int64_t input_height);
 
 // Means over a window of cells around each cell, shifted inwards at borders; the mean of all cells, [1][1], if it

@@ -242,7 +242,7 @@ inline void convolve(float* out, int64_t out_pitch, const int32_t* out_at, const
 }
 
 // `convolve` of one channel by 3x3 taps: rows of `from` are `pitch` floats apart. The taps stay in registers.
-inline void convolve_3x3(float* out, const int32_t* out_at, const float* from, const Vectors& at, int64_t pitch,
+inline void depthwise_3x3(float* out, const int32_t* out_at, const float* from, const Vectors& at, int64_t pitch,
                          const float* weight, float bias) {
     Vec w[9];
     for (int t = 0; t < 9; ++t) w[t] = Vec{} + weight[t];

@@ -149,9 +149,9 @@ void sums_row(const SumsCall& call, int64_t image, int64_t grid_row, float* scra
         }
         for (int64_t c = 0; c < s.channels; ++c)
             for (int64_t x = 0, cell = first, stop = first_stop; x < n; ++cell, stop += call.cell_cols) {
-                const int64_t end = smaller(n, stop);
-                sums[c * cells + cell] += sum_of(columns + c * kSumsPixels + x, end - x);
-                x = end;
+                const int64_t until = smaller(n, stop);
+                sums[c * cells + cell] += sum_of(columns + c * kSumsPixels + x, until - x);
+                x = until;
             }
     }
 }

@@ -201,11 +201,11 @@ inline void depthwise(const Scratch& k, float* out, int64_t pitch, const int32_t
                       const float* weight, const float* bias, int64_t c0, int64_t n, int64_t kernel,
                       const Vectors& at) {
     const int64_t area = kernel * kernel;
-    tap_offsets(k.offsets, 1, 0, kernel, k.field.pitch);
+    if (kernel != 3) tap_offsets(k.offsets, 1, 0, kernel, k.field.pitch);
     for (int64_t c = 0; c < n; ++c) {
         const float *const panel = from + c * k.field.floats, *const taps = weight + (c0 + c) * area;
         if (kernel == 3)
-            convolve_3x3(out + c * pitch, out_at, panel, at, k.field.pitch, taps, bias[c0 + c]);
+            depthwise_3x3(out + c * pitch, out_at, panel, at, k.field.pitch, taps, bias[c0 + c]);
         else
             convolve<FloatDot, 1>(out + c * pitch, pitch, out_at, panel, at, k.offsets, area, taps, bias + c0 + c);
     }

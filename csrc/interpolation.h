@@ -25,37 +25,39 @@ struct Between {
 
 // Interpolation along a row, as a short sum for each vector of pixels: the cells near it, times their weights.
 struct Columns {
-    int64_t vectors, each, count;  // most cells that a vector can need, and needs here
-    int32_t* first;                // [vectors], the first of its cells
-    float* weights;                // [vectors][each][kLanes]
+    int64_t vectors;
+    int64_t most, used;  // cells per vector: at most, and here
+    int32_t* first;      // [vectors], the first of its cells
+    float* weights;      // [vectors][most][kLanes]
 
     Columns() = default;
+    // A vector crosses the centres of at most (kLanes - 1) / cell + 1 cells; one more cell is left of them, one right.
     Columns(const FusionCall& call, int64_t vectors_, Arena& arena)
-        : vectors(vectors_), each(smaller((kLanes - 1) / call.cell + 3, call.grid_cols)), count(each) {
+        : vectors(vectors_), most(smaller((kLanes - 1) / call.cell + 3, call.grid_cols)), used(most) {
         first = reinterpret_cast<int32_t*>(arena.take(round_up(vectors, 16)));
-        weights = arena.take(vectors * each * kLanes);
+        weights = arena.take(vectors * most * kLanes);
     }
 
     void prepare(const FusionCall& call, const Tile& tile) {
-        count = 1;
-        fill(weights, vectors * each * kLanes, 0.0f);
+        used = 1;
+        fill(weights, vectors * most * kLanes, 0.0f);
         for (int64_t x = 0; x < vectors * kLanes; ++x) {
             const Between b(tile.col0 + smaller(x, tile.cols - 1), call.cell, call.grid_cols);
             const int64_t j = x / kLanes, lane = x % kLanes;
-            if (lane == 0) first[j] = static_cast<int32_t>(smaller(b.low, call.grid_cols - each));
-            float* const to = weights + j * each * kLanes + lane;
+            if (lane == 0) first[j] = static_cast<int32_t>(smaller(b.low, call.grid_cols - most));
+            float* const to = weights + j * most * kLanes + lane;
             to[(b.low - first[j]) * kLanes] += 1.0f - b.share;
             to[(b.high - first[j]) * kLanes] += b.share;
-            count = larger(count, b.high - first[j] + 1);
+            used = larger(used, b.high - first[j] + 1);
         }
     }
 
     // to = the row of cells `from`, between its columns
     void interpolate(float* to, const float* from) const {
         for (int64_t j = 0; j < vectors; ++j) {
-            const float *const cells = from + first[j], *const w = weights + j * each * kLanes;
+            const float *const cells = from + first[j], *const w = weights + j * most * kLanes;
             Vec sum = load(w) * cells[0];
-            for (int64_t i = 1; i < count; ++i) sum += load(w + i * kLanes) * cells[i];
+            for (int64_t i = 1; i < used; ++i) sum += load(w + i * kLanes) * cells[i];
             store(to + j * kLanes, sum);
         }
     }

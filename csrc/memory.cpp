@@ -98,7 +98,7 @@ Floats allocate(int64_t floats) {
 void GiveBack::operator()(float* p) const {
     if (const Turn turn{store.mutex, std::try_to_lock}; turn && bytes <= kKept) {
         while (store.pieces.size() == kMost || store.bytes + bytes > kKept) store.free_oldest();
-#if defined(__linux__)
+#if defined(__linux__) && defined(MADV_FREE)
         // The system can take it while nobody uses it, but doesn't unless it needs memory.
         if (bytes >= 2 * kHugePage) madvise(p, bytes, MADV_FREE);
 #endif
