@@ -106,7 +106,7 @@ def test_the_slow_marker_leaves_tests_out_of_make_test_and_not_of_make_test_all(
 
     for target, marked in (("test", 2), ("test-all", 0)):
         assert recipe(target).count("-m pytest") == 2
-        assert recipe(target).count('-m pytest -m "not slow"') == marked
+        assert recipe(target).count(' -m "not slow"') == marked
     assert "slow" not in recipe("test-all")
 
 

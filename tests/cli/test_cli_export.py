@@ -54,6 +54,18 @@ def test_a_shipped_models_window_and_licence_are_exported(kbnet_, tmp_path):
     assert facts["weights_sha256"] == shipped["sha256"]
 
 
+def test_weights_of_ones_own_are_exported_and_described_with_what_kbnet_json_says(kbnet_, tiny, tmp_path):
+    own = tmp_path / "model.safetensors"
+    own.write_bytes(tiny.read_bytes())
+    assert json.loads(kbnet_("info", own, "--json").out)["context"] == "global"
+    (tmp_path / "kbnet.json").write_text('{"task": "denoise", "context": "local", "window": 64}')
+    described = json.loads(kbnet_("info", own, "--json").out)
+    assert (described["context"], described["window"]) == ("local", 64)
+    assert "averages over a window of 64 pixels" in kbnet_("export", own, "-o", tmp_path / "g.onnx").err
+    facts = json.loads(kbnet_("info", tmp_path / "g.onnx", "--json").out)
+    assert (facts["window"], facts["task"]) == (64, "denoise")
+
+
 def test_a_package_for_darktable(kbnet_, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments in (["a.dtmodel"], ["b.dtmodel", "--for", "darktable"]):

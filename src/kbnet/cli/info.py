@@ -47,7 +47,7 @@ def _about(target: str) -> dict[str, Any]:
         from kbnet.imaging import probe
 
         return {"image": target, **asdict(probe(path))}
-    return {"weights": target, **_weights(resolve(target))}
+    return {"weights": target, **_averages(resolve(target)), **_weights(resolve(target))}
 
 
 def _graph(path: Path) -> dict[str, Any]:
@@ -73,6 +73,16 @@ def _is_weights(path: Path) -> bool:
     except OSError:
         return False
     return start[8:] == b"{" or start[:2] in (b"PK", b"\x80\x02")
+
+
+def _averages(path: Path) -> dict[str, Any]:
+    """The context that a weights file is used with, and its window if it has one."""
+    from kbnet.models.hub import settings_beside
+
+    settings = settings_beside(path)
+    if settings is None or settings.context != "local":
+        return {"context": settings.context if settings else "global"}
+    return {"context": "local", "window": settings.window}
 
 
 def _weights(path: Path) -> dict[str, Any]:
