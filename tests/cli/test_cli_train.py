@@ -1,12 +1,14 @@
 """`kbnet train` on a recipe of a few steps."""
 
 import os
+import shutil
 import signal
 
 import pytest
 from cli_files import names, picture
 
 from kbnet.models import load_model
+from kbnet.models.hub import HubSettings, write_settings
 from kbnet.training import checkpoint
 from kbnet.training.stepping import Stepper
 
@@ -86,6 +88,94 @@ def test_ctrl_c_saves_a_whole_step_and_resume_goes_on(train, tmp_path, monkeypat
         assert train("--resume").code == 0
     assert steps == [2, 3]
     assert "model.safetensors" in names(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "best.safetensors", "kbnet.json", "metrics.jsonl", "checkpoint-previous.pt"]
+)
+def test_a_folder_with_files_of_a_run_is_left_alone(name, train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_bytes(b"mine")
+    for options, says in {(): "or move them away", ("--resume",): "and start without --resume"}.items():
+        done = train(*options)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert f"found {name} but no checkpoint.pt in {tmp_path / 'run'}; choose another --run folder" in done.err
+        assert says in done.err
+    assert (tmp_path / "run" / name).read_bytes() == b"mine"
+    assert names(tmp_path / "run") == [name]
+
+
+def test_a_start_that_failed_leaves_nothing_in_the_way_of_the_next(train, tmp_path, tiny):
+    start = tmp_path / "start" / "model.safetensors"
+    start.parent.mkdir()
+    shutil.copy(tiny, start)
+    write_settings(HubSettings(context="local"), start.parent)
+    settings = ("--set", f"model.init={start}")
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    assert train(*settings).code == 2
+    assert names(tmp_path / "run") == []
+    (tmp_path / "elsewhere").rename(tmp_path / "photos")
+    assert train(*settings).code == 0
+    assert '"context": "local"' in (tmp_path / "run" / "kbnet.json").read_text()
+
+
+def test_best_weights_are_removed_once_the_last_ones_are_better(train, tmp_path, monkeypatch):
+    from kbnet.training import validation
+
+    means = iter([30.0, 20.0, 40.0])
+    scored = lambda *arguments: validation.Validation({"a": next(means)}, {})  # noqa: E731
+    monkeypatch.setattr(validation.Validator, "__call__", scored)
+    assert train("--set", "run.validation_steps=2").code == 0
+    assert "best.safetensors" in names(tmp_path / "run")
+    done = train("--resume", "--set", "phases.0.steps=6", "--set", "run.validation_steps=6")
+    assert done.code == 0
+    assert "best.safetensors" not in names(tmp_path / "run")
+    assert "model.safetensors" in names(tmp_path / "run")
+
+
+def test_best_weights_of_other_photos_are_not_written(train, tmp_path, monkeypatch):
+    from kbnet.training import validation
+
+    means = iter([30.0, 20.0])
+    scored = lambda *arguments: validation.Validation({"a": next(means)}, {})  # noqa: E731
+    monkeypatch.setattr(validation.Validator, "__call__", scored)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", _stop_at(3))
+        assert train("--set", "run.validation_steps=2").code == 1
+    picture(tmp_path / "photos" / "00.png", 256, 256, seed=9)
+    done = train("--resume", "--set", "run.validation_steps=2")
+    assert done.code == 0
+    assert "warning: the photos changed since the checkpoint: source gaussian has 5 photos, not 4" in done.err
+    assert "best.safetensors" not in names(tmp_path / "run")
+
+
+def _stop_at(step, error="expected scalar type Float"):
+    advance = Stepper.__call__
+
+    def failing(stepper, *batch):
+        if stepper.step == step:
+            raise RuntimeError(error)
+        return advance(stepper, *batch)
+
+    return failing
+
+
+def test_a_lack_of_memory_is_one_line_with_what_to_do_and_the_run_can_go_on(train, monkeypatch):
+    message = "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", _stop_at(0, message))
+        done = train("-q")
+    assert (done.code, done.err.count("kbnet: error: ")) == (1, 1)
+    assert "not enough memory for this training run; use a larger phases.N.accumulate, a smaller batch" in done.err
+    assert "bug" not in done.err
+    assert train("-q", "--resume", "--set", "phases.0.accumulate=2").code == 0
+
+
+def test_a_checkpoint_of_another_program_is_one_line(train, tmp_path):
+    checkpoint.save(tmp_path / "run", {"step": 3, "state_dict": {}})
+    done = train("--resume")
+    assert (done.code, "was written by another version of kbnet or another program" in done.err) == (1, True)
+    assert "bug" not in done.err
 
 
 def test_resume_needs_a_checkpoint(train):

@@ -239,6 +239,7 @@ def test_the_nearest_name_is_suggested(name, value, says, path):
         ("optimizer.betas", "[0.1, 0.2, 0.3]", "optimizer.betas: expected at most 2 entries, got 3"),
         ("optimizer.betas", "0.9", "optimizer.betas: expected a list, got 0.9"),
         ("run.validation_every", "1", "run.validation_every: expected a number of at least 2, got 1"),
+        ("run.seed", "20260930123000", "run.seed: expected a number of at most 4294967295, got 20260930123000"),
         ("run.compile", "maybe", "run.compile: expected true or false, got 'maybe'"),
         ("model.preset", "3", "model.preset: expected text in quotes, got 3"),
         ("mixup", "3", "mixup: expected a table of fields, got 3"),

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from kbnet import files
 from kbnet.cli._signals import Stopped, stop_signals
 from kbnet.cli._terminal import message_console, one_line
-from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError
+from kbnet.errors import InvalidInputError, KBNetError, MissingExtraError, TrainingError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,22 +89,15 @@ def train(
     folder = run or Path("runs") / recipe.stem
     try:
         from kbnet.training import Recipe, Run, make_accelerator
-        from kbnet.training.checkpoint import NAME, sole_writer
+        from kbnet.training.checkpoint import sole_writer
     except ModuleNotFoundError as error:
         if (error.name or "kbnet").partition(".")[0] == "kbnet":
             raise
         raise MissingExtraError(str(error.name), "train") from None
 
-    with _one_voice():
+    with _memory_explained(), _one_voice():
         plan = Recipe.read(recipe, settings)
-        if (folder / NAME).exists() and not resume:
-            raise InvalidInputError(
-                f"{folder} already contains a run; add --resume to continue it, or choose another --run folder"
-            )
-        if resume and not (folder / NAME).exists():
-            raise InvalidInputError(
-                f"expected a checkpoint to resume from, found no {folder / NAME}; start without --resume"
-            )
+        _check_folder(folder, resume=resume)
         accelerator = make_accelerator()
         console = message_console()
         quiet = quiet or not accelerator.is_main_process
@@ -124,6 +118,28 @@ def train(
             _leave(code)
         if code:
             raise typer.Exit(code)
+
+
+def _check_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse to resume without a checkpoint, and to start where files of another run would be overwritten."""
+    from kbnet.training.checkpoint import NAME
+    from kbnet.training.start import results
+
+    found = results(folder)
+    if NAME in found and not resume:
+        raise InvalidInputError(
+            f"{folder} already contains a run; add --resume to continue it, or choose another --run folder"
+        )
+    if found and NAME not in found:
+        wanted = "a checkpoint to resume from" if resume else "a --run folder without files of a run"
+        raise InvalidInputError(
+            f"expected {wanted}, found {', '.join(found)} but no {NAME} in {folder}; choose another --run folder"
+            f"{' and start without --resume' if resume else ', or move them away'}"
+        )
+    if resume and not found:
+        raise InvalidInputError(
+            f"expected a checkpoint to resume from, found no {folder / NAME}; start without --resume"
+        )
 
 
 def _leave(code: int) -> NoReturn:
@@ -179,15 +195,38 @@ def _write_weights(work: "Run", network: "Network", console: "Console", *, quiet
     save_file(network, folder / RESULT, overwrite=True)
     if not quiet:
         console.print(f"averaged weights: {folder / RESULT}", markup=False, soft_wrap=True)
-    best = checkpoint.load(folder, checkpoint.BEST)
-    if best is None or best["step"] == work.step:
+    if work.best is None:  # nothing was validated since the photos changed
         return
+    best = checkpoint.load(folder, checkpoint.BEST)
+    if best is None or work.best[0] == work.step or best["step"] != work.best[0]:
+        # The run was extended, and an earlier file would still claim to be better than the last weights.
+        files.discard(folder / BEST_RESULT)
+        return
+    checkpoint.check(best, folder / checkpoint.BEST)
     work.stepper.ema.load_state_dict(best["ema"])
     save_file(work.averaged(), folder / BEST_RESULT, overwrite=True)
     if not quiet:
         console.print(
             f"best weights in validation, step {best['step']}: {folder / BEST_RESULT}", markup=False, soft_wrap=True
         )
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Say what needs less memory. Every process says it, because often only one of several runs out of it."""
+    try:
+        yield
+    except KBNetError:
+        raise
+    except (RuntimeError, OSError, MemoryError) as error:
+        from kbnet.training.memory import lacks_memory
+
+        if not lacks_memory(error):
+            raise
+        raise TrainingError(
+            "not enough memory for this training run; use a larger phases.N.accumulate, a smaller batch or patch, "
+            "fewer --workers, or less --memory"
+        ) from error
 
 
 @contextmanager

@@ -62,3 +62,26 @@ def load(folder: Path, name: str = NAME) -> dict[str, Any] | None:
             f"{path} is damaged ({type(error).__name__}); replace it with {PREVIOUS}, or use another folder"
         ) from error
     return state
+
+
+def check(state: dict[str, Any], path: Path) -> None:
+    """Check that a loaded checkpoint has the parts of a run's state.
+
+    Args:
+        state: what `load` returned.
+        path: the file, for the message.
+
+    Raises:
+        TrainingError: it has not, as it comes from another program or a future version.
+    """
+    for name, kind in {"recipe": str, "model": dict, "ema": dict, "optimizer": dict}.items():
+        if not isinstance(state.get(name), kind):
+            raise foreign(path, f"it has no {name}")
+
+
+def foreign(path: Path, why: str) -> TrainingError:
+    """Return the error for a checkpoint that this version can't continue from."""
+    return TrainingError(
+        f"{path} was written by another version of kbnet or another program ({why}); use another --run folder, and set "
+        "model.init to that run's weights to continue from them"
+    )

@@ -89,7 +89,7 @@ def _table(annotation: Any) -> type[BaseModel] | None:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}"
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _shown(value: Any) -> str:

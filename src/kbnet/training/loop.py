@@ -1,5 +1,6 @@
 """The training loop. accelerate handles devices and processes; all randomness is a function of the step."""
 
+import logging
 import os
 import time
 import warnings
@@ -23,6 +24,8 @@ from kbnet.inference.memory import available_bytes
 from kbnet.nn import Network
 from kbnet.training import checkpoint
 from kbnet.training.curves import Curves
+from kbnet.training.fingerprint import changes
+from kbnet.training.memory import lacks_memory
 from kbnet.training.pace import Pace
 from kbnet.training.recipe import Recipe
 from kbnet.training.schedule import learning_rate
@@ -31,6 +34,8 @@ from kbnet.training.sources import load_sources
 from kbnet.training.start import inherit_settings, initial_model, resume
 from kbnet.training.stepping import Stepper, products
 from kbnet.training.validation import Validation, Validator
+
+_log = logging.getLogger(__name__)
 
 DIVERGED = "diverged.safetensors"
 
@@ -115,10 +120,9 @@ class Run:
         self._interval: list[tuple[float, float]] = []
         torch.manual_seed(recipe.run.seed)
         model = initial_model(recipe, folder)
-        if self.accelerator.is_main_process:
-            inherit_settings(recipe, folder)
         self.stepper = Stepper(recipe, self.accelerator, model)
-        if (state := resume(recipe, folder)) is not None:
+        state = resume(recipe, folder)
+        if state is not None:
             self._resume(state)
 
         channels = model.config.channels
@@ -136,6 +140,9 @@ class Run:
                 cache=cache or folder.parent / "cache",
             )
         )
+        self._photos = [held.fingerprint for held in held_out]
+        if state is not None:
+            self._compare(state.get("photos"))
         self.workers = default_workers(self.accelerator.device, local) if workers is None else workers
         if self.workers:
             for photos in sets:
@@ -164,7 +171,7 @@ class Run:
             TrainingError: the loss or the gradient became NaN or infinite. Only the batch is saved, no checkpoint.
         """
         run = self.recipe.run
-        curves = Curves(self.folder, self.step) if self.accelerator.is_main_process else None
+        curves = self._begin()
         every = 1 if self.accelerator.device.type == "cpu" else _READ_EVERY
         pace, saved, stopping = Pace(), time.monotonic(), False
         pin = self.accelerator.device.type == "cuda"
@@ -221,10 +228,21 @@ class Run:
                 **self.stepper.state(),
                 "best": self.best,
                 "interval": self._interval,
+                "photos": self._photos,
             },
         )
         if better:
             checkpoint.keep_best(self.folder)
+
+    def _begin(self) -> Curves | None:
+        """Write the first files of a run. Only the main process writes."""
+        if not self.accelerator.is_main_process:
+            return None
+        curves = Curves(self.folder, self.step)
+        inherit_settings(self.recipe, self.folder)
+        if not (self.folder / checkpoint.NAME).exists():
+            self.save()  # so that a run also resumes if it ends before its first regular checkpoint
+        return curves
 
     def _read(self, pending: list[Tensor], stop: bool) -> tuple[list[tuple[float, float]], bool]:
         """Return losses and gradient norms of the last steps, and whether to stop; the same in all processes.
@@ -284,8 +302,27 @@ class Run:
         return loaded
 
     def _resume(self, state: dict[str, Any]) -> None:
-        self.stepper.load_state(state)
-        self.best = state.get("best")
-        self._interval = list(state.get("interval", []))
+        path = self.folder / checkpoint.NAME
+        try:
+            self.stepper.load_state(state)
+            best = state.get("best")
+            self.best = None if best is None else (int(best[0]), float(best[1]))
+            self._interval = [(float(loss), float(norm)) for loss, norm in state.get("interval", [])]
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            if lacks_memory(error):
+                raise
+            # torch lists every tensor that doesn't fit, each in a line of its own
+            first = (str(error).strip().splitlines() or [""])[0].rstrip(":")
+            raise checkpoint.foreign(path, f"{type(error).__name__}: {first}") from error
         if self.best is not None and self.best[0] == self.step and self.accelerator.is_main_process:
             checkpoint.keep_best(self.folder)  # the run was killed before it could
+
+    def _compare(self, before: object) -> None:
+        """Forget the best validation if the photos aren't those of the checkpoint: other photos have other PSNRs."""
+        if told := changes(before, self._photos):
+            self.best = None
+            _log.warning(
+                "the photos changed since the checkpoint: %s; the best validation starts anew, and photos that were "
+                "trained on may be held out now",
+                told,
+            )

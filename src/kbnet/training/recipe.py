@@ -192,7 +192,10 @@ class OptimizerSection(_Section):
 class RunSection(_Section):
     """All other settings."""
 
-    seed: int = Field(default=0, ge=0, description="seed of the initial weights, patches and degradations")
+    # PyTorch's seeds have 64 bits, and the seed of a step is this one times a million plus the step.
+    seed: int = Field(
+        default=0, ge=0, le=2**32 - 1, description="seed of the initial weights, patches and degradations"
+    )
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights, which are the result")
     bfloat16: bool = Field(
         default=False, description="run the network under bfloat16 autocast; weights, loss and averages stay float32"

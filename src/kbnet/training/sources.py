@@ -11,6 +11,7 @@ from kbnet.data import Item, PhotoSet, decode_all, find_items, hold_out, photo_s
 from kbnet.data.drawn import draw_pictures
 from kbnet.data.photos import Pixels
 from kbnet.errors import InvalidInputError
+from kbnet.training.fingerprint import Fingerprint, fingerprint
 from kbnet.training.recipe import Recipe, SourceSection
 
 _log = logging.getLogger(__name__)
@@ -20,10 +21,17 @@ _DRAWN, _DRAWN_SIDE, _DRAWN_CLEAN_SHARE = 128, 256, 0.3
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Validation photos or pairs of one source: clean pixels, and for pairs degraded ones."""
+    """Validation photos or pairs of one source: clean pixels, and for pairs degraded ones.
+
+    Attributes:
+        source: the source.
+        photos: its validation photos.
+        fingerprint: of all its photos, also those for training.
+    """
 
     source: SourceSection
     photos: list[tuple[Pixels, Pixels | None]]
+    fingerprint: Fingerprint
 
 
 def assign_folders(sources: Sequence[SourceSection], data: Sequence[Path | str]) -> list[list[Path]]:
@@ -74,21 +82,25 @@ def load_sources(
         Photo sets for training, and the held-out photos of each source.
 
     Raises:
-        InvalidInputError: a source has no folder or no usable photo.
+        InvalidInputError: a source has no folder or no usable photo, or only one.
     """
     sides = [phase.patch for phase in recipe.phases]
     run = recipe.run
     divided: list[tuple[list[Item], list[Item]]] = []
+    fingerprints = []
     for source, folders in zip(recipe.all_sources, assign_folders(recipe.all_sources, data), strict=True):
         items = [item for folder in folders for item in find_items(folder, source.layout)]
         training, held_out = hold_out(items, run.validation_every)
+        if not training:
+            raise InvalidInputError(_tell_only(source, folders, items))
         stride = -(-len(held_out) // run.validation_photos)
         divided.append((training, held_out[::stride]))
+        fingerprints.append(fingerprint(source.label, folders, items, divided[-1][1]))
     items = [item for both in divided for part in both for item in part]
     paths = [path for item in items for path in (item.clean, item.degraded) if path is not None]
     decoded = decode_all(paths, channels, memory=memory, cache=cache)
     sets, kept = [], []
-    for source, (training, held_out) in zip(recipe.all_sources, divided, strict=True):
+    for source, (training, held_out), printed in zip(recipe.all_sources, divided, fingerprints, strict=True):
         degrade = None if source.degradation is None else source.degradation.build()
         sets.append(
             photo_set(
@@ -105,8 +117,16 @@ def load_sources(
             sets[-1].weight *= 1 - source.drawn
             sets.append(_drawn_set(source, channels, max(sides)))
         usable = photo_set(held_out, decoded, multiple, degrade, margin=source.actual_margin)
-        kept.append(HeldOut(source, usable.photos))
+        kept.append(HeldOut(source, usable.photos, printed))
     return sets, kept
+
+
+def _tell_only(source: SourceSection, folders: Sequence[Path], items: Sequence[Item]) -> str:
+    what = "scene" if items[0].scene else "photo" if items[0].degraded is None else "pair"
+    return (
+        f"expected at least two {what}s for {source.label} in {', '.join(map(str, folders))}, found one, which is held "
+        f"out for validation; add another {what}"
+    )
 
 
 def _drawn_set(source: SourceSection, channels: int, patch: int) -> PhotoSet:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from kbnet.errors import ModelError, RecipeError, TrainingError
-from kbnet.models import KBNetSConfig
+from kbnet.models import KBNetSConfig, hub
 from kbnet.models.hub import settings_of, write_settings
 from kbnet.nn import KBNetS, Network, load_model
-from kbnet.training import checkpoint
+from kbnet.training import checkpoint, curves
+from kbnet.training.complaints import complaints
 from kbnet.training.recipe import Recipe
 
 _log = logging.getLogger(__name__)
@@ -49,6 +51,17 @@ def initial_model(recipe: Recipe, folder: Path) -> Network:
         )
     model.load_state_dict(state)
     return model
+
+
+def results(folder: Path) -> list[str]:
+    """Return the names of files in a folder that a new run there would overwrite or apply to its own weights.
+
+    A run that ended before its first step leaves an empty file of curves, which doesn't count.
+    """
+    names = [checkpoint.NAME, checkpoint.PREVIOUS, checkpoint.BEST, hub.WEIGHTS, hub.BEST, hub.SETTINGS]
+    found = [name for name in names if (folder / name).exists()]
+    lines = folder / curves.NAME
+    return [*found, curves.NAME] if lines.exists() and lines.stat().st_size else found
 
 
 def inherit_settings(recipe: Recipe, folder: Path) -> None:
@@ -104,12 +117,16 @@ def resume(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """Load the checkpoint of a run's folder. Returns None if there is none.
 
     Raises:
-        TrainingError: the checkpoint is damaged, or belongs to another network or optimizer.
+        TrainingError: the checkpoint is damaged or of another program, or belongs to another network or optimizer.
     """
     state = checkpoint.load(folder)
     if state is None:
         return None
-    before = Recipe.model_validate_json(state["recipe"])
+    checkpoint.check(state, folder / checkpoint.NAME)
+    try:
+        before = Recipe.model_validate_json(state["recipe"])
+    except ValidationError as error:
+        raise checkpoint.foreign(folder / checkpoint.NAME, f"recipe: {complaints(error, Recipe)}") from None
     if (before.model.preset, before.model.settings) != (recipe.model.preset, recipe.model.settings):
         raise TrainingError(
             f"{folder} contains a run of {before.model.preset}, whose settings differ from this recipe's "
