@@ -5,7 +5,8 @@ import { Restorer } from "./kbnet.js";
 import { Mixer } from "./look.js";
 
 const SMALL = { workers: 1, tile: 320 }; // where memory runs out
-const restorers = new Map(); // per task, and apart for gray images: a promise
+let turn = Promise.resolve(); // restorations run one after another: the engines of one may be closed for the next
+let held = null; // the engines kept for the next photo: {name, restorer}, the latter a promise
 const running = new Map(); // per call: an AbortController
 const results = new Map(); // per call: restored pixels in a Blob, which browsers may keep on disk
 
@@ -16,7 +17,7 @@ const actions = {
     tell({ state: "loading" });
     const original = await readImage(file);
     if (original.gray) makeGray(original.data); // some browsers disturb what a canvas returns
-    const restored = await attempt(task, { base, gray: original.gray }, async (restorer) => {
+    const restored = await attempt(task, { base, gray: original.gray }, signal, async (restorer) => {
       signal.throwIfAborted();
       tell({ state: "working" });
       const start = performance.now();
@@ -36,8 +37,10 @@ const actions = {
   },
 
   async encode({ file, kept, look, format }) {
+    const stored = results.get(kept);
+    if (!stored) throw Object.assign(new Error("the result is no longer there"), { code: "gone" });
     const original = await readImage(file), { width, height } = original;
-    const mixed = { data: new Uint8ClampedArray(await results.get(kept).arrayBuffer()), width, height };
+    const mixed = { data: new Uint8ClampedArray(await stored.arrayBuffer()), width, height };
     new Mixer(original, mixed).mix(look, mixed);
     return writeImage(mixed, original, format || original.format);
   },
@@ -51,38 +54,68 @@ const actions = {
   },
 };
 
-async function attempt(task, options, work) {
-  let restorer;
+function attempt(task, options, signal, work) {
+  const mine = turn.then(() => attemptNow(task, options, signal, work));
+  turn = mine.catch(() => {});
+  return mine;
+}
+
+async function attemptNow(task, options, signal, work) {
   try {
-    restorer = await load(task, options);
+    signal.throwIfAborted(); // while it waited for its turn
+    return await work(await loadAny(task, options, signal));
   } catch (error) {
-    if (!options.gray) throw error;
-    options = { ...options, gray: false }; // without a connection, the weights for colour may be here already
-    restorer = await load(task, options);
+    if (!lacksMemory(error)) throw error;
+    release(); // an engine that failed cannot be used again
+    if (signal.aborted) throw error;
   }
+  const small = await Restorer.load(task, { ...options, ...SMALL });
   try {
-    return await work(restorer);
+    return await work(small);
+  } finally {
+    small.close(); // the next photo gets all workers again
+  }
+}
+
+/** The engines for a task; without a connection, for a gray image also those for colour, which may be here already. */
+async function loadAny(task, options, signal) {
+  try {
+    return await unless(signal, load(task, options));
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    // An engine that failed cannot be used again; it usually failed for lack of memory.
-    restorers.delete(nameOf(task, options));
-    restorer.close();
-    return work(await load(task, { ...options, ...SMALL }));
+    if (signal.aborted || !options.gray || lacksMemory(error)) throw error;
+    options.gray = false; // also for a second attempt
+    return unless(signal, load(task, options));
   }
 }
 
 function load(task, options) {
   const name = nameOf(task, options);
-  if (!restorers.has(name)) {
-    for (const [other, promise] of restorers) {
-      restorers.delete(other); // one network's engines at a time: they keep their memory
-      promise.then((restorer) => restorer.close(), () => {});
-    }
-    const promise = Restorer.load(task, options);
-    promise.catch(() => restorers.delete(name)); // a download that failed is tried again
-    restorers.set(name, promise);
+  if (held?.name !== name) {
+    release(); // one network's engines at a time: they keep their memory
+    const mine = (held = { name, restorer: Restorer.load(task, options) });
+    mine.restorer.catch(() => { if (held === mine) held = null; }); // a download that failed is tried again
   }
-  return restorers.get(name);
+  return held.restorer;
+}
+
+/** Ends the engines. Nothing uses them: restorations take turns, and one that was stopped has ended before the next. */
+function release() {
+  held?.restorer.then((restorer) => restorer.close(), () => {});
+  held = null;
+}
+
+/** What the promise becomes, or the signal's reason as soon as it aborts. */
+function unless(signal, promise) {
+  return new Promise((resolve, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+    promise.then(resolve, reject);
+    signal.throwIfAborted();
+  });
+}
+
+/** Whether an engine or an allocation failed, usually for lack of memory; browsers name it differently. */
+function lacksMemory(error) {
+  return error === "out of memory" || ["EngineError", "RangeError", "InternalError"].includes(error.name);
 }
 
 function nameOf(task, { gray }) {
@@ -107,7 +140,8 @@ self.onmessage = async ({ data: { id, action, ...rest } }) => {
   try {
     postMessage({ id, result: await actions[action]({ id, ...rest }) });
   } catch (error) {
-    postMessage({ id, error: error.name === "FileError" ? `it ${error.message}` : error.message });
+    const message = error.message ?? String(error);
+    postMessage({ id, error: error.name === "FileError" ? `it ${message}` : message, code: error.code });
   } finally {
     running.delete(id);
   }

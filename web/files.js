@@ -1,5 +1,7 @@
 // Image files in a browser: pixels exactly as they are stored, and results with the metadata of the original.
-import { FileError, deflate, joinJpeg, joinPng, joinWebp, orientationOf, splitJpeg, splitPng, splitWebp, text, upright } from "./metadata.js";
+import { orientationOf, upright } from "./exif.js";
+import { FileError, deflate, joinJpeg, joinPng, joinWebp, splitJpeg, splitPng, splitWebp, text } from "./metadata.js";
+import { uprightXmp } from "./xmp.js";
 
 export { FileError };
 
@@ -69,7 +71,7 @@ export async function writeImage(pixels, original, format = original.format) {
   let { gray, info } = original;
   if (!same) {
     const turn = orientationOf(info.exif); // not every program applies it in every format
-    if (turn > 1) [pixels, info] = [turned(pixels, turn), { ...info, exif: upright(info.exif) }];
+    if (turn > 1) [pixels, info] = [turned(pixels, turn), { ...info, exif: upright(info.exif), xmp: info.xmp && uprightXmp(info.xmp) }];
     if (info.parts.length > [info.icc, info.exif, info.xmp].filter(Boolean).length)
       notes.push(`Only the colour profile, EXIF and XMP are kept when ${original.format.toUpperCase()} becomes ${format.toUpperCase()}`);
   }

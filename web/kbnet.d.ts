@@ -36,9 +36,12 @@ export class Restorer {
   readonly gray: boolean;
   /** Downloads a model, checks its SHA-256, and starts the workers. */
   static load(task: "denoise" | "denoise-gaussian" | "derain" | "deblur", options?: LoadOptions): Promise<Restorer>;
-  /** Restores an image, nominally in sRGB; keeps alpha. Several calls run one after another. */
+  /**
+   * Restores an image, nominally in sRGB; keeps alpha. Several calls run one after another. Wrong arguments reject with a
+   * TypeError; after close(), every call rejects.
+   */
   restore(image: { data: Uint8ClampedArray | Uint8Array; width: number; height: number }, options?: RestoreOptions): Promise<Pixels>;
-  /** Ends the workers. */
+  /** Ends the workers. A restoration that is under way rejects. */
   close(): void;
 }
 

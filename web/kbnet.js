@@ -64,14 +64,15 @@ export class Restorer {
   }
 
   /**
-   * Restores 8-bit RGBA pixels, as in `ImageData`. Alpha is kept. Several calls run one after another.
+   * Restores 8-bit RGBA pixels, as in `ImageData`. Alpha is kept. Several calls run one after another. Every error rejects
+   * the promise, also those of wrong arguments and of a restorer that is closed.
    * @param {{data: Uint8ClampedArray | Uint8Array, width: number, height: number}} image
    * @param {{strength?: number, colorStrength?: number, detail?: number, onProgress?: (done: number, total: number) => void,
    *   signal?: AbortSignal}} options strength: 1 for the restored image, 0 for the input, between for a blend;
    *   colorStrength: the same for colour only; detail: how much of the fine detail that was removed comes back
    * @returns {Promise<ImageData | {data: Uint8ClampedArray, width: number, height: number}>} the latter in Node
    */
-  restore(image, options = {}) {
+  async restore(image, options = {}) {
     const { data, width, height } = image;
     if (!(width > 0 && height > 0) || data?.length !== 4 * width * height)
       throw new TypeError(`expected RGBA pixels of ${width} x ${height}, got ${data?.length} values`);
@@ -102,6 +103,7 @@ class Job {
   }
 
   async run() {
+    this.#throwIfCancelled();
     const usual = OVERLAP + this.window;
     const { tile } = this, overlap = Math.min(usual, tile >> 1);
     const down = await this.crew.one("spans", { length: this.rows, tile, overlap });
@@ -112,7 +114,7 @@ class Job {
     let begun = 0, done = 0, flushed = 0;
     await this.crew.share((call) => {
       if (begun === tiles.length) return null;
-      if (this.options.signal?.aborted) throw new Cancelled();
+      this.#throwIfCancelled();
       const { row, col, band } = tiles[begun++];
       const height = row.stop - row.start, width = col.stop - col.start;
       const pixels = this.#cut(row.start, col.start, height, width);
@@ -126,9 +128,14 @@ class Job {
         }
       });
     });
+    this.#throwIfCancelled(); // while the last tile was restored
     const { width, height } = this.image, { look } = this.options;
     if (!isPlain(look)) new Mixer(this.image, { data: this.result }).mix(look, { data: this.result });
     return globalThis.ImageData ? new ImageData(this.result, width, height) : { data: this.result, width, height };
+  }
+
+  #throwIfCancelled() {
+    if (this.options.signal?.aborted) throw new Cancelled();
   }
 
   async #context(tiles) {

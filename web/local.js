@@ -28,10 +28,18 @@ export class LocalBackend {
     return this.#call("restore", { file, task, base: this.#base }, signal, progress);
   }
 
-  async encode(file, _, { blob, notes, kept }, look, format, { signal } = {}) {
+  async encode(file, wish, result, look, format, { signal } = {}) {
+    const { blob, notes } = result;
     const whole = isPlain(look) && settled(look).strength === 1;
     if (whole && (!format || blob.type === `image/${format}`)) return { blob, notes };
-    return this.#call("encode", { file, kept, look, format }, signal);
+    try {
+      return await this.#call("encode", { file, kept: result.kept, look, format }, signal);
+    } catch (error) {
+      if (error.code !== "gone") throw error;
+      // The worker that had it has failed since: restore the file again.
+      Object.assign(result, await this.restore(file, wish, { signal }));
+      return this.#call("encode", { file, kept: result.kept, look, format }, signal);
+    }
   }
 
   // Browsers display every file that this page restores; for others, the error says what is wrong with them.
@@ -58,10 +66,10 @@ export class LocalBackend {
   get #worker() {
     if (this.#desk) return this.#desk;
     this.#desk = new Worker(new URL("./desk.js", import.meta.url), { type: "module" });
-    this.#desk.onmessage = ({ data: { id, progress, result, error } }) => {
+    this.#desk.onmessage = ({ data: { id, progress, result, error, code } }) => {
       const call = this.#calls.get(id);
       if (progress) call?.progress(progress);
-      else if (error !== undefined) call?.reject(new BackendError(error));
+      else if (error !== undefined) call?.reject(new BackendError(error, code));
       else call ? call.resolve(result) : result?.kept !== undefined && this.forget(result); // cancelled too late
     };
     this.#desk.onerror = () => {

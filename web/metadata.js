@@ -3,6 +3,8 @@
 // A file is split into {plain, info}. `plain` holds what its pixels need and nothing else, so no browser can rotate or
 // convert them. `info` is {parts, icc, exif, xmp, lost}: `parts` as the format stores them, for a result in the same format;
 // `icc`, `exif` (a TIFF structure) and `xmp` (a packet) for other formats; `lost` names what no result can keep.
+import { withoutThumbnail } from "./exif.js";
+import { withoutCompanions } from "./xmp.js";
 
 export class FileError extends Error {
   constructor(message) {
@@ -34,6 +36,17 @@ async function inflate(bytes) {
   }
 }
 
+// Takes EXIF or XMP into `info` without what a result would state wrongly. Where that changes it, `wrapped` makes the part to
+// store from it; where it cannot be done, nothing is kept.
+function settle(info, kind, data, whole, wrapped) {
+  const settled = kind === "exif" ? withoutThumbnail(data) : withoutCompanions(data);
+  info[kind] = settled;
+  if (!settled) info.lost.push("XMP, which describes further images");
+  else info.parts.push(equal(settled, data) ? whole : wrapped(settled));
+}
+
+const equal = (one, other) => one.length === other.length && one.every((byte, i) => byte === other[i]);
+
 // ---- PNG
 
 const PNG = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
@@ -54,9 +67,10 @@ export async function splitPng(bytes) {
     if (name === "acTL") throw new FileError("is an animation, which kbnet does not restore");
     if (name === "tRNS") transparent = true;
     if (name === "iCCP") info.icc = await inflate(data.subarray(data.indexOf(0) + 2));
-    if (name === "eXIf") info.exif = data;
-    if (name === "iTXt" && text(data.subarray(0, XMP_KEY.length)) === XMP_KEY) info.xmp = await pngXmp(data);
-    if (PIXELS.has(name)) plain.push(whole);
+    const xmp = name === "iTXt" && text(data.subarray(0, XMP_KEY.length)) === XMP_KEY && (await pngXmp(data));
+    if (name === "eXIf") settle(info, "exif", data, whole, (exif) => chunk("eXIf", exif));
+    else if (xmp) settle(info, "xmp", xmp, whole, xmpChunk);
+    else if (PIXELS.has(name)) plain.push(whole);
     else if (COLOURS.has(name) || name[3] >= "a") info.parts.push(whole); // a small letter: safe to copy
     else if (!REPLACED.has(name)) info.lost.push(`PNG chunk ${name}`);
     at = end;
@@ -94,12 +108,14 @@ function chunk(name, data) {
   return whole;
 }
 
+const xmpChunk = (xmp) => chunk("iTXt", join([ascii(`${XMP_KEY}\0\0\0\0`), xmp]));
+
 /** A PNG file of a header and compressed rows. `same` tells whether the original was PNG too. */
 export async function joinPng(header, rows, info, same) {
   const kept = same ? info.parts : [];
   if (!same && info.icc) kept.push(chunk("iCCP", join([ascii("icc\0\0"), await deflate(info.icc)])));
   if (!same && info.exif) kept.push(chunk("eXIf", info.exif));
-  if (!same && info.xmp) kept.push(chunk("iTXt", join([ascii(`${XMP_KEY}\0\0\0\0`), info.xmp])));
+  if (!same && info.xmp) kept.push(xmpChunk(info.xmp));
   return [PNG, chunk("IHDR", header), ...kept, chunk("IDAT", rows), chunk("IEND", new Uint8Array(0))];
 }
 
@@ -137,10 +153,10 @@ export function splitJpeg(bytes) {
   const plain = [bytes.subarray(0, 2)], profile = [];
   for (const { kind, whole, data } of found) {
     const begins = (mark) => text(data.subarray(0, mark.length)) === mark;
-    if (kind === 0xe1 && begins(EXIF)) info.exif = data.subarray(EXIF.length);
-    if (kind === 0xe1 && begins(XMP)) info.xmp = data.subarray(XMP.length);
     if (kind === 0xe2 && begins(PROFILE)) profile[data[PROFILE.length]] = data.subarray(PROFILE.length + 2);
-    if (kind === 0xe0 && begins("JFIF\0")) info.parts.unshift(withoutThumbnail(whole)); // comes first
+    if (kind === 0xe0 && begins("JFIF\0")) info.parts.unshift(shortened(whole)); // comes first
+    else if (kind === 0xe1 && begins(EXIF)) settle(info, "exif", data.subarray(EXIF.length), whole, (exif) => segment(kind, EXIF, exif));
+    else if (kind === 0xe1 && begins(XMP)) settle(info, "xmp", data.subarray(XMP.length), whole, (xmp) => segment(kind, XMP, xmp));
     else if (kind === 0xe2 && begins("MPF\0")) info.lost.push("further images, such as a gain map");
     else if (KEPT.has(kind)) info.parts.push(whole);
     else if (kind > 0xe0 && kind < 0xf0 && kind !== 0xee) info.lost.push(`JPEG segment APP${kind - 0xe0}`);
@@ -154,7 +170,8 @@ export function splitJpeg(bytes) {
   };
 }
 
-function withoutThumbnail(jfif) {
+/** JFIF without its thumbnail. */
+function shortened(jfif) {
   const kept = jfif.slice(0, 18);
   kept.set([0, 16], 2);
   kept.fill(0, 16);
@@ -223,8 +240,8 @@ export function splitWebp(bytes) {
   for (const { name, data } of riff(bytes)) {
     if (name === "ANIM" || name === "ANMF") throw new FileError("is an animation, which kbnet does not restore");
     if (name === "ICCP") info.icc = data;
-    else if (name === "EXIF") info.exif = text(data.subarray(0, 6)) === EXIF ? data.subarray(6) : data;
-    else if (name === "XMP ") info.xmp = data;
+    else if (name === "EXIF") settle(info, "exif", text(data.subarray(0, 6)) === EXIF ? data.subarray(6) : data, data, (exif) => exif);
+    else if (name === "XMP ") settle(info, "xmp", data, data, (xmp) => xmp);
     else if (name === "VP8X") {
       const head = data.slice();
       head[0] &= 0x10; // alpha
@@ -251,29 +268,4 @@ export function joinWebp(encoded, { icc, exif, xmp }, width, height, alpha) {
   const parts = found.map(([name, data]) => packed(name, data));
   const before = icc ? [parts.shift()] : [];
   return container([packed("VP8X", head), ...before, ...pixels, ...parts]);
-}
-
-// ---- EXIF
-
-/** Place of the orientation's value in an EXIF structure and the number itself, from 1 to 8. */
-function findOrientation(exif) {
-  if (!exif || exif.length < 14) return { value: 1 };
-  const little = exif[0] === 0x49, view = viewOf(exif), start = view.getUint32(4, little);
-  const count = start + 2 <= exif.length ? view.getUint16(start, little) : 0;
-  for (let i = 0, at = start + 2; i < count && at + 12 <= exif.length; i++, at += 12) {
-    if (view.getUint16(at, little) !== 0x112) continue;
-    const value = view.getUint16(at + 8, little);
-    return value >= 1 && value <= 8 ? { value, at: at + 8, little } : { value: 1 };
-  }
-  return { value: 1 };
-}
-
-export const orientationOf = (exif) => findOrientation(exif).value;
-
-/** A copy for pixels that are upright. */
-export function upright(exif) {
-  const { at, little } = findOrientation(exif);
-  const copy = exif.slice();
-  if (at !== undefined) viewOf(copy).setUint16(at, 1, little);
-  return copy;
 }

@@ -1,8 +1,9 @@
 // Runs tiles for kbnet.js, in a Web Worker or a worker thread of Node.
 
 import { Engine } from "./engine.js";
+import { builtin } from "./fetching.js";
 
-const node = typeof self === "undefined" ? (await import("node:worker_threads")).parentPort : null;
+const node = typeof self === "undefined" ? (await builtin("worker_threads")).parentPort : null;
 const answer = (message, moved) => (node ?? self).postMessage(message, moved ?? []);
 
 let engine;
@@ -29,8 +30,14 @@ function receive({ id, action, ...rest }) {
     const result = actions[action](rest);
     answer({ id, result }, result instanceof Float32Array ? [result.buffer] : []);
   } catch (error) {
-    answer({ id, error: error instanceof WebAssembly.RuntimeError ? `the network failed: ${error.message}` : error.message });
+    answer({ id, ...told(error) });
   }
+}
+
+/** What is known about an error, also where a browser throws "out of memory" as a text. */
+function told(error) {
+  if (error instanceof WebAssembly.RuntimeError) return { error: `the network failed: ${error.message}`, name: "EngineError" };
+  return { error: error.message ?? String(error), name: error.name ?? "EngineError" };
 }
 
 if (node) node.on("message", receive);

@@ -68,6 +68,53 @@ def test_everything_is_reached_by_the_tab_key_and_the_focus_is_kept(open_page):
     assert page.get_attribute("html", "lang") == "en"
 
 
+def focused(page):
+    return page.evaluate("document.activeElement.id")
+
+
+def test_the_focus_moves_on_from_buttons_that_disappear_and_stays_while_saving(open_page, held):
+    page = open_page()
+    page.add(("cat.png", picture(20, 30)[1]))
+    held.gate.clear()
+    try:
+        page.focus("#act")
+        page.keyboard.press("Enter")
+        page.until(lambda: page.text("#act") == "Stop")
+        assert focused(page) == "act"
+    finally:
+        held.gate.set()
+    page.until(lambda: page.is_hidden("#act"))
+    assert focused(page) == "download"
+    page.set_strength(50)
+    page.focus("#download")
+    page.evaluate(
+        """{ window.seen = []; new MutationObserver(() => window.seen.push([download.ariaDisabled,
+        document.activeElement.id])).observe(download, { attributes: true, attributeFilter: ["aria-disabled"] }); }"""
+    )
+    with page.expect_download():
+        page.keyboard.press("Enter")
+    page.until(lambda: page.get_attribute("#download", "aria-disabled") == "false")
+    seen = page.evaluate("seen")
+    assert ["true", "download"] in seen
+    assert {focus for _, focus in seen} == {"download"}
+    assert focused(page) == "download"
+
+
+def test_aria_is_there_in_browsers_without_its_properties(open_page):
+    page = open_page()
+    page.evaluate("for (const name in Element.prototype) if (name.startsWith('aria')) delete Element.prototype[name]")
+    page.add(("cat.png", picture(20, 30)[1]))
+    page.restore()
+    page.shown()
+    page.focus("#divider")
+    page.keyboard.press("Home")
+    assert page.get_attribute("#divider", "aria-valuenow") == "0"
+    assert page.get_attribute("#divider", "aria-valuetext") == "0% before, 100% after"
+    assert page.get_attribute("#zoom-fit", "aria-pressed") == "true"
+    assert page.get_attribute("li .open", "aria-current") == "true"
+    assert page.get_attribute("li .drop", "aria-label") == "Remove cat.png"
+
+
 def test_the_page_may_talk_to_nobody_else(server, open_page):
     policy = server.get("/").headers["content-security-policy"]
     assert "default-src 'none'" in policy

@@ -1,6 +1,7 @@
 """The page that restores in the browser, built, and a plain file server for it."""
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,21 @@ def node():
     if int(version[1:].split(".")[0]) < 20:
         pytest.skip(f"Node 20 or newer is needed, and this machine has {version}")
     return found
+
+
+@pytest.fixture
+def run(node):
+    """What a module of JavaScript says last, as JSON; `given` is what it is given."""
+
+    def run(script, **given):
+        head = 'const given = JSON.parse((await import("node:fs")).readFileSync(0, "utf8"));\n'
+        head += "const say = (value) => console.log(JSON.stringify(value));\n"
+        command = [node, "--input-type=module", "-e", head + script]
+        done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
 
 
 class Quiet(SimpleHTTPRequestHandler):

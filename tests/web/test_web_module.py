@@ -11,6 +11,7 @@ import pytest
 
 import kbnet
 
+WEB = Path(__file__).parents[2] / "web"
 pytestmark = pytest.mark.slow
 
 RUN = """
@@ -173,6 +174,88 @@ def test_damaged_weights_and_wrong_arguments_are_refused(site, node, tmp_path):
         "expected RGBA pixels of 2 x 2, got 4 values",
         "expected strength from 0 to 1, got 2",
     ]
+
+
+def test_every_call_settles_also_after_the_restorer_was_closed(run, site):
+    script = """
+    const { Restorer } = await import(`file://${given.site}/kbnet.js`);
+    const image = { data: new Uint8ClampedArray(4 * 30 * 900), width: 900, height: 30 };
+    const restorer = await Restorer.load("denoise", { workers: 2, tile: 128 });
+    const outcome = (promise) => promise.then(() => "done", ({ name, message }) => `${name}: ${message}`);
+    const first = outcome(restorer.restore(image, { onProgress: () => restorer.close() }));
+    const second = outcome(restorer.restore(image));
+    say([await first, await second, await outcome(restorer.restore(image))]);
+    """
+    assert run(script, site=str(site)) == ["Error: the restorer was closed"] * 3
+
+
+def test_wrong_arguments_reject_and_a_signal_cancels_also_during_the_last_tile(run, site):
+    script = """
+    const { Restorer } = await import(`file://${given.site}/kbnet.js`);
+    const image = { data: new Uint8ClampedArray(4 * 30 * 20), width: 20, height: 30 };
+    const restorer = await Restorer.load("denoise", { workers: 1 });
+    const outcome = (promise) => promise.then(() => "done", ({ name }) => name);
+    const stop = new AbortController(), { signal } = stop;
+    const wide = { ...image, width: 21 };
+    const wrong = [restorer.restore(wide), restorer.restore(image, { detail: 2 }), restorer.restore()];
+    const late = outcome(restorer.restore(image, { signal, onProgress: () => stop.abort() }));
+    say([...(await Promise.all(wrong.map(outcome))), await late, await outcome(restorer.restore(image))]);
+    """
+    assert run(script, site=str(site)) == ["TypeError", "TypeError", "TypeError", "AbortError", "done"]
+
+
+def test_a_worker_that_fails_rejects_this_and_every_later_call(run, site, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(site, copy)
+    worker = copy / "worker.js"
+    failing = 'run: () => { setTimeout(() => { throw new Error("out of memory"); }); return new Promise(() => {}); },'
+    text = re.sub(r"  run: .*", f"  {failing}", worker.read_text(encoding="utf-8"))
+    worker.write_text(text.replace("answer({ id, result }", "if (!(result instanceof Promise)) answer({ id, result }"))
+    script = """
+    const { Restorer } = await import(`file://${given.site}/kbnet.js`);
+    const image = { data: new Uint8ClampedArray(4 * 30 * 20), width: 20, height: 30 };
+    const restorer = await Restorer.load("denoise", { workers: 1 });
+    const outcome = (promise) => promise.then(() => "done", ({ message }) => message);
+    say([await outcome(restorer.restore(image)), await outcome(restorer.restore(image))]);
+    """
+    assert run(script, site=str(copy)) == ["out of memory", "out of memory"]
+
+
+FETCH = """
+const told = [];
+const shelf = (name) => ({ delete: async (url) => told.push(`forget ${name} ${url}`) });
+globalThis.caches = { keys: async () => ["a", "b"], open: async (name) => shelf(name) };
+globalThis.fetch = async (url, { cache = "default" } = {}) => {
+  told.push(cache);
+  return new Response(cache === "reload" && !given.lasting ? "good" : "<html>", { status: 200 });
+};
+if (given.plain) Object.defineProperty(globalThis, "crypto", { value: {} });
+const { fetchChecked } = await import(`file://${given.folder}/fetching.js`);
+const sha256 = "770e607624d689265ca6c44884d0807d9b054d23c473c106c72be9de08b7376c"; // of "good"
+const found = fetchChecked(new URL("https://host/w"), sha256);
+const outcome = await found.then((bytes) => new TextDecoder().decode(bytes), ({ message }) => message);
+say([outcome, told]);
+"""
+FORGOTTEN = ["forget a https://host/w", "forget b https://host/w"]
+
+
+def test_wrong_weights_are_forgotten_by_the_caches_and_fetched_once_more(run):
+    assert run(FETCH, folder=str(WEB)) == ["good", ["default", *FORGOTTEN, "reload"]]
+    told = run(FETCH, folder=str(WEB), lasting=True)
+    assert told[0] == "/w is damaged or of another version, also when fetched again; try later"
+    assert told[1] == ["default", *FORGOTTEN, "reload", *FORGOTTEN]
+
+
+def test_without_https_weights_are_taken_unchecked(run):
+    assert run(FETCH, folder=str(WEB), plain=True) == ["<html>", ["default"]]
+
+
+def test_bundlers_for_browsers_find_no_module_of_node(tool):
+    for name in tool.LIBRARY:
+        text = (WEB / name).read_text(encoding="utf-8")
+        assert not re.search(r"""(?:import\(|from\s*)\s*["'`]node:[a-z]""", text), name
+    crew = (WEB / "crew.js").read_text(encoding="utf-8")  # each such address becomes a file of the bundle
+    assert re.findall(r'new URL\("./worker.js", import.meta.url\), (.*?)\)', crew) == ['{ type: "module" }']
 
 
 def test_the_types_name_what_the_module_exports(site, node):

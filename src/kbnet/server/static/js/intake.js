@@ -36,7 +36,7 @@ export function offerExamples(tasks, add) {
   const offered = tasks.filter(({ name }) => EXAMPLES.includes(name));
   const buttons = offered.map(({ name, label }) => {
     const source = `page/example-${name}.jpg`;
-    const button = element("button", { type: "button", className: "example", ariaLabel: `Try the example for ${label}` }, element("img", { src: source, alt: "", height: 72 }));
+    const button = element("button", { type: "button", className: "example", "aria-label": `Try the example for ${label}` }, element("img", { src: source, alt: "", height: 72 }));
     button.onclick = async () => add([new File([await (await fetch(source)).blob()], `example-${name}.jpg`, { type: "image/jpeg" })], name);
     return button;
   });

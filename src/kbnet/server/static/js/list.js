@@ -23,12 +23,12 @@ export class List {
   }
 
   #row(item) {
-    const thumbnail = element("canvas", { width: 1, height: 1, ariaHidden: "true" });
+    const thumbnail = element("canvas", { width: 1, height: 1, "aria-hidden": "true" });
     const name = element("span", { className: "name", textContent: item.name });
     const state = element("span", { className: "state" });
     const open = element("button", { type: "button", className: "open", onclick: () => this.#queue.select(item) }, thumbnail, element("span", { className: "words" }, name, state));
-    const bar = element("progress", { max: 1, hidden: true, ariaLabel: `Progress of ${item.name}` });
-    const drop = element("button", { type: "button", className: "drop", textContent: "✕", ariaLabel: `Remove ${item.name}`, onclick: () => this.#remove(item) });
+    const bar = element("progress", { max: 1, hidden: true, "aria-label": `Progress of ${item.name}` });
+    const drop = element("button", { type: "button", className: "drop", textContent: "✕", "aria-label": `Remove ${item.name}`, onclick: () => this.#remove(item) });
     const line = element("li", {}, open, drop, bar);
     const row = { line, state, bar, open };
     this.#rows.set(item, row);
@@ -40,7 +40,7 @@ export class List {
   #update(item, { line, state, bar, open }) {
     line.dataset.state = item.state;
     line.dataset.item = item.id;
-    if (item === this.#queue.selected) open.ariaCurrent = "true";
+    if (item === this.#queue.selected) open.setAttribute("aria-current", "true");
     else open.removeAttribute("aria-current");
     state.textContent = wordsOf(item);
     bar.hidden = item.state !== "working";

@@ -42,7 +42,7 @@ function draw() {
 }
 
 function drawActions(item, result) {
-  const act = $("act"), { fresh } = queue;
+  const act = $("act"), { fresh } = queue, focused = document.activeElement;
   const again = item && (item.state === "failed" || (result && differs(item)));
   act.hidden = !queue.running && !fresh.length && !again;
   act.disabled = !controls.wish;
@@ -52,9 +52,16 @@ function drawActions(item, result) {
   else if (again) act.textContent = item.state === "failed" ? "Try again" : "Restore again";
   $("download").hidden = !result;
   $("download").classList.toggle("strong", act.hidden);
-  $("download").disabled = saving;
   $("download-all").hidden = queue.done.length < 2;
-  $("download-all").disabled = saving;
+  // Not the property `disabled`, which would take the focus away.
+  for (const id of ["download", "download-all"]) $(id).setAttribute("aria-disabled", saving);
+  if (focused?.hidden) moveFocus(focused);
+}
+
+// From a button that disappears, so that the next key doesn't start at the top of the page.
+function moveFocus(from) {
+  if (![$("act"), $("download"), $("download-all")].includes(from)) return;
+  [$("download"), $("act"), $("canvas")].find((one) => !one.hidden)?.focus();
 }
 
 function drawFacts(item, result) {
@@ -119,6 +126,7 @@ function act() {
 }
 
 async function keep(make) {
+  if (saving) return;
   saving = true;
   draw();
   try {
@@ -143,8 +151,8 @@ function download() {
 
 function downloadAll() {
   return keep(async () => {
-    const items = queue.done, files = [];
-    for (const item of items) files.push(await queue.encode(item, controls.format));
+    const { items, files } = await queue.encodeAll(controls.format);
+    if (!files.length) return;
     save(await zip(files), "kbnet.zip");
     items.forEach((item) => queue.taken(item));
   });
@@ -192,7 +200,7 @@ $("download").onclick = download;
 $("download-all").onclick = downloadAll;
 $("more").onclick = () => {
   const open = $("controls").classList.toggle("open");
-  $("more").ariaExpanded = String(open);
+  $("more").setAttribute("aria-expanded", open);
 };
 controls.addEventListener("wish", draw);
 controls.addEventListener("look", ({ detail }) => {

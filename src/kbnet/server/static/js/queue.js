@@ -66,8 +66,7 @@ export class Queue extends EventTarget {
   // wish: {task, preset}
   async restore(items, wish) {
     for (const item of items) Object.assign(item, { state: "queued", wish, error: "", progress: {} });
-    this.#changed();
-    if (this.#running) return;
+    if (this.#running) return this.#changed();
     this.#running = true;
     this.#changed();
     try {
@@ -87,10 +86,28 @@ export class Queue extends EventTarget {
     this.#say("Stopped");
   }
 
-  // The result as shown, or in another format.
+  // The result as shown, or in another format. It was made as in `done`; `wish` may be one that failed since.
   async encode(item, format = "") {
-    const { blob, notes } = await this.#backend.encode(item.file, item.wish, item.result, item.look, format);
-    return { blob, notes, name: nameOf(item, blob.type) };
+    const { done } = item;
+    const { blob, notes } = await this.#backend.encode(item.file, done, item.result, item.look, format);
+    return { blob, notes, name: nameOf(item, done, blob.type) };
+  }
+
+  // All results, and the items they belong to: without the photos that are removed meanwhile.
+  async encodeAll(format) {
+    const items = [], files = [];
+    for (const item of this.done) {
+      let file = null;
+      try {
+        if (!item.removed) file = await this.encode(item, format);
+      } catch (error) {
+        if (!item.removed) throw error;
+      }
+      if (item.removed) continue;
+      items.push(item);
+      files.push(file);
+    }
+    return { items, files };
   }
 
   taken(item) {
@@ -136,9 +153,9 @@ export class Queue extends EventTarget {
   }
 }
 
-function nameOf(item, type) {
+function nameOf(item, { task }, type) {
   const [, stem, given] = item.name.match(/^(.*?)(?:\.([^.]*))?$/);
   const endings = ENDINGS[type] || [type.replace("image/", "")];
   const ending = endings.find((one) => one === (given || "").toLowerCase()) || endings[0];
-  return `${stem}-${DONE_WORDS[item.wish.task] || "denoised"}.${ending}`;
+  return `${stem}-${DONE_WORDS[task] || "denoised"}.${ending}`;
 }

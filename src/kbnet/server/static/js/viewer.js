@@ -174,8 +174,8 @@ export class Viewer {
     }
     const percent = 100 * this.#scale * devicePixelRatio;
     $("zoom-now").textContent = `${percent < 10 ? percent.toFixed(1) : Math.round(percent)}%`;
-    $("zoom-fit").ariaPressed = String(this.#mode === "fit");
-    $("zoom-one").ariaPressed = String(Math.abs(this.#scale - this.#one) < 1e-9);
+    $("zoom-fit").setAttribute("aria-pressed", this.#mode === "fit");
+    $("zoom-one").setAttribute("aria-pressed", Math.abs(this.#scale - this.#one) < 1e-9);
     this.#divide();
   }
 
@@ -187,8 +187,8 @@ export class Viewer {
     $("layer-before").style.clipPath = single ? "none" : `inset(0 ${clientWidth - across}px 0 0)`;
     $("layer-after").style.clipPath = `inset(0 0 0 ${across}px)`;
     const percent = Math.round(100 * this.#share);
-    $("divider").ariaValueNow = String(percent);
-    $("divider").ariaValueText = `${percent}% before, ${100 - percent}% after`;
+    $("divider").setAttribute("aria-valuenow", percent);
+    $("divider").setAttribute("aria-valuetext", `${percent}% before, ${100 - percent}% after`);
   }
 
   #point({ clientX, clientY }) {

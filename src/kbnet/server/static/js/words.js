@@ -1,7 +1,12 @@
 // Helpers for text and elements.
 
+// Names with a dash are attributes: ARIA has no properties in Firefox before 119.
 export function element(tag, properties, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-")) made.setAttribute(name, value);
+    else made[name] = value;
+  }
   made.append(...children);
   return made;
 }
