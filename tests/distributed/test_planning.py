@@ -38,6 +38,15 @@ def test_a_tree_is_mirrored_by_url(folder, form, local_output):
     assert shown == {"a.png": "a-x.png", "b.jpg": "b-x.png", "deep/er/c.tif": "deep/er/c-x.png"}
 
 
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_inputs_found_in_a_folder_are_told_from_named_ones(folder, form):
+    if "://" in form:
+        pytest.importorskip("pyarrow")
+    named, found = (plan_rows([form.format(folder / name)], form.format(folder / "out")) for name in ("in/a.png", "in"))
+    assert [row.searched for row in named] == [False]
+    assert [row.searched for row in found] == [True] * 3
+
+
 def test_one_file_by_url_goes_into_the_folder(folder):
     pytest.importorskip("pyarrow")
     (row,) = plan_rows([f"file://{folder}/in/a.png"], f"file://{folder}/out")

@@ -112,6 +112,28 @@ def test_the_local_cluster_listens_on_this_machine_alone_and_reports_to_nobody(j
     assert report["usage"] == "0"
 
 
+@pytest.mark.slow
+def test_a_second_run_in_place_restores_no_result_again(tmp_path):
+    make_pictures(tmp_path / "d", ["a.png", "b.png"])
+    weights = make_weights(tmp_path / "tiny.safetensors")
+    original = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
+    given = ["restore", "d", "-o", "d", "--overwrite", "--engine", "ray", "--workers", "1", "--model", str(weights)]
+    seen = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "kbnet", *given],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stderr
+        seen.append({path.name: path.read_bytes() for path in (tmp_path / "d").iterdir() if path.suffix == ".png"})
+    assert all(seen[0][name] != data for name, data in original.items())
+    assert seen[1] == seen[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

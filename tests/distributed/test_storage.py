@@ -38,6 +38,29 @@ def test_a_file_is_replaced_when_asked_and_leaves_nothing_beside_it(place, tmp_p
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"new")]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="has other permissions")
+def test_a_new_file_gets_the_times_and_the_permissions_that_are_asked_for(tmp_path):
+    (tmp_path / "like").touch()
+    (tmp_path / "like").chmod(0o600)
+    # both ways of naming a local file; pyarrow is not needed for them
+    for form in ("{}", "file://{}"):
+        target = tmp_path / "out" / "a.png"
+        storage.write(form.format(target), b"new", overwrite=True, times=(10**18, 10**18 + 1), like=tmp_path / "like")
+        state = target.stat()
+        assert (state.st_mode & 0o777, state.st_mtime_ns) == (0o600, 10**18 + 1)
+        target.unlink()
+
+
+def test_places_are_the_same_however_they_are_spelled(tmp_path):
+    (tmp_path / "a").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert storage.same(str(tmp_path / "a"), f"file://{tmp_path}/link/a")
+    assert storage.same("s3://bucket/a", "s3://bucket/a")
+    assert not storage.same("s3://bucket/a", "s3://bucket/b")
+    assert not storage.same(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert not storage.same(str(tmp_path / "a"), "s3://bucket/a")
+
+
 def test_links_are_not_written_through(place, tmp_path):
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / "out").mkdir()

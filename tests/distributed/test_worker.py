@@ -15,8 +15,9 @@ import kbnet
 from kbnet.distributed import Outcome, Row, Settings, error_table, restore_rows, worker
 from kbnet.distributed.attempts import Attempts
 from kbnet.errors import InvalidInputError, OutputError, UnreadableImageError
-from kbnet.imaging import DEFAULT_MAX_PIXELS, Photo, read_photo, write_photo
+from kbnet.imaging import DEFAULT_MAX_PIXELS, Photo, read_photo, write_photo, xmp
 from kbnet.inference.ledger import digest
+from kbnet.inference.marking import MARKED_NOTE, is_marked
 from kbnet.lines import Lines
 
 ANY_OUTPUT = {"format": None, "quality": None, "max_pixels": DEFAULT_MAX_PIXELS}
@@ -30,9 +31,11 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def one(weights, monkeypatch):
     monkeypatch.setattr(worker, "_FIRST_PAUSE", 0.0)
-    return worker.Worker(
-        str(weights), None, {"tile": 0}, {"strength": 0.5}, ANY_OUTPUT, threads=1, attempts=3, known=None
+    made = worker.Worker(
+        str(weights), None, {"tile": 0}, {"strength": 0.5}, dict(ANY_OUTPUT), threads=1, attempts=3, known=None
     )
+    ask(made, Attempts(3), monkeypatch)
+    return made
 
 
 @pytest.fixture
@@ -144,7 +147,6 @@ def test_a_run_with_a_log_goes_on_from_it(one, row, tmp_path, monkeypatch):
         known = Attempts(3, str(log), settings)
         assert known.join(about) == ""
         ask(one, known, monkeypatch)
-        monkeypatch.setattr(one, "_has_log", True)
         try:
             outcome = one(row)
         finally:
@@ -242,11 +244,104 @@ def test_a_result_that_has_replaced_its_input_is_done(one, tmp_path, monkeypatch
     for path in (photo, copy):
         path.write_bytes(b"the result")
     result = digest(photo)
-    monkeypatch.setattr(one, "_has_log", True)
     monkeypatch.setattr(one, "_ask", lambda *_: ("digest of the input", result))
     assert one._is_done({"input": str(photo), "output": str(photo)}, result)
     assert not one._is_done({"input": str(copy), "output": str(photo)}, result)
     assert one._is_done({"input": str(copy), "output": str(photo)}, "digest of the input")
+
+
+def in_place(path, **more):
+    return {"index": 0, "input": str(path), "output": str(path), "overwrite": True, "searched": True} | more
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_result_that_is_found_in_a_folder_is_not_restored_again(one, row, tmp_path, monkeypatch, form):
+    if "://" in form:
+        pytest.importorskip("pyarrow")
+    monkeypatch.setitem(one._output, "mark", True)
+    path = tmp_path / "a.png"
+    place = form.format(path)
+    assert one.restore(in_place(place))["error"] == ""
+    restored = path.read_bytes()
+    ask(one, Attempts(3), monkeypatch)  # another run, without a log
+    outcome = one.restore(in_place(place))
+    assert (outcome["error"], outcome["skipped"], outcome["notes"]) == ("", True, MARKED_NOTE)
+    assert path.read_bytes() == restored
+    # unless it is named by itself
+    outcome = one.restore(in_place(place, searched=False))
+    assert (outcome["error"], outcome["skipped"]) == ("", False)
+    assert path.read_bytes() != restored
+
+
+@pytest.mark.parametrize("at", [0, 300_000, 600_000, 1_000_000 - len(xmp.MARK)])
+def test_the_mark_is_looked_for_where_a_local_run_does(at, tmp_path):
+    data = bytearray(1_000_000)
+    data[at : at + len(xmp.MARK)] = xmp.MARK
+    (tmp_path / "a").write_bytes(data)
+    assert worker._is_marked(bytes(data)) == is_marked(tmp_path / "a")
+    assert worker._is_marked(xmp.MARK)
+    assert not worker._is_marked(b"")
+
+
+def test_a_worker_that_died_after_its_result_replaced_the_input_leaves_nothing_to_do(one, row, tmp_path, monkeypatch):
+    known = Attempts(3)  # without a log
+    ask(one, known, monkeypatch)
+    given, path = in_place(tmp_path / "a.png"), tmp_path / "a.png"
+    original = path.read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one._known.end, "remote", killed)
+        with pytest.raises(KeyboardInterrupt):
+            one(given)
+    restored = path.read_bytes()
+    assert restored != original
+    outcome = one(given)
+    assert (outcome["error"], outcome["skipped"]) == ("", True)
+    assert path.read_bytes() == restored
+    # nor has it anything to do if the driver has its outcome already
+    known.forget(0)
+    assert one(given)["skipped"]
+    assert path.read_bytes() == restored
+
+
+def test_a_worker_that_died_before_its_result_was_written_leaves_everything_to_do(one, row, tmp_path, monkeypatch):
+    given, path = in_place(tmp_path / "a.png"), tmp_path / "a.png"
+    original = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.storage, "write", failing(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            one(given)
+    assert path.read_bytes() == original
+    outcome = one(given)
+    assert (outcome["error"], outcome["skipped"]) == ("", False)
+    assert path.read_bytes() != original
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has other permissions")
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+@pytest.mark.parametrize("target", ["a.png", "out/a.png"])
+def test_a_result_keeps_the_times_and_the_permissions_of_its_input(one, row, tmp_path, monkeypatch, form, target):
+    if "://" in form:
+        pytest.importorskip("pyarrow")
+    monkeypatch.setitem(one._output, "keep_time", True)
+    path, then = tmp_path / "a.png", 1_000_000_000 * 10**9
+    os.utime(path, ns=(then, then))
+    path.chmod(0o600)
+    original = path.read_bytes()
+    given = in_place(form.format(path), output=form.format(tmp_path / target))
+    assert one.restore(given)["error"] == ""
+    result = tmp_path / target
+    assert result.read_bytes() != original
+    assert (mode(result), result.stat().st_mtime_ns) == (0o600, then)
+
+
+def test_a_result_has_the_present_time_unless_asked(one, row, tmp_path):
+    os.utime(tmp_path / "a.png", ns=(10**18, 10**18))
+    assert one.restore(row)["error"] == ""
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns > 1.5e18
 
 
 def test_failures_are_listed_in_a_table():

@@ -152,6 +152,40 @@ def test_rows_not_asked_for_now_are_kept(tmp_path, sets):
     assert counts[("colour", 50, "other")] == 1
 
 
+def test_rows_of_another_set_of_that_name_are_measured_again(tmp_path, sets):
+    path = tmp_path / "peers.json"
+    measured(path, sets, [identity(), identity("other")])
+    images = sets["colour"]
+    few = {"colour": {"0.png": 255 - images["0.png"], "1.png": images["1.png"]}}
+    assert measured(path, few, [identity()]) == [("nothing", "colour", sigma, "0.png") for sigma in (15, 25)]
+    kept = {(row["method"], row["set"], row["image"]) for row in json.loads(path.read_text())["rows"]}
+    # of the methods not asked for, too, and of images that the set may not have any more
+    assert {(method, image) for method, name, image in kept if name == "colour"} == {
+        ("nothing", "0.png"),
+        ("nothing", "1.png"),
+        ("other", "1.png"),
+    }
+    assert {(method, image) for method, name, image in kept if name == "gray"} == {
+        ("nothing", "a.png"),
+        ("other", "a.png"),
+    }
+
+
+def test_rows_that_do_not_say_what_they_were_measured_on_are_measured_again_when_asked_for(tmp_path, sets):
+    path = tmp_path / "peers.json"
+    measured(path, sets, [identity(), identity("other")])
+    older = json.loads(path.read_text())
+    for row in older["rows"]:
+        del row["sha256"]
+    path.write_text(json.dumps(older))
+    again = measured(path, sets, [identity()], (15,))
+    assert len(again) == 4
+    assert {row[0] for row in again} == {"nothing"}
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == 16
+    assert {(row["method"], row["sigma"]) for row in rows if "sha256" in row} == {("nothing", 15)}
+
+
 def test_a_summary_is_the_mean_of_decibels_and_the_time_of_all_pixels(tmp_path):
     made = Comparison(tmp_path / "peers.json", {}, {})
     common = {"set": "a", "method": "m", "sigma": 25}

@@ -156,7 +156,7 @@ def test_only_pictures_that_may_be_shown_are_kept():
 
 def test_pictures_of_rows_from_before_an_interruption_are_made_again():
     rows = [row(1, after=24), row(2, after=29)]
-    sample = Sample("1", ("all",), lambda: (pictures(7).input, pictures(7).target))
+    sample = Sample("1", ("all",), lambda: (pictures(7).input, pictures(7).target), ())
     gallery = Gallery()
     gallery.offer(rows[1], pictures())
     asked = []

@@ -16,7 +16,8 @@ class Attempts:
 
     Ray reassigns the rows of a dead worker without limit. Attempts are counted before each try, so that an image that
     kills its workers eventually fails; and outcomes are kept until the driver has received them, so that finished rows
-    of a dead worker's block aren't restored again.
+    of a dead worker's block aren't restored again. Promises of results are kept even without a ledger, because a worker
+    can die after its result has replaced the input: the next one must not restore the result.
 
     Args:
         attempts: maximum attempts per row.
@@ -28,6 +29,7 @@ class Attempts:
         self._attempts, self._log, self._settings = attempts, log, settings or {}
         self._begun: dict[int, int] = {}
         self._outcomes: dict[int, dict[str, Any]] = {}
+        self._promised: dict[str, tuple[str, str]] = {}
         self._ledger: Ledger | None = None
         self._identity: dict[str, Any] | None = None
 
@@ -48,12 +50,17 @@ class Attempts:
         return f"the workers of this run differ ({told}); use machines of the same kind, or omit --log"
 
     def promised(self, output: str) -> tuple[str, str] | None:
-        """Return the SHA-256 of the input and of the result that an earlier run announced for this output, or None."""
-        return None if self._ledger is None else self._ledger.promised(output)
+        """Return the SHA-256 of the input and of the result that were announced for this output, or None.
+
+        Another worker of this run announced them, or an earlier run with the same log.
+        """
+        return self._promised.get(output) if self._ledger is None else self._ledger.promised(output)
 
     def promise(self, output: str, input_digest: str, result_digest: str) -> None:
-        """Record in the log what is about to be written to this output."""
-        if self._ledger is not None:
+        """Record what is about to be written to this output, in the log if there is one."""
+        if self._ledger is None:
+            self._promised[output] = (input_digest, result_digest)
+        else:
             self._ledger.promise(output, input_digest, result_digest)
 
     def begin(self, index: int) -> dict[str, Any] | None:
@@ -73,7 +80,10 @@ class Attempts:
             self._ledger.tell(source, target, outcome["error"] or None, *facts, skipped=outcome["skipped"])
 
     def forget(self, index: int) -> None:
-        """Discard the state of a row whose outcome has been received."""
+        """Discard the state of a row whose outcome has been received, except for its promise.
+
+        Ray may run the row once more even then, and its input may be the result by now.
+        """
         self._outcomes.pop(index, None)
         self._begun.pop(index, None)
 

@@ -23,12 +23,15 @@ class Row:
         output: absolute path or URL of the result.
         problem: why the row is skipped, in one line; None if it isn't skipped.
         overwrite: whether the result may replace an existing file.
+        searched: whether the input was found in a folder or by a pattern, rather than named. Then it is skipped if its
+            metadata marks it as a result, as for `kbnet.inference.jobs.Job`.
     """
 
     input: str
     output: str
     problem: str | None = None
     overwrite: bool = False
+    searched: bool = False
 
 
 def plan_rows(
@@ -62,7 +65,12 @@ def plan_rows(
     if not any(map(is_url, [*inputs, output or ""])):
         jobs = plan_jobs(inputs, output, suffix=suffix, format=format, overwrite=overwrite, passed_over=passed_over)
         rows = [
-            Row(_absolute(job.input), _absolute(job.output), None if job.problem is None else str(job.problem))
+            Row(
+                _absolute(job.input),
+                _absolute(job.output),
+                None if job.problem is None else str(job.problem),
+                searched=job.searched,
+            )
             for job in jobs
             if isinstance(job.input, Path) and job.output is not None
         ]
@@ -91,7 +99,7 @@ def _rows_of(
     for name in sorted(set(visible) - set(shown)):
         # judged by name, since opening each file would take as long as restoring it
         passed_over(PassedOver(join(url, name), "not named as an image", "other"))
-    rows = [Row(join(url, name), join(folder, _output_name(name, suffix, format))) for name in shown]
+    rows = [Row(join(url, name), join(folder, _output_name(name, suffix, format)), searched=True) for name in shown]
     # results of an earlier run in a subfolder are not inputs
     inside = folder.rstrip("/") + "/"
     if inside != url.rstrip("/") + "/":

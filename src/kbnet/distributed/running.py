@@ -112,7 +112,8 @@ class Outcome:
         notes: one line for each thing that was changed or lost while reading or writing.
         change: mean absolute difference between the input and the result in [0,1]; None if unknown.
         worker: process id of the worker; 0 if there was none.
-        skipped: whether the row was skipped, because an earlier run had already written the result.
+        skipped: whether the row was skipped, because the result was already written, by an earlier run or by a worker
+            that died right after; or because the input is a result itself.
     """
 
     row: Row
@@ -136,7 +137,8 @@ def restore_rows(rows: Sequence[Row], settings: Settings) -> Iterator[Outcome]:
     """Restore the rows. Yields exactly one Outcome for each, in the order of completion.
 
     A worker that dies is replaced, and its current row is restored again. This is safe, as results are written
-    atomically. A row whose workers die in every attempt gets an error; the other rows continue.
+    atomically, and announced before, so that a result that has replaced its input is not restored again. A row whose
+    workers die in every attempt gets an error; the other rows continue.
 
     Raises:
         MissingExtraError: ray isn't installed.
@@ -207,7 +209,13 @@ def _run(
     ray: Any, waiting: dict[int, Row], settings: Settings, workers: int, weights: Any, known: Any
 ) -> Iterator[dict[str, Any]]:
     items = [
-        {"index": index, "input": row.input, "output": row.output, "overwrite": row.overwrite}
+        {
+            "index": index,
+            "input": row.input,
+            "output": row.output,
+            "overwrite": row.overwrite,
+            "searched": row.searched,
+        }
         for index, row in waiting.items()
     ]
     size = max(1, min(_LARGEST_BLOCK, len(items) // (workers * _BLOCKS_PER_WORKER)), len(items) // _MOST_BLOCKS)

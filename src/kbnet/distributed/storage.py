@@ -61,21 +61,34 @@ def read(place: str) -> bytes:
         raise UnreadableImageError(f"{printable(place)}: can't be read: {why}") from None
 
 
-def write(place: str, data: bytes, *, overwrite: bool = False) -> None:
+def write(
+    place: str,
+    data: bytes,
+    *,
+    overwrite: bool = False,
+    times: files.Times | None = None,
+    like: Path | None = None,
+) -> None:
     """Write a file to `place` atomically. Creates folders if needed.
 
     On local file systems, an existing file is never replaced unless `overwrite` is True, as in `kbnet.files`. Other
     storage can't guarantee this; there, existence is checked right before writing.
+
+    Args:
+        place: path or URL.
+        data: content of the file.
+        overwrite: whether to replace an existing file.
+        times, like: as for `kbnet.files.write`. Other storage has no such times and permissions, and ignores them.
 
     Raises:
         OutputExistsError: the file exists and `overwrite` is False.
         OutputError: the file can't be written; its `errno` tells whether retrying may help.
         OSError: another error, which may be temporary.
     """
-    local = _local(place)
+    local = local_path(place)
     if local is not None:
         files.make_folder(local.parent)
-        files.write(data, local, overwrite=overwrite)
+        files.write(data, local, overwrite=overwrite, times=times, like=like)
         return
     filesystem, path = _open(place)
     try:
@@ -104,7 +117,24 @@ def write(place: str, data: bytes, *, overwrite: bool = False) -> None:
 
 def local_folders(places: Iterable[str]) -> set[Path]:
     """Return the folders of those places that are on local file systems."""
-    return {local.parent for local in map(_local, places) if local is not None}
+    return {local.parent for local in map(local_path, places) if local is not None}
+
+
+def local_path(place: str) -> Path | None:
+    """Return the path of a place on a local file system; None for other storage."""
+    match = _URL.fullmatch(place)
+    if match is None:
+        return Path(place)
+    scheme, host, path, query = match.groups()
+    return Path(path or "/") if scheme.lower() in _HERE and not host and not query else None
+
+
+def same(one: str, other: str) -> bool:
+    """Return whether two places are the same file, however they are spelled if they are local."""
+    if one == other:
+        return True
+    first, second = local_path(one), local_path(other)
+    return first is not None and second is not None and files.same(first, second)
 
 
 def files_below(place: str) -> dict[str, int]:
@@ -136,15 +166,6 @@ def is_file(place: str) -> bool:
 
     filesystem, path = _open(place)
     return bool(filesystem.get_file_info(path).type == FileType.File)
-
-
-def _local(place: str) -> Path | None:
-    """Return the path of a place on a local file system; None for other storage."""
-    match = _URL.fullmatch(place)
-    if match is None:
-        return Path(place)
-    scheme, host, path, query = match.groups()
-    return Path(path or "/") if scheme.lower() in _HERE and not host and not query else None
 
 
 def _is_there(filesystem: Any, path: str) -> bool:

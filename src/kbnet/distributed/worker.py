@@ -1,25 +1,28 @@
 """A worker: loads the network once, then restores its images one at a time."""
 
-import contextlib
 import errno
-import os
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kbnet import files
 from kbnet.distributed import storage
 from kbnet.distributed.attempts import NO_CHANGE, outcome_of
 from kbnet.errors import KBNetError, OutputError, OutputExistsError
+from kbnet.imaging import xmp
 from kbnet.imaging.extras import check_extras
 from kbnet.imaging.photo import format_named
 from kbnet.inference.guard import outbreak_note
 from kbnet.inference.identity import digest, identity
 from kbnet.inference.jobs import Job, Result, run_jobs
+from kbnet.inference.marking import MARKED_NOTE
 from kbnet.inference.steps import times_of
 
 _FIRST_PAUSE = 0.5  # seconds before the first retry; doubled for each further one
+# Where the mark of results is looked for, at both ends of a file: as in kbnet.inference.marking, which takes a path.
+_ENDS = 256 * 1024  # bytes
 # Errors of storage that may be temporary.
 _MAY_PASS = (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTDOWN)
 
@@ -69,7 +72,7 @@ class Worker:
         self._examine = partial(outbreak_note, task=restorer.task, guarded=restorer.guard)
         self._output, self._task = output, restorer.task or "restore"
         self._attempts = attempts
-        self._known, self._has_log = known, has_log
+        self._known = known
         self._refused = self._ask("join", identity(restorer)) if has_log else ""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -86,16 +89,21 @@ class Worker:
         start = time.monotonic()
         outcome = outcome_of(row["index"], self._refused)
         made: Result | None = None
+        times: files.Times | None = None
         for attempt in range(1, self._attempts + 1):
             if self._refused:
                 break
             outcome["attempts"], outcome["error"], place = attempt, "", row["input"]
             try:
                 if made is None:
+                    times = self._times(row["input"])  # before the result may replace the input
                     data = storage.read(row["input"])
                     input_digest = digest(data)
                     if self._is_done(row, input_digest):
                         outcome["skipped"] = True
+                        break
+                    if row.get("searched", False) and _is_marked(data):
+                        outcome |= {"skipped": True, "notes": MARKED_NOTE}
                         break
                     made = self._restored(data, row)
                     outcome |= {"width": made.width, "height": made.height, "notes": "\n".join(made.notes)}
@@ -105,7 +113,7 @@ class Worker:
                     outcome["error"] = f"{row['input']}: {text.removeprefix(':').strip()}"
                     break
                 place = row["output"]
-                self._put(row, input_digest, made.data)
+                self._put(row, input_digest, made.data, times)
                 break
             except OSError as error:
                 # an error of the storage, since images are decoded from memory; a retry may succeed
@@ -129,11 +137,11 @@ class Worker:
         return ray.get(getattr(self._known, name).remote(*values))
 
     def _is_done(self, row: dict[str, Any], input_digest: str) -> bool:
-        """Return whether an earlier run wrote the result, according to the log."""
-        promised = self._ask("promised", row["output"]) if self._has_log else None
+        """Return whether an earlier run with this log wrote the result, or a worker of this run that died."""
+        promised = self._ask("promised", row["output"])
         if promised is None:
             return False
-        if row["input"] == row["output"] and promised[1] == input_digest:
+        if promised[1] == input_digest and storage.same(row["input"], row["output"]):
             return True  # the result has replaced the input
         try:
             return bool(promised[0] == input_digest and digest(storage.read(row["output"])) == promised[1])
@@ -150,19 +158,23 @@ class Worker:
         check_extras(result.extras, row["input"], row["output"], drop_extras=drop_extras)
         return result
 
-    def _put(self, row: dict[str, Any], input_digest: str, data: bytes) -> None:
-        if self._has_log:
-            self._ask("promise", row["output"], input_digest, digest(data))
+    def _times(self, place: str) -> files.Times | None:
+        local = storage.local_path(place) if self._output.get("keep_time") else None
+        return None if local is None else times_of(local)
+
+    def _put(self, row: dict[str, Any], input_digest: str, data: bytes, times: files.Times | None) -> None:
+        self._ask("promise", row["output"], input_digest, digest(data))
+        overwrite, like = row.get("overwrite", False), storage.local_path(row["input"])
         try:
-            storage.write(row["output"], data, overwrite=row.get("overwrite", False))
+            storage.write(row["output"], data, overwrite=overwrite, times=times, like=like)
         except OutputExistsError:
             if storage.read(row["output"]) != data:  # else a worker that died right after writing has written it
                 raise
-        if self._output.get("keep_time") and not storage.is_url(row["input"]) and not storage.is_url(row["output"]):
-            times = times_of(Path(row["input"]))
-            if times is not None:
-                with contextlib.suppress(OSError):
-                    os.utime(row["output"], ns=times)
+
+
+def _is_marked(data: bytes) -> bool:
+    """Return whether these are the bytes of a result, by its mark."""
+    return xmp.MARK in data[:_ENDS] or xmp.MARK in data[-_ENDS:]
 
 
 def _reason(error: OSError) -> str:

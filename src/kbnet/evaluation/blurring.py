@@ -103,7 +103,8 @@ def blur_samples(request: Request) -> list[Sample]:
                 kernel = kernels[number % len(kernels)]
                 load = partial(_load, path, request.channels, kernel, sigma)
                 groups = (f"{kind}{after}",) if len(kinds) == 1 else (f"{kind}{after}", f"all{after}")
-                samples.append(Sample(name, groups, load, made=True))
+                # with the kernel, which depends on the number of the photo in the folder
+                samples.append(Sample(name, groups, load, (path, kernel.numpy()), made=True))
     return samples
 
 

@@ -34,7 +34,8 @@ def chart_samples(request: Request) -> list[Sample]:
             target = np.ascontiguousarray(target[..., 1])
         return to_float(target), target
 
-    return [Sample(name, ("clean",), partial(load, name, chart), made=True) for name, chart in charts().items()]
+    drawn = charts().items()
+    return [Sample(name, ("clean",), partial(load, name, chart), (chart,), made=True) for name, chart in drawn]
 
 
 def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kbnet import files
 from kbnet.errors import InvalidInputError
 from kbnet.evaluation.peers import Peer
+from kbnet.evaluation.samples import digest_of
 from kbnet.inference import Restorer
 from kbnet.inference.identity import digest, identity
 from kbnet.metrics import noisy, psnr, to_uint8
@@ -71,6 +72,7 @@ class Comparison:
 
     Args:
         path: path of the file. Rows that are still valid are kept, including those of other sets, methods and sigmas.
+            Rows measured on other images than those of `sets`, under the same names, are discarded.
         sets: clean 8-bit images, [H,W] or [H,W,3], by set and image name.
         head: values at the start of the file, such as the command and the machine.
 
@@ -83,6 +85,9 @@ class Comparison:
         self.path, self.sets, self.head = path, sets, head
         self.methods: dict[str, Row] = {}
         self.rows: list[Row] = []
+        self._digests = {
+            (name, image): digest_of(pixels) for name, images in sets.items() for image, pixels in images.items()
+        }
         self._written = time.monotonic()
         if path.exists():
             try:
@@ -103,6 +108,7 @@ class Comparison:
             if known is not None and known["conditions"] != method.conditions:
                 self.rows = [row for row in self.rows if row["method"] != method.name]
             self.methods[method.name] = {**method.facts, "conditions": dict(method.conditions)}
+        self._discard({(method.name, sigma) for method in methods for sigma in sigmas})
         done = {(row["method"], row["set"], row["sigma"], row["image"]) for row in self.rows}
         return [
             (method, name, sigma, image)
@@ -112,6 +118,27 @@ class Comparison:
             for image, pixels in images.items()
             if (method.gray if pixels.ndim == 2 else method.colour) and (method.name, name, sigma, image) not in done
         ]
+
+    def _discard(self, asked: set[tuple[str, float]]) -> None:
+        """Remove the rows of other images: sets are known by the names of their folders, which aren't unique."""
+        others = {
+            row["set"] for row in self.rows if (now := self._digest(row)) is not None and row.get("sha256", now) != now
+        }
+        self.rows = [row for row in self.rows if self._is_valid(row, others, asked)]
+
+    def _is_valid(self, row: Row, others: set[str], asked: set[tuple[str, float]]) -> bool:
+        now, was = self._digest(row), row.get("sha256")
+        if now is not None and was is not None:
+            return bool(was == now)
+        if row["set"] in others:
+            return False  # where one image is another, the set is another one
+        # Rows of older files don't say what they were measured on. They are measured again if they are asked for; until
+        # then they are kept, as nothing would replace them.
+        return now is None or (row["method"], row["sigma"]) not in asked
+
+    def _digest(self, row: Row) -> str | None:
+        """Return the digest of the row's image as given now; None if it isn't given."""
+        return self._digests.get((row["set"], row["image"]))
 
     def run(self, methods: Sequence[Method], sigmas: Sequence[float]) -> Iterator[Row]:
         """Measure what is missing, and yield each row when it is done. The file is complete at every moment."""
@@ -123,7 +150,7 @@ class Comparison:
                     method.denoise(noisy(clean[:64, :64], sigma), sigma)
                     warm.add(method.name)
                 row = {"set": name, "method": method.name, "sigma": sigma, "image": image}
-                row |= score(method, clean, sigma)
+                row |= score(method, clean, sigma) | {"sha256": self._digests[name, image]}
                 self.rows.append(row)
                 if time.monotonic() - self._written > _WRITE_EVERY:
                     self.write()

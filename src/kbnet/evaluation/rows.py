@@ -28,6 +28,7 @@ class Row:
         output: metrics of the restored image; empty if there is no clean image.
         seconds: wall time of the restoration.
         error: why there is no output; None on success.
+        data_sha256: the sample's `digest`; "" in results files from before it was recorded.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     output: Measures = field(default_factory=dict)
     seconds: float = 0.0
     error: str | None = None
+    data_sha256: str = ""
 
     @property
     def gain(self) -> float | None:
@@ -61,6 +63,7 @@ class Row:
             "name": self.name,
             "photo": self.photo,
             "groups": list(self.groups),
+            **({"data_sha256": self.data_sha256} if self.data_sha256 else {}),
             "width": self.width,
             "height": self.height,
             "input": plain(self.input),
@@ -82,6 +85,7 @@ class Row:
             _measures(value.get("output", {})),
             float(value.get("seconds", 0)),
             value.get("error"),
+            str(value.get("data_sha256", "")),
         )
 
 
@@ -118,6 +122,7 @@ def run(
 def _one(
     sample: Sample, restore: Callable[[Image], Image], score: Score, *, scored_input: bool
 ) -> tuple[Row, Pictures]:
+    digest = sample.digest()
     image, target = sample.load()
     height, width = image.shape[:2]
     # first, in case the restorer changes the image
@@ -126,7 +131,7 @@ def _one(
     output = restore(image)
     seconds = time.perf_counter() - started
     after = score(output, target) if target is not None else {}
-    row = Row(sample.name, sample.photo, sample.groups, width, height, before, after, seconds)
+    row = Row(sample.name, sample.photo, sample.groups, width, height, before, after, seconds, data_sha256=digest)
     return row, Pictures(image, output, target)
 
 

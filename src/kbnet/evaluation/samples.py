@@ -1,9 +1,10 @@
 """Samples of the benchmarks, each loaded or generated when it is needed."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,9 @@ Target = NDArray[np.uint8 | np.uint16]
 
 Load = Callable[[], tuple[Image, Target | None]]
 
+Source = Path | NDArray[np.generic]
+"""What a sample is made from: a file, or values that are in memory anyway."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -32,18 +36,24 @@ class Sample:
         photo: name of the image, without suffix.
         groups: groups whose means include it; the first is its condition ("sigma 25", "indoor", ...).
         load: loads or generates the input and the clean image; raises InvalidInputError or ImageError if it can't.
+        sources: everything that `load` reads and that differs between samples.
         made: whether the input is generated instead of read from the data set.
     """
 
     photo: str
     groups: tuple[str, ...]
     load: Load
+    sources: tuple[Source, ...] = field(compare=False)  # arrays can't be compared as a whole
     made: bool = False
 
     @property
     def name(self) -> str:
         """Name of its row of results, unique in a benchmark."""
         return f"{self.groups[0]}/{self.photo}"
+
+    def digest(self) -> str:
+        """Return the `digest_of` its sources, which tells whether a row of that name was measured on the same data."""
+        return digest_of(*self.sources)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,24 @@ class Request:
     channels: int = 3
     sigmas: tuple[float, ...] = ()
     kernels: Path | None = None
+
+
+def digest_of(*sources: Source) -> str:
+    """Return a SHA-256 of the bytes of files, and of the values and shapes of arrays.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    whole = hashlib.sha256()
+    for source in sources:
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            # with the shape, since the same values in another one are another image
+            whole.update(f"{source.dtype} {source.shape} ".encode())
+            whole.update(hashlib.sha256(np.ascontiguousarray(source).data).digest())
+    return whole.hexdigest()
 
 
 def limited(samples: Iterable[Sample], limit: int | None) -> list[Sample]:
@@ -81,7 +109,7 @@ def gaussian_samples(request: Request) -> list[Sample]:
 
     paths = photo_names(request.data)
     return [
-        Sample(name, (f"sigma {sigma:g}",), partial(load, path, sigma), made=True)
+        Sample(name, (f"sigma {sigma:g}",), partial(load, path, sigma), (path,), made=True)
         for sigma in request.sigmas
         for name, path in paths.items()
     ]
@@ -103,7 +131,9 @@ def saved_samples(quality: int | None) -> Callable[[Request], list[Sample]]:
     def collect(request: Request) -> list[Sample]:
         paths = photo_names(request.data)
         return [
-            Sample(name, (f"{kept}, sigma {sigma:g}",), partial(load, path, sigma, request.channels), made=True)
+            Sample(
+                name, (f"{kept}, sigma {sigma:g}",), partial(load, path, sigma, request.channels), (path,), made=True
+            )
             for sigma in request.sigmas
             for name, path in paths.items()
         ]
@@ -118,7 +148,7 @@ def clean_samples(request: Request) -> list[Sample]:
         clean = read_bytes(path, request.channels)
         return to_float(clean), clean
 
-    return [Sample(name, ("clean",), partial(load, path)) for name, path in photo_names(request.data).items()]
+    return [Sample(name, ("clean",), partial(load, path), (path,)) for name, path in photo_names(request.data).items()]
 
 
 def pair_samples(layout: str, *, deep: bool = False) -> Callable[[Request], list[Sample]]:
@@ -138,7 +168,8 @@ def pair_samples(layout: str, *, deep: bool = False) -> Callable[[Request], list
         samples = []
         for name, item in zip(_names([item.degraded or item.clean for item in items]), items, strict=True):
             groups = (item.scene, "all") if item.scene else ("all",)
-            samples.append(Sample(name, groups, partial(load, item)))
+            sources = (item.clean,) if item.degraded is None else (item.degraded, item.clean)
+            samples.append(Sample(name, groups, partial(load, item), sources))
         return samples
 
     return collect
@@ -160,8 +191,14 @@ def sidd_samples(*, truth: bool) -> Callable[[Request], list[Sample]]:
             clean = None if clean_blocks is None else clean_blocks[scene, block]
             return to_float(noisy_blocks[scene, block]), clean
 
+        both = [blocks for blocks in (noisy_blocks, clean_blocks) if blocks is not None]
         return [
-            Sample(f"{scene + 1:02}-{block + 1:02}", ("all",), partial(load, scene, block))
+            Sample(
+                f"{scene + 1:02}-{block + 1:02}",
+                ("all",),
+                partial(load, scene, block),
+                tuple(blocks[scene, block] for blocks in both),
+            )
             for scene in range(noisy_blocks.shape[0])
             for block in range(noisy_blocks.shape[1])
         ]

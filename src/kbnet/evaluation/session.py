@@ -1,6 +1,6 @@
 """Evaluation sessions: a benchmark, its data, a model and its options, and what results files record of them."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,8 +48,16 @@ class Session:
         """Return all samples of the benchmark; raises InvalidInputError if the data doesn't fit."""
         return self.benchmark.collect(self.request)
 
-    def chosen(self, samples: Sequence[Sample], known: Container[str] = ()) -> list[Sample]:
-        """Return the samples up to the limit, and those whose rows are already `known`."""
+    def chosen(self, samples: Sequence[Sample], known: MutableMapping[str, Row] | tuple[()] = ()) -> list[Sample]:
+        """Return the samples up to the limit, and those whose rows are already `known`.
+
+        Removes the rows from `known` that were measured on other data: another folder can have the same name, and its
+        images too. Rows of older results files, which don't say on what they were measured, are removed as well.
+        """
+        if known:
+            for sample in samples:
+                if sample.name in known and not _is_of(known[sample.name], sample):
+                    del known[sample.name]
         within = {sample.name for sample in limited(samples, self.limit)}
         return [sample for sample in samples if sample.name in within or sample.name in known]
 
@@ -105,6 +113,14 @@ class Session:
     def _restore(self, image: Image) -> Image:
         restored: Image = self.restorer(image, strength=self.strength)
         return restored
+
+
+def _is_of(row: Row, sample: Sample) -> bool:
+    """Return whether a row was measured on the data of this sample."""
+    try:
+        return row.data_sha256 == sample.digest()
+    except OSError:
+        return False  # measuring it again tells what is wrong with the file
 
 
 def open_session(
