@@ -61,8 +61,8 @@ A result keeps the metadata of its input. Each kind of metadata has one rule per
 - **removed**: thumbnails and previews show the original image. Other programs create new ones.
 
 kbnet loses no metadata without a note, and adds only one thing: `kbnet restore` marks results with the properties
-`kbnet:Task` and `kbnet:Version` in their XMP, so that it skips them when it searches a folder. With `--no-mark`, it adds
-nothing.
+`kbnet:Task` and `kbnet:Version` in their XMP, so that it skips them when it searches a folder. With `--no-mark`, it
+adds nothing.
 
 This table is generated: a test makes a file with each kind of metadata, converts it to every format, and looks for the
 metadata in the result with other libraries.
