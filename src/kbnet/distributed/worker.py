@@ -11,18 +11,15 @@ from kbnet import files
 from kbnet.distributed import storage
 from kbnet.distributed.attempts import NO_CHANGE, outcome_of
 from kbnet.errors import KBNetError, OutputError, OutputExistsError
-from kbnet.imaging import xmp
 from kbnet.imaging.extras import check_extras
 from kbnet.imaging.photo import format_named
 from kbnet.inference.guard import outbreak_note
 from kbnet.inference.identity import digest, identity
 from kbnet.inference.jobs import Job, Result, run_jobs
-from kbnet.inference.marking import MARKED_NOTE
+from kbnet.inference.marking import MARKED_NOTE, holds_mark
 from kbnet.inference.steps import times_of
 
 _FIRST_PAUSE = 0.5  # seconds before the first retry; doubled for each further one
-# Where the mark of results is looked for, at both ends of a file: as in kbnet.inference.marking, which takes a path.
-_ENDS = 256 * 1024  # bytes
 # Errors of storage that may be temporary.
 _MAY_PASS = (errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTDOWN)
 
@@ -102,7 +99,7 @@ class Worker:
                     if self._is_done(row, input_digest):
                         outcome["skipped"] = True
                         break
-                    if row.get("searched", False) and _is_marked(data):
+                    if row.get("searched", False) and holds_mark(data):
                         outcome |= {"skipped": True, "notes": MARKED_NOTE}
                         break
                     made = self._restored(data, row)
@@ -170,11 +167,6 @@ class Worker:
         except OutputExistsError:
             if storage.read(row["output"]) != data:  # else a worker that died right after writing has written it
                 raise
-
-
-def _is_marked(data: bytes) -> bool:
-    """Return whether these are the bytes of a result, by its mark."""
-    return xmp.MARK in data[:_ENDS] or xmp.MARK in data[-_ENDS:]
 
 
 def _reason(error: OSError) -> str:

@@ -43,6 +43,11 @@ def is_marked(path: Path) -> bool:
     return _is_marked(os.fspath(path), state.st_size, state.st_mtime_ns)
 
 
+def holds_mark(data: bytes) -> bool:
+    """Return whether the bytes of a whole file are a result's, by its mark, as `is_marked` does for a path."""
+    return xmp.MARK in data[:_ENDS] or xmp.MARK in data[-_ENDS:]
+
+
 @lru_cache(maxsize=100_000)
 def _is_marked(path: str, size: int, modified: int) -> bool:
     """Size and modification time are part of the cache key, so that a changed file is read again."""
