@@ -278,9 +278,9 @@ def test_the_mark_is_looked_for_where_a_local_run_does(at, tmp_path):
     data = bytearray(1_000_000)
     data[at : at + len(xmp.MARK)] = xmp.MARK
     (tmp_path / "a").write_bytes(data)
-    assert worker._is_marked(bytes(data)) == is_marked(tmp_path / "a")
-    assert worker._is_marked(xmp.MARK)
-    assert not worker._is_marked(b"")
+    assert holds_mark(bytes(data)) == is_marked(tmp_path / "a")
+    assert holds_mark(xmp.MARK)
+    assert not holds_mark(b"")
 
 
 def test_a_worker_that_died_after_its_result_replaced_the_input_leaves_nothing_to_do(one, row, tmp_path, monkeypatch):
