@@ -17,7 +17,7 @@ from kbnet.distributed.attempts import Attempts
 from kbnet.errors import InvalidInputError, OutputError, UnreadableImageError
 from kbnet.imaging import DEFAULT_MAX_PIXELS, Photo, read_photo, write_photo, xmp
 from kbnet.inference.ledger import digest
-from kbnet.inference.marking import MARKED_NOTE, is_marked
+from kbnet.inference.marking import MARKED_NOTE, holds_mark, is_marked
 from kbnet.lines import Lines
 
 ANY_OUTPUT = {"format": None, "quality": None, "max_pixels": DEFAULT_MAX_PIXELS}
