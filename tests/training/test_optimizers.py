@@ -70,10 +70,24 @@ def test_full_convolutions_get_muon_and_everything_else_adamw_once_each():
     optimizer = make_optimizer(model, OptimizerSection(kind="muon", lr=1e-3, clip_norm=1.0))
     assert isinstance(optimizer, MuonAdamW)
     names = {id(p): name for name, p in model.named_parameters()}
-    muon, adamw = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
-    assert sorted(muon + adamw) == sorted(names.values())
+    muon, weights, vectors = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    assert sorted(muon + weights + vectors) == sorted(names.values())
     assert {"first.weight", "encoder.0.0.ffn_in.weight"} <= set(muon)
-    assert {"first.bias", "encoder.0.0.kba.weight", "encoder.0.0.adaptive_in.1.weight"} <= set(adamw)
+    assert {"encoder.0.0.kba.weight", "encoder.0.0.adaptive_in.1.weight"} <= set(weights)
+    block = "encoder.0.0"
+    assert {"first.bias", f"{block}.ffn_norm.weight", f"{block}.kba_scale", f"{block}.kba.bias"} <= set(vectors)
+
+
+def test_weights_decay_and_scales_and_biases_do_not():
+    model = create_model("kbnet-nano", width=4)
+    optimizer = make_optimizer(model, OptimizerSection(kind="muon", lr=0.5, weight_decay=0.5, clip_norm=1.0))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        weight = name.endswith("weight") and "norm" not in name
+        torch.testing.assert_close(p.detach(), before[name] * (0.75 if weight else 1.0))
 
 
 def test_one_learning_rate_drives_both_also_after_a_state_was_loaded():

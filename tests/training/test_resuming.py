@@ -33,9 +33,9 @@ def test_settings_of_the_optimizer_are_those_of_the_changed_recipe(kind, data, t
     train(tmp_path / "run", data, recipe(optimizer=plan), stop_at=3)
     changed = recipe(optimizer=plan | {"weight_decay": 0.25, "betas": [0.5, 0.75]})
     groups = Run(changed, data, tmp_path / "run", workers=0).stepper.optimizer.param_groups
-    assert [group["weight_decay"] for group in groups] == [0.25] * len(groups)
-    assert [group["betas"] for group in groups if "betas" in group] == [(0.5, 0.75)]
-    assert len(groups) == (2 if kind == "muon" else 1)
+    found = [(group["weight_decay"], group.get("betas")) for group in groups]
+    betas = (0.5, 0.75)
+    assert found == ([(0.25, None), (0.25, betas), (0.0, betas)] if kind == "muon" else [(0.25, betas)])
 
 
 def test_a_run_that_ended_before_its_first_regular_checkpoint_resumes(data, tmp_path):

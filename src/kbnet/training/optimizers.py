@@ -21,13 +21,15 @@ def make_optimizer(model: nn.Module, section: OptimizerSection) -> Optimizer:
     """Create the optimizer of a recipe for a network that is already on its device."""
     if section.kind == "muon":
         return MuonAdamW(model, section)
-    return _adamw(model.parameters(), section)
+    return _adamw([{"params": list(model.parameters())}], section)
 
 
 class MuonAdamW(Optimizer):
     """Muon for the weights of full convolutions, AdamW for everything else, under one learning rate.
 
     Muon treats a weight [O,I,k,k] as a matrix [O,I*k*k]. AdamW handles grouped convolutions, bases, scales and biases.
+    Scales and biases don't decay. Weights have to: Muon's steps don't shrink with the gradient, so that without decay
+    the weights grow, and each step changes them less (arXiv 2502.16982, section 2.2).
 
     Args:
         model: the network to optimize.
@@ -37,10 +39,12 @@ class MuonAdamW(Optimizer):
     def __init__(self, model: nn.Module, section: OptimizerSection) -> None:
         convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
         matrices = {id(m.weight): m.weight for m in convolutions if m.weight.requires_grad}
-        others = [p for p in model.parameters() if id(p) not in matrices]
+        others = [(name, p) for name, p in model.named_parameters() if id(p) not in matrices]
+        weights = [p for name, p in others if not _is_vector(name, p)]
+        vectors = [p for name, p in others if _is_vector(name, p)]
         self.muon = Muon(matrices.values(), lr=section.lr, weight_decay=section.weight_decay)
-        self.adamw = _adamw(others, section)
-        super().__init__([*matrices.values(), *others], {})
+        self.adamw = _adamw([{"params": weights}, {"params": vectors, "weight_decay": 0.0}], section)
+        super().__init__([*matrices.values(), *weights, *vectors], {})
         self._share_groups()
 
     def _share_groups(self) -> None:
@@ -62,6 +66,11 @@ class MuonAdamW(Optimizer):
         self.muon.load_state_dict(state_dict["muon"])
         self.adamw.load_state_dict(state_dict["adamw"])
         self._share_groups()
+
+
+def _is_vector(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a scale or bias: it has one value per channel, or is added to values of the network."""
+    return parameter.numel() == max(parameter.shape) or name.endswith("bias")
 
 
 class Muon(Optimizer):
@@ -135,12 +144,9 @@ def _products(device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-def _adamw(parameters: Iterable[Tensor], section: OptimizerSection) -> torch.optim.AdamW:
-    parameters = list(parameters)
-    fused = fuses(parameters[0].device)
-    return torch.optim.AdamW(
-        parameters, lr=section.lr, betas=section.betas, weight_decay=section.weight_decay, fused=fused
-    )
+def _adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.optim.AdamW:
+    fused = fuses(groups[0]["params"][0].device)
+    return torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, weight_decay=section.weight_decay, fused=fused)
 
 
 def fuses(device: torch.device) -> bool:

@@ -170,7 +170,9 @@ class OptimizerSection(_Section):
     cycles: tuple[Cycle, ...] = Field(
         default=(), description="consecutive cosines, from the end of the warm-up to the end of the run"
     )
-    weight_decay: float = Field(default=1e-4, ge=0, description="decoupled weight decay of AdamW and Muon")
+    weight_decay: float = Field(
+        default=1e-4, ge=0, description="decoupled weight decay; with Muon, not of scales and biases"
+    )
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="betas of AdamW")
     clip_norm: float = Field(gt=0, description="maximum norm of the gradient over all parameters")
 

@@ -142,15 +142,17 @@ class Stepper:
         """Load a state returned by `state()`. The optimizer's settings are the recipe's, not those of the state."""
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
+        settings = [
+            {name: group[name] for name in ("weight_decay", "betas") if name in group}
+            for group in self.optimizer.param_groups
+        ]
         # The checkpoint may come from another device. `fused` decides on which device loading puts the step counters.
         fused = fuses(self.accelerator.device)
         self.optimizer.load_state_dict(
             _with_groups(state["optimizer"], lambda group: {**group, "fused": fused} if "fused" in group else group)
         )
-        for group in self.optimizer.param_groups:  # loading replaced them by those of the run so far
-            group["weight_decay"] = self.recipe.optimizer.weight_decay
-            if "betas" in group:  # AdamW's; Muon's momentum is fixed
-                group["betas"] = self.recipe.optimizer.betas
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)  # loading replaced them by those of the run so far
         self.step = state["step"]
         if self._graphs is not None:
             self._graphs.forget()
