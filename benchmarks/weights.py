@@ -3,10 +3,10 @@
     python benchmarks/weights.py --data FOLDER [--model NAME ...] [--before NAME=FILE ...]
 
 FOLDER contains the sets by name (CBSD68, BSD68, Set12, polyu-dev, renoir-dev, sidd-dev, Rain100L-dev, Rain100H-dev,
-motion-dev). Each result goes to results/MODEL-BENCHMARK-SET.json, results of earlier weights to results/before/
-under the name of the newer model. Existing results for the same weights are not measured again. The table goes to
-docs/weights.md. A kbnet.json next to FILE, as on the Hub, sets its context and window. Takes about 15 minutes per
-compact model.
+motion-dev). Each result goes to results/MODEL-BENCHMARK-SET.json, results of earlier weights to results/before/ under
+the name of the newer model. Existing results for the same weights are not measured again. The table goes to
+docs/weights.md. FILE says in its header, or a kbnet.json next to it, what context and window to use. Takes about 15
+minutes per compact model.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 from facts import RESULTS
 from kbnet.evaluation import measured_figures
 from kbnet.models import CatalogueEntry, catalogue, resolve
+from kbnet.models.usage import usage_in
 
 PAGE = RESULTS.parents[1] / "docs" / "weights.md"
 NOISE = (
@@ -55,8 +56,8 @@ def main() -> None:
     parser.add_argument("--before", action="append", default=[], metavar="NAME=FILE", help="weights before NAME's")
     options = parser.parse_args()
     before = dict(one.split("=", 1) for one in options.before)
-    if alone := [file for file in before.values() if not Path(file).with_name("kbnet.json").exists()]:
-        parser.error(f"expected a kbnet.json with the context and window of {alone[0]} in its folder")
+    if silent := [file for file in before.values() if usage_in(Path(file)) is None]:
+        parser.error(f"expected the context and window of {silent[0]} in its header, or in a kbnet.json in its folder")
     for name in options.model or catalogue():
         entry = catalogue()[name]
         for benchmark, set_name in sets_of(entry):

@@ -8,7 +8,7 @@ import pytest
 from cli_files import names, picture
 
 from kbnet.models import load_model
-from kbnet.models.hub import HubSettings, write_settings
+from kbnet.models.usage import Usage, write_usage
 from kbnet.training import checkpoint
 from kbnet.training.stepping import Stepper
 
@@ -109,7 +109,7 @@ def test_a_start_that_failed_leaves_nothing_in_the_way_of_the_next(train, tmp_pa
     start = tmp_path / "start" / "model.safetensors"
     start.parent.mkdir()
     shutil.copy(tiny, start)
-    write_settings(HubSettings(context="local"), start.parent)
+    write_usage(Usage(context="local"), start.parent)
     settings = ("--set", f"model.init={start}")
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     assert train(*settings).code == 2

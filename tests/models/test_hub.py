@@ -1,6 +1,5 @@
 """Repositories of the hub, against a server of this machine that speaks as much of its interface as is needed."""
 
-import json
 import sys
 
 import pytest
@@ -79,25 +78,6 @@ def test_weights_that_were_put_there_by_hand_need_no_settings(server, tmp_path):
     server.files["user/empty/README.md"] = b""
     with pytest.raises(DownloadError, match="user/empty"):
         load_model("user/empty")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "[]",
-        '{"task": "", "context": "all", "window": 64}',
-        '{"task": "", "context": "local", "window": 0}',
-        '{"task": "", "context": "local", "window": 1e999}',
-    ],
-)
-def test_damaged_settings_are_told(tmp_path, text):
-    (tmp_path / "kbnet.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"kbnet\.json"):
-        hub.settings_beside(tmp_path / "model.safetensors")
-    assert hub.settings_beside(tmp_path / "other.safetensors") is None
-    (tmp_path / "kbnet.json").write_text(json.dumps({"task": "denoise", "context": "local", "window": 32}))
-    assert hub.settings_beside(tmp_path / "model.safetensors").window == 32
 
 
 def test_names_of_files_are_not_taken_for_repositories(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from kbnet.metrics import noisy, psnr, to_uint8
 from kbnet.models import create_model, find, save_file
 from kbnet.training import Run, validation
 from kbnet.training.sources import assign_folders, load_sources
-from kbnet.training.start import inherit_settings, initial_model
+from kbnet.training.start import inherit_usage, initial_model
 from kbnet.training.validation import Validator
 
 NOISE = {"kind": "gaussian", "sigma": [20, 30]}
@@ -240,13 +240,13 @@ def test_a_task_is_a_place_to_start_from(two, tmp_path):
 def test_a_model_is_used_with_the_context_of_the_weights_that_it_started_from(tmp_path):
     entry = find("denoise")
     run = tmp_path / "run"
-    inherit_settings(recipe(model={"init": "denoise"}), run)
+    inherit_usage(recipe(model={"init": "denoise"}), run)
     for name in ("model.safetensors", "best.safetensors"):
         restorer = Restorer.from_pretrained(shutil.copy(entry.path, run / name))
         assert (restorer.context, restorer.window) == (entry.context, entry.window) == ("local", 128)
-    inherit_settings(recipe(model={"init": str(run / "best.safetensors")}), tmp_path / "next")
+    inherit_usage(recipe(model={"init": str(run / "best.safetensors")}), tmp_path / "next")
     assert (tmp_path / "next" / "kbnet.json").read_text() == (run / "kbnet.json").read_text()
-    inherit_settings(recipe(), tmp_path / "from scratch")
+    inherit_usage(recipe(), tmp_path / "from scratch")
     alone = shutil.copy(entry.path, tmp_path / "alone.safetensors")
-    inherit_settings(recipe(model={"init": str(alone)}), tmp_path / "from a file")
+    inherit_usage(recipe(model={"init": str(alone)}), tmp_path / "from a file")
     assert not [name for name in ("from scratch", "from a file") if (tmp_path / name).exists()]

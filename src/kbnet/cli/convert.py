@@ -61,12 +61,14 @@ def convert(
         raise typer.BadParameter("applies only to .safetensors files; leave it out", param_hint="'--dtype'")
 
     from kbnet.models import resolve
+    from kbnet.models.usage import usage_of
     from kbnet.needs_torch import torch
     from kbnet.nn import count_parameters, load_file, save_file, save_official
 
     network = load_file(resolve(source))
     if ending == ".safetensors":
-        save_file(network, target, overwrite=overwrite, dtype=None if dtype is None else getattr(torch, dtype.value))
+        stored = None if dtype is None else getattr(torch, dtype.value)
+        save_file(network, target, usage=usage_of(source), overwrite=overwrite, dtype=stored)
     else:
         save_official(network, target, (layout or _usual_layout(network)).value, overwrite=overwrite)
     typer.echo(f"{source} → {target}  {network.family}, {count_parameters(network):,} parameters", err=True)

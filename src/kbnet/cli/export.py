@@ -118,18 +118,18 @@ def export(
 
     from kbnet.export import darktable, export_darktable, export_int8, export_model, graph_facts
     from kbnet.models import find, resolve
-    from kbnet.models.hub import settings_of
+    from kbnet.models.usage import usage_of
     from kbnet.nn import load_file
 
-    path, entry, settings = resolve(model), find(model), settings_of(model)
+    path, entry, usage = resolve(model), find(model), usage_of(model)
     network = load_file(path)
     if window is None:
-        local = settings is not None and settings.context == "local" and not context
-        window = settings.window if settings is not None and local and chosen != "torch-export" else 0
+        local = usage is not None and usage.context == "local" and not context
+        window = usage.window if usage is not None and local and chosen != "torch-export" else 0
     facts = graph_facts(
         network,
         name=entry.name if entry else path.stem,
-        task=settings.task if settings else "",
+        task=usage.task if usage else "",
         license=entry.license if entry else "",
         weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         window=window,

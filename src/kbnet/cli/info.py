@@ -77,12 +77,10 @@ def _is_weights(path: Path) -> bool:
 
 def _averages(path: Path) -> dict[str, Any]:
     """The context that a weights file is used with, and its window if it has one."""
-    from kbnet.models.hub import settings_beside
+    from kbnet.models.usage import Usage, usage_in
 
-    settings = settings_beside(path)
-    if settings is None or settings.context != "local":
-        return {"context": settings.context if settings else "global"}
-    return {"context": "local", "window": settings.window}
+    usage = usage_in(path) or Usage()
+    return {"context": usage.context, **({"window": usage.window} if usage.context == "local" else {})}
 
 
 def _weights(path: Path) -> dict[str, Any]:

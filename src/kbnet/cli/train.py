@@ -188,11 +188,13 @@ def _train(work: "Run", console: "Console", *, quiet: bool) -> None:
 
 
 def _write_weights(work: "Run", network: "Network", console: "Console", *, quiet: bool) -> None:
+    from kbnet.models.usage import usage_beside
     from kbnet.nn import save_file
     from kbnet.training import checkpoint
 
     folder = work.folder
-    save_file(network, folder / RESULT, overwrite=True)
+    usage = usage_beside(folder / RESULT)
+    save_file(network, folder / RESULT, usage=usage, overwrite=True)
     if not quiet:
         console.print(f"averaged weights: {folder / RESULT}", markup=False, soft_wrap=True)
     if work.best is None:  # nothing was validated since the photos changed
@@ -204,7 +206,7 @@ def _write_weights(work: "Run", network: "Network", console: "Console", *, quiet
         return
     checkpoint.check(best, folder / checkpoint.BEST)
     work.stepper.ema.load_state_dict(best["ema"])
-    save_file(work.averaged(), folder / BEST_RESULT, overwrite=True)
+    save_file(work.averaged(), folder / BEST_RESULT, usage=usage, overwrite=True)
     if not quiet:
         console.print(
             f"best weights in validation, step {best['step']}: {folder / BEST_RESULT}", markup=False, soft_wrap=True

@@ -21,7 +21,7 @@ from kbnet.inference.samples import Range, Samples
 from kbnet.inference.tiles import plan, sample_crops
 from kbnet.inference.whole import Progress, restore_images
 from kbnet.models import Config, Weights, catalogue, find, read_weights, resolve
-from kbnet.models.hub import settings_beside
+from kbnet.models.usage import usage_in
 
 if TYPE_CHECKING:
     import torch
@@ -172,9 +172,9 @@ class Restorer:
         else:
             path = resolve(name_or_path, preset)
             network = replace(read_weights(path), fast_dtype=entry.fast_dtype if entry else "float32")
-            if entry is None and (beside := settings_beside(path)):
-                window = beside.window
-                context = beside.context if context == "auto" else context  # type: ignore[assignment]  # checked there
+            if entry is None and (usage := usage_in(path)):
+                window = usage.window
+                context = usage.context if context == "auto" else context  # type: ignore[assignment]  # checked there
         restorer = cls(
             network,
             device=device,

@@ -9,6 +9,7 @@ from kbnet.models.catalogue import TASKS, CatalogueEntry, catalogue, find, list_
 from kbnet.models.config import PRESETS, Config, KBNetLConfig, KBNetSConfig, matching_presets, preset_config
 from kbnet.models.cost import Cost, cost
 from kbnet.models.hub import push_to_hub
+from kbnet.models.usage import Usage
 from kbnet.models.weights import Weights, read_weights, write_weights
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "KBNetS",
     "KBNetSConfig",
     "Network",
+    "Usage",
     "Weights",
     "build",
     "catalogue",

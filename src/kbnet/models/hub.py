@@ -11,32 +11,22 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kbnet import files
-from kbnet.errors import CheckpointError, DownloadError, InvalidInputError, KBNetError, MissingExtraError
+from kbnet.errors import DownloadError, InvalidInputError, KBNetError, MissingExtraError
+from kbnet.models import usage
 from kbnet.models.catalogue import CatalogueEntry, find, resolve
 from kbnet.models.config import matching_presets
 from kbnet.models.weights import Weights, read_weights, write_weights
 
-WEIGHTS, SETTINGS, CARD = "model.safetensors", "kbnet.json", "README.md"
-BEST = "best.safetensors"  # of a training run
+CARD = "README.md"
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _Result = TypeVar("_Result")
 _LICENSES = {"MIT": "mit", "CC BY 4.0": "cc-by-4.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "CC0": "cc0-1.0"}
 _LICENSES |= {"CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0", "CC BY-NC 4.0": "cc-by-nc-4.0", "Apache-2.0": "apache-2.0"}
-
-
-@dataclass(frozen=True)
-class HubSettings:
-    """The contents of kbnet.json: the task, and the Restorer's context and window (in pixels) for these weights."""
-
-    task: str = ""
-    context: str = "global"
-    window: int = 64
 
 
 def push_to_hub(
@@ -74,13 +64,17 @@ def push_to_hub(
     if license is None and entry is None:
         raise InvalidInputError("these weights are not in the catalogue; specify their license")
     weights = read_weights(resolve(model))
-    settings = settings_of(model) or HubSettings()
+    used = usage.usage_of(model) or usage.Usage()
     hub = _hub()
     card = model_card(weights, repo, entry, license=license, summary=summary)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / WEIGHTS
-        write_weights(weights, file)
-        contents: dict[str, Any] = {WEIGHTS: file, SETTINGS: _text(settings).encode(), CARD: card.encode()}
+        file = Path(folder) / usage.WEIGHTS
+        write_weights(weights, file, usage=used)
+        contents: dict[str, Any] = {
+            usage.WEIGHTS: file,
+            usage.FILE: (used.to_json() + "\n").encode(),
+            CARD: card.encode(),
+        }
         if entry is not None and entry.credits_path is not None:
             contents[entry.credits] = entry.credits_path
         api = hub.HfApi(endpoint=_endpoint(endpoint), token=token)
@@ -148,57 +142,15 @@ def fetch(repo: str, *, revision: str | None = None, endpoint: str | None = None
     """
     hub = _hub()
     options: dict[str, Any] = {"endpoint": _endpoint(endpoint), "cache_dir": cache}
-    path = Path(_asking(lambda: hub.hf_hub_download(repo, WEIGHTS, revision=revision, **options), repo))
+    path = Path(_asking(lambda: hub.hf_hub_download(repo, usage.WEIGHTS, revision=revision, **options), repo))
     try:
         # From the same commit: the cache names the folder after it.
-        hub.hf_hub_download(repo, SETTINGS, revision=path.parent.name, **options)
+        hub.hf_hub_download(repo, usage.FILE, revision=path.parent.name, **options)
     except hub.errors.EntryNotFoundError:
         pass  # optional: weights uploaded by hand lack it; offline, so may the cache
     except (hub.errors.HfHubHTTPError, OSError) as error:
         raise _failed(repo, error) from error
     return path
-
-
-def settings_beside(weights: Path) -> HubSettings | None:
-    """Read the kbnet.json next to a weights file. Returns None if there is none.
-
-    Raises:
-        CheckpointError: kbnet.json is damaged.
-    """
-    path = weights.with_name(SETTINGS)
-    if weights.name not in (WEIGHTS, BEST) or not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        settings = HubSettings(str(found["task"]), str(found["context"]), int(found["window"]))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{path} is damaged: expected task, context and window; download it again") from error
-    if settings.context not in ("global", "local", "tile") or not 1 <= settings.window <= 2**16:
-        raise CheckpointError(
-            f"{path}: expected the context global, local or tile and a window from 1 to {2**16}, got {settings}"
-        )
-    return settings
-
-
-def settings_of(model: str | Path) -> HubSettings | None:
-    """Return the settings of included weights, or of a file with a kbnet.json next to it. None for other files.
-
-    Raises:
-        UnknownModelError: there is no such model or file.
-        CheckpointError: kbnet.json is damaged.
-    """
-    if (entry := find(str(model))) is not None:
-        return HubSettings(entry.task, entry.context, entry.window)
-    return settings_beside(resolve(model))
-
-
-def write_settings(settings: HubSettings, folder: Path) -> None:
-    """Write a folder's kbnet.json, which holds for its model.safetensors and best.safetensors."""
-    files.write(_text(settings).encode(), folder / SETTINGS, overwrite=True)
-
-
-def _text(settings: HubSettings) -> str:
-    return json.dumps(asdict(settings)) + "\n"
 
 
 def _endpoint(given: str | None) -> str | None:

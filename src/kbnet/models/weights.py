@@ -23,6 +23,7 @@ from kbnet import files
 from kbnet.errors import CheckpointError, InvalidInputError
 from kbnet.models.config import CONFIGS, Config, config_from
 from kbnet.models.description import shapes_of
+from kbnet.models.usage import HEADER, Usage
 
 MAX_FILE_BYTES = 8 * 2**30
 """Larger files are rejected. The largest published network takes 0.6 GB."""
@@ -106,20 +107,27 @@ def read_weights(path: Path) -> Weights:
     return weights
 
 
-def write_weights(weights: Weights, path: Path, *, overwrite: bool = False) -> None:
+def write_weights(weights: Weights, path: Path, *, usage: Usage | None = None, overwrite: bool = False) -> None:
     """Write a file in kbnet's own format; float16 and bfloat16 are stored as float32.
+
+    Args:
+        weights: settings and parameters.
+        path: path of the file to write.
+        usage: task, context and window, for the header; the Restorer uses them.
+        overwrite: whether to replace an existing file.
 
     Raises:
         OutputExistsError: the file exists and `overwrite` is false.
         OutputError: the file can't be written.
     """
     arrays = {name: np.ascontiguousarray(widened(array)) for name, array in weights.arrays.items()}
-    files.write(serialize(arrays, metadata=header_of(weights.config)), path, overwrite=overwrite)
+    files.write(serialize(arrays, metadata=header_of(weights.config, usage)), path, overwrite=overwrite)
 
 
-def header_of(config: Config) -> dict[str, str]:
+def header_of(config: Config, usage: Usage | None = None) -> dict[str, str]:
     """Return what the header of kbnet's own files holds besides the tensors."""
-    return {"kbnet": "1", "family": config.family, "settings": json.dumps(asdict(config))}
+    header = {"kbnet": "1", "family": config.family, "settings": json.dumps(asdict(config))}
+    return header if usage is None else {**header, HEADER: usage.to_json()}
 
 
 def _read_own(path: Path) -> Weights:

@@ -25,6 +25,7 @@ from kbnet.errors import CheckpointError, InvalidInputError
 from kbnet.models.catalogue import resolve
 from kbnet.models.config import Config, KBNetLConfig, KBNetSConfig
 from kbnet.models.official_keys import FIRST_KEY, from_official, to_official
+from kbnet.models.usage import Usage
 from kbnet.models.weights import Weights, first_line, header_of, read_weights, some, widened
 from kbnet.nn.networks import Network, build
 
@@ -91,12 +92,20 @@ def _array(tensor: Tensor) -> NDArray[np.generic]:
     return array
 
 
-def save_file(network: Network, path: Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
+def save_file(
+    network: Network,
+    path: Path,
+    *,
+    usage: Usage | None = None,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Save a network in kbnet's own format: safetensors with the network's settings in the header.
 
     Args:
         network: the network to save.
         path: path of the file to write.
+        usage: task, context and window, for the header; the Restorer uses them.
         overwrite: whether to replace an existing file.
         dtype: dtype of the stored tensors; defaults to the network's. float16 and bfloat16 halve the size of the file,
             and loading converts them back to float32.
@@ -109,7 +118,7 @@ def save_file(network: Network, path: Path, *, overwrite: bool = False, dtype: t
     tensors = {key: t.detach().to("cpu", dtype).contiguous() for key, t in network.state_dict().items()}
     if dtype and (overflowing := [key for key, t in tensors.items() if not bool(t.isfinite().all())]):
         raise InvalidInputError(f"{overflowing[0]} is out of the range of {dtype}; save with a wider dtype")
-    files.write(serialize(tensors, metadata=header_of(network.config)), path, overwrite=overwrite)
+    files.write(serialize(tensors, metadata=header_of(network.config, usage)), path, overwrite=overwrite)
 
 
 def save_official(network: Network, path: Path, layout: str, *, overwrite: bool = False) -> None:

@@ -31,7 +31,7 @@ from kbnet.training.recipe import Recipe
 from kbnet.training.schedule import learning_rate
 from kbnet.training.sharing import Share, default_workers
 from kbnet.training.sources import load_sources
-from kbnet.training.start import inherit_settings, initial_model, resume
+from kbnet.training.start import inherit_usage, initial_model, resume
 from kbnet.training.stepping import Stepper, products
 from kbnet.training.validation import Validation, Validator
 
@@ -239,7 +239,7 @@ class Run:
         if not self.accelerator.is_main_process:
             return None
         curves = Curves(self.folder, self.step)
-        inherit_settings(self.recipe, self.folder)
+        inherit_usage(self.recipe, self.folder)
         if not (self.folder / checkpoint.NAME).exists():
             self.save()  # so that a run also resumes if it ends before its first regular checkpoint
         return curves

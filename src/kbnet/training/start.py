@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from kbnet.errors import ModelError, RecipeError, TrainingError
-from kbnet.models import KBNetSConfig, hub
-from kbnet.models.hub import settings_of, write_settings
+from kbnet.models import KBNetSConfig, usage
+from kbnet.models.usage import usage_of, write_usage
 from kbnet.nn import KBNetS, Network, load_model
 from kbnet.training import checkpoint, curves
 from kbnet.training.complaints import complaints
@@ -58,22 +58,22 @@ def results(folder: Path) -> list[str]:
 
     A run that ended before its first step leaves an empty file of curves, which doesn't count.
     """
-    names = [checkpoint.NAME, checkpoint.PREVIOUS, checkpoint.BEST, hub.WEIGHTS, hub.BEST, hub.SETTINGS]
+    names = [checkpoint.NAME, checkpoint.PREVIOUS, checkpoint.BEST, usage.WEIGHTS, usage.BEST, usage.FILE]
     found = [name for name in names if (folder / name).exists()]
     lines = folder / curves.NAME
     return [*found, curves.NAME] if lines.exists() and lines.stat().st_size else found
 
 
-def inherit_settings(recipe: Recipe, folder: Path) -> None:
+def inherit_usage(recipe: Recipe, folder: Path) -> None:
     """Store the context and window of `model.init` in a new run's folder: its weights work best with the same.
 
     Without this, a model that started from weights with a local context would be used with the global one.
     """
     if recipe.model.init is None or (folder / checkpoint.NAME).exists():
         return
-    if (settings := settings_of(recipe.model.init)) is not None:
+    if (found := usage_of(recipe.model.init)) is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_settings(replace(settings, task=""), folder)
+        write_usage(replace(found, task=""), folder)
 
 
 def _as_gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
