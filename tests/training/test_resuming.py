@@ -9,8 +9,8 @@ from small_runs import assert_same_state, make_photos, recipe, state, train
 
 from kbnet.errors import InvalidInputError, TrainingError
 from kbnet.imaging import Photo, read_photo, write_photo
+from kbnet.inference.failures import lacks_memory
 from kbnet.training import Run, checkpoint, validation
-from kbnet.training.memory import lacks_memory
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ def _memory_explained() -> Iterator[None]:
     except KBNetError:
         raise
     except (RuntimeError, OSError, MemoryError) as error:
-        from kbnet.training.memory import lacks_memory
+        from kbnet.inference.failures import lacks_memory
 
         if not lacks_memory(error):
             raise

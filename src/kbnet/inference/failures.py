@@ -1,6 +1,8 @@
-"""Errors of one image, as one line that names it."""
+"""Errors of one image, as one line that names it; and how to tell a lack of memory from other errors."""
 
+import errno
 import os
+import re
 from pathlib import Path
 
 from kbnet.errors import KBNetError, OutputError, OutputExistsError
@@ -8,8 +10,22 @@ from kbnet.imaging.photo import printable
 from kbnet.inference.naming import Job
 from kbnet.inference.places import is_folder
 
-# PyTorch reports a lack of memory in these words where it has no dedicated exception.
-_MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
+# PyTorch and libvips report a lack of memory in these words where they have no exception of its own. The system's OOM
+# killer sends SIGKILL to workers of a data loader, and a full /dev/shm, through which they pass batches, sends SIGBUS.
+_MEMORY_MESSAGES = re.compile(
+    r"(can't|cannot) allocate memory|not enough memory|out of (shared )?memory|_ALLOC_FAILED"
+    r"|DataLoader worker .* killed by signal: (Killed|Bus error)",
+    re.IGNORECASE,
+)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of a library, of a loader worker or of the system means that there isn't enough memory."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return not isinstance(error, KBNetError | ValueError) and _MEMORY_MESSAGES.search(str(error)) is not None
 
 
 def explain(error: Exception, job: Job) -> str:
@@ -22,7 +38,7 @@ def explain(error: Exception, job: Job) -> str:
         text = str(error)
         names = [job.name] if job.output is None else [job.name, printable(job.output)]
         return text if any(text.startswith(f"{name}: ") for name in names) else f"{job.name}: {text}"
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY_MESSAGES):
+    if lacks_memory(error):
         return f"{job.name}: not enough memory; use a smaller --tile or close other programs"
     if isinstance(error, FileNotFoundError) and error.filename in (None, job.input, str(job.input)):
         return f"{job.name}: no such file; check the path"

@@ -20,12 +20,12 @@ from torch import Tensor
 from kbnet import files
 from kbnet.data import Loader, Mixup, PhotoPatches
 from kbnet.errors import KBNetError, TrainingError
+from kbnet.inference.failures import lacks_memory
 from kbnet.inference.memory import available_bytes
 from kbnet.nn import Network
 from kbnet.training import checkpoint
 from kbnet.training.curves import Curves
 from kbnet.training.fingerprint import changes
-from kbnet.training.memory import lacks_memory
 from kbnet.training.pace import Pace
 from kbnet.training.recipe import Recipe
 from kbnet.training.schedule import learning_rate
