@@ -11,7 +11,6 @@ from torch import Tensor
 
 from kbnet.errors import ModelError, RecipeError, TrainingError
 from kbnet.models import KBNetSConfig, usage
-from kbnet.models.usage import usage_of, write_usage
 from kbnet.nn import KBNetS, Network, load_model
 from kbnet.training import checkpoint, curves
 from kbnet.training.complaints import complaints
@@ -71,9 +70,9 @@ def inherit_usage(recipe: Recipe, folder: Path) -> None:
     """
     if recipe.model.init is None or (folder / checkpoint.NAME).exists():
         return
-    if (found := usage_of(recipe.model.init)) is not None:
+    if (found := usage.usage_of(recipe.model.init)) is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_usage(replace(found, task=""), folder)
+        usage.write_usage(replace(found, task=""), folder)
 
 
 def _as_gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
