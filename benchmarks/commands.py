@@ -2,10 +2,12 @@
 
     python benchmarks/commands.py                              # this environment
     python benchmarks/commands.py --python core=PYTHON ...     # others beside it, each under a name
+    python benchmarks/commands.py --release old=PYTHON ...     # other releases, whose weights may differ
 
 Every row is a process of its own. All environments take turns, so that a slow phase affects each; medians count.
-Their results must be the same, within one of 255. Writes benchmarks/results/commands.json. Takes three minutes for each
-environment on two idle cores; times on a busy machine are meaningless.
+Their results must be the same, within one of 255, except those of other releases.
+Writes benchmarks/results/commands.json. Takes three minutes for each environment on two idle cores; times on a busy
+machine are meaningless.
 """
 
 import argparse
@@ -81,11 +83,13 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PYTHON", help="another environment")
+    parser.add_argument("--release", action="append", default=[], metavar="NAME=PYTHON", help="another release")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="one run of a small photo, as a test")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    pythons = {"this": sys.executable} | dict(one.partition("=")[::2] for one in options.python)
+    alike = {"this": sys.executable} | dict(one.partition("=")[::2] for one in options.python)
+    pythons = alike | dict(one.partition("=")[::2] for one in options.release)
     sizes = {"tiny": (48, 64)} if options.quick else SIZES
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
@@ -106,7 +110,7 @@ def main() -> None:
                     taken = measure(python, wanted[name][what], folder)
                     if turn or options.quick:  # the first turn reads files from disk
                         found.setdefault((what, name), []).append(taken)
-        _compare(folder, list(pythons), [photo.name for photo in photos.values()])
+        _compare(folder, list(alike), [photo.name for photo in photos.values()])
     for (what, name), taken in found.items():
         wall, processor, peak = (statistics.median(values) for values in zip(*taken, strict=True))
         row = {"what": what, "environment": name, "seconds": round(wall, 3), "processor_seconds": round(processor, 3)}

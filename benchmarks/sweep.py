@@ -24,7 +24,12 @@ from kbnet.training import Progress, Recipe, Run, make_accelerator
 
 Settings = dict[str, str]
 
-BASE: Settings = {"optimizer.kind": "muon", "optimizer.lr": "1e-2", "optimizer.schedule": "linear"}
+BASE: Settings = {
+    "optimizer.kind": "muon",
+    "optimizer.lr": "1e-2",
+    "optimizer.betas": "[0.9, 0.99]",
+    "optimizer.schedule": "linear",
+}
 """The common settings of all variants, in addition to warm-up over a tenth and decay over half of the run."""
 
 PHASE = {"patch": 64, "batch": 16}
