@@ -19,18 +19,17 @@ with tempfile.TemporaryDirectory() as folder:
     noisy, restored = Path(folder, "noisy.ppm"), Path(folder, "restored.ppm")
     header = b"P6\n%d %d\n255\n" % (pixels.shape[1], pixels.shape[0])
     noisy.write_bytes(header + pixels.tobytes())
-    subprocess.run([program, weights, "128", noisy, restored], check=True, stderr=subprocess.PIPE)
+    subprocess.run([program, weights, noisy, restored], check=True, stderr=subprocess.PIPE)
     found = np.frombuffer(restored.read_bytes()[len(header) :], np.uint8).reshape(pixels.shape)
     noisy.write_bytes(header + pixels.tobytes()[:-1])
-    cut = subprocess.run([program, weights, "128", noisy, restored], capture_output=True, text=True, check=False)
+    cut = subprocess.run([program, weights, noisy, restored], capture_output=True, text=True, check=False)
     assert (cut.returncode, "truncated" in cut.stderr) == (1, True), cut
-    wrong = subprocess.run([program, noisy, "128", noisy, restored], capture_output=True, text=True, check=False)
+    wrong = subprocess.run([program, noisy, noisy, restored], capture_output=True, text=True, check=False)
     assert (wrong.returncode, "expected a .safetensors file" in wrong.stderr or "truncated" in wrong.stderr) == (
         1,
         True,
     ), wrong
-restorer = kbnet.Restorer.from_pretrained(weights, device="cpu", context="local")
-restorer.window = 128
+restorer = kbnet.Restorer.from_pretrained(weights, device="cpu")
 difference = np.abs(found.astype(int) - restorer(pixels).astype(int))
 assert difference.max() <= 1, difference.max()
 assert np.mean(difference > 0) < 0.01, np.mean(difference > 0)

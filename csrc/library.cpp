@@ -159,7 +159,8 @@ kbnet_options checked(const kbnet_options* given) {
     }
     expect(options.threads >= 0 && options.threads <= 4096, "options: expected threads to be 0 to 4096");
     expect(options.tile >= -1, "options: expected tile to be -1 (the whole image), 0 (automatic) or a size in pixels");
-    expect(options.window >= 0, "options: expected window to be 0 (the whole image) or a size in pixels");
+    expect(options.window >= KBNET_WINDOW_OF_WEIGHTS,
+           "options: expected window to be KBNET_WINDOW_OF_WEIGHTS, 0 (the whole image) or a size in pixels");
     expect(options.strength >= 0 && options.strength <= 1, "options: expected strength to be 0 to 1");
     expect(options.bfloat16 == 0 || options.bfloat16 == 1, "options: expected bfloat16 to be 0 or 1");
     return options;
@@ -238,11 +239,13 @@ int32_t kbnet_channels(const kbnet_model* model) {
 
 const char* kbnet_instruction_set(const kbnet_model* model) { return model ? model->network.kernels().name : nullptr; }
 
+int32_t kbnet_window(const kbnet_model* model) { return model ? static_cast<int32_t>(model->weights.window()) : 0; }
+
 int32_t kbnet_has_bfloat16(const kbnet_model* model) { return model && model->network.kernels().has_pairs; }
 
 void kbnet_options_init_sized(kbnet_options* options, size_t size) {
     if (!options) return;
-    const kbnet_options defaults{std::min(size, sizeof defaults), 0, 0, 0, 1.0f, 0, nullptr, nullptr, 0};
+    const kbnet_options defaults{std::min(size, sizeof defaults), 0, 0, KBNET_WINDOW_OF_WEIGHTS, 1.0f, 0, nullptr, nullptr, 0};
     std::memcpy(options, &defaults, defaults.size);
 }
 
@@ -262,7 +265,8 @@ kbnet_status kbnet_restore(const kbnet_model* model, const kbnet_image* input, c
             return !options.progress || options.progress(options.user, done, total) == 0;
         };
         task.threads = options.threads ? options.threads : usable_processors();
-        task.tile = options.tile, task.window = options.window;
+        task.tile = options.tile;
+        task.window = options.window == KBNET_WINDOW_OF_WEIGHTS ? model->weights.window() : options.window;
         const size_t most = static_cast<size_t>(std::numeric_limits<int64_t>::max());
         task.memory = options.memory_limit ? static_cast<int64_t>(std::min(options.memory_limit, most))
                       : options.tile       ? std::numeric_limits<int64_t>::max()

@@ -12,6 +12,7 @@ namespace kbnet {
 namespace {
 
 constexpr int64_t kMostBlocks = 64;  // of a level
+constexpr int64_t kLargestWindow = 65536;
 constexpr std::size_t kLargestFile = std::size_t{2} << 30, kLargestHeader = std::size_t{16} << 20;
 
 float half_to_float(uint16_t half) {
@@ -149,6 +150,15 @@ Settings read_settings(const std::string& family, const Json& table) {
     return s;
 }
 
+// The window of models/usage.py's JSON.
+int64_t read_window(const Json& usage) {
+    const int64_t window = SettingsReader(usage).whole("window", 1, kLargestWindow);
+    const Json* context = usage.find("context");
+    const std::string where = context ? context->text : std::string();
+    if (where != "local" && where != "global" && where != "tile") SettingsReader::fail("context");
+    return where == "local" ? window : 0;
+}
+
 }  // namespace
 
 WeightsFile::WeightsFile(std::string_view bytes) {
@@ -176,6 +186,7 @@ WeightsFile::WeightsFile(std::string_view bytes) {
         throw BadWeights("expected weights of KBNet-S or KBNet-L, got " + family.substr(0, 20) + ", which this library doesn't support");
     try {
         settings_ = read_settings(family, parse_json(text("settings")));
+        if (const std::string usage = text("usage"); !usage.empty()) window_ = read_window(parse_json(usage));
     } catch (const BadWeights&) {
         throw;
     } catch (const std::runtime_error& error) {

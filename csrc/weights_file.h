@@ -24,6 +24,10 @@ public:
 
     const Settings& settings() const { return settings_; }
 
+    // The side of the window around each pixel over which the weights were meant to average, in pixels; 0 for the whole
+    // image, also if the file doesn't say (models/usage.py).
+    int64_t window() const { return window_; }
+
     // Returns a float32 parameter that this object owns. Throws BadWeights if it is missing or has another size.
     Matrix find(const std::string& name, int64_t values) override;
 
@@ -34,6 +38,7 @@ private:
     std::unordered_map<std::string, std::vector<float>> parameters_;
     std::unordered_set<std::string> used_;
     Settings settings_;
+    int64_t window_ = 0;
 };
 
 // Reads a whole file. Throws BadWeights if it can't be read or is larger than 2 GiB.

@@ -4,7 +4,6 @@
  *     kbnet_image image = {pixels, KBNET_UINT8, width, height, 3, 0, 0, 0};
  *     kbnet_options options;
  *     kbnet_options_init(&options);
- *     options.window = 128;  // of these weights
  *     if (!model || kbnet_restore(model, &image, &image, &options) != KBNET_OK) fprintf(stderr, "%s\n", kbnet_error());
  *     kbnet_free(model);
  *
@@ -60,14 +59,15 @@ typedef struct kbnet_image {
 /* Called after each tile, in the thread that called kbnet_restore. A return value other than 0 cancels the call. */
 typedef int (*kbnet_progress)(void *user, int64_t tiles_done, int64_t tiles_total);
 
+#define KBNET_WINDOW_OF_WEIGHTS (-1)
+
 /* Options of kbnet_restore. Initialize them with kbnet_options_init before you change any. */
 typedef struct kbnet_options {
     size_t size;         /* of this struct, so that later versions can add options */
     int32_t threads;     /* 0: one per available processor */
     int32_t tile;        /* side of the tiles in pixels; 0: as large as memory_limit allows; -1: the whole image */
     int32_t window;      /* side in pixels of the window around each pixel over which the network averages; 0: the whole
-                            image. Weights whose context is local work best with their window, others with 0;
-                            `kbnet info NAME` prints both */
+                            image; KBNET_WINDOW_OF_WEIGHTS: what kbnet_window returns, which the weights work best with */
     float strength;      /* 0 = original, 1 = fully restored; values between blend */
     size_t memory_limit; /* bytes for the tiles and the network's activations, without the scratch memory of each thread;
                             0: 320 MB, or no limit if `tile` isn't 0 */
@@ -105,11 +105,14 @@ KBNET_API int32_t kbnet_channels(const kbnet_model *model);
  * KBNET_INSTRUCTION_SET names. NULL if the model is NULL. */
 KBNET_API const char *kbnet_instruction_set(const kbnet_model *model);
 
+/* The window that the weights file asks for, in pixels: 0 for averages over the whole image, also if the file doesn't say
+ * or the model is NULL. */
+KBNET_API int32_t kbnet_window(const kbnet_model *model);
+
 /* 1 if `bfloat16` in the options makes a difference on this processor, 0 if not. */
 KBNET_API int32_t kbnet_has_bfloat16(const kbnet_model *model);
 
-/* Sets the defaults: all processors, automatic tiles, averages over the whole image, full strength, no callback,
- * float32. `size` is that of the program's struct, which can be older than the library. */
+/* Sets the defaults: all processors, automatic tiles, the window of the weights, full strength, no callback, float32. `size` is that of the program's struct, which can be older than the library. */
 KBNET_API void kbnet_options_init_sized(kbnet_options *options, size_t size);
 static inline void kbnet_options_init(kbnet_options *options) { kbnet_options_init_sized(options, sizeof *options); }
 

@@ -42,7 +42,7 @@ def declare(library):
     library.kbnet_open.restype = library.kbnet_open_memory.restype = ctypes.c_void_p
     library.kbnet_open.argtypes = [ctypes.c_char_p]
     library.kbnet_open_memory.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    for function in ("free", "channels", "instruction_set", "has_bfloat16"):
+    for function in ("free", "channels", "window", "instruction_set", "has_bfloat16"):
         getattr(library, f"kbnet_{function}").argtypes = [ctypes.c_void_p]
     library.kbnet_options_init_sized.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     library.kbnet_error.restype = library.kbnet_version.restype = library.kbnet_instruction_set.restype = (

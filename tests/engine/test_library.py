@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from c_library import FORMATS, Options, Progress, declare, restore, view
+from safetensors import safe_open
+from safetensors.numpy import save
 
 import kbnet
 from kbnet.engine.native import bfloat16_instruction_sets, extension, instruction_sets, refuses_here
 from kbnet.models import create_model, save_file
+from kbnet.models.usage import Usage
 
 OK, ARGUMENT, FILE, MEMORY, VALUES, CANCELLED = range(6)
 WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
@@ -170,6 +173,32 @@ def test_programs_can_be_older_than_the_library(library, model):
     assert np.array_equal(result, restore(library, model, array)[1])
 
 
+@pytest.mark.parametrize(("context", "window"), [("local", 16), ("global", 0), ("tile", 0)])
+def test_the_window_is_that_of_the_weights_file(library, tmp_path, context, window):
+    network = create_model("kbnet-nano", **SMALL)
+    save_file(network, tmp_path / "own.safetensors", usage=Usage("denoise", context, 16))
+    model = library.kbnet_open(str(tmp_path / "own.safetensors").encode())
+    assert library.kbnet_window(model) == window
+    array = picture(dtype="float32")
+    found = restore(library, model, array)[1]
+    assert np.array_equal(found, restore(library, model, array, window=window)[1])
+    assert not np.array_equal(found, restore(library, model, array, window=16 - window)[1])
+    library.kbnet_free(model)
+
+
+@pytest.mark.parametrize(
+    "usage", ["{", '{"context": "local"}', '{"context": "nowhere", "window": 9}', '{"window": 9}', "9"]
+)
+def test_a_damaged_window_is_refused(library, tmp_path, usage):
+    path = tmp_path / "own.safetensors"
+    save_file(create_model("kbnet-nano", **SMALL), path, usage=Usage("denoise", "local", 16))
+    with safe_open(path, framework="np") as file:
+        header, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    path.write_bytes(save(arrays, metadata=header | {"usage": usage}))
+    assert not library.kbnet_open(str(path).encode())
+    assert b"the weights are damaged" in library.kbnet_error()
+
+
 def test_threads_change_nothing(library, model):
     array = picture(150, 203, dtype="float32")
     one = restore(library, model, array, tile=64, threads=1)[1]
@@ -213,7 +242,7 @@ def test_values_that_are_not_finite_are_refused(library, model):
         ({"strength": float("nan")}, b"strength"),
         ({"tile": -2}, b"tile"),
         ({"tile": 3}, b"a tile of at least"),
-        ({"window": -1}, b"window"),
+        ({"window": -2}, b"window"),
         ({"threads": -1}, b"threads"),
         ({"bfloat16": 2}, b"bfloat16"),
         ({"size": 3}, b"kbnet_options_init"),
