@@ -151,6 +151,7 @@ def assemble(out: Path, modules: dict[str, Path]) -> None:
     (out / "kbnet.webmanifest").write_text(json.dumps(write_icons(out), indent=1) + "\n", encoding="utf-8")
     (out / "index.html").write_text(index(), encoding="utf-8")
     kept = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in ("sw.js", "LICENSE")]
+    kept = [path for path in kept if path.suffix != ".tsv"]  # credits, for people to read
     kept = [path for path in kept if path.suffix != ".safetensors" or path.name == models[FIRST_VISIT]["file"]]
     digest = hashlib.sha256()
     for path in kept:
@@ -180,7 +181,11 @@ def write_weights(entry: CatalogueEntry | None, out: Path) -> dict[str, object]:
     name = f"{entry.name}-{digest[:12]}.safetensors"
     (out / name).write_bytes(data)
     window = entry.window if entry.context == "local" else 0
-    return {"file": name, "sha256": digest, "window": window, "license": entry.license}
+    told = {"file": name, "sha256": digest, "window": window, "license": entry.license}
+    if entry.credits_path is None:
+        return told
+    shutil.copy(entry.credits_path, out)
+    return told | {"credits": entry.credits}
 
 
 def sorted_header(data: bytes) -> bytes:
@@ -232,7 +237,7 @@ def pack(folder: Path, site: Path) -> str | None:
             shutil.copy(ROOT / "web" / name, fresh)
         shutil.copy(PAGE / "js" / "look.js", fresh)
         for path in site.iterdir():
-            if path.suffix in (".wasm", ".safetensors") or path.name in ("models.json", "LICENSE"):
+            if path.suffix in (".wasm", ".safetensors", ".tsv") or path.name in ("models.json", "LICENSE"):
                 shutil.copy(path, fresh)
         package = json.loads((ROOT / "web" / "package.json").read_text(encoding="utf-8")) | {"version": __version__}
         (fresh / "package.json").write_text(json.dumps(package, indent=2) + "\n", encoding="utf-8")

@@ -45,11 +45,11 @@ def test_plain_tiles_are_said_to_be_all_there_is(kbnet_, tiny, tmp_path):
 
 
 def test_a_shipped_models_window_and_licence_are_exported(kbnet_, tmp_path):
-    done = kbnet_("export", "denoise", "-o", tmp_path / "g.onnx", "--tile", "64")
+    done = kbnet_("export", "denoise-gaussian", "-o", tmp_path / "g.onnx", "--tile", "64")
     assert "64 x 64 pixels, averages over a window of 128 pixels" in done.err
     facts = json.loads(kbnet_("info", tmp_path / "g.onnx", "--json").out)
-    shipped = json.loads(kbnet_("info", "denoise", "--json").out)
-    assert (facts["window"], facts["tile"], facts["task"]) == (128, 64, "denoise")
+    shipped = json.loads(kbnet_("info", "denoise-gaussian", "--json").out)
+    assert (facts["window"], facts["tile"], facts["task"]) == (128, 64, "denoise-gaussian")
     assert facts["license"] == shipped["license"]
     assert facts["weights_sha256"] == shipped["sha256"]
 

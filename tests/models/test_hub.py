@@ -28,7 +28,8 @@ def server(tmp_path, monkeypatch):
 def test_shipped_weights_go_there_and_back(server):
     address = hub.push_to_hub("denoise", "user/clean", token="hf_token", endpoint=server.address)
     assert address == f"{server.address}/user/clean"
-    assert sorted(server.files) == [f"user/clean/{name}" for name in ("README.md", "kbnet.json", "model.safetensors")]
+    uploaded = ("README.md", "credits.tsv", "kbnet.json", "model.safetensors")
+    assert sorted(server.files) == [f"user/clean/{name}" for name in uploaded]
     shipped = load_model("denoise").state_dict()
     found = load_model("user/clean").state_dict()
     assert all(torch.equal(found[key], value) for key, value in shipped.items())
@@ -41,7 +42,7 @@ def test_the_card_says_what_the_catalogue_says():
     entry = find("denoise")
     card = hub.model_card(read_weights(resolve("denoise")), "user/clean", entry)
     head, body = card.split("---\n")[1:]
-    assert "license: cc-by-nc-sa-4.0\n" in head
+    assert "license: cc-by-sa-4.0\n" in head
     assert "library_name: kbnet\n" in head
     for text in (entry.summary, entry.license, entry.training_data, entry.measured_by, entry.history, "2.36 million"):
         assert text in body

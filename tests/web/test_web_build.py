@@ -35,7 +35,7 @@ def test_a_first_visit_and_every_task_stay_within_their_size(site):
     assert [task for task, model in models.items() if "gray" in model] == ["denoise", "denoise-gaussian"]
     for model in (*models.values(), *(model["gray"] for model in models.values() if "gray" in model)):
         assert transferred(site / model["file"]) < TASK
-        assert model["license"] == "CC BY-NC-SA 4.0"
+        assert (site / model["credits"]).is_file() if "NC" not in model["license"] else "credits" not in model
         assert hashlib.sha256((site / model["file"]).read_bytes()).hexdigest() == model["sha256"]
 
 
@@ -45,7 +45,7 @@ def test_the_service_worker_keeps_what_the_page_with_its_first_task_needs(site):
     others = {model["file"] for task, model in models.items() if task != "denoise"}
     others |= {model["gray"]["file"] for model in models.values() if "gray" in model}
     files = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
-    assert kept == files - others - {"sw.js", "LICENSE", "index.html"} | {"./"}
+    assert kept == files - others - {"sw.js", "LICENSE", "credits.tsv", "index.html"} | {"./"}
 
 
 def test_a_build_is_reproducible_and_its_version_changes_with_its_contents(site, tool, tmp_path):
@@ -82,8 +82,10 @@ def test_the_npm_package_holds_what_it_loads(site, tool, tmp_path):
     with tarfile.open(archive) as packed:
         names = {name.removeprefix("package/") for name in packed.getnames()}
     weights = {path.name for path in site.glob("*.safetensors")}
+    credits = {path.name for path in site.glob("*.tsv")}
     assert len(weights) == len(TASKS) + 1  # gray weights, of two tasks
-    assert names == weights | {
+    assert credits
+    assert names == weights | credits | {
         *("kbnet.js", "kbnet.d.ts", "crew.js", "worker.js", "engine.js", "fetching.js", "look.js"),
         *("kbnet-simd.wasm", "kbnet-relaxed.wasm", "models.json", "package.json", "README.md", "LICENSE"),
     }

@@ -22,7 +22,9 @@ FORMER_NAMES = {
     "denoise-real": "denoise",
     "denoise-gray": "denoise-gaussian-gray",
     "denoise-hq": "denoise-gaussian-hq",
+    "denoise-free": "denoise",
     "kbnet-nano-denoise-real": "kbnet-nano-denoise",
+    "kbnet-nano-denoise-free": "kbnet-nano-denoise",
     "kbnet-small-denoise": "kbnet-small-denoise-gaussian",
 }
 """Model names of earlier releases and their current names. The old ones still work, with a warning."""
@@ -50,8 +52,8 @@ class CatalogueEntry:
         recipe: file in the repository that trains such weights.
         history: the runs that made these weights, if they differ from a single run of the current recipe.
         measured_by: command that measured `metrics`.
-        variant: "hq" (better and slower), "gray", or "free" (without a non-commercial term) for weights
-            that aren't their task's default; TASK-VARIANT also selects them.
+        variant: "hq" (better and slower) or "gray" for weights that aren't their task's default; TASK-VARIANT also
+            selects them.
         gray: name of the model that restores gray images when this one is selected by task.
         credits: file in the package's `weights` folder that names each photo trained on, its author and its licence;
             empty if there is none.
