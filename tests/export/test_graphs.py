@@ -73,7 +73,7 @@ def test_the_restorer_makes_the_same_tiles_of_a_graph_with_a_context(graph, cont
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_restorer_makes_the_same_tiles_of_a_graph_with_a_window(graph, runtime):
     pixels = (image(90, 140, 3) * 255).to(torch.uint8).numpy()
-    expected = Restorer.from_pretrained("denoise", tile=64)(pixels)
+    expected = Restorer.from_pretrained("denoise-gaussian", tile=64)(pixels)
     restorer = Restorer.from_pretrained(graph("nano", runtime, window=64), tile=64)
     assert restorer.context == "local"
     assert restorer.describe()["runtime"] == {"onnx": "onnxruntime", "openvino": "openvino"}[runtime]

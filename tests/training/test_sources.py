@@ -238,9 +238,9 @@ def test_a_task_is_a_place_to_start_from(two, tmp_path):
 
 
 def test_a_model_is_used_with_the_context_of_the_weights_that_it_started_from(tmp_path):
-    entry = find("denoise")
+    entry = find("denoise-gaussian")
     run = tmp_path / "run"
-    inherit_usage(recipe(model={"init": "denoise"}), run)
+    inherit_usage(recipe(model={"init": "denoise-gaussian"}), run)
     for name in ("model.safetensors", "best.safetensors"):
         restorer = Restorer.from_pretrained(shutil.copy(entry.path, run / name))
         assert (restorer.context, restorer.window) == (entry.context, entry.window) == ("local", 128)
