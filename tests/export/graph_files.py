@@ -9,7 +9,7 @@ RUNTIMES = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 def small(family):
-    """A network whose residual branches and averages count as much as its trunk; `nano` is the shipped one."""
+    """A network whose residual branches and averages count as much as its trunk; `nano` has shipped weights."""
     if family == "nano":
         return load_model("denoise-gaussian")
     torch.manual_seed(0)
