@@ -112,7 +112,8 @@ KBNET_API int32_t kbnet_window(const kbnet_model *model);
 /* 1 if `bfloat16` in the options makes a difference on this processor, 0 if not. */
 KBNET_API int32_t kbnet_has_bfloat16(const kbnet_model *model);
 
-/* Sets the defaults: all processors, automatic tiles, the window of the weights, full strength, no callback, float32. `size` is that of the program's struct, which can be older than the library. */
+/* Sets the defaults: all processors, automatic tiles, the window of the weights, full strength, no callback, float32.
+ * `size` is that of the program's struct, which can be older than the library. */
 KBNET_API void kbnet_options_init_sized(kbnet_options *options, size_t size);
 static inline void kbnet_options_init(kbnet_options *options) { kbnet_options_init_sized(options, sizeof *options); }
 
