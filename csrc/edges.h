@@ -46,7 +46,7 @@ struct EdgeScratch {
         const Field field(tile, is_3x3(call.kind), call.height, call.width);
         row = round_up(tile.cols, kLanes);
         vectors = round_up(tile.rows * row / kLanes, kColumns);
-        dense = vectors * kLanes;
+        dense = channel_pitch(vectors * kLanes);
         Arena arena{base};
         at = reinterpret_cast<int32_t*>(arena.take(Vectors::room(field.rows, field.pitch)));
         offsets = reinterpret_cast<int32_t*>(arena.take(edge_inner(call)));

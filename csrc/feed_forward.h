@@ -60,7 +60,7 @@ struct FeedForwardScratch {
         const int64_t channels = call.sizes.channels;
         row = round_up(tile.cols, kLanes);
         vectors = round_up(tile.rows * row / kLanes, kColumns);
-        dense = vectors * kLanes;
+        dense = channel_pitch(vectors * kLanes);
         Arena arena{base};
         u = arena.take(channels * dense);
         u_pairs = call.paired ? arena.take(steps * dense) : u;

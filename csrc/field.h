@@ -16,6 +16,10 @@ using kbnet::Tile;
 constexpr int kColumns = kRegisters == 32 ? 4 : 2;
 constexpr int kRows = 4;  // rows of a register tile
 
+// Floats from one channel of a panel to the next, at least `floats`: an odd number of cache lines. At an even number,
+// channels share sets of the L1 cache, and at powers of two there are so few sets left that they evict each other.
+inline int64_t channel_pitch(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+
 // Offsets of vectors of pixels in a panel. Padded to a multiple of kColumns by repeating the last one.
 struct Vectors {
     int32_t* at;
@@ -35,7 +39,7 @@ struct Field {
         : rows(tile.rows), cols(tile.cols), border(border_) {
         pitch = cols + 2 * border;
         // A vector can start at the last pixel, and kernels reach further from there.
-        floats = round_up((rows + 2 * border) * pitch + kLanes + border * (pitch + 1), 16);
+        floats = channel_pitch((rows + 2 * border) * pitch + kLanes + border * (pitch + 1));
         first_row = larger(0, border - tile.row0);
         last_row = smaller(rows + 2 * border, height - tile.row0 + border);
         first_col = larger(0, border - tile.col0);
@@ -43,7 +47,7 @@ struct Field {
     }
 
     int64_t vectors_across() const { return (cols + kLanes - 1) / kLanes; }
-    int64_t dense() const { return round_up(rows * vectors_across(), kColumns) * kLanes; }  // floats per channel
+    int64_t dense() const { return channel_pitch(round_up(rows * vectors_across(), kColumns) * kLanes); }
 
     // The pixels of the tile, row by row: offsets in a panel of the field of the j-th vector of a dense panel.
     Vectors tile_vectors(int32_t* at) const {
