@@ -5,8 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbnet.inference import memory, ram
+from kbnet.inference.runners import ENGINE_BUDGET_BYTES
+from kbnet.inference.runners.engine import EngineRunner
 from kbnet.inference.runners.modules import TorchRunner
 from kbnet.models import create_model
+from kbnet.nn.checkpoint import weights_of
 from kbnet.ops import native
 
 MEBIBYTE = 2**20
@@ -114,6 +117,16 @@ def test_a_wider_network_gets_smaller_tiles(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**40)
     narrow, wide = (runner_of("kbnet-nano", width=w, encoder_blocks=(1,), decoder_blocks=(1,)) for w in (16, 64))
     assert 128 < memory.auto_tile(wide) < memory.auto_tile(narrow)
+
+
+@pytest.mark.skipif(native.refuses_here() is not None, reason="needs the compiled kernels")
+@pytest.mark.parametrize("family", RUNNERS)
+def test_in_the_engine_tiles_may_take_as_much_more_as_the_weights(family, monkeypatch):
+    monkeypatch.delenv("KBNET_FUSED", raising=False)
+    modules = RUNNERS[family]
+    engine = EngineRunner(weights_of(modules.network))
+    assert engine.budget_bytes == modules.budget_bytes == ENGINE_BUDGET_BYTES + 4 * engine.weights.parameters
+    assert engine.bytes_per_pixel == modules.bytes_per_pixel
 
 
 @pytest.mark.skipif(native.refuses_here() is not None, reason="networks run layer by layer here anyway")

@@ -23,13 +23,11 @@ BUDGET_BYTES = 768 * 2**20
 """Upper limit for a tile even if more memory is free: larger tiles are not faster, and other programs need memory."""
 
 ENGINE_BUDGET_BYTES = 288 * 2**20
-"""The same for networks that run in the engine, which needs a third of the memory for tiles of that size."""
+"""The same for networks that run in the engine, besides the size of their weights: it needs a third of the memory."""
 
-ENGINE_VALUES = {"kbnet-s": 3.2, "kbnet-l": 5.2}
-"""float32 values per pixel and channel of the first level at the peak of a call of the engine, rounded up.
+_ENGINE_IMAGES = {"kbnet-s": 2, "kbnet-l": 4}
+"""Images of the first level in memory at the peak of a call of the engine."""
 
-KBNet-S takes 2.9 at the width of the compact networks: two images of the first level, and the input. KBNet-L has four.
-"""
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +94,11 @@ def open_weights(weights: Weights, device: str = "cpu", dtype: str = "auto") -> 
 
     _say_slow(reason)
     return ReferenceRunner(weights)
+
+
+def engine_bytes_per_pixel(config: Config) -> int:
+    """Memory of activations in the engine for each pixel; the input and what one tile of it needs are 16 values."""
+    return 4 * (_ENGINE_IMAGES[config.family] * config.width + 16)
 
 
 def has_torch() -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kbnet.engine import Engine
 from kbnet.engine.contexts import Context, Image
-from kbnet.inference.runners import ENGINE_BUDGET_BYTES, ENGINE_VALUES
+from kbnet.inference.runners import ENGINE_BUDGET_BYTES, engine_bytes_per_pixel
 from kbnet.models.weights import Weights, widened
 
 
@@ -22,7 +22,6 @@ class EngineRunner:
     """
 
     runtime, device, version = "engine", "cpu", ""
-    budget_bytes = ENGINE_BUDGET_BYTES
 
     def __init__(self, weights: Weights, dtype: str = "float32") -> None:
         self.weights, self.config, self._requested = weights, weights.config, dtype
@@ -43,7 +42,11 @@ class EngineRunner:
 
     @property
     def bytes_per_pixel(self) -> int:
-        return round(4 * ENGINE_VALUES[self.config.family] * self.config.width)
+        return engine_bytes_per_pixel(self.config)
+
+    @property
+    def budget_bytes(self) -> int:
+        return ENGINE_BUDGET_BYTES + sum(array.nbytes for array in self.weights.arrays.values())
 
     def __call__(self, image: Image, context: Context) -> Image:
         return self._engine(image, context)

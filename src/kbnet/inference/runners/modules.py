@@ -11,7 +11,7 @@ import numpy as np
 from kbnet import needs_torch  # noqa: F401
 from kbnet.engine import contexts, native
 from kbnet.engine.contexts import Context, Image
-from kbnet.inference.runners import BUDGET_BYTES, ENGINE_BUDGET_BYTES, ENGINE_VALUES
+from kbnet.inference.runners import BUDGET_BYTES, ENGINE_BUDGET_BYTES, engine_bytes_per_pixel
 from kbnet.models.config import Config
 from kbnet.models.weights import Weights, digest_of, widened
 
@@ -70,16 +70,19 @@ class TorchRunner:
 
     @property
     def bytes_per_pixel(self) -> int:
+        if self._by_engine():
+            return engine_bytes_per_pixel(self.config)
         # Growth of the process during one forward pass, in float32 values per pixel, divided by the width. Layer by
         # layer, KBNet-S takes 12.6 to 14.4. KBNet-L takes 25 to 28: its first level has twice the width, and its
         # queries, keys and values exist twice.
         layers = 26 if self.config.family == "kbnet-l" else 15
-        values = ENGINE_VALUES[self.config.family] if self._by_engine() else layers
-        return round(4 * values * self.config.width)
+        return 4 * layers * self.config.width
 
     @property
     def budget_bytes(self) -> int:
-        return ENGINE_BUDGET_BYTES if self._by_engine() else BUDGET_BYTES
+        if not self._by_engine():
+            return BUDGET_BYTES
+        return ENGINE_BUDGET_BYTES + sum(p.nbytes for p in self.network.parameters())
 
     def _by_engine(self) -> bool:
         """Whether the engine runs networks with these settings; it refuses one whose modules were changed later."""
