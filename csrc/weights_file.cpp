@@ -186,7 +186,7 @@ WeightsFile::WeightsFile(std::string_view bytes) {
         throw BadWeights("expected weights of KBNet-S or KBNet-L, got " + family.substr(0, 20) + ", which this library doesn't support");
     try {
         settings_ = read_settings(family, parse_json(text("settings")));
-        if (const std::string usage = text("usage"); !usage.empty()) window_ = read_window(parse_json(usage));
+        if (about->find("usage")) window_ = read_window(parse_json(text("usage")));
     } catch (const BadWeights&) {
         throw;
     } catch (const std::runtime_error& error) {

@@ -187,7 +187,7 @@ def test_the_window_is_that_of_the_weights_file(library, tmp_path, context, wind
 
 
 @pytest.mark.parametrize(
-    "usage", ["{", '{"context": "local"}', '{"context": "nowhere", "window": 9}', '{"window": 9}', "9"]
+    "usage", ["", "{", '{"context": "local"}', '{"context": "nowhere", "window": 9}', '{"window": 9}', "9"]
 )
 def test_a_damaged_window_is_refused(library, tmp_path, usage):
     path = tmp_path / "own.safetensors"
