@@ -37,7 +37,7 @@ from kbnet.imaging import Photo, icc, read_photo, write_photo
 from kbnet.imaging.containers.scanning import picture_end
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "imaging"))
-from metadata_samples import XMP, motion_photo, ultra_hdr
+from metadata_files import XMP, motion_photo, ultra_hdr
 from picture_files import pattern, pillow
 from raw_files import dng
 from test_wide import float_tiff, scene  # the same files as in the tests

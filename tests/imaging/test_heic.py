@@ -11,7 +11,7 @@ import numpy as np
 import picture_files as files
 import pillow_heif
 import pytest
-from metadata_samples import XMP
+from metadata_files import XMP
 from PIL import Image
 
 from kbnet.errors import ImageError, MissingExtraError, UnreadableImageError, UnsupportedImageError

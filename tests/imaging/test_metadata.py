@@ -3,12 +3,13 @@
 import io
 import struct
 
+import metadata_files as made
 import metadata_page as page
-import metadata_samples as made
 import numpy as np
 import picture_files as files
 import pytest
 import tifffile
+from metadata_samples import other_samples, samples
 from PIL import Image
 
 from kbnet.errors import OutputError
@@ -19,8 +20,8 @@ from kbnet.imaging.blocks import KINDS
 from kbnet.imaging.containers import collect
 from kbnet.imaging.rows import open_rows, write_rows
 
-SAMPLES = made.samples()
-OTHERS = made.other_samples()
+SAMPLES = samples()
+OTHERS = other_samples()
 OTHER_RULES = {
     "profile": ("kept",) * 6,
     "resolution": ("kept", "kept", "kept", "noted", "noted", "noted"),

@@ -8,7 +8,7 @@ import struct
 import tracemalloc
 import zlib
 
-import metadata_samples as made
+import metadata_files as made
 import numpy as np
 import picture_files as files
 import pytest

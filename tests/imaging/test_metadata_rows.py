@@ -1,6 +1,6 @@
 """Metadata of images that are restored row by row."""
 
-import metadata_samples as made
+import metadata_files as made
 import numpy as np
 import picture_files as files
 import pytest

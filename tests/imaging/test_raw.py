@@ -2,7 +2,7 @@
 
 import io
 
-import metadata_samples as made
+import metadata_files as made
 import numpy as np
 import pytest
 import tifffile

@@ -3,7 +3,7 @@
 import io
 import struct
 
-import metadata_samples as made
+import metadata_files as made
 import numpy as np
 import picture_files as files
 import pytest
