@@ -28,15 +28,15 @@ struct Layout {
     int64_t channels, rows, cols, pitch, plane;
 
     Layout(int64_t channels_, int64_t rows_, int64_t cols_) : channels(channels_), rows(rows_), cols(cols_) {
-        pitch = cols % kPage == 0 || kPage % cols == 0 ? cols + kLine : cols;
-        plane = round_up(rows * pitch, kPage) + kPlaneGap;
+        pitch = cols % kPage == 0 ? cols + kLine : cols;
+        plane = ((rows * pitch + kLine - 1) / kLine | 1) * kLine;
     }
     int64_t floats() const { return channels * plane; }  // per image
     // The image from its channel `first` on.
     Tensor4 view(float* data, int64_t first = 0) const { return {data + first * plane, floats(), plane, pitch, 1, false}; }
 
 private:
-    static constexpr int64_t kLine = 16, kPage = 1024, kPlaneGap = 5 * kLine;  // floats
+    static constexpr int64_t kLine = 16, kPage = 1024;  // floats
 };
 
 struct Block {

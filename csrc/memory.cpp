@@ -28,6 +28,7 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kMost = 64;  // maximum number of blocks; every call searches all of them
 
 // New blocks of this size take the place of kept ones, so that blocks that no call asks for again don't add to the peak.
+// Kept blocks of this size are given only to calls that need most of them, for the same reason.
 constexpr std::size_t kLarge = std::size_t{1} << 20;
 
 // Never destroyed: threads can still return memory while the process exits.
@@ -65,11 +66,12 @@ Floats find_memory(int64_t floats) {
     const std::size_t wanted = static_cast<std::size_t>(floats) * sizeof(float);
     const std::size_t line = wanted < 2 * kHugePage ? 64 : kHugePage;
     const std::size_t bytes = std::max((wanted + line - 1) / line * line, line);
+    const std::size_t room = bytes < kLarge ? 4 * bytes : bytes + bytes / 4;
     if (const Turn turn{store.mutex, std::try_to_lock}) {
         std::size_t best = store.pieces.size();
         for (std::size_t i = 0; i < store.pieces.size(); ++i) {
             const std::size_t size = store.pieces[i].bytes;
-            if (size >= bytes && size / 4 <= bytes && (best == store.pieces.size() || size < store.pieces[best].bytes))
+            if (size >= bytes && size <= room && (best == store.pieces.size() || size < store.pieces[best].bytes))
                 best = i;
         }
         if (best < store.pieces.size()) {
