@@ -174,6 +174,15 @@ def test_pairs_of_any_kind_are_measured_in_rgb(difference, tmp_path):
     assert rows[0].output["ssim"] == pytest.approx(expected, abs=1e-9)
 
 
+def test_colour_pairs_are_measured_in_gray_for_a_gray_set(tmp_path):
+    clean = save_pairs(tmp_path, 1, difference=10)
+    given = []
+    (row,) = measure("pairs-gray", tmp_path, lambda image: given.append(image) or image)
+    assert given[0].shape == clean[0].shape[:2]
+    assert row.groups == ("gray",)
+    assert row.output["psnr"] == pytest.approx(decibels(10), abs=0.2)  # gray is rounded
+
+
 def test_a_pair_of_two_sizes_and_a_broken_picture_are_named_and_the_others_measured(tmp_path):
     save_pairs(tmp_path, 4)
     save(tmp_path / "input" / "2.png", texture(20, 20))

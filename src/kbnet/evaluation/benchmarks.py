@@ -204,6 +204,17 @@ _TABLE = (
         score_bytes,
     ),
     Benchmark(
+        "pairs-gray",
+        "pairs of degraded and clean photos, in gray",
+        "input/ and target/ with the same names; extensions may differ",
+        "your own images, or any data set in this layout",
+        "both converted to gray like OpenCV; " + _BYTES,
+        "denoise-gray",
+        pair_samples("pairs", gray=True),
+        score_bytes,
+        channels=1,
+    ),
+    Benchmark(
         "blur",
         "synthetic blur",
         f"{_PHOTOS}; for your own kernels, --kernels FILE or FOLDER (.mat or images; d_* defocus, m_* motion)",

@@ -151,23 +151,26 @@ def clean_samples(request: Request) -> list[Sample]:
     return [Sample(name, ("clean",), partial(load, path), (path,)) for name, path in photo_names(request.data).items()]
 
 
-def pair_samples(layout: str, *, deep: bool = False) -> Callable[[Request], list[Sample]]:
+def pair_samples(layout: str, *, deep: bool = False, gray: bool = False) -> Callable[[Request], list[Sample]]:
     """Return a function that creates samples from the pairs of a layout.
 
     Args:
         layout: name of the layout in `kbnet.data.TEST_LAYOUTS`.
         deep: keep 16 bits per channel if the files have them.
+        gray: convert both images to gray like OpenCV.
     """
 
     def load(item: Item) -> tuple[Image, Target]:
         assert item.degraded is not None
+        if gray:
+            return matched(read_bytes(item.degraded, 1), read_bytes(item.clean, 1), item)
         return matched(read_pixels(item.degraded, deep=deep), read_pixels(item.clean, deep=deep), item)
 
     def collect(request: Request) -> list[Sample]:
         items = find_test_items(request.data, layout)
         samples = []
         for name, item in zip(_names([item.degraded or item.clean for item in items]), items, strict=True):
-            groups = (item.scene, "all") if item.scene else ("all",)
+            groups = (item.scene, "all") if item.scene else ("gray" if gray else "all",)
             sources = (item.clean,) if item.degraded is None else (item.degraded, item.clean)
             samples.append(Sample(name, groups, partial(load, item), sources))
         return samples
