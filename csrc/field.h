@@ -18,7 +18,7 @@ constexpr int kRows = 4;  // rows of a register tile
 
 // Floats from one channel of a panel to the next, at least `floats`: an odd number of cache lines. At an even number,
 // channels share sets of the L1 cache, and at powers of two there are so few sets left that they evict each other.
-inline int64_t channel_pitch(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+constexpr int64_t channel_pitch(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
 // Offsets of vectors of pixels in a panel. Padded to a multiple of kColumns by repeating the last one.
 struct Vectors {

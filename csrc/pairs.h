@@ -94,11 +94,12 @@ inline bool mixing_is_right(int64_t bases) {
     const MatrixUnit unit;
     constexpr int64_t kWidth = 4 * kLanes, kGroup = 2, kMost = 20;
     const Field field({0, 0, 1, 0, kWidth}, 0, 1, kWidth);
-    alignas(64) static float memory[1 << 14], channels[4 * kWidth], coefficients[kMost * kWidth], out[kGroup * kWidth];
+    constexpr int64_t kPitch = channel_pitch(kWidth);  // of dense panels
+    alignas(64) static float memory[1 << 14], channels[4 * kWidth], coefficients[kMost * kPitch], out[kGroup * kPitch];
     float numbers[kMost * kGroup * kGroup], biases[kMost * kGroup];
     int32_t at[4] = {0, kLanes, 2 * kLanes, 3 * kLanes};
     for (int64_t i = 0; i < kGroup * field.floats; ++i) channels[i] = small_number(i);
-    for (int64_t i = 0; i < kMost * kWidth; ++i) coefficients[i] = i / kWidth < bases ? small_number(11 * i) : 0.0f;
+    for (int64_t i = 0; i < kMost * kPitch; ++i) coefficients[i] = i / kPitch < bases ? small_number(11 * i) : 0.0f;
     for (int64_t i = 0; i < bases * kGroup * kGroup; ++i) numbers[i] = small_number(5 * i);
     for (int64_t i = 0; i < bases * kGroup; ++i) biases[i] = small_number(13 * i);
     const Sizes s{1, kGroup, 1, kWidth, bases, kGroup, 1};
@@ -113,9 +114,9 @@ inline bool mixing_is_right(int64_t bases) {
             float sum = 0.0f;
             for (int64_t n = 0; n < bases; ++n) {
                 const float *const w = numbers + (n * kGroup + c) * kGroup, *const x = channels + p;
-                sum += coefficients[n * kWidth + p] * (biases[n * kGroup + c] + w[0] * x[0] + w[1] * x[field.floats]);
+                sum += coefficients[n * kPitch + p] * (biases[n * kGroup + c] + w[0] * x[0] + w[1] * x[field.floats]);
             }
-            if (out[c * kWidth + p] != sum) return false;
+            if (out[c * kPitch + p] != sum) return false;
         }
     return true;
 }
