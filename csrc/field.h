@@ -10,15 +10,12 @@
 
 namespace {
 
+using kbnet::channel_pitch;
 using kbnet::Tile;
 
 // Number of vectors of pixels processed together; see product_block in dense.h.
 constexpr int kColumns = kRegisters == 32 ? 4 : 2;
 constexpr int kRows = 4;  // rows of a register tile
-
-// Floats from one channel of a panel to the next, at least `floats`: an odd number of cache lines. At an even number,
-// channels share sets of the L1 cache, and at powers of two there are so few sets left that they evict each other.
-constexpr int64_t channel_pitch(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
 // Offsets of vectors of pixels in a panel. Padded to a multiple of kColumns by repeating the last one.
 struct Vectors {
@@ -47,7 +44,7 @@ struct Field {
     }
 
     int64_t vectors_across() const { return (cols + kLanes - 1) / kLanes; }
-    int64_t dense() const { return channel_pitch(round_up(rows * vectors_across(), kColumns) * kLanes); }
+    int64_t dense() const { return channel_pitch(round_up(rows * vectors_across(), kColumns) * kLanes); }  // floats per channel
 
     // The pixels of the tile, row by row: offsets in a panel of the field of the j-th vector of a dense panel.
     Vectors tile_vectors(int32_t* at) const {

@@ -22,14 +22,14 @@ public:
 std::unique_ptr<Form> make_kbnet_s(const Settings& settings, Source& source, const Kernels& kernels);
 std::unique_ptr<Form> make_kbnet_l(const Settings& settings, Source& source, const Kernels& kernels);
 
-// Memory layout of an image at one level: planar, with gaps so that neither the channels of a pixel nor the pixels
-// above it map to the same few cache sets, as they would with sides that are powers of two.
+// Memory layout of an image at one level: planar, with gaps so that neither the channels of a pixel nor, in wide images,
+// the pixels above it map to the same few cache sets.
 struct Layout {
     int64_t channels, rows, cols, pitch, plane;
 
     Layout(int64_t channels_, int64_t rows_, int64_t cols_) : channels(channels_), rows(rows_), cols(cols_) {
         pitch = cols % kPage == 0 ? cols + kLine : cols;
-        plane = ((rows * pitch + kLine - 1) / kLine | 1) * kLine;
+        plane = channel_pitch(rows * pitch);
     }
     int64_t floats() const { return channels * plane; }  // per image
     // The image from its channel `first` on.

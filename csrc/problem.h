@@ -10,6 +10,10 @@
 
 namespace kbnet {
 
+// Floats from one channel to the next in planar memory, at least `floats`: an odd number of cache lines. At an even
+// number, channels share sets of the L1 cache, and at powers of two there are so few sets left that they evict each other.
+KBNET_INLINE constexpr int64_t channel_pitch(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+
 // A non-owning view of a tensor [batch, channels, height, width] in any memory format (strides in elements).
 struct Tensor4 {
     void* data;

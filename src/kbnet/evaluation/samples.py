@@ -160,6 +160,8 @@ def pair_samples(layout: str, *, deep: bool = False, gray: bool = False) -> Call
         gray: convert both images to gray like OpenCV.
     """
 
+    whole = "gray" if gray else "all"
+
     def load(item: Item) -> tuple[Image, Target]:
         assert item.degraded is not None
         if gray:
@@ -170,7 +172,7 @@ def pair_samples(layout: str, *, deep: bool = False, gray: bool = False) -> Call
         items = find_test_items(request.data, layout)
         samples = []
         for name, item in zip(_names([item.degraded or item.clean for item in items]), items, strict=True):
-            groups = (item.scene, "all") if item.scene else ("gray" if gray else "all",)
+            groups = (item.scene, whole) if item.scene else (whole,)
             sources = (item.clean,) if item.degraded is None else (item.degraded, item.clean)
             samples.append(Sample(name, groups, partial(load, item), sources))
         return samples

@@ -28,7 +28,6 @@ ENGINE_BUDGET_BYTES = 288 * 2**20
 _ENGINE_IMAGES = {"kbnet-s": 2, "kbnet-l": 4}
 """Images of the first level in memory at the peak of a call of the engine."""
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +96,7 @@ def open_weights(weights: Weights, device: str = "cpu", dtype: str = "auto") -> 
 
 
 def engine_bytes_per_pixel(config: Config) -> int:
-    """Memory of activations in the engine for each pixel; the input and what one tile of it needs are 16 values."""
+    """Peak memory of activations in the engine for each pixel; input and scratch take up to 16 values."""
     return 4 * (_ENGINE_IMAGES[config.family] * config.width + 16)
 
 
