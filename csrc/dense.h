@@ -158,8 +158,9 @@ inline void product_block(float* const (&out)[kColumns], int64_t out_pitch, cons
     for (int64_t i = 0; i < steps; ++i) {
         Vec x[kColumns];
         for (int v = 0; v < kColumns; ++v) x[v] = load(left[v] + i * left_pitch);
+        const float* const weights = own_pointer(weight + i * kRows);
         for (int s = 0; s < S; ++s) {
-            const float w = weight[i * kRows + s];
+            const float w = weights[s];
             for (int v = 0; v < kColumns; ++v) acc[s][v] = Dot::add(acc[s][v], x[v], w);
         }
     }
@@ -230,8 +231,9 @@ inline void convolve(float* out, int64_t out_pitch, const int32_t* out_at, const
         for (int64_t t = 0; t < count; ++t) {
             Vec x[kColumns];
             for (int v = 0; v < kColumns; ++v) x[v] = load(l[v] + taps[t]);
+            const float* const weights = own_pointer(weight + t * S);
             for (int s = 0; s < S; ++s) {
-                const float w = weight[t * S + s];
+                const float w = weights[s];
                 for (int v = 0; v < kColumns; ++v) acc[s][v] = Dot::add(acc[s][v], x[v], w);
             }
         }
@@ -258,24 +260,34 @@ inline void depthwise_3x3(float* out, const int32_t* out_at, const float* from, 
     }
 }
 
-// Layer norm over the channels of every pixel of a panel, in place; n is a multiple of kLanes
+// Layer norm over the channels of every pixel of a panel, in place; n is a multiple of kLanes. Every sum over channels is
+// a chain of additions that wait for each other, so four vectors of pixels side by side take the time of one. At the end
+// of a panel, the last vector is computed several times: by other code, it could round differently.
 inline void normalize(float* panel, int64_t pitch, int64_t channels, int64_t n, const float* weight, const float* bias,
                       float eps) {
+    constexpr int kAtOnce = 4;
     const float share = 1.0f / static_cast<float>(channels);
-    for (int64_t p = 0; p < n; p += kLanes) {
-        float* const x = panel + p;
-        Vec sum{};
-        for (int64_t c = 0; c < channels; ++c) sum += load(x + c * pitch);
-        const Vec mean = sum * share;
-        Vec squares{};
-        for (int64_t c = 0; c < channels; ++c) {
-            const Vec d = load(x + c * pitch) - mean;
-            squares += d * d;
-        }
-        Vec scale = squares * share + eps;
-        for (int i = 0; i < kLanes; ++i) scale[i] = 1.0f / std::sqrt(scale[i]);
+    for (int64_t p = 0; p < n; p += kAtOnce * kLanes) {
+        float* x[kAtOnce];
+        for (int v = 0; v < kAtOnce; ++v) x[v] = panel + smaller(p + v * kLanes, n - kLanes);
+        Vec mean[kAtOnce] = {}, scale[kAtOnce] = {};
         for (int64_t c = 0; c < channels; ++c)
-            store(x + c * pitch, (load(x + c * pitch) - mean) * scale * weight[c] + bias[c]);
+            for (int v = 0; v < kAtOnce; ++v) mean[v] += load(x[v] + c * pitch);
+        for (int v = 0; v < kAtOnce; ++v) mean[v] *= share;
+        for (int64_t c = 0; c < channels; ++c)
+            for (int v = 0; v < kAtOnce; ++v) {
+                const Vec d = load(x[v] + c * pitch) - mean[v];
+                scale[v] += d * d;
+            }
+        for (int v = 0; v < kAtOnce; ++v) {
+            scale[v] = scale[v] * share + eps;
+            for (int i = 0; i < kLanes; ++i) scale[v][i] = 1.0f / std::sqrt(scale[v][i]);
+        }
+        for (int64_t c = 0; c < channels; ++c) {
+            Vec y[kAtOnce];  // all loads before the first store, because of the repeated vectors
+            for (int v = 0; v < kAtOnce; ++v) y[v] = (load(x[v] + c * pitch) - mean[v]) * scale[v] * weight[c] + bias[c];
+            for (int v = 0; v < kAtOnce; ++v) store(x[v] + c * pitch, y[v]);
+        }
     }
 }
 

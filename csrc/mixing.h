@@ -65,10 +65,7 @@ inline void mix_bases(float* out, const float* from, const Vectors& at, const in
                       int64_t bases) {
     for (int64_t j = 0; j < at.count; j += kColumns) {
         const float* l[kColumns];
-        for (int v = 0; v < kColumns; ++v) {
-            l[v] = from + at.at[j + v];
-            __asm__("" : "+r"(l[v]));  // a pointer of its own: as offsets from `from`, GCC keeps them in memory
-        }
+        for (int v = 0; v < kColumns; ++v) l[v] = own_pointer(from + at.at[j + v]);
         const float *w = weight, *a = coefficients + j * kLanes;
         Vec sum[kColumns] = {};
         for (int64_t n = 0; n < bases; n += kRows, w += count * kRows, a += kRows * pitch) {
@@ -78,8 +75,9 @@ inline void mix_bases(float* out, const float* from, const Vectors& at, const in
             for (int64_t t = 0; t < count; ++t) {
                 Vec x[kColumns];
                 for (int v = 0; v < kColumns; ++v) x[v] = load(l[v] + taps[t]);
+                const float* const weights = own_pointer(w + t * kRows);
                 for (int s = 0; s < kRows; ++s) {
-                    const float b = w[t * kRows + s];
+                    const float b = weights[s];
                     for (int v = 0; v < kColumns; ++v) acc[s][v] = Dot::add(acc[s][v], x[v], b);
                 }
             }

@@ -28,6 +28,13 @@ typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), m
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 
+// `p` in a register of its own. As offsets from a common base, GCC keeps the addresses of an inner loop in memory, and
+// clang for WebAssembly computes each of them anew.
+inline const float* own_pointer(const float* p) {
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 // Four floats, for transposing [pixels][channels] into [channels][pixels].
 typedef float Quad __attribute__((vector_size(16)));
 typedef float UnalignedQuad __attribute__((vector_size(16), aligned(4), may_alias));
