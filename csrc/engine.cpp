@@ -4,8 +4,9 @@
 
 namespace kbnet {
 
-Network::Network(const Settings& settings, Source& source, const Kernels& kernels)
+Network::Network(const Settings& settings, Source& source, const Kernels& kernels, const FilePages& file)
     : kernels_(kernels),
+      file_(file),
       form_(settings.family == Family::kLarge ? make_kbnet_l(settings, source, kernels) : make_kbnet_s(settings, source, kernels)) {}
 
 Network::~Network() = default;
@@ -20,7 +21,9 @@ void Network::run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t hei
                   int threads) const {
     if (batch * height * width == 0) return;
     if (context.kind == Context::kGather) context.means.clear();
-    form_->run(x, y, batch, height, width, context, threads);
+    // Reading pages again takes time too, but on a large image far less than the layers.
+    const bool releases = form_->bytes(batch, height, width, 0) > static_cast<int64_t>(file_.bytes / 4);
+    form_->run(x, y, batch, height, width, context, threads, releases ? file_ : FilePages{});
 }
 
 }  // namespace kbnet

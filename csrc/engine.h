@@ -55,8 +55,9 @@ class Form;
 
 class Network {
 public:
-    // Finds parameters in `source`. They aren't copied and must outlive the network.
-    Network(const Settings& settings, Source& source, const Kernels& kernels);
+    // Finds parameters in `source`. They aren't copied and must outlive the network. `file`: the pages that hold them, if
+    // they are mapped. A run on a large image takes no memory for these: it releases them after each layer.
+    Network(const Settings& settings, Source& source, const Kernels& kernels, const FilePages& file = {});
     ~Network();
 
     // y = the restored x, both [batch, channels, height, width] float32 with contiguous rows of pixels, of any size
@@ -72,6 +73,7 @@ public:
 
 private:
     const Kernels& kernels_;
+    FilePages file_;
     std::unique_ptr<Form> form_;
 };
 

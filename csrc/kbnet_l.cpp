@@ -60,10 +60,10 @@ public:
     }
 
     void run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t height, int64_t width, Context& context,
-             int threads) const override {
+             int threads, const FilePages& file) const override {
         const PaddedInput input(x, batch, settings_.channels, height, width, multiple());
         const int64_t rows = input.layout.rows, cols = input.layout.cols;
-        Run run(kernels_, context, batch, rows, threads);
+        Run run(kernels_, context, batch, rows, threads, file);
         const Memory plan = this->plan(batch, rows, cols, batch * input.layout.floats());
         const Floats memory = allocate(plan.floats);
         const auto layout = [&](std::size_t i) -> const Layout& { return plan.layouts[i]; };

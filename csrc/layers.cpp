@@ -139,6 +139,7 @@ void Run::layer(EdgeCall call, const Tensor4& x, const Tensor4& y, const Tensor4
     call.batch = batch_, call.height = height, call.width = width;
     call.x = x, call.y = y, call.added = added;
     run_layer(kernels_, call, threads_);
+    file_.release();
 }
 
 void Run::block(const Block& block, const Tensor4& x, const Tensor4& y, int64_t rows, int64_t cols) {
@@ -153,6 +154,7 @@ void Run::block(const Block& block, const Tensor4& x, const Tensor4& y, int64_t 
     FeedForwardCall feed = block.feed;
     feed.sizes = fused.sizes, feed.x = feed.y = y;
     kbnet::block(kernels_, fused, feed, threads_);
+    file_.release();
 }
 
 void Run::attention(const Block& block, const Tensor4& x, const Tensor4& y, int64_t rows, int64_t cols) {
@@ -160,6 +162,7 @@ void Run::attention(const Block& block, const Tensor4& x, const Tensor4& y, int6
     call.sizes.batch = batch_, call.sizes.height = rows, call.sizes.width = cols;
     call.x = x, call.y = y;
     transposed_attention(kernels_, call, block.temperature, context_, site_, input_height_, threads_);
+    file_.release();
     site_ += 3;
 }
 

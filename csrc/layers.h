@@ -14,7 +14,7 @@ class Form {
 public:
     virtual ~Form() = default;
     virtual void run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t height, int64_t width, Context& context,
-                     int threads) const = 0;
+                     int threads, const FilePages& file) const = 0;
     virtual int64_t multiple() const = 0;
     virtual int64_t bytes(int64_t batch, int64_t height, int64_t width, int64_t window) const = 0;
 };
@@ -72,8 +72,9 @@ private:
 // A run of a network on one batch.
 class Run {
 public:
-    Run(const Kernels& kernels, Context& context, int64_t batch, int64_t height, int threads)
-        : kernels_(kernels), context_(context), batch_(batch), input_height_(height), threads_(threads) {}
+    // `file`: pages with the weights, released after each layer
+    Run(const Kernels& kernels, Context& context, int64_t batch, int64_t height, int threads, const FilePages& file)
+        : kernels_(kernels), context_(context), file_(file), batch_(batch), input_height_(height), threads_(threads) {}
 
     // Runs a layer; `height` and `width` are those of the image that is split into tiles (problem.h).
     void layer(EdgeCall call, const Tensor4& x, const Tensor4& y, const Tensor4& added, int64_t height, int64_t width) const;
@@ -86,6 +87,7 @@ public:
 private:
     const Kernels& kernels_;
     Context& context_;
+    FilePages file_;
     int64_t batch_, input_height_;
     int threads_;
     std::size_t site_ = 0;

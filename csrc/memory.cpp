@@ -91,6 +91,12 @@ Floats find_memory(int64_t floats) {
 
 }  // namespace
 
+void FilePages::release() const {
+#if defined(__linux__)
+    if (bytes > 0) madvise(const_cast<void*>(data), bytes, MADV_DONTNEED);
+#endif
+}
+
 Floats allocate(int64_t floats) {
     Floats memory = find_memory(floats);
     if (poisons()) std::fill_n(memory.get(), floats, std::numeric_limits<float>::quiet_NaN());

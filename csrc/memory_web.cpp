@@ -11,6 +11,8 @@ constexpr std::size_t kLarge = std::size_t{256} << 10;
 
 }  // namespace
 
+void FilePages::release() const {}
+
 Floats allocate(int64_t floats) {
     const std::size_t bytes = std::max<std::size_t>((static_cast<std::size_t>(floats) * sizeof(float) + 63) / 64 * 64, 64);
     void* const p = bytes >= kLarge ? take_pages(bytes) : std::aligned_alloc(64, bytes);

@@ -2,10 +2,12 @@
 #include "module_engine.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +19,8 @@ namespace nb = nanobind;
 namespace kbnet {
 namespace {
 
-using AnyArray = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Image = nb::ndarray<float, nb::ndim<4>, nb::device::cpu>;
 
 class State final : public Source {
@@ -42,8 +45,9 @@ private:
 
 class Engine {
 public:
-    Engine(const nb::dict& settings, const nb::dict& arrays, const std::string& instruction_set, bool bfloat16)
-        : state_(arrays) {
+    Engine(const nb::dict& settings, const nb::dict& arrays, const std::string& instruction_set, bool bfloat16,
+           std::optional<Bytes> file)
+        : state_(arrays), file_(std::move(file)) {
         const auto whole = [&](const char* name) { return nb::cast<int64_t>(settings[name]); };
         const auto wholes = [&](const char* name) { return nb::cast<std::vector<int64_t>>(settings[name]); };
         Settings s{};
@@ -61,7 +65,8 @@ public:
             s.ffn_scale = nb::cast<double>(settings["ffn_scale"]);
             s.lightweight = nb::cast<bool>(settings["lightweight"]);
         }
-        network_ = std::make_unique<Network>(s, state_, kernels_named(instruction_set));
+        const FilePages pages = file_ ? FilePages{file_->data(), file_->size()} : FilePages{};
+        network_ = std::make_unique<Network>(s, state_, kernels_named(instruction_set), pages);
         in_bfloat16_ = bfloat16 && network_->kernels().has_pairs;
     }
 
@@ -98,6 +103,7 @@ public:
 
 private:
     State state_;
+    std::optional<Bytes> file_;
     std::unique_ptr<Network> network_;
     bool in_bfloat16_;
 };
@@ -107,8 +113,8 @@ private:
 void define_engine(nb::module_& m) {
     using namespace nb::literals;
     nb::class_<Engine>(m, "Engine", "A network with its weights.")
-        .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, bool>(), "settings"_a, "arrays"_a,
-             "instruction_set"_a = "", "bfloat16"_a = false)
+        .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, bool, std::optional<Bytes>>(), "settings"_a,
+             "arrays"_a, "instruction_set"_a = "", "bfloat16"_a = false, "file"_a = nb::none())
         .def("run", &Engine::run, "x"_a, "y"_a.noconvert(), "context"_a, "window"_a, "halo"_a, "means"_a, "threads"_a)
         .def("bytes", &Engine::bytes, "batch"_a, "height"_a, "width"_a, "window"_a = 0)
         .def_prop_ro("multiple", &Engine::multiple)

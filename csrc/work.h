@@ -23,6 +23,15 @@ using Floats = std::unique_ptr<float[], GiveBack>;
 
 Floats allocate(int64_t floats);
 
+// Pages of a file that are mapped to be read only.
+struct FilePages {
+    const void* data = nullptr;
+    std::size_t bytes = 0;
+
+    // Takes them out of the process's memory; the next access brings them back.
+    void release() const;
+};
+
 inline void set_zero(float* p, int64_t floats) { std::memset(p, 0, static_cast<std::size_t>(floats) * sizeof(float)); }
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

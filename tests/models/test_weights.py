@@ -1,5 +1,6 @@
 """Weights files as numpy arrays: every stored type, mapped files, and the same digest whatever the type."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from kbnet.errors import CheckpointError, OutputExistsError
 from kbnet.inference.runners import open_weights
+from kbnet.inference.runners.engine import EngineRunner
 from kbnet.models import PRESETS, Weights, cost, create_model, read_weights, resolve, save_file, weights, write_weights
 from kbnet.models.description import shapes_of
 from kbnet.models.weights import digest_of, widened
@@ -74,13 +76,47 @@ def test_written_weights_are_read_again(network, tmp_path):
         write_weights(half, path)
 
 
-def test_a_mapped_file_is_not_changed_by_its_arrays(network, tmp_path, monkeypatch):
+def test_the_arrays_of_a_mapped_file_are_read_only_and_those_of_a_copy_are_not(network, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "MAPPED_BYTES", 0)
     path = tmp_path / "w.safetensors"
     save_file(network, path)
-    before = path.read_bytes()
-    read_weights(path).arrays["first.weight"][:] = 0
-    assert path.read_bytes() == before
+    found = read_weights(path)
+    assert found.mapping is not None
+    with pytest.raises(ValueError, match="read-only"):
+        found.arrays["first.weight"][:] = 0
+    again = pickle.loads(pickle.dumps(found))
+    assert again.mapping is None
+    assert again.digest == found.digest
+    again.arrays["first.weight"][:] = 0  # which a release of its pages would do, if they were taken for the file's
+    assert read_weights(path).digest == found.digest
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="it reads Linux's /proc/self/smaps")
+def test_large_images_leave_no_mapped_weights_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "MAPPED_BYTES", 0)
+    network = create_model("kbnet-small").eval()
+    path = tmp_path / "mapped.safetensors"
+    save_file(network, path)
+    found = read_weights(path)
+    assert resident(path) < path.stat().st_size / 4
+    run = EngineRunner(found)
+    image = np.random.default_rng(0).random((1, 3, 192, 192), np.float32)
+    expected = EngineRunner(pickle.loads(pickle.dumps(found)))(image, full_frame())
+    np.testing.assert_array_equal(run(image, full_frame()), expected)
+    assert resident(path) < path.stat().st_size / 4
+    run(image[..., :8, :8], full_frame())  # a small image keeps them for the next one
+    assert resident(path) > path.stat().st_size / 2
+
+
+def resident(path: Path) -> int:
+    """Return how many bytes of a file are mapped and in memory."""
+    total, at_file = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line[0] in "0123456789abcdef":
+            at_file = line.endswith(str(path))
+        elif at_file and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
 
 
 @pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0])

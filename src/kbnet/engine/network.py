@@ -1,5 +1,6 @@
 """A network with its weights, ready to run."""
 
+import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ class Engine:
         instruction_set: one of `kbnet.ops.native.instruction_sets()`; defaults to the fastest.
         dtype: "float32", or "bfloat16" to round what is multiplied to bfloat16 if the instruction set has products of
             it. Sums and images are float32 in any case.
+        file: the file that the arrays are mapped from, to be read only. Calls for large images then keep only one
+            layer's parameters in memory.
 
     Raises:
         InvalidInputError: a parameter is missing or has the wrong size, or the instruction set or dtype is unknown.
@@ -37,12 +40,14 @@ class Engine:
         threads: int | None = None,
         instruction_set: str = "",
         dtype: str = "float32",
+        file: mmap.mmap | None = None,
     ) -> None:
         if dtype not in ("float32", "bfloat16"):
             raise InvalidInputError(f"expected dtype 'float32' or 'bfloat16', got {dtype!r}")
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
         try:
-            self._engine = extension().Engine(plain, dict(arrays), instruction_set, dtype == "bfloat16")
+            pages = None if file is None else np.frombuffer(file, np.uint8)
+            self._engine = extension().Engine(plain, dict(arrays), instruction_set, dtype == "bfloat16", pages)
         except (TypeError, ValueError) as error:
             raise InvalidInputError(f"the weights don't match the network's settings: {error}") from error
         self.channels = int(settings["channels"])

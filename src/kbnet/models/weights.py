@@ -9,7 +9,7 @@ import json
 import math
 import mmap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,19 @@ class Weights:
 
     Attributes:
         config: the settings.
-        arrays: every parameter under its `state_dict` name: float64, float32, float16, or bfloat16 as raw uint16. They
-            may be mapped from a file.
+        arrays: every parameter under its `state_dict` name: float64, float32, float16, or bfloat16 as raw uint16. Those
+            of a large file are mapped and read-only.
         fast_dtype: what dtype "auto" may multiply in: float32, or bfloat16 if that measurably changes next to nothing.
+        mapping: the file that `arrays` are mapped from, if they are.
     """
 
     config: Config
     arrays: Arrays
     fast_dtype: str = "float32"
+    mapping: mmap.mmap | None = field(default=None, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy has arrays of its own, without the file
+        return Weights, (self.config, self.arrays, self.fast_dtype)
 
     @property
     def parameters(self) -> int:
@@ -138,23 +143,25 @@ def _read_own(path: Path) -> Weights:
             raise CheckpointError(
                 f"{path} is a .safetensors file that kbnet didn't write; give kbnet's own weights file"
             )
-        arrays = _arrays_of(_contents(path))
+        contents = _contents(path)
+        arrays, mapping = _arrays_of(contents), contents if isinstance(contents, mmap.mmap) else None
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged or cut short ({first_line(error)}); get a new copy") from error
     except (ValueError, KeyError, TypeError) as error:  # another program changed it after the check
         raise CheckpointError(f"{path} is damaged ({first_line(error)}); get a new copy") from error
     try:
-        return Weights(config_from(header["family"], json.loads(header.get("settings", ""))), arrays)
+        config = config_from(header["family"], json.loads(header.get("settings", "")))
     except (ValueError, RecursionError, TypeError) as error:  # InvalidInputError and JSON errors too
         raise CheckpointError(f"{path}: invalid network settings in the header: {first_line(error)}") from error
+    return Weights(config, arrays, mapping=mapping)
 
 
 def _contents(path: Path) -> bytearray | mmap.mmap:
-    """Return the bytes of a file; arrays over them may be written to, without an effect on the file."""
+    """Return the bytes of a file; if it's large, mapped to be read only."""
     with path.open("rb") as file:
         size = path.stat().st_size
         if size > MAPPED_BYTES:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         data = bytearray(size)
         del data[file.readinto(data) :]
         return data
@@ -193,14 +200,18 @@ def _check(weights: Weights, path: Path) -> None:
             f"{path}: expected {key} of shape {list(expected[key])}, got {list(arrays[key].shape)} "
             f"(shape mismatches: {len(wrong)})"
         )
-    if bad := [key for key, array in arrays.items() if not _is_finite(array)]:
+    if bad := [key for key, array in arrays.items() if not _is_finite(array, weights.mapping)]:
         raise CheckpointError(f"{path}: not a finite floating-point tensor: {some(bad)}")
 
 
-def _is_finite(array: NDArray[Any]) -> bool:
+def _is_finite(array: NDArray[Any], mapping: mmap.mmap | None) -> bool:
     if array.dtype == np.uint16:
-        return not bool(((array & _EXPONENT) == _EXPONENT).any())
-    return array.dtype.kind == "f" and bool(np.isfinite(array).all())
+        finite = not bool(((array & _EXPONENT) == _EXPONENT).any())
+    else:
+        finite = array.dtype.kind == "f" and bool(np.isfinite(array).all())
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)  # so that checking a file doesn't keep all of it in memory
+    return finite
 
 
 def some(names: list[str]) -> str:

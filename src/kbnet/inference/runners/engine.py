@@ -27,7 +27,7 @@ class EngineRunner:
         self.weights, self.config, self._requested = weights, weights.config, dtype
         arrays = {name: _as_read(array) for name, array in weights.arrays.items()}
         wish = os.environ.get("KBNET_INSTRUCTION_SET", "")
-        self._engine = Engine(asdict(weights.config), arrays, instruction_set=wish, dtype=dtype)
+        self._engine = Engine(asdict(weights.config), arrays, instruction_set=wish, dtype=dtype, file=weights.mapping)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EngineRunner, (self.weights, self._requested)  # pickling and copying prepare the weights again
