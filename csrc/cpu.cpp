@@ -38,27 +38,34 @@ std::string forced_instruction_set() {
     return name ? name : "";
 }
 
+[[maybe_unused]] constexpr char kNotBuilt[] = "the compiler that built kbnet doesn't support it";
+[[maybe_unused]] constexpr char kNotInProcessor[] = "this processor doesn't have it";
+[[maybe_unused]] constexpr char kNotEnabled[] = "the operating system hasn't enabled it";
+
 #if defined(KBNET_X86_BUILDS)
 // What the processor can do and the operating system has enabled. Asked directly: with some toolchains,
 // __builtin_cpu_supports denies everything.
 struct Capabilities {
-    bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
+    // Null if it can be used, else why not.
+    const char *avx2 = kNotInProcessor, *avx512 = kNotInProcessor, *avx512bf16 = kNotInProcessor, *amx = kNotInProcessor;
 
     Capabilities() {
         unsigned a, b, c, d;
         if (!__get_cpuid(1, &a, &b, &c, &d)) return;
         const bool fma = bit(c, 12), saved_by_system = bit(c, 27), avx = bit(c, 28);
-        if (!saved_by_system || !avx) return;
-        const uint64_t registers = enabled_registers();
-        const bool ymm = (registers & 0x06) == 0x06, zmm = (registers & 0xE6) == 0xE6;
+        const uint64_t registers = saved_by_system && avx ? enabled_registers() : 0;
         if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
-        avx2 = ymm && fma && bit(b, 5);
-        avx512 = avx2 && zmm && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);  // F, DQ, BW, VL
-        const bool tiles = (registers & 0x60000) == 0x60000;
-        const bool matrix_unit = tiles && bit(d, 22) && bit(d, 24);  // products of bfloat16, tiles
+        const auto why_not = [&](bool in_processor, uint64_t needs) {
+            return !in_processor ? kNotInProcessor : (registers & needs) == needs ? nullptr : kNotEnabled;
+        };
+        const bool has_avx2 = fma && bit(b, 5);
+        const bool has_avx512 = has_avx2 && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);  // F, DQ, BW, VL
+        const bool matrix_unit = bit(d, 22) && bit(d, 24);  // products of bfloat16, tiles
         const unsigned subleaves = a;
-        if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) avx512bf16 = avx512 && bit(a, 5);
-        amx = avx512bf16 && matrix_unit;
+        const bool has_bf16 =
+            has_avx512 && subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && bit(a, 5);
+        avx2 = why_not(has_avx2, 0x06), avx512 = why_not(has_avx512, 0xE6), avx512bf16 = why_not(has_bf16, 0xE6);
+        amx = why_not(has_bf16 && matrix_unit, 0x600E6);
     }
 
     static bool bit(unsigned value, int number) { return value >> number & 1; }
@@ -75,40 +82,58 @@ struct Capabilities {
 #if defined(KBNET_AMX_BUILD)
 // Linux gives a process the registers of the matrix unit, which are large, only if it asks. Another instruction set in the
 // environment variable is a way out, should a machine's unit not work at all.
-bool may_use_tiles() {
+const char* why_not_tiles() {
     const std::string forced = forced_instruction_set();
-    if (!forced.empty() && forced != "amx") return false;
+    if (!forced.empty() && forced != "amx") return "KBNET_INSTRUCTION_SET names another";
     constexpr long kRequestPermission = 0x1023, kTileData = 18;
-    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return "the operating system denied its registers";
+    return kernels_amx.works() ? nullptr : "a product with a known result is wrong";
 }
 #endif
+
+struct Builds {
+    std::vector<const Kernels*> usable;
+    std::vector<std::pair<std::string, std::string>> unusable;
+
+    Builds() {
+#if defined(KBNET_X86_BUILDS)
+        const Capabilities has;
+        add(has.avx512, kernels_avx512);
+#if defined(KBNET_AVX512_BF16_BUILD)
+        add(has.avx512bf16, kernels_avx512bf16);
+#else
+        unusable.emplace_back("avx512bf16", kNotBuilt);
+#endif
+#if defined(KBNET_AMX_BUILD)
+        add(has.amx ? has.amx : why_not_tiles(), kernels_amx);
+#elif !defined(KBNET_EMULATED_AMX_BUILD)
+        unusable.emplace_back("amx", kNotBuilt);
+#endif
+        add(has.avx2, kernels_avx2);
+#endif
+        add(nullptr, kernels_portable);
+#if defined(KBNET_EMULATED_AMX_BUILD)
+        if (kernels_amx_emulated.works()) usable.push_back(&kernels_amx_emulated);  // last, because it is slow
+#endif
+    }
+
+    void add(const char* why_not, const Kernels& kernels) {
+        if (why_not)
+            unusable.emplace_back(kernels.name, why_not);
+        else
+            usable.insert(kernels.has_pairs && kernels.pairs_are_faster() ? usable.begin() : usable.end(), &kernels);
+    }
+};
+
+const Builds& builds() {
+    static const Builds found;
+    return found;
+}
 
 }  // namespace
 
-const std::vector<const Kernels*>& usable_kernels() {
-    static const std::vector<const Kernels*> usable = [] {
-        std::vector<const Kernels*> found;
-#if defined(KBNET_X86_BUILDS)
-        const Capabilities has;
-        if (has.avx512) found.push_back(&kernels_avx512);
-#if defined(KBNET_AVX512_BF16_BUILD)
-        if (has.avx512bf16)
-            found.insert(kernels_avx512bf16.pairs_are_faster() ? found.begin() : found.end(), &kernels_avx512bf16);
-#endif
-#if defined(KBNET_AMX_BUILD)
-        if (has.amx && may_use_tiles() && kernels_amx.works())
-            found.insert(kernels_amx.pairs_are_faster() ? found.begin() : found.end(), &kernels_amx);
-#endif
-        if (has.avx2) found.push_back(&kernels_avx2);
-#endif
-        found.push_back(&kernels_portable);
-#if defined(KBNET_EMULATED_AMX_BUILD)
-        if (kernels_amx_emulated.works()) found.push_back(&kernels_amx_emulated);
-#endif
-        return found;
-    }();
-    return usable;
-}
+const std::vector<const Kernels*>& usable_kernels() { return builds().usable; }
+const std::vector<std::pair<std::string, std::string>>& unusable_kernels() { return builds().unusable; }
 
 const Kernels& chosen_kernels() {
     const std::string forced = forced_instruction_set();

@@ -105,5 +105,6 @@ NB_MODULE(_native, m) {
     kbnet::define_training(m);
     m.def("instruction_sets", &instruction_sets, "The instruction sets of this build that the processor supports, fastest first, and whether they have products of "
           "bfloat16.");
+    m.def("unusable_instruction_sets", &kbnet::unusable_kernels, "The others, and why they can't be used.");
     m.def("thread_source", &kbnet::thread_source, "'openmp' or 'own': the threads that the kernels use.");
 }

@@ -6,11 +6,13 @@ largest value (where PyTorch happens to be exact). Outputs start as NaN (see con
 
 import multiprocessing
 import os
+import platform
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from kbnet.engine.native import unusable_instruction_sets
 from kbnet.errors import BackendError
 from kbnet.ops import kernel_basis_attention, native, reference
 
@@ -207,6 +209,15 @@ def test_it_is_chosen_by_itself_and_explains_itself():
     with pytest.raises(BackendError, match=r"float32 and bfloat16, got torch\.float64"):
         kernel_basis_attention(x.double(), coefficients.double(), weight.double(), bias.double(), backend="native")
     assert native.instruction_sets()[0] in native.describe() or os.environ.get("KBNET_INSTRUCTION_SET")
+
+
+def test_every_instruction_set_is_usable_or_says_why_not():
+    usable, unusable = set(native.instruction_sets()), unusable_instruction_sets()
+    assert usable.isdisjoint(unusable)
+    assert all(unusable.values())
+    if platform.machine() == "x86_64":
+        assert {"avx2", "avx512", "avx512bf16", "portable"} <= usable | unusable.keys()
+        assert {"amx", "amx_emulated"} & (usable | unusable.keys())
 
 
 def test_an_unknown_instruction_set_is_refused(monkeypatch):

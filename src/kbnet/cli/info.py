@@ -126,8 +126,18 @@ def _installation() -> dict[str, Any]:
         "threads": default_threads(),
         **torch,
         "native_kernel": native.describe(),
+        "instruction_sets": _instruction_sets(),
         "models": {entry.name: {"task": entry.task, "license": entry.license} for entry in list_models()},
     }
+
+
+def _instruction_sets() -> dict[str, Any]:
+    """What the compiled kernels can use here, the fastest first, and why they can't use the rest."""
+    from kbnet.engine import native
+
+    if native.refuses_here() is not None:
+        return {}
+    return {"usable": list(native.instruction_sets()), "not_here": native.unusable_instruction_sets()}
 
 
 def _torch() -> dict[str, Any]:

@@ -37,6 +37,11 @@ def bfloat16_instruction_sets() -> tuple[str, ...]:
     return tuple(name for name, in_bfloat16 in extension().instruction_sets() if in_bfloat16)
 
 
+def unusable_instruction_sets() -> dict[str, str]:
+    """Return the instruction sets of kbnet that this process can't use, with the reason."""
+    return dict(extension().unusable_instruction_sets())
+
+
 def chosen_instruction_set() -> str:
     """Return the instruction set that the kernels use."""
     return os.environ.get("KBNET_INSTRUCTION_SET") or instruction_sets()[0]
