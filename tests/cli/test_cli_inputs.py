@@ -10,6 +10,7 @@ from PIL import Image
 from kbnet.cli._restore_conflicts import CONFLICTS
 from kbnet.cli._restore_options import RestoreOptions
 from kbnet.imaging import read_photo
+from kbnet.inference import Restorer
 from kbnet.inference.finding import RESULTS_MARK
 
 
@@ -115,6 +116,20 @@ def test_results_have_the_time_of_their_pictures(restore, tmp_path, options):
     assert restore(source, "-o", tmp_path / "b.png", *options).code == 0
     kept = (tmp_path / "b.png").stat().st_mtime == 1577919600
     assert kept is ("--no-keep-time" not in options)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_json_says_which_weights_were_used_and_how_they_were_computed(kbnet_, tmp_path, dtype):
+    picture(tmp_path / "colour.png")
+    Image.new("L", (40, 32), 90).save(tmp_path / "gray.png")
+    photos = (tmp_path / "colour.png", tmp_path / "gray.png")
+    done = kbnet_("restore", *photos, "-o", f"{tmp_path}/out/", "--dtype", dtype, "--json")
+    assert done.code == 0, done.err
+    told = [json.loads(line) for line in done.out.splitlines()]
+    colour = Restorer.from_pretrained("denoise", dtype=dtype)
+    for fact, used in zip(told, (colour, colour.suited(1)), strict=True):
+        assert (fact["model"], fact["runtime"], fact["dtype"]) == (used.name, used.runner.runtime, used.dtype)
+        assert (fact["instruction_set"] is not None) == (used.runner.runtime == "engine")
 
 
 # What changed, and what chooses the model -----------------------------------------------------------------------------

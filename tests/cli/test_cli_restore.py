@@ -76,9 +76,10 @@ def test_a_folder_becomes_a_tree_with_one_json_object_a_file(restore, tmp_path):
     assert done.code == 1
     assert names(tmp_path / "out") == ["a-new.png", "sub/b-new.jpg"]
     facts = [json.loads(line) for line in done.out.splitlines()]
-    assert [list(fact) for fact in facts] == [
-        ["input", "output", "ok", "error", "seconds", "width", "height", "change", "notes"]
-    ] * 3
+    outcome = ["input", "output", "ok", "error", "seconds", "width", "height", "change"]
+    computed = ["model", "runtime", "dtype", "instruction_set"]
+    assert [list(fact) for fact in facts] == [[*outcome, *computed, "notes"]] * 3
+    assert [fact["model"] is None for fact in facts] == [False, True, False]
     assert [(fact["ok"], fact["width"], fact["height"]) for fact in facts] == [
         (True, 32, 24),
         (False, 0, 0),

@@ -43,7 +43,7 @@ def restore_pipe(ctx: typer.Context, options: RestoreOptions) -> None:
                     _write_to_stdout(result.data)
                 failed = not result.ok
                 bar.finish()
-                report(shown(result.job.input), shown(result.job.output), result, bar, options, restorer.task)
+                report(shown(result.job.input), shown(result.job.output), result, bar, options, restorer.task, restorer)
                 _stop_if_asked(ctx)
     if failed:
         raise typer.Exit(1)
@@ -73,7 +73,9 @@ def restore_files(ctx: typer.Context, options: RestoreOptions) -> None:
                 for result in results:
                     work.take(result)
                     bar.finish()
-                    report(shown(result.job.input), shown(result.job.output), result, bar, options, restorer.task)
+                    report(
+                        shown(result.job.input), shown(result.job.output), result, bar, options, restorer.task, restorer
+                    )
                     _stop_if_asked(ctx)
         if work.count > 1 and not options.quiet and not options.as_json:
             bar.say(f"kbnet: {work.tally.summary}")

@@ -14,6 +14,7 @@ from kbnet.cli._terminal import one_line, print_json
 
 if TYPE_CHECKING:
     from kbnet.cli._progress import FileProgress
+    from kbnet.inference import Restorer
     from kbnet.inference.finding import PassedOver
 
 _NAMES_SHOWN = 10
@@ -25,10 +26,19 @@ _OTHER_TASKS = {
 }
 
 
-def report(source: str, target: str, result: Any, bar: "FileProgress", options: RestoreOptions, task: str = "") -> None:
+def report(
+    source: str,
+    target: str,
+    result: Any,
+    bar: "FileProgress",
+    options: RestoreOptions,
+    task: str = "",
+    restorer: "Restorer | None" = None,
+) -> None:
     """Print the outcome of one photo; `result` is a local Result or a Ray Outcome.
 
-    `task` is the model's task, if known; it selects the advice for a photo that hardly changed.
+    `task` is the model's task, if known; it selects the advice for a photo that hardly changed. `restorer` is what
+    restored the photo, unless that was on another machine.
     """
     change = getattr(result, "change", None)
     notes = (*result.notes, *_unchanged(change, max(options.strength, options.color_strength or 0), task))
@@ -43,6 +53,7 @@ def report(source: str, target: str, result: Any, bar: "FileProgress", options: 
                 "width": result.width,
                 "height": result.height,
                 "change": None if change is None else round(change, 6),
+                **_computed(result, restorer),
                 "notes": list(notes),
             }
         )
@@ -52,6 +63,22 @@ def report(source: str, target: str, result: Any, bar: "FileProgress", options: 
         bar.say(f"{source} → {target}  {result.width}×{result.height}, {result.seconds:.1f} s")
         for note in notes:
             bar.say(f"  note: {note}")
+
+
+def _computed(result: Any, restorer: "Restorer | None") -> dict[str, str | None]:
+    """The weights that restored a photo, and what computed their products in which precision."""
+    from kbnet.inference.identity import instruction_set
+
+    if restorer is None or not result.ok or result.skipped:
+        return dict.fromkeys(("model", "runtime", "dtype", "instruction_set"))
+    used = restorer.suited(result.channels)
+    own = used.runner.runtime == "engine"
+    return {
+        "model": used.name,
+        "runtime": used.runner.runtime,
+        "dtype": used.dtype,
+        "instruction_set": instruction_set() if own else None,
+    }
 
 
 def _unchanged(change: float | None, strength: float, task: str) -> Iterator[str]:

@@ -68,6 +68,7 @@ class Result:
         seconds: time spent, including reading and writing.
         error: one line that names the file (then nothing was written), or None on success.
         width, height: of the upright image; 0 if it could not be read.
+        channels: of the restored image, without alpha; 0 if it was not restored, or was restored by rows.
         notes: one line for each change that naming, reading or writing had to make.
         data: the encoded result if the job has no output file.
         skipped: nothing was done, because the output is there already, or because the input is a result itself.
@@ -90,6 +91,7 @@ class Result:
     extras: tuple[str, ...] = ()
     full: bool = False
     proved: bool = False
+    channels: int = 0
 
     @property
     def made(self) -> bool:
@@ -239,7 +241,12 @@ class Steps:
         result = Result(job, error=read.error, skipped=skipped, proved=read.proved, notes=notes)
         if read.restored is not None:
             result = Result(job, 0.0, None, read.restored.width, read.restored.height, read.notes)
-            result = replace(result, change=read.change, extras=lost_extras(read.restored, read.format))
+            result = replace(
+                result,
+                change=read.change,
+                extras=lost_extras(read.restored, read.format),
+                channels=1 if read.restored.pixels.ndim == 2 else read.restored.pixels.shape[2],
+            )
             try:
                 data, notes = self._write(job, read, read.restored)
                 result = replace(result, notes=(*result.notes, *notes))

@@ -1,5 +1,6 @@
 """Loads each Restorer once, at its first use."""
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from typing import cast
@@ -7,6 +8,8 @@ from typing import cast
 from kbnet.inference import Restorer
 from kbnet.models import find
 from kbnet.server.restoration import Restore
+
+log = logging.getLogger(__name__)
 
 
 def restorers(device: str = "auto", dtype: str = "auto") -> Callable[[str], Restore]:
@@ -19,6 +22,8 @@ def restorers(device: str = "auto", dtype: str = "auto") -> Callable[[str], Rest
     @cache
     def load(name: str, preset: str) -> Restore:
         loaded = Restorer.from_pretrained(name, device=device, dtype=dtype, preset=preset)  # type: ignore[arg-type]
+        for used in {id(one): one for one in (loaded, loaded.suited(1))}.values():
+            log.info("loaded %s: %s, %s, on %s", used.name, used.runner.runtime, used.dtype, used.device)
         return cast(Restore, loaded)
 
     def provide(name: str) -> Restore:
