@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+os.environ.setdefault("KBNET_POISON_MEMORY", "1")  # read when the engine first asks for memory
+
 from kbnet.engine import Context, Engine, FullFrame, Gather, Local, Shared
 from kbnet.engine.native import bfloat16_instruction_sets, instruction_sets
 from kbnet.engine.reference import restore

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -34,7 +35,11 @@ public:
             std::lock_guard<std::mutex> lock(mutex_);
             while (static_cast<int>(workers_.size()) < threads - 1) {
                 const int index = static_cast<int>(workers_.size()) + 1;
-                workers_.emplace_back([this, index, seen = number_] { work(index, seen); });
+                try {
+                    workers_.emplace_back([this, index, seen = number_] { work(index, seen); });
+                } catch (const std::system_error&) {
+                    break;  // no more threads for this process; those that exist do the work
+                }
             }
             job_ = &job;
             threads_ = threads;

@@ -1,13 +1,16 @@
 """Weights files as numpy arrays: every stored type, mapped files, and the same digest whatever the type."""
 
+import mmap
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from kbnet.errors import CheckpointError, OutputExistsError
+from kbnet.engine import Engine
+from kbnet.errors import CheckpointError, InvalidInputError, OutputExistsError
 from kbnet.inference.runners import open_weights
 from kbnet.inference.runners.engine import EngineRunner
 from kbnet.models import PRESETS, Weights, cost, create_model, read_weights, resolve, save_file, weights, write_weights
@@ -106,6 +109,17 @@ def test_large_images_leave_no_mapped_weights_in_memory(tmp_path, monkeypatch):
     assert resident(path) < path.stat().st_size / 4
     run(image[..., :8, :8], full_frame())  # a small image keeps them for the next one
     assert resident(path) > path.stat().st_size / 2
+
+
+def test_only_files_mapped_to_be_read_are_released(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "MAPPED_BYTES", 0)
+    path = tmp_path / "w.safetensors"
+    save_file(network, path)
+    found = read_weights(path)
+    with path.open("rb") as file:
+        writable = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    with pytest.raises(InvalidInputError, match="mapped to be read only"):
+        Engine(asdict(found.config), found.arrays, file=writable)
 
 
 def resident(path: Path) -> int:

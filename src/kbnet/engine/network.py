@@ -28,7 +28,8 @@ class Engine:
             layer's parameters in memory.
 
     Raises:
-        InvalidInputError: a parameter is missing or has the wrong size, or the instruction set or dtype is unknown.
+        InvalidInputError: a parameter is missing or has the wrong size, the instruction set or dtype is unknown, or the
+            file is mapped to be written.
         ImportError: kbnet was installed without its compiled kernels.
     """
 
@@ -46,7 +47,7 @@ class Engine:
             raise InvalidInputError(f"expected dtype 'float32' or 'bfloat16', got {dtype!r}")
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
         try:
-            pages = None if file is None else np.frombuffer(file, np.uint8)
+            pages = None if file is None else _read_only(file)
             self._engine = extension().Engine(plain, dict(arrays), instruction_set, dtype == "bfloat16", pages)
         except (TypeError, ValueError) as error:
             raise InvalidInputError(f"the weights don't match the network's settings: {error}") from error
@@ -114,6 +115,13 @@ class Engine:
         if isinstance(context, Gather):
             context.means = [np.array(mean, np.float32) for mean in means]
         return y
+
+
+def _read_only(file: mmap.mmap) -> NDArray[np.uint8]:
+    pages = np.frombuffer(file, np.uint8)
+    if pages.flags.writeable:  # releasing such pages would lose what was written to them
+        raise InvalidInputError("expected a file that is mapped to be read only (mmap.ACCESS_READ)")
+    return pages
 
 
 _NAMES = {FullFrame: "full", Local: "local", Gather: "gather", Shared: "shared"}

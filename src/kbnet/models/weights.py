@@ -8,7 +8,8 @@ import hashlib
 import json
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,14 @@ class Weights:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a copy has arrays of its own, without the file
         return Weights, (self.config, self.arrays, self.fast_dtype)
+
+    def used(self, name: str, read: Callable[[NDArray[Any]], Any]) -> Any:
+        """Return what `read` returns for a parameter, without keeping its part of a mapped file in memory."""
+        found = read(self.arrays[name])
+        if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            with suppress(OSError):  # pages that are locked in memory
+                self.mapping.madvise(mmap.MADV_DONTNEED)
+        return found
 
     @property
     def parameters(self) -> int:
@@ -200,18 +209,14 @@ def _check(weights: Weights, path: Path) -> None:
             f"{path}: expected {key} of shape {list(expected[key])}, got {list(arrays[key].shape)} "
             f"(shape mismatches: {len(wrong)})"
         )
-    if bad := [key for key, array in arrays.items() if not _is_finite(array, weights.mapping)]:
+    if bad := [key for key in arrays if not weights.used(key, _is_finite)]:
         raise CheckpointError(f"{path}: not a finite floating-point tensor: {some(bad)}")
 
 
-def _is_finite(array: NDArray[Any], mapping: mmap.mmap | None) -> bool:
+def _is_finite(array: NDArray[Any]) -> bool:
     if array.dtype == np.uint16:
-        finite = not bool(((array & _EXPONENT) == _EXPONENT).any())
-    else:
-        finite = array.dtype.kind == "f" and bool(np.isfinite(array).all())
-    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)  # so that checking a file doesn't keep all of it in memory
-    return finite
+        return not bool(((array & _EXPONENT) == _EXPONENT).any())
+    return array.dtype.kind == "f" and bool(np.isfinite(array).all())
 
 
 def some(names: list[str]) -> str:

@@ -25,9 +25,12 @@ class EngineRunner:
 
     def __init__(self, weights: Weights, dtype: str = "float32") -> None:
         self.weights, self.config, self._requested = weights, weights.config, dtype
-        arrays = {name: _as_read(array) for name, array in weights.arrays.items()}
+        arrays = {name: weights.used(name, _as_read) for name in weights.arrays}
+        copied = any(mine is not weights.arrays[name] for name, mine in arrays.items())
         wish = os.environ.get("KBNET_INSTRUCTION_SET", "")
-        self._engine = Engine(asdict(weights.config), arrays, instruction_set=wish, dtype=dtype, file=weights.mapping)
+        self._engine = Engine(
+            asdict(weights.config), arrays, instruction_set=wish, dtype=dtype, file=None if copied else weights.mapping
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EngineRunner, (self.weights, self._requested)  # pickling and copying prepare the weights again
