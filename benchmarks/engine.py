@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import kbnet
-from facts import RESULTS, write
+from facts import RESULTS, processor, write
 from kbnet.nn.checkpoint import save_file
 
 NETWORKS = {"compact": "kbnet-nano", "KBNet-S": "kbnet-s-real"}
@@ -106,7 +106,7 @@ class Row:
             for contestant in self.contestants:
                 contestant.run()
         figures = {contestant.name: contestant.end() for contestant in self.contestants}
-        return {"what": self.what, "threads": self.threads, "contestants": figures}
+        return {"what": self.what, "threads": self.threads, "processor": processor(), "contestants": figures}
 
     def _compare(self, place: Path) -> None:
         """End the program if a contestant computes something else than the first one."""
@@ -154,9 +154,9 @@ def _restorers(plain: dict[str, Any], baseline: str | None, *, by_bfloat16: bool
     """This kbnet and the baseline, in each type or on each instruction set."""
     found = [Contestant("this", dict(plain))]
     found += [Contestant("baseline", dict(plain), baseline)] if baseline else []
+    rounded = plain | {"dtype": "bfloat16"}
+    found.append(Contestant("this, bfloat16", dict(rounded)))
     if by_bfloat16:
-        rounded = plain | {"dtype": "bfloat16"}
-        found.append(Contestant("this, bfloat16", dict(rounded)))
         return found + ([Contestant("baseline, bfloat16", dict(rounded), baseline)] if baseline else [])
     forced = {"KBNET_INSTRUCTION_SET": "avx2"}
     found.append(Contestant("this, avx2", dict(plain), environment=forced))

@@ -18,7 +18,7 @@ def facts() -> dict[str, Any]:
     """The facts about machine and software that affect the figures."""
     return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_plain, sys.argv[1:])]),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -43,7 +43,8 @@ def _plain(argument: str) -> str:
     return f"{name}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor, and which of the instructions it has that matter here."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from facts import RESULTS, write
+from facts import RESULTS, processor, write
 from kbnet.degradations import DEGRADATIONS
 from kbnet.imaging import read_photo
 from kbnet.inference import Restorer
@@ -64,6 +64,7 @@ def measure(entry: CatalogueEntry, images: list[Path]) -> dict[str, Any]:
         changes.append(float(np.abs(results[0] - results[1]).max() * 255))
     return {
         "sha256": entry.sha256,
+        "processor": processor(),
         "images": len(images),
         "loss": round(float(np.mean(losses)), 4),
         "change": round(max(changes), 2),
