@@ -12,6 +12,7 @@
 #endif
 
 #include "cpu.h"
+#include "file_contents.h"
 #include "include/kbnet.h"
 #include "restoration.h"
 #include "weights_file.h"
@@ -21,14 +22,20 @@
 #endif
 
 struct kbnet_model {
+    kbnet::FileContents file;
     kbnet::WeightsFile weights;
     kbnet::Network network, in_bfloat16;  // both read the same weights
 
-    explicit kbnet_model(std::string_view bytes)
-        : weights(bytes), network(weights.settings(), weights, kbnet::chosen_kernels()),
-          in_bfloat16(paired(weights.settings()), weights, network.kernels()) {
+    explicit kbnet_model(kbnet::FileContents contents)
+        : file(std::move(contents)), weights(file.view(), true),
+          network(weights.settings(), weights, kbnet::chosen_kernels(), pages()),
+          in_bfloat16(paired(weights.settings()), weights, network.kernels(), pages()) {
         weights.expect_all_used();
+        pages().release();
+        if (!weights.is_in_place()) file = kbnet::FileContents();
     }
+
+    kbnet::FilePages pages() const { return weights.is_in_place() ? file.pages() : kbnet::FilePages{}; }
 
     static kbnet::Settings paired(kbnet::Settings settings) {
         settings.paired = true;
@@ -198,8 +205,6 @@ void from_network(const Pixels& input, const Pixels& output, int64_t channels, f
     }
 }
 
-kbnet_model* open(const std::string& bytes) { return new kbnet_model(bytes); }
-
 }  // namespace
 }  // namespace kbnet
 
@@ -215,7 +220,7 @@ kbnet_model* kbnet_open(const char* path) {
     kbnet_model* model = nullptr;
     guarded([&] {
         expect(path != nullptr, "expected a path, got NULL");
-        model = open(read_file(path));
+        model = new kbnet_model(FileContents::of(path));
         return KBNET_OK;
     });
     return model;
@@ -225,7 +230,7 @@ kbnet_model* kbnet_open_memory(const void* data, size_t size) {
     kbnet_model* model = nullptr;
     guarded([&] {
         expect(data != nullptr, "expected the bytes of a weights file, got NULL");
-        model = open(std::string(static_cast<const char*>(data), size));
+        model = new kbnet_model(FileContents(std::string(static_cast<const char*>(data), size)));
         return KBNET_OK;
     });
     return model;

@@ -1,10 +1,8 @@
 #include "weights_file.h"
 
-#include <cerrno>
+#include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 
 #include "json.h"
 
@@ -13,7 +11,7 @@ namespace {
 
 constexpr int64_t kMostBlocks = 64;  // of a level
 constexpr int64_t kLargestWindow = 65536;
-constexpr std::size_t kLargestFile = std::size_t{2} << 30, kLargestHeader = std::size_t{16} << 20;
+constexpr std::size_t kLargestHeader = std::size_t{16} << 20;
 
 float half_to_float(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = half >> 10 & 31, mantissa = half & 1023;
@@ -42,6 +40,27 @@ std::vector<float> convert(std::string_view bytes, Convert to_float) {
     return values;
 }
 
+std::size_t size_of(const std::string& dtype) { return dtype == "F64" ? 8 : dtype == "F32" ? 4 : 2; }
+
+BadWeights not_finite(const std::string& name) {
+    return BadWeights("the weights are damaged: " + name + " contains NaN or infinity");
+}
+
+// A parameter where it is stored; without data if the engine doesn't read it as it is there.
+Matrix in_file(const std::string& name, const std::string& dtype, std::string_view bytes) {
+    const std::size_t count = bytes.size() / size_of(dtype);
+    if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(dtype) != 0) return {};
+    if (dtype == "F32") {
+        const auto* values = reinterpret_cast<const float*>(bytes.data());
+        if (!std::all_of(values, values + count, [](float v) { return std::isfinite(v); })) throw not_finite(name);
+        return {values, false};
+    }
+    if (dtype != "BF16") return {};
+    const auto* values = reinterpret_cast<const uint16_t*>(bytes.data());
+    if (std::any_of(values, values + count, [](uint16_t v) { return (v & 0x7f80) == 0x7f80; })) throw not_finite(name);
+    return {values, true};
+}
+
 std::vector<float> decode(const std::string& name, const std::string& dtype, std::string_view bytes) {
     std::vector<float> values;
     if (dtype == "F32")
@@ -55,11 +74,9 @@ std::vector<float> decode(const std::string& name, const std::string& dtype, std
     else
         throw BadWeights("expected floating-point parameters, but " + name + " is " + dtype.substr(0, 20));
     for (const float value : values)
-        if (!std::isfinite(value)) throw BadWeights("the weights are damaged: " + name + " contains NaN or infinity");
+        if (!std::isfinite(value)) throw not_finite(name);
     return values;
 }
-
-std::size_t size_of(const std::string& dtype) { return dtype == "F64" ? 8 : dtype == "F32" ? 4 : 2; }
 
 class SettingsReader {
 public:
@@ -161,7 +178,7 @@ int64_t read_window(const Json& usage) {
 
 }  // namespace
 
-WeightsFile::WeightsFile(std::string_view bytes) {
+WeightsFile::WeightsFile(std::string_view bytes, bool in_place) {
     uint64_t length = 0;
     if (bytes.size() < 10) throw BadWeights("expected a .safetensors file, got " + std::to_string(bytes.size()) + " bytes");
     for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<unsigned char>(bytes[static_cast<std::size_t>(i)]);
@@ -203,37 +220,32 @@ WeightsFile::WeightsFile(std::string_view bytes) {
         for (const Json& side : shape->items) values *= side.number;
         const auto size = static_cast<std::size_t>(end - begin);
         if (values * static_cast<double>(size_of(dtype->text)) != static_cast<double>(size)) throw damaged();
-        parameters_[name] = decode(name.substr(0, 80), dtype->text, data.substr(static_cast<std::size_t>(begin), size));
+        const std::string_view stored = data.substr(static_cast<std::size_t>(begin), size);
+        Parameter& made = parameters_[name];
+        if (in_place) made.values = in_file(name.substr(0, 80), dtype->text, stored);
+        if (made.values.data) {
+            in_place_ = true;
+        } else {
+            made.own = decode(name.substr(0, 80), dtype->text, stored);
+            made.values = {made.own.data(), false};
+        }
+        made.count = static_cast<int64_t>(size / size_of(dtype->text));
     }
 }
 
 Matrix WeightsFile::find(const std::string& name, int64_t values) {
     const auto found = parameters_.find(name);
     if (found == parameters_.end()) throw BadWeights("the weights don't match their settings: " + name + " is missing");
-    if (static_cast<int64_t>(found->second.size()) != values)
-        throw BadWeights("the weights don't match their settings: " + name + " has " + std::to_string(found->second.size()) +
+    if (found->second.count != values)
+        throw BadWeights("the weights don't match their settings: " + name + " has " + std::to_string(found->second.count) +
                          " values, expected " + std::to_string(values));
     used_.insert(name);
-    return {found->second.data(), false};
+    return found->second.values;
 }
 
 void WeightsFile::expect_all_used() const {
     for (const auto& [name, values] : parameters_)
         if (!used_.count(name)) throw BadWeights("the weights don't match their settings: unexpected parameter " + name.substr(0, 80));
-}
-
-std::string read_file(const char* path) {
-    const std::string name = path;
-    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "rb"), std::fclose);
-    if (!file) throw BadWeights("can't open " + name + ": " + std::strerror(errno));
-    std::string bytes;
-    std::vector<char> block(1 << 20);
-    while (const std::size_t got = std::fread(block.data(), 1, block.size(), file.get())) {
-        if (bytes.size() + got > kLargestFile) throw BadWeights("expected a weights file of at most 2 GiB, but " + name + " is larger");
-        bytes.append(block.data(), got);
-    }
-    if (std::ferror(file.get())) throw BadWeights("can't read " + name + ": " + std::strerror(errno));
-    return bytes;
 }
 
 }  // namespace kbnet

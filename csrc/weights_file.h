@@ -20,7 +20,8 @@ struct BadWeights : std::runtime_error {
 
 class WeightsFile final : public Source {
 public:
-    explicit WeightsFile(std::string_view bytes);
+    // With `in_place`, parameters of float32 and bfloat16 stay where they are: `bytes` must then outlive this object.
+    explicit WeightsFile(std::string_view bytes, bool in_place = false);
 
     const Settings& settings() const { return settings_; }
 
@@ -28,20 +29,27 @@ public:
     // image, also if the file doesn't say (models/usage.py).
     int64_t window() const { return window_; }
 
-    // Returns a float32 parameter that this object owns. Throws BadWeights if it is missing or has another size.
+    // Whether a parameter did stay there.
+    bool is_in_place() const { return in_place_; }
+
+    // Throws BadWeights if the parameter is missing or has another size.
     Matrix find(const std::string& name, int64_t values) override;
 
     // Throws BadWeights if the file contains other parameters: then its network is larger than its settings.
     void expect_all_used() const;
 
 private:
-    std::unordered_map<std::string, std::vector<float>> parameters_;
+    struct Parameter {
+        Matrix values{};
+        int64_t count = 0;
+        std::vector<float> own;  // empty if it stays in the file
+    };
+
+    std::unordered_map<std::string, Parameter> parameters_;
     std::unordered_set<std::string> used_;
     Settings settings_;
     int64_t window_ = 0;
+    bool in_place_ = false;
 };
-
-// Reads a whole file. Throws BadWeights if it can't be read or is larger than 2 GiB.
-std::string read_file(const char* path);
 
 }  // namespace kbnet

@@ -89,7 +89,7 @@ KBNET_API int32_t kbnet_abi_version(void);
 KBNET_API const char *kbnet_error(void);
 
 /* Loads a KBNet-S or KBNet-L from a .safetensors file written by kbnet. Returns NULL on failure. Free the model with
- * kbnet_free. */
+ * kbnet_free. Files above 64 MB are mapped instead of read: don't write to such a file while its model exists. */
 KBNET_API kbnet_model *kbnet_open(const char *path);
 
 /* Loads the contents of such a file from memory. The bytes are copied. */

@@ -17,6 +17,7 @@ import kbnet
 from kbnet.engine.native import bfloat16_instruction_sets, extension, instruction_sets, refuses_here
 from kbnet.models import create_model, save_file
 from kbnet.models.usage import Usage
+from memory_maps import SMAPS, resident
 
 OK, ARGUMENT, FILE, MEMORY, VALUES, CANCELLED = range(6)
 WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
@@ -297,6 +298,22 @@ def test_weights_of_other_dtypes(library, weights, dtype, tmp_path):
     stored = tmp_path / "stored.safetensors"
     save_file(load_file(path).float(), stored)
     close(result, by_restorer(stored, array))
+
+
+@pytest.mark.skipif(not SMAPS.exists(), reason="it reads Linux's /proc/self/smaps")
+def test_a_large_file_is_mapped_and_hardly_in_memory(library, tmp_path):
+    path = tmp_path / "large.safetensors"
+    save_file(create_model("kbnet-s-real", width=32).eval(), path)
+    model = library.kbnet_open(str(path).encode())
+    assert model, library.kbnet_error()
+    assert resident(path) < path.stat().st_size / 4
+    array = picture(400, 400, dtype="float32")
+    result = restore(library, model, array, tile=-1)[1]
+    assert resident(path) < path.stat().st_size / 4
+    close(result, by_restorer(path, array))
+    library.kbnet_free(model)
+    kept = resident(path)
+    assert kept == 0 or kept < path.stat().st_size / 4  # of the Restorer
 
 
 def test_damaged_weights_are_refused(library, weights):

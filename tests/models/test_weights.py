@@ -18,6 +18,7 @@ from kbnet.models.description import shapes_of
 from kbnet.models.weights import digest_of, widened
 from kbnet.nn import build, cost_of
 from kbnet.nn.checkpoint import network_of, weights_of
+from memory_maps import SMAPS, resident
 
 SMALL = {"width": 8, "encoder_blocks": (1, 1), "decoder_blocks": (1, 1), "middle_blocks": 1, "bases": 4}
 
@@ -94,7 +95,7 @@ def test_the_arrays_of_a_mapped_file_are_read_only_and_those_of_a_copy_are_not(n
     assert read_weights(path).digest == found.digest
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="it reads Linux's /proc/self/smaps")
+@pytest.mark.skipif(not SMAPS.exists(), reason="it reads Linux's /proc/self/smaps")
 def test_large_images_leave_no_mapped_weights_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "MAPPED_BYTES", 0)
     network = create_model("kbnet-small").eval()
@@ -120,17 +121,6 @@ def test_only_files_mapped_to_be_read_are_released(network, tmp_path, monkeypatc
         writable = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     with pytest.raises(InvalidInputError, match="mapped to be read only"):
         Engine(asdict(found.config), found.arrays, file=writable)
-
-
-def resident(path: Path) -> int:
-    """Return how many bytes of a file are mapped and in memory."""
-    total, at_file = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if line[0] in "0123456789abcdef":
-            at_file = line.endswith(str(path))
-        elif at_file and line.startswith("Rss:"):
-            total += int(line.split()[1]) * 1024
-    return total
 
 
 @pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0])
