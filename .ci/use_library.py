@@ -14,6 +14,8 @@ import kbnet
 from kbnet.imaging import read_photo
 
 program, weights = sys.argv[1:]
+# A library with another interface has another name, so the program must ask for the versioned one.
+assert b"\0libkbnet.so.1\0" in Path(program).read_bytes()
 pixels = read_photo(Path(__file__).parents[1] / "examples" / "noisy.jpg").pixels
 with tempfile.TemporaryDirectory() as folder:
     noisy, restored = Path(folder, "noisy.ppm"), Path(folder, "restored.ppm")
