@@ -38,7 +38,7 @@ std::string forced_instruction_set() {
     return name ? name : "";
 }
 
-[[maybe_unused]] constexpr char kNotBuilt[] = "the compiler that built kbnet doesn't support it";
+[[maybe_unused]] constexpr char kNotBuilt[] = "this build of kbnet doesn't include it";
 [[maybe_unused]] constexpr char kNotInProcessor[] = "this processor doesn't have it";
 [[maybe_unused]] constexpr char kNotEnabled[] = "the operating system hasn't enabled it";
 
@@ -87,7 +87,7 @@ const char* why_not_tiles() {
     if (!forced.empty() && forced != "amx") return "KBNET_INSTRUCTION_SET names another";
     constexpr long kRequestPermission = 0x1023, kTileData = 18;
     if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return "the operating system denied its registers";
-    return kernels_amx.works() ? nullptr : "a product with a known result is wrong";
+    return kernels_amx.works() ? nullptr : "its self-test failed";
 }
 #endif
 

@@ -21,7 +21,7 @@ void Network::run(const Tensor4& x, const Tensor4& y, int64_t batch, int64_t hei
                   int threads) const {
     if (batch * height * width == 0) return;
     if (context.kind == Context::kGather) context.means.clear();
-    // Reading pages again takes time too, but on a large image far less than the layers.
+    // Rereading pages costs time too, but on a large image far less than the layers.
     const bool releases = form_->bytes(batch, height, width, 0) > static_cast<int64_t>(file_.bytes / 4);
     form_->run(x, y, batch, height, width, context, threads, releases ? file_ : FilePages{});
 }

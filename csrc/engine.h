@@ -56,7 +56,7 @@ class Form;
 class Network {
 public:
     // Finds parameters in `source`. They aren't copied and must outlive the network. `file`: the pages that hold them, if
-    // they are mapped. A run on a large image takes no memory for these: it releases them after each layer.
+    // they are mapped. After each layer, a run on a large image releases them.
     Network(const Settings& settings, Source& source, const Kernels& kernels, const FilePages& file = {});
     ~Network();
 

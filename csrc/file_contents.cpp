@@ -15,7 +15,7 @@ namespace kbnet {
 namespace {
 
 constexpr std::size_t kLargest = std::size_t{2} << 30;
-constexpr std::size_t kMapped = std::size_t{64} << 20;  // larger files are mapped; another program must not cut them then
+constexpr std::size_t kMapped = std::size_t{64} << 20;  // larger files are mapped; truncating one crashes its readers
 
 class Descriptor {
 public:

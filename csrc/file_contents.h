@@ -1,4 +1,4 @@
-// The bytes of a weights file: mapped if the file is large, so that a model doesn't hold a second copy.
+// The bytes of a weights file: mapped if the file is large, to avoid a second copy.
 #pragma once
 
 #include <memory>

@@ -46,7 +46,7 @@ BadWeights not_finite(const std::string& name) {
     return BadWeights("the weights are damaged: " + name + " contains NaN or infinity");
 }
 
-// A parameter where it is stored; without data if the engine doesn't read it as it is there.
+// A parameter in place; null if it is misaligned or must be converted.
 Matrix in_file(const std::string& name, const std::string& dtype, std::string_view bytes) {
     const std::size_t count = bytes.size() / size_of(dtype);
     if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(dtype) != 0) return {};
@@ -221,7 +221,9 @@ WeightsFile::WeightsFile(std::string_view bytes, bool in_place) {
         const auto size = static_cast<std::size_t>(end - begin);
         if (values * static_cast<double>(size_of(dtype->text)) != static_cast<double>(size)) throw damaged();
         const std::string_view stored = data.substr(static_cast<std::size_t>(begin), size);
-        Parameter& made = parameters_[name];
+        const auto [place, is_new] = parameters_.try_emplace(name);
+        if (!is_new) throw BadWeights("the weights are damaged: " + name.substr(0, 80) + " is there twice");
+        Parameter& made = place->second;
         if (in_place) made.values = in_file(name.substr(0, 80), dtype->text, stored);
         if (made.values.data) {
             in_place_ = true;

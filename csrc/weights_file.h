@@ -29,7 +29,7 @@ public:
     // image, also if the file doesn't say (models/usage.py).
     int64_t window() const { return window_; }
 
-    // Whether a parameter did stay there.
+    // Whether any parameter stays in `bytes`.
     bool is_in_place() const { return in_place_; }
 
     // Throws BadWeights if the parameter is missing or has another size.

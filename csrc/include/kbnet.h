@@ -74,9 +74,9 @@ typedef struct kbnet_options {
     kbnet_progress progress; /* can be NULL */
     void *user;              /* passed to `progress` */
     int32_t bfloat16;        /* 1: multiply in bfloat16 if this processor does it faster than in float32, as AMD's from
-                                Zen 4 on and Intel's Xeons with AMX; sums and images stay float32. The included weights
-                                lose less than 0.01 dB by it on CBSD68, where no value changes by more than 2 of 255.
-                                0: float32 */
+                                Zen 4 on and Intel's Xeons with AMX (untested on hardware); sums and images stay
+                                float32. The included weights lose less than 0.01 dB by it on CBSD68, where no value
+                                changes by more than 2 of 255. 0: float32 */
 } kbnet_options;
 
 typedef struct kbnet_model kbnet_model;
@@ -89,7 +89,7 @@ KBNET_API int32_t kbnet_abi_version(void);
 KBNET_API const char *kbnet_error(void);
 
 /* Loads a KBNet-S or KBNet-L from a .safetensors file written by kbnet. Returns NULL on failure. Free the model with
- * kbnet_free. Files above 64 MB are mapped instead of read: don't write to such a file while its model exists. */
+ * kbnet_free. Files above 64 MiB are mapped instead of read: truncating such a file crashes the process. */
 KBNET_API kbnet_model *kbnet_open(const char *path);
 
 /* Loads the contents of such a file from memory. The bytes are copied. */

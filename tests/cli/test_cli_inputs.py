@@ -118,12 +118,12 @@ def test_results_have_the_time_of_their_pictures(restore, tmp_path, options):
     assert kept is ("--no-keep-time" not in options)
 
 
-@pytest.mark.parametrize("dtype", ["auto", "float32"])
-def test_json_says_which_weights_were_used_and_how_they_were_computed(kbnet_, tmp_path, dtype):
+@pytest.mark.parametrize(("dtype", "options"), [("auto", ()), ("float32", ()), ("float32", ("--stream",))])
+def test_json_says_which_weights_were_used_and_how_they_were_computed(kbnet_, tmp_path, dtype, options):
     picture(tmp_path / "colour.png")
     Image.new("L", (40, 32), 90).save(tmp_path / "gray.png")
     photos = (tmp_path / "colour.png", tmp_path / "gray.png")
-    done = kbnet_("restore", *photos, "-o", f"{tmp_path}/out/", "--dtype", dtype, "--json")
+    done = kbnet_("restore", *photos, "-o", f"{tmp_path}/out/", "--dtype", dtype, "--json", *options)
     assert done.code == 0, done.err
     told = [json.loads(line) for line in done.out.splitlines()]
     colour = Restorer.from_pretrained("denoise", dtype=dtype)

@@ -342,6 +342,9 @@ def test_damaged_weights_are_refused(library, weights):
     count = b"refinement_blocks" if large else b"middle_blocks"
     refused(data.replace(count + b'\\": 1', count + b'\\": 0'), b"unexpected parameter")
     refused(data[:-4] + b"\x00\x00\xc0\x7f", b"NaN")
+    header = data[8 : 8 + length].rstrip()
+    twice = header[:-1] + b"," + re.search(rb'"last\.weight":\{.*?\}', header)[0] + b"}"
+    refused(len(twice).to_bytes(8, "little") + twice + data[8 + length :], b"is there twice")
     assert not library.kbnet_open(b"/nowhere/weights.safetensors")
     assert b"No such file" in library.kbnet_error()
 

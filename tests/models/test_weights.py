@@ -119,7 +119,7 @@ def test_only_files_mapped_to_be_read_are_released(network, tmp_path, monkeypatc
     found = read_weights(path)
     with path.open("rb") as file:
         writable = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    with pytest.raises(InvalidInputError, match="mapped to be read only"):
+    with pytest.raises(InvalidInputError, match=r"^expected a read-only mapping"):
         Engine(asdict(found.config), found.arrays, file=writable)
 
 

@@ -37,8 +37,8 @@ def report(
 ) -> None:
     """Print the outcome of one photo; `result` is a local Result or a Ray Outcome.
 
-    `task` is the model's task, if known; it selects the advice for a photo that hardly changed. `restorer` is what
-    restored the photo, unless that was on another machine.
+    `task` is the model's task, if known; it selects the advice for a photo that hardly changed. `restorer` is the local
+    Restorer; None with Ray.
     """
     change = getattr(result, "change", None)
     notes = (*result.notes, *_unchanged(change, max(options.strength, options.color_strength or 0), task))

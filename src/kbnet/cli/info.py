@@ -135,9 +135,10 @@ def _instruction_sets() -> dict[str, Any]:
     """What the compiled kernels can use here, the fastest first, and why they can't use the rest."""
     from kbnet.engine import native
 
-    if native.refuses_here() is not None:
+    try:
+        return {"usable": list(native.instruction_sets()), "unusable": native.unusable_instruction_sets()}
+    except ImportError:
         return {}
-    return {"usable": list(native.instruction_sets()), "not_here": native.unusable_instruction_sets()}
 
 
 def _torch() -> dict[str, Any]:

@@ -24,12 +24,12 @@ class Engine:
         instruction_set: one of `kbnet.ops.native.instruction_sets()`; defaults to the fastest.
         dtype: "float32", or "bfloat16" to round what is multiplied to bfloat16 if the instruction set has products of
             it. Sums and images are float32 in any case.
-        file: the file that the arrays are mapped from, to be read only. Calls for large images then keep only one
-            layer's parameters in memory.
+        file: the read-only mapping that holds the arrays. On Linux, calls for large images then keep only one layer's
+            parameters in memory.
 
     Raises:
         InvalidInputError: a parameter is missing or has the wrong size, the instruction set or dtype is unknown, or the
-            file is mapped to be written.
+            mapping is writable.
         ImportError: kbnet was installed without its compiled kernels.
     """
 
@@ -46,8 +46,8 @@ class Engine:
         if dtype not in ("float32", "bfloat16"):
             raise InvalidInputError(f"expected dtype 'float32' or 'bfloat16', got {dtype!r}")
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+        pages = None if file is None else _read_only(file)
         try:
-            pages = None if file is None else _read_only(file)
             self._engine = extension().Engine(plain, dict(arrays), instruction_set, dtype == "bfloat16", pages)
         except (TypeError, ValueError) as error:
             raise InvalidInputError(f"the weights don't match the network's settings: {error}") from error
@@ -120,7 +120,7 @@ class Engine:
 def _read_only(file: mmap.mmap) -> NDArray[np.uint8]:
     pages = np.frombuffer(file, np.uint8)
     if pages.flags.writeable:  # releasing such pages would lose what was written to them
-        raise InvalidInputError("expected a file that is mapped to be read only (mmap.ACCESS_READ)")
+        raise InvalidInputError("expected a read-only mapping of the file (mmap.ACCESS_READ), got a writable one")
     return pages
 
 

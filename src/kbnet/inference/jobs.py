@@ -174,7 +174,7 @@ def _streamed(
         done = stream(job.input, job.output, times=times, progress=told, **replacing)
         resumed = (f"resumed after {done.resumed} of {done.tiles} tiles of an earlier run",) if done.resumed else ()
         notes = (*job.notes, *done.notes, *resumed)
-        result = Result(job, width=done.width, height=done.height, notes=notes)
+        result = Result(job, width=done.width, height=done.height, notes=notes, channels=done.channels)
     except Exception as error:
         result = Result(job, error=explain(error, job), full=is_full(error))
     return replace(result, seconds=time.monotonic() - start)

@@ -68,7 +68,7 @@ class Result:
         seconds: time spent, including reading and writing.
         error: one line that names the file (then nothing was written), or None on success.
         width, height: of the upright image; 0 if it could not be read.
-        channels: of the restored image, without alpha; 0 if it was not restored, or was restored by rows.
+        channels: of the restored image, without alpha; 0 if it was not restored.
         notes: one line for each change that naming, reading or writing had to make.
         data: the encoded result if the job has no output file.
         skipped: nothing was done, because the output is there already, or because the input is a result itself.

@@ -25,13 +25,14 @@ from kbnet.inference.rowstate import RowState, folder_of
 
 @dataclass(frozen=True)
 class Streamed:
-    """A restored image: size in pixels, number of tiles, how many came from an earlier run, and notes."""
+    """A restored image: size in pixels, number of tiles, how many came from an earlier run, notes, and channels."""
 
     width: int
     height: int
     tiles: int
     resumed: int
     notes: tuple[str, ...]
+    channels: int  # without alpha
 
 
 def restore_streamed(
@@ -88,7 +89,7 @@ def restore_streamed(
         before = _facts(source)
         reader = stack.enter_context(open_rows(source, max_pixels=max_pixels))
         check_extras(reader.facts.extras, source, target, drop_extras=drop_extras)
-        restorer = restorer.suited(1 if reader.facts.bands < 3 else 3)
+        restorer = restorer.suited(_channels(reader))
         settings = {"identity": identity(restorer), **look.settings()}
         state = stack.enter_context(RowState(target, settings, source, reader.facts))
         if state.finished_before():
@@ -122,6 +123,10 @@ def restore_streamed(
             done = replace(done, notes=(*done.notes, *lost))
         state.remove()
     return done
+
+
+def _channels(reader: RowReader) -> int:
+    return 1 if reader.facts.bands < 3 else 3
 
 
 def _refused(target: Path, overwrite: bool) -> OutputExistsError | None:
@@ -158,11 +163,12 @@ def _restore(
     context = context_of(restorer, source, facts, state, one_tile=one_tile, limit=sizes["limit"])
     restore_bands(restorer, reader, rows, cols, context, state, strength, progress)
     notes = (*facts.notes, *filter(None, [state.note]))
-    return Streamed(facts.width, facts.height, len(rows) * len(cols), resumed * len(cols), notes)
+    return Streamed(facts.width, facts.height, len(rows) * len(cols), resumed * len(cols), notes, _channels(reader))
 
 
 def _finished(restorer: Restorer, reader: RowReader, state: RowState) -> Streamed:
     facts = reader.facts
     rows, cols = plan_tiles(restorer, facts, state.plan(lambda: plan_sizes(restorer, facts))["side"])
     tiles = len(rows) * len(cols)
-    return Streamed(facts.width, facts.height, tiles, tiles, (*facts.notes, "already finished by an earlier run"))
+    notes = (*facts.notes, "already finished by an earlier run")
+    return Streamed(facts.width, facts.height, tiles, tiles, notes, _channels(reader))

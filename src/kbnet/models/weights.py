@@ -11,7 +11,7 @@ import mmap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Weights:
     fast_dtype: str = "float32"
     mapping: mmap.mmap | None = field(default=None, repr=False)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a copy has arrays of its own, without the file
+    def __reduce__(self) -> tuple[Any, ...]:  # a pickled or deep copy has arrays of its own
         return Weights, (self.config, self.arrays, self.fast_dtype)
 
     def used(self, name: str, read: Callable[[NDArray[Any]], Any]) -> Any:
@@ -74,16 +74,21 @@ class Weights:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the settings and all values, in hexadecimal."""
-        return digest_of(self.config, {name: widened(array) for name, array in self.arrays.items()})
+        found = hashlib.sha256(json.dumps([self.config.family, asdict(self.config)], sort_keys=True).encode())
+
+        def add(name: str, array: NDArray[Any]) -> None:
+            values = widened(array)
+            found.update(f"{name} {values.dtype} {values.shape}".encode())
+            found.update(np.ascontiguousarray(values).data)
+
+        for name in sorted(self.arrays):
+            self.used(name, partial(add, name))
+        return found.hexdigest()
 
 
 def digest_of(config: Config, arrays: Arrays) -> str:
     """Return the SHA-256 over a network's settings and its float32 or float64 parameters, in hexadecimal."""
-    found = hashlib.sha256(json.dumps([config.family, asdict(config)], sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+    return Weights(config, arrays).digest
 
 
 def widened(array: NDArray[Any]) -> NDArray[Any]:

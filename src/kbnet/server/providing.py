@@ -22,8 +22,7 @@ def restorers(device: str = "auto", dtype: str = "auto") -> Callable[[str], Rest
     @cache
     def load(name: str, preset: str) -> Restore:
         loaded = Restorer.from_pretrained(name, device=device, dtype=dtype, preset=preset)  # type: ignore[arg-type]
-        for used in {id(one): one for one in (loaded, loaded.suited(1))}.values():
-            log.info("loaded %s: %s, %s, on %s", used.name, used.runner.runtime, used.dtype, used.device)
+        log.info("loaded %s: %s, %s, on %s", loaded.name, loaded.runner.runtime, loaded.dtype, loaded.device)
         return cast(Restore, loaded)
 
     def provide(name: str) -> Restore:

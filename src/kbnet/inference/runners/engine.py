@@ -26,10 +26,14 @@ class EngineRunner:
     def __init__(self, weights: Weights, dtype: str = "float32") -> None:
         self.weights, self.config, self._requested = weights, weights.config, dtype
         arrays = {name: weights.used(name, _as_read) for name in weights.arrays}
-        copied = any(mine is not weights.arrays[name] for name, mine in arrays.items())
+        in_place = any(array is weights.arrays[name] for name, array in arrays.items())
         wish = os.environ.get("KBNET_INSTRUCTION_SET", "")
         self._engine = Engine(
-            asdict(weights.config), arrays, instruction_set=wish, dtype=dtype, file=None if copied else weights.mapping
+            asdict(weights.config),
+            arrays,
+            instruction_set=wish,
+            dtype=dtype,
+            file=weights.mapping if in_place else None,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
