@@ -199,11 +199,12 @@ def test_a_signal_whose_exception_is_lost_stops_after_the_file(restore, tmp_path
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_pipes_that_are_full_or_closed(spawn, tiny, tmp_path):
-    source = picture(tmp_path / "a.png")
-    with Path("/dev/full").open("wb") as full:
-        child = spawn(["-m", "kbnet", "restore", source, "-o", "-", "-q", "--model", tiny], stdout=full)
-        error = child.communicate(timeout=60)[1].decode()
-    assert (child.returncode, error) == (1, "kbnet: error: stdout: can't be written: no space left on device\n")
+    for width, height in ((16, 16), (160, 120)):  # a result that fits into stdout's buffer, and one that doesn't
+        source = picture(tmp_path / f"{width}.png", width, height)
+        with Path("/dev/full").open("wb") as full:
+            child = spawn(["-m", "kbnet", "restore", source, "-o", "-", "-q", "--model", tiny], stdout=full)
+            error = child.communicate(timeout=60)[1].decode()
+        assert (child.returncode, error) == (1, "kbnet: error: stdout: can't be written: no space left on device\n")
     reader, writer = os.pipe()
     os.close(reader)
     child = spawn(["-m", "kbnet", "--help"], stdout=writer)

@@ -16,6 +16,7 @@ from kbnet.cli._pipes import plan_pipe, read_stdin
 from kbnet.cli._reports import passed_over_lines, report, says_when_stopped, shown
 from kbnet.cli._restore_options import RestoreOptions
 from kbnet.cli._signals import Stopped
+from kbnet.cli._streams import discard
 from kbnet.cli._terminal import complain, message_console
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ def _write_to_stdout(data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        discard(sys.stdout)  # part of the result can still be buffered, and the interpreter would report it at exit
         raise OutputError(f"stdout: can't be written: {(error.strerror or str(error)).lower()}") from None
 
 

@@ -50,6 +50,13 @@ def close_quietly() -> None:
     os.close(nowhere)
 
 
+def discard(stream: Any) -> None:
+    """Send what a stream has buffered, and everything after it, to the null device."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    _replace(stream, nowhere)
+    os.close(nowhere)
+
+
 def culprit(error: OSError) -> str:
     """The standard stream that caused an error without a file name, or ""."""
     for name in ("stdout", "stderr"):
