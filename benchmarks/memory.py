@@ -6,7 +6,6 @@ Runs the command in a separate process for the included denoiser and for full-si
 file). Writes benchmarks/results/memory.json.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,14 @@ from facts import write
 from kbnet.imaging import Photo, write_photo
 
 HEIGHT, WIDTH = 1000, 1000
+# A child's maximum includes its parent's memory at the start, so a small process starts the command.
+STARTER = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 def main() -> None:
@@ -30,7 +37,6 @@ def main() -> None:
         photo = folder / "noisy.png"
         write_photo(Photo(np.clip(ramp + noise, 0, 255).astype(np.uint8)), photo)
         published = folder / "kbnet-s-gaussian-color.safetensors"
-        # In a separate process: a child's maximum includes its parent's memory at the start.
         code = (
             "import sys; from pathlib import Path; from kbnet import create_model; from kbnet.models import save_file; "
         )
@@ -60,12 +66,11 @@ def measure(photo: Path, output: Path, model: str, options: list[str]) -> tuple[
     """Maximum resident size in MB and seconds of one `kbnet restore`, including startup."""
     command = [sys.executable, "-m", "kbnet", "restore", str(photo), "-o", str(output), "--model", model]
     start = time.perf_counter()
-    with subprocess.Popen([*command, "--overwrite", "--quiet", *options]) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"kbnet restore failed with exit code {process.returncode}")
-    return round(usage.ru_maxrss / 1024, 0), round(time.perf_counter() - start, 1)
+    starter = [sys.executable, "-S", "-c", STARTER, *command, "--overwrite", "--quiet", *options]
+    done = subprocess.run(starter, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"kbnet restore failed with exit code {done.returncode}")
+    return round(int(done.stdout) / 1024, 0), round(time.perf_counter() - start, 1)
 
 
 if __name__ == "__main__":
