@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_files import names, picture
 
-from kbnet.cli._streams import prepare_streams
+from kbnet.cli._streams import discard, prepare_streams
 from kbnet.imaging import read_photo
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX descriptors")
@@ -90,3 +90,11 @@ def test_a_full_stdout_is_named(spawn):
     with Path("/dev/full").open("wb") as full:
         code, _, err = ended(spawn(["-m", "kbnet", "models", "--json"], stdout=full))
     assert (code, err) == (1, "kbnet: error: stdout: No space left on device\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_what_a_full_device_left_in_the_buffer_is_discarded():
+    with Path("/dev/full").open("w", encoding="utf-8") as stream:
+        stream.write("a result")
+        discard(stream)
+        stream.flush()  # as the interpreter does at exit

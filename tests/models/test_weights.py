@@ -15,7 +15,7 @@ from kbnet.inference.runners import open_weights
 from kbnet.inference.runners.engine import EngineRunner
 from kbnet.models import PRESETS, Weights, cost, create_model, read_weights, resolve, save_file, weights, write_weights
 from kbnet.models.description import shapes_of
-from kbnet.models.weights import digest_of, widened
+from kbnet.models.weights import widened
 from kbnet.nn import build, cost_of
 from kbnet.nn.checkpoint import network_of, weights_of
 from memory_maps import SMAPS, resident
@@ -63,7 +63,7 @@ def full_frame():
 def test_the_digest_is_of_settings_and_values(network):
     arrays = dict(weights_of(network).arrays)
     digest = Weights(network.config, arrays).digest
-    assert digest == digest_of(network.config, dict(reversed(arrays.items())))
+    assert digest == Weights(network.config, dict(reversed(arrays.items()))).digest
     changed = arrays | {"last.bias": arrays["last.bias"] + 1}
     assert Weights(network.config, changed).digest != digest
     assert Weights(PRESETS["kbnet-nano"], arrays).digest != digest

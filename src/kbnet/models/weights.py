@@ -86,11 +86,6 @@ class Weights:
         return found.hexdigest()
 
 
-def digest_of(config: Config, arrays: Arrays) -> str:
-    """Return the SHA-256 over a network's settings and its float32 or float64 parameters, in hexadecimal."""
-    return Weights(config, arrays).digest
-
-
 def widened(array: NDArray[Any]) -> NDArray[Any]:
     """Return stored values as float32; float32 and float64 unchanged."""
     if array.dtype == np.uint16:

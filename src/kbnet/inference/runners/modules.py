@@ -13,7 +13,7 @@ from kbnet.engine import contexts, native
 from kbnet.engine.contexts import Context, Image
 from kbnet.inference.runners import BUDGET_BYTES, ENGINE_BUDGET_BYTES, engine_bytes_per_pixel
 from kbnet.models.config import Config
-from kbnet.models.weights import Weights, digest_of, widened
+from kbnet.models.weights import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,8 +65,7 @@ class TorchRunner:
     def digest(self) -> str:
         from kbnet.nn.checkpoint import weights_of
 
-        arrays = weights_of(self.network).arrays
-        return digest_of(self.config, {name: widened(array) for name, array in arrays.items()})
+        return weights_of(self.network).digest
 
     @property
     def bytes_per_pixel(self) -> int:
