@@ -15,13 +15,14 @@ namespace {
 using kbnet::AttentionCall;
 
 struct AttentionWeights {
+    Products products;
     int64_t steps, matrix;  // matrix: floats of one image's `out`
     float *norm_weight, *norm_bias, *qkv, *qkv_bias, *conv, *conv_bias, *out, *out_bias;
     int64_t floats;
 
-    AttentionWeights(const AttentionCall& call, float* base) {
+    AttentionWeights(const AttentionCall& call, float* base) : products(products_for(call.paired)) {
         const int64_t channels = call.sizes.channels, channels4 = round_up(channels, kRows);
-        steps = call.paired ? (channels + 1) / 2 : channels;
+        steps = steps_of(products, channels);
         matrix = channels4 * steps;
         Arena arena{base};
         norm_weight = arena.take(channels), norm_bias = arena.take(channels);
@@ -39,9 +40,9 @@ inline void attention_pack(const AttentionCall& call, float* packed, int64_t par
     const Share share{part, parts};
     const AttentionWeights w(call, packed);
     const Matrix none{};
-    pack_share(w.qkv, call.qkv, 3 * channels, channels, none, call.paired, share);
+    pack_share(w.qkv, call.qkv, 3 * channels, channels, none, w.products, share);
     for (int64_t b = 0; b < call.out_batch; ++b)
-        pack_share(w.out + b * w.matrix, below(call.out, b * channels * channels), channels, channels, none, call.paired,
+        pack_share(w.out + b * w.matrix, below(call.out, b * channels * channels), channels, channels, none, w.products,
                    share);
     if (part > 0) return;
     read_numbers(w.norm_weight, call.norm_weight, 0, channels);
@@ -60,6 +61,8 @@ struct AttentionScratch {
     float *u, *u_pairs, *first, *left, *right, *out, *unaligned_weight, *unaligned_bias;
     int64_t floats;
 
+    bool in_lanes() const { return weights.products != Products::kFloat; }
+
     // `sums`: of the first pass, which needs a head's queries and keys; the second needs all values.
     AttentionScratch(const AttentionCall& call, const Tile& tile, bool sums, float* base)
         : weights(call, const_cast<float*>(call.packed)), field(tile, 1, call.sizes.height, call.sizes.width) {
@@ -73,10 +76,10 @@ struct AttentionScratch {
         around_at = reinterpret_cast<int32_t*>(arena.take(room));
         offsets = reinterpret_cast<int32_t*>(arena.take(9));
         u = arena.take(channels * field.floats);
-        u_pairs = call.paired ? arena.take(steps * field.floats) : u;
+        u_pairs = in_lanes() ? arena.take(steps * field.floats) : u;
         first = arena.take(16 * field.floats);
         left = arena.take((sums ? each : channels) * dense);
-        right = arena.take((sums ? each : call.paired ? steps : 0) * dense);
+        right = arena.take((sums ? each : in_lanes() ? steps : 0) * dense);
         out = arena.take(16 * dense);
         unaligned_weight = arena.take(16 * steps), unaligned_bias = arena.take(16);
         floats = arena.used;
@@ -98,7 +101,8 @@ inline void project(const AttentionCall& call, const AttentionScratch& k, float*
         if (c0 % kRows == 0) {
             pointwise<Dot>(k, k.first, w.qkv, w.qkv_bias, c0 + c, rows, around);
         } else {  // a head in the middle of a packed block of rows
-            pack_rows(k.unaligned_weight, call.qkv, c0 + c, rows, call.sizes.channels, Matrix{}, call.paired);
+            pack_rows(k.unaligned_weight, call.qkv, c0 + c, rows, call.sizes.channels, Matrix{},
+                      w.products);
             pack_biases(k.unaligned_bias, below(call.qkv_bias, c0 + c), Matrix{}, rows);
             pointwise<Dot>(k, k.first, k.unaligned_weight, k.unaligned_bias, 0, rows, around);
         }
@@ -111,7 +115,8 @@ inline void prepare(const AttentionCall& call, const AttentionScratch& k, const 
     gather_field(k.u, k.field, call.x, 0, channels, tile);
     normalize(k.u, k.field.floats, channels, k.field.floats, k.weights.norm_weight, k.weights.norm_bias, call.eps);
     k.field.zero_outside(k.u, channels);
-    if (call.paired) pair_panels(k.u_pairs, k.field.floats, k.u, k.field.floats, channels, k.field.floats);
+    if (k.in_lanes())
+        pack_panels(k.u_pairs, k.field.floats, k.u, k.field.floats, channels, k.field.floats, k.weights.products);
 }
 
 // Zeros behind the rows of a dense panel, which sums over its pixels must not see.
@@ -150,14 +155,15 @@ inline void attend(const AttentionCall& call, const Tile& tile, float* scratch) 
     const Vectors at = k.field.tile_vectors(k.tile_at), around = k.field.inside_vectors(k.around_at, 1);
     prepare(call, k, tile);
     project<Dot>(call, k, k.left, 2 * channels, channels, at, around);
-    if (call.paired) pair_panels(k.right, k.dense, k.left, k.dense, channels, k.dense);
+    if (k.in_lanes()) pack_panels(k.right, k.dense, k.left, k.dense, channels, k.dense, k.weights.products);
     const float* const out = k.weights.out + (call.out_batch > 1 ? tile.image : 0) * k.weights.matrix;
-    finish<Dot>(call, tile, k.out, out, k.weights.out_bias, call.paired ? k.right : k.left, k.dense, at.count, k.steps);
+    finish<Dot>(call, tile, k.out, out, k.weights.out_bias, k.in_lanes() ? k.right : k.left, k.dense, at.count,
+                k.steps);
 }
 
 void attention_sums_tile(const AttentionCall& call, const Tile& tile, float* scratch, float* sums) {
     const MatrixUnit unit;
-    if (call.paired)
+    if (products_for(call.paired) != Products::kFloat)
         add_attention_sums<PairDot>(call, tile, scratch, sums);
     else
         add_attention_sums<FloatDot>(call, tile, scratch, sums);
@@ -165,7 +171,7 @@ void attention_sums_tile(const AttentionCall& call, const Tile& tile, float* scr
 
 void attention_tile(const AttentionCall& call, const Tile& tile, float* scratch) {
     const MatrixUnit unit;
-    if (call.paired)
+    if (products_for(call.paired) != Products::kFloat)
         attend<PairDot>(call, tile, scratch);
     else
         attend<FloatDot>(call, tile, scratch);

@@ -9,36 +9,9 @@
 
 #include "field.h"
 #include "matrix_products.h"
-#include "tiles.h"
+#include "products.h"
 
 namespace {
-
-#if defined(__AVX512BF16__)
-// Without denormal numbers, which become zero.
-inline Vec pair_of(Vec low, Vec high) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return (Vec)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
-}
-#endif
-
-// to[p] = low[p] and high[p] in one lane; zeros instead of `high` if it is null
-inline void pair_rows(float* to, const float* low, const float* high, int64_t n) {
-    int64_t p = 0;
-#if defined(__AVX512BF16__)
-    for (; p + kLanes <= n; p += kLanes) store(to + p, pair_of(load(low + p), high ? load(high + p) : Vec{}));
-#endif
-    if (high)
-        for (; p < n; ++p) to[p] = pair_of(low[p], high[p]);
-    else
-        for (; p < n; ++p) to[p] = pair_of(low[p], 0.0f);
-}
-
-// to[j][p] = from[2j][p] and from[2j + 1][p] in one lane
-inline void pair_panels(float* to, int64_t to_pitch, const float* from, int64_t pitch, int64_t channels, int64_t n) {
-    for (int64_t j = 0; j < channels; j += 2, to += to_pitch, from += 2 * pitch)
-        pair_rows(to, from, j + 1 < channels ? from + pitch : nullptr, n);
-}
 
 inline Quad pair_of(Quad low, Quad high) {
     const auto rounded = [](Quad q) {
@@ -71,24 +44,24 @@ inline void pack_four(float* to, const T* from, int64_t row, int64_t inner, Quad
         narrow4(paired ? pair_of(column(at), at + 1 < rest ? column(at + 1) : Quad{}) : column(at), to);
 }
 
-// to[i] = factor * (from[2i], from[2i + 1])
+// The lanes of factor * (from[2i], from[2i + 1])
 template <class T>
-inline void pack_pairs(float* to, const T* from, int64_t inner, float factor) {
-    for (int64_t i = 0; i < inner / 2; ++i) to[i] = pair_of(widen(from[2 * i]) * factor, widen(from[2 * i + 1]) * factor);
-    if (inner % 2) to[inner / 2] = pair_of(widen(from[inner - 1]) * factor, 0.0f);
+inline void pack_pairs(float* to, const T* from, int64_t inner, float factor, Products products) {
+    for (int64_t i = 0; i < inner; i += 2, to += steps_of(products, 2))
+        pack_pair(to, 1, widen(from[i]) * factor, i + 1 < inner ? widen(from[i + 1]) * factor : 0.0f, products);
 }
 
 // pack_rows for the matrix unit: [rows][steps]
 inline void pack_rows_of_pairs(float* to, const Matrix& m, int64_t row0, int64_t rows, int64_t inner,
-                               const Matrix& scale) {
-    const int64_t steps = (inner + 1) / 2;
+                               const Matrix& scale, Products products) {
+    const int64_t steps = steps_of(products, inner);
     for (int64_t r = 0; r < rows; ++r, to += steps) {
         const float factor = scale.data ? element(scale, row0 + r) : 1.0f;
         const int64_t at = (row0 + r) * inner;
         if (m.bfloat16)
-            pack_pairs(to, static_cast<const Bfloat16*>(m.data) + at, inner, factor);
+            pack_pairs(to, static_cast<const Bfloat16*>(m.data) + at, inner, factor, products);
         else
-            pack_pairs(to, static_cast<const float*>(m.data) + at, inner, factor);
+            pack_pairs(to, static_cast<const float*>(m.data) + at, inner, factor, products);
     }
     fill(to, (round_up(rows, kRows) - rows) * steps, 0.0f);
 }
@@ -96,10 +69,11 @@ inline void pack_rows_of_pairs(float* to, const Matrix& m, int64_t row0, int64_t
 // Packs rows [row0, row0 + rows) of a matrix of `inner` columns, each times scale[row], for `product`. Rows are padded
 // with zeros to a multiple of kRows. The matrix unit reads pairs as [rows][steps].
 inline void pack_rows(float* to, const Matrix& m, int64_t row0, int64_t rows, int64_t inner, const Matrix& scale,
-                      bool paired) {
+                      Products products) {
     static_assert(kRows == 4, "packs four rows at a time");
-    const int64_t steps = paired ? (inner + 1) / 2 : inner;
-    if (kHaveMatrixUnit && paired) return pack_rows_of_pairs(to, m, row0, rows, inner, scale);
+    const bool paired = products != Products::kFloat;
+    const int64_t steps = steps_of(products, inner);
+    if (kHaveMatrixUnit && paired) return pack_rows_of_pairs(to, m, row0, rows, inner, scale, products);
     for (int64_t r = 0; r < rows; r += kRows, to += steps * kRows) {
         Quad factor{};
         for (int64_t s = 0; s < kRows && r + s < rows; ++s)
@@ -136,11 +110,11 @@ struct Share {
 };
 
 // This share of the rows of a matrix.
-inline void pack_share(float* to, const Matrix& m, int64_t rows, int64_t inner, const Matrix& scale, bool paired,
+inline void pack_share(float* to, const Matrix& m, int64_t rows, int64_t inner, const Matrix& scale, Products products,
                        const Share& share) {
-    const int64_t blocks = round_up(rows, kRows) / kRows, steps = paired ? (inner + 1) / 2 : inner;
+    const int64_t blocks = round_up(rows, kRows) / kRows, steps = steps_of(products, inner);
     const int64_t begin = share.begin(blocks) * kRows, end = smaller(rows, share.end(blocks) * kRows);
-    if (begin < end) pack_rows(to + begin * steps, m, begin, end - begin, inner, scale, paired);
+    if (begin < end) pack_rows(to + begin * steps, m, begin, end - begin, inner, scale, products);
 }
 
 // Biases, times a scale, and zeros up to a multiple of kRows.

@@ -33,7 +33,7 @@ inline int64_t edge_outputs(const EdgeCall& call) {
 int64_t edge_packed(const EdgeCall& call) { return round_up(edge_outputs(call), kRows) * edge_inner(call); }
 
 void edge_pack(const EdgeCall& call, float* packed) {
-    pack_rows(packed, call.weight, 0, edge_outputs(call), edge_inner(call), Matrix{}, false);
+    pack_rows(packed, call.weight, 0, edge_outputs(call), edge_inner(call), Matrix{}, Products::kFloat);
 }
 
 struct EdgeScratch {

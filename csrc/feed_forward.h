@@ -13,14 +13,15 @@ using kbnet::FeedForwardCall;
 using kbnet::SumsCall;
 
 struct FeedForwardWeights {
+    Products products;
     int64_t steps, steps_hidden, half;  // half: rows of one half of `in`, which is packed as two matrices
     float *norm_weight, *norm_bias, *in, *in_bias, *out, *out_bias;
     int64_t floats;
 
-    FeedForwardWeights(const FeedForwardCall& call, float* base) {
+    FeedForwardWeights(const FeedForwardCall& call, float* base) : products(products_for(call.paired)) {
         const int64_t channels = call.sizes.channels, channels4 = round_up(channels, kRows);
-        steps = call.paired ? (channels + 1) / 2 : channels;
-        steps_hidden = call.paired ? (call.hidden + 1) / 2 : call.hidden;
+        steps = steps_of(products, channels);
+        steps_hidden = steps_of(products, call.hidden);
         half = round_up(call.hidden, kRows);
         Arena arena{base};
         norm_weight = arena.take(channels), norm_bias = arena.take(channels);
@@ -37,10 +38,10 @@ inline void feed_forward_pack(const FeedForwardCall& call, float* packed, int64_
     const Share share{part, parts};
     const FeedForwardWeights w(call, packed);
     const Matrix none{};
-    pack_share(w.in, call.in, call.hidden, channels, none, call.paired, share);
+    pack_share(w.in, call.in, call.hidden, channels, none, w.products, share);
     pack_share(w.in + w.half * w.steps, below(call.in, call.hidden * channels), call.hidden, channels, none,
-               call.paired, share);
-    pack_share(w.out, call.out, channels, call.hidden, call.out_scale, call.paired, share);
+               w.products, share);
+    pack_share(w.out, call.out, channels, call.hidden, call.out_scale, w.products, share);
     if (part > 0) return;
     read_numbers(w.norm_weight, call.norm_weight, 0, channels);
     read_numbers(w.norm_bias, call.norm_bias, 0, channels);
@@ -63,7 +64,7 @@ struct FeedForwardScratch {
         dense = channel_pitch(vectors * kLanes);
         Arena arena{base};
         u = arena.take(channels * dense);
-        u_pairs = call.paired ? arena.take(steps * dense) : u;
+        u_pairs = weights.products != Products::kFloat ? arena.take(steps * dense) : u;
         gated = arena.take(steps_hidden * dense);
         first = arena.take(16 * dense), second = arena.take(16 * dense), out = arena.take(16 * dense);
         floats = arena.used;
@@ -79,9 +80,10 @@ inline void feed(const FeedForwardCall& call, const Tile& tile, float* scratch) 
     const int64_t channels = call.sizes.channels;
     const FeedForwardScratch k(call, tile, scratch);
     const FeedForwardWeights& w = k.weights;
+    const bool in_lanes = w.products != Products::kFloat;
     gather_dense(k.u, k.dense, k.row, call.x, 0, channels, tile);
     normalize(k.u, k.dense, channels, k.dense, w.norm_weight, w.norm_bias, call.eps);
-    if (call.paired) pair_panels(k.u_pairs, k.dense, k.u, k.dense, channels, k.dense);
+    if (in_lanes) pack_panels(k.u_pairs, k.dense, k.u, k.dense, channels, k.dense, w.products);
     for (int64_t c0 = 0; c0 < call.hidden; c0 += 16) {
         const int64_t n = smaller(16, call.hidden - c0);
         for (int half = 0; half < 2; ++half) {
@@ -89,16 +91,17 @@ inline void feed(const FeedForwardCall& call, const Tile& tile, float* scratch) 
             product<Dot>(half ? k.second : k.first, k.dense, nullptr, k.u_pairs, k.dense, nullptr, k.vectors,
                          w.in + row * k.steps, w.in_bias + row, n, k.steps);
         }
-        float* const to = call.paired ? k.first : k.gated + c0 * k.dense;
+        float* const to = in_lanes ? k.first : k.gated + c0 * k.dense;
         for (int64_t i = 0; i < n * k.dense; i += kLanes) store(to + i, load(k.first + i) * load(k.second + i));
-        if (call.paired) pair_panels(k.gated + c0 / 2 * k.dense, k.dense, k.first, k.dense, n, k.dense);
+        if (in_lanes)
+            pack_panels(k.gated + steps_of(w.products, c0) * k.dense, k.dense, k.first, k.dense, n, k.dense, w.products);
     }
     finish<Dot>(call, tile, k.out, w.out, w.out_bias, k.gated, k.dense, k.vectors, k.steps_hidden);
 }
 
 void feed_forward_tile(const FeedForwardCall& call, const Tile& tile, float* scratch) {
     const MatrixUnit unit;
-    if (call.paired)
+    if (products_for(call.paired) != Products::kFloat)
         feed<PairDot>(call, tile, scratch);
     else
         feed<FloatDot>(call, tile, scratch);

@@ -8,29 +8,17 @@
 // and weights then hold pairs instead of floats, and everything else is the same.
 #pragma once
 
-#include <type_traits>
-
+#include "products.h"
 #include "strips.h"
-#include "tiles.h"
 
 namespace {
 
 using kbnet::ForwardCall;
 
-#if defined(KBNET_MATRIX_UNIT) || defined(KBNET_EMULATED_MATRIX_UNIT)
-using PairDot = MatrixDot;
-#elif defined(__AVX512BF16__)
-using PairDot = Bfloat16PairDot;
-#else
-using PairDot = FloatDot;  // never used
-#endif
-constexpr bool kHavePairs = !std::is_same_v<PairDot, FloatDot>;
-// In vectors, pairs are multiplied only without a matrix unit: processors that have one do it slowly.
-using VectorPairDot = std::conditional_t<PairDot::kOnMatrixUnit, FloatDot, PairDot>;
-
-// Whether tiles and strips of pixels are multiplied in pairs.
-inline bool in_pairs(const ForwardCall& call) { return kHavePairs && call.x.bfloat16; }
-inline bool strips_in_pairs(const ForwardCall& call) { return in_pairs(call) && !PairDot::kOnMatrixUnit; }
+// Whether strips of pixels are multiplied in pairs.
+inline bool strips_in_pairs(const ForwardCall& call) {
+    return kHavePairs && call.x.bfloat16 && !PairDot::kOnMatrixUnit;
+}
 
 struct ForwardScratch {
     int64_t planes_count;  // channels, or pairs of channels, of a group

@@ -9,11 +9,13 @@
 
 namespace {
 
-inline int64_t forward_tile_packed(const ForwardCall& call) { return Mixing::packed(call.sizes, in_pairs(call)); }
+inline Products tile_products(const ForwardCall& call) { return products_for(call.x.bfloat16, call.split); }
+
+inline int64_t forward_tile_packed(const ForwardCall& call) { return Mixing::packed(call.sizes, tile_products(call)); }
 
 inline void forward_tile_pack(const ForwardCall& call, int64_t group, float* packed) {
     const Sizes& s = call.sizes;
-    Mixing::pack(packed, call.weight, call.bias, Matrix{}, group, s.groups(), s, in_pairs(call));
+    Mixing::pack(packed, call.weight, call.bias, Matrix{}, group, s.groups(), s, tile_products(call));
 }
 
 struct ForwardTileScratch {
@@ -31,7 +33,7 @@ struct ForwardTileScratch {
         dense = field.dense(), row = field.vectors_across() * kLanes;
         Arena arena{base};
         tile_at = reinterpret_cast<int32_t*>(arena.take(Vectors::room(field.rows, field.pitch)));
-        mixing = Mixing(s, in_pairs(call), field, arena);
+        mixing = Mixing(s, tile_products(call), field, arena);
         coefficients = arena.take(bases4 * dense);
         planes = arena.take(s.group * field.floats);
         out = arena.take(s.group * dense);
@@ -56,7 +58,7 @@ void forward_tile(const ForwardCall& call, const Tile& tile, int64_t group0, int
         if (k.packed) forward_tile_pack(call, g, k.packed);
         const float* packed = k.packed ? k.packed : call.packed + g * forward_tile_packed(call);
         gather_field(k.planes, k.field, call.x, g * s.group, s.group, tile);
-        if (in_pairs(call))
+        if (tile_products(call) != Products::kFloat)
             k.mixing.group<PairDot>(k.out, k.planes, at, packed);
         else
             k.mixing.group<FloatDot>(k.out, k.planes, at, packed);

@@ -26,21 +26,25 @@ inline float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678f)
 
 // Sizes that packing and running share.
 struct FusionSizes {
+    Products products;
     bool static_paired;
     int64_t chunk, steps, steps_hidden, static_planes, static_taps, head_taps, bases4;
 
-    explicit FusionSizes(const FusionCall& call) {
+    explicit FusionSizes(const FusionCall& call) : products(products_for(call.paired)) {
         const Sizes& s = call.sizes;
         chunk = common_multiple(common_multiple(s.group, call.static_group), kRows);
         chunk = smaller(round_up(16, chunk), call.hidden);
-        steps = call.paired ? (s.channels + 1) / 2 : s.channels;
-        steps_hidden = call.paired ? (call.hidden + 1) / 2 : call.hidden;
-        static_paired = call.paired && call.static_group > 1 && !PairDot::kOnMatrixUnit;  // few rows: slow on tiles
+        steps = steps_of(products, s.channels);
+        steps_hidden = steps_of(products, call.hidden);
+        static_paired = in_lanes() && call.static_group > 1 && !PairDot::kOnMatrixUnit;  // few rows: slow on tiles
         static_planes = static_paired ? (call.static_group + 1) / 2 : call.static_group;
         static_taps = call.static_kernel * call.static_kernel * static_planes;
         head_taps = 9 * (s.channels / call.head);
         bases4 = round_up(s.bases, kRows);
     }
+
+    // Whether bfloat16 numbers share lanes.
+    bool in_lanes() const { return products != Products::kFloat; }
 };
 
 struct FusionWeights {
@@ -61,7 +65,7 @@ struct FusionWeights {
         head_conv = arena.take(call.head * k.head_taps), head_conv_bias = arena.take(call.head);
         expand = arena.take(k.bases4 * (call.head / 2)), projection = arena.take(k.bases4 * k.steps);
         coefficient_bias = arena.take(k.bases4), zeros = arena.take(k.bases4);
-        bases = arena.take(d / call.sizes.group * Mixing::packed(call.sizes, call.paired));
+        bases = arena.take(d / call.sizes.group * Mixing::packed(call.sizes, k.products));
         out = arena.take(c4 * k.steps_hidden), out_bias = arena.take(c4);
         floats = arena.used;
     }
@@ -102,14 +106,14 @@ inline void fusion_pack(const FusionCall& call, float* packed, int64_t part, int
     const FusionSizes k(call);
     const FusionWeights w(call, k, packed);
     const Matrix none{};
-    pack_share(w.static_in, call.static_in, call.hidden, s.channels, none, call.paired, share);
-    pack_share(w.adaptive_in, call.adaptive_in, call.hidden, s.channels, none, call.paired, share);
-    pack_share(w.projection, call.projection, s.bases, s.channels, none, call.paired, share);
-    pack_share(w.out, call.out, s.channels, call.hidden, call.out_scale, call.paired, share);
+    pack_share(w.static_in, call.static_in, call.hidden, s.channels, none, k.products, share);
+    pack_share(w.adaptive_in, call.adaptive_in, call.hidden, s.channels, none, k.products, share);
+    pack_share(w.projection, call.projection, s.bases, s.channels, none, k.products, share);
+    pack_share(w.out, call.out, s.channels, call.hidden, call.out_scale, k.products, share);
     const int64_t mixed = call.hidden / s.group;  // groups of the operator
     for (int64_t g = share.begin(mixed); g < share.end(mixed); ++g)
-        Mixing::pack(w.bases + g * Mixing::packed(s, call.paired), call.bases, call.bases_bias, call.kba_scale, g, mixed,
-                     s, call.paired);
+        Mixing::pack(w.bases + g * Mixing::packed(s, k.products), call.bases, call.bases_bias, call.kba_scale, g, mixed,
+                     s, k.products);
     const int64_t groups = FusionWeights::static_groups(call), rows = FusionWeights::static_rows(call);
     if (rows > 1)
         for (int64_t g = share.begin(groups); g < share.end(groups); ++g)
@@ -129,7 +133,7 @@ inline void fusion_pack(const FusionCall& call, float* packed, int64_t part, int
     pack_biases(w.adaptive_in_bias, call.adaptive_in_bias, none, call.hidden);
     pack_biases(w.out_bias, call.out_bias, call.out_scale, s.channels);
     // In float32: the head is small and its inputs aren't paired.
-    pack_rows(w.expand, call.expand, 0, s.bases, call.head / 2, call.coefficient_scale, false);
+    pack_rows(w.expand, call.expand, 0, s.bases, call.head / 2, call.coefficient_scale, Products::kFloat);
     for (int64_t n = 0; n < k.bases4; ++n)
         w.coefficient_bias[n] = n < s.bases ? bias_of(call.expand_bias, call.coefficient_scale, n) +
                                                   bias_of(call.projection_bias, none, n)
@@ -167,13 +171,13 @@ struct FusionScratch : FusionSizes {
         columns = Columns(call, field.vectors_across(), arena);
         across = arena.take(cells * row);
         u = arena.take(s.channels * field.floats);
-        u_pairs = call.paired ? arena.take(steps * field.floats) : u;
+        u_pairs = in_lanes() ? arena.take(steps * field.floats) : u;
         a = arena.take(bases4 * dense);
         head = arena.take(round_up(call.head, kRows) * dense);
         first = arena.take(chunk4 * field.floats);
         second = arena.take(chunk4 * field.floats);
         pairs = arena.take((call.static_group + 1) / 2 * field.floats);
-        mixing = Mixing(s, call.paired, field, arena);
+        mixing = Mixing(s, products, field, arena);
         fixed = arena.take((chunk4 + kRows - 1) * dense);  // for example, a group of 5 channels is convolved as 8
         mixed = arena.take(chunk4 * dense);
         fused = arena.take(steps_hidden * dense);
@@ -226,7 +230,7 @@ inline void static_branch(const FusionCall& call, const FusionScratch& k, int64_
         for (int64_t g = 0; g < n; g += group) {
             const float* from = k.first + g * k.field.floats;
             if (k.static_paired) {
-                pair_panels(k.pairs, k.field.floats, from, k.field.floats, group, k.field.floats);
+                pack_panels(k.pairs, k.field.floats, from, k.field.floats, group, k.field.floats, k.products);
                 from = k.pairs;
             }
             for (int64_t r = 0; r < group; r += kRows) {
@@ -265,7 +269,7 @@ inline void adaptive_branch(const FusionCall& call, const FusionScratch& k, int6
     const Sizes& s = call.sizes;
     for (int64_t g = 0; g < n; g += s.group)
         k.mixing.template group<Dot>(k.mixed + g * k.dense, k.second + g * k.field.floats, tile,
-                                     k.weights.bases + (c0 + g) / s.group * Mixing::packed(s, call.paired));
+                                     k.weights.bases + (c0 + g) / s.group * Mixing::packed(s, k.products));
 }
 
 // k.fixed *= the channel branch of hidden channels [c0, c0 + n)
@@ -321,7 +325,7 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
     gather_field(k.u, f, call.x, 0, s.channels, tile);
     normalize(k.u, f.floats, s.channels, f.floats, w.norm_weight, w.norm_bias, call.eps);
     f.zero_outside(k.u, s.channels);
-    if (call.paired) pair_panels(k.u_pairs, f.floats, k.u, f.floats, s.channels, f.floats);
+    if (k.in_lanes()) pack_panels(k.u_pairs, f.floats, k.u, f.floats, s.channels, f.floats, k.products);
     predict_coefficients<Dot>(call, k, at_tile);
     k.mixing.prepare(k.a);
     if (call.grid_rows * call.grid_cols > 1) k.columns.prepare(call, tile);
@@ -334,20 +338,21 @@ inline void fuse(const FusionCall& call, const Tile& tile, float* scratch) {
         depthwise(k, k.second, f.floats, at_kba.at, k.first, w.adaptive_conv, w.adaptive_conv_bias, c0, n, 3, at_kba);
         f.zero_outside(k.second, n);
         adaptive_branch<Dot>(call, k, c0, n, at_tile);
-        float* const to = call.paired ? k.mixed : k.fused + c0 * k.dense;
+        float* const to = k.in_lanes() ? k.mixed : k.fused + c0 * k.dense;
         for (int64_t c = 0; c < n; ++c)
             for (int64_t j = 0; j < at_tile.count; ++j) {
                 const int64_t p = c * k.dense + j * kLanes;
                 store(to + p, (load(k.mixed + p) + load(k.second + c * f.floats + at_tile.at[j])) * load(k.fixed + p));
             }
-        if (call.paired) pair_panels(k.fused + c0 / 2 * k.dense, k.dense, k.mixed, k.dense, n, k.dense);
+        if (k.in_lanes())
+            pack_panels(k.fused + steps_of(k.products, c0) * k.dense, k.dense, k.mixed, k.dense, n, k.dense, k.products);
     }
     finish<Dot>(call, tile, k.out, w.out, w.out_bias, k.fused, k.dense, at_tile.count, k.steps_hidden);
 }
 
 void fusion_tile(const FusionCall& call, const Tile& tile, float* scratch) {
     const MatrixUnit unit;
-    if (call.paired)
+    if (products_for(call.paired) != Products::kFloat)
         fuse<PairDot>(call, tile, scratch);
     else
         fuse<FloatDot>(call, tile, scratch);

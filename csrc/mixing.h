@@ -113,15 +113,15 @@ inline void pack_to_mix_first(float* to, const Matrix& bases, const Matrix& bias
 
 // Packs output channel `channel` of `channels` for convolve_first: [N][taps]. Leaves padding out, as above.
 inline void pack_to_convolve_first(float* to, float* bias, const Matrix& bases, const Matrix& biases, int64_t channel,
-                                   int64_t channels, const Sizes& s, float scale) {
+                                   int64_t channels, const Sizes& s, float scale, Products products) {
     const int64_t area = s.kernel * s.kernel;
     with_bases_of(bases, channel, channels, s, [&](const auto* from, int64_t row) {
         for (int64_t n = 0; n < s.bases; ++n, from += row) {
             bias[n] = element(biases, n * channels + channel) * scale;
-            for (int64_t j = 0; j < s.group; j += 2)
+            for (int64_t j = 0; j < s.group; j += 2, to += steps_of(products, 2) * area)
                 for (int64_t t = 0; t < area; ++t)
-                    *to++ = pair_of(widen(from[j * area + t]) * scale,
-                                    j + 1 < s.group ? widen(from[(j + 1) * area + t]) * scale : 0.0f);
+                    pack_pair(to + t, area, widen(from[j * area + t]) * scale,
+                              j + 1 < s.group ? widen(from[(j + 1) * area + t]) * scale : 0.0f, products);
         }
     });
 }
@@ -130,10 +130,10 @@ inline void pack_to_convolve_first(float* to, float* bias, const Matrix& bases, 
 class Mixing {
 public:
     Mixing() = default;
-    Mixing(const Sizes& s, bool paired, const Field& field, Arena& arena)
-        : sizes_(s), layout_(s, paired), dense_(field.dense()), plane_(field.floats), pitch_(field.pitch) {
+    Mixing(const Sizes& s, Products products, const Field& field, Arena& arena)
+        : sizes_(s), layout_(s, products), dense_(field.dense()), plane_(field.floats), pitch_(field.pitch) {
         offsets_ = reinterpret_cast<int32_t*>(arena.take(layout_.first ? layout_.rows / s.group : layout_.taps));
-        if (layout_.channels_in_pairs) pairs_ = arena.take(layout_.planes * plane_);
+        if (layout_.channels_in_lanes) pairs_ = arena.take(layout_.planes * plane_);
         if (layout_.first) coefficient_pairs_ = arena.take(layout_.bases4 / 2 * dense_);
         if (layout_.on_tiles && !layout_.first) {
             convolved_ = {s.group, layout_.bases4, layout_.taps, layout_.rows, nullptr, nullptr, nullptr};
@@ -144,27 +144,27 @@ public:
     }
 
     // Floats of the packed weights and biases of one group.
-    static int64_t packed(const Sizes& s, bool paired) {
-        const Layout k(s, paired);
+    static int64_t packed(const Sizes& s, Products products) {
+        const Layout k(s, products);
         return k.first ? k.rows * (k.bases4 / 2) : k.rows * (k.taps + 1);
     }
 
     // Packs the bases of a group out of `groups`, times the scale of each output channel, if there is one.
     static void pack(float* to, const Matrix& bases, const Matrix& biases, const Matrix& scale, int64_t group,
-                     int64_t groups, const Sizes& s, bool paired) {
-        const Layout k(s, paired);
+                     int64_t groups, const Sizes& s, Products products) {
+        const Layout k(s, products);
         const int64_t channels = groups * s.group, each = k.bases4 * k.taps;
-        if (k.on_tiles) fill(to, packed(s, paired), 0.0f);
+        if (k.on_tiles) fill(to, packed(s, products), 0.0f);
         for (int64_t c = 0; c < s.group; ++c) {
             const int64_t channel = group * s.group + c;
             const float factor = scale.data ? element(scale, channel) : 1.0f;
             float* const bias = to + k.rows * k.taps + c * k.bases4;
             if (!k.on_tiles)
-                pack_bases(to + c * each, bias, bases, biases, channel, channels, s, factor, paired);
+                pack_bases(to + c * each, bias, bases, biases, channel, channels, s, factor, products == Products::kPairs);
             else if (k.first)
                 pack_to_mix_first(to + c * k.bases4 / 2, bases, biases, channel, channels, s, factor);
             else
-                pack_to_convolve_first(to + c * each, bias, bases, biases, channel, channels, s, factor);
+                pack_to_convolve_first(to + c * each, bias, bases, biases, channel, channels, s, factor, products);
         }
     }
 
@@ -174,15 +174,15 @@ public:
         tap_offsets(offsets_, layout_.planes, plane_, sizes_.kernel, pitch_);
         if (!layout_.first) return;
         for (int64_t t = layout_.taps; t < layout_.rows / sizes_.group; ++t) offsets_[t] = 0;  // their weights are zero
-        pair_panels(coefficient_pairs_, dense_, coefficients, dense_, layout_.bases4, dense_);
+        pack_panels(coefficient_pairs_, dense_, coefficients, dense_, layout_.bases4, dense_, layout_.products);
     }
 
     // out[c] for the channels of one group, dense. `channels`: the group in its field.
     template <class Dot>
     void group(float* out, const float* channels, const Vectors& at, const float* weight) const {
         const Layout& k = layout_;
-        if (k.channels_in_pairs) {
-            pair_panels(pairs_, plane_, channels, plane_, sizes_.group, plane_);
+        if (k.channels_in_lanes) {
+            pack_panels(pairs_, plane_, channels, plane_, sizes_.group, plane_, k.products);
             channels = pairs_;
         }
         const float* const bias = weight + k.rows * k.taps;
@@ -200,15 +200,18 @@ public:
 
 private:
     struct Layout {
-        bool on_tiles = false, first = false, channels_in_pairs = false;
-        int64_t bases4 = 0, planes = 0, taps = 0;  // planes: channels of a group, or pairs of them
+        Products products = Products::kFloat;
+        bool on_tiles = false, first = false, channels_in_lanes = false;
+        int64_t bases4 = 0, planes = 0, taps = 0;  // planes: channels of a group, or their lanes
         int64_t rows = 0;                          // of the packed weights
 
         Layout() = default;
-        Layout(const Sizes& s, bool paired) : on_tiles(kHaveMatrixUnit && paired), bases4(round_up(s.bases, kRows)) {
-            first = on_tiles && mixes_first(s);
-            channels_in_pairs = paired && !first;
-            planes = channels_in_pairs ? (s.group + 1) / 2 : s.group;
+        Layout(const Sizes& s, Products by) : products(by), bases4(round_up(s.bases, kRows)) {
+            on_tiles = kHaveMatrixUnit && products != Products::kFloat;
+            // Split coefficients do not fit into the rows of a tile.
+            first = on_tiles && products == Products::kPairs && mixes_first(s);
+            channels_in_lanes = products != Products::kFloat && !first;
+            planes = channels_in_lanes ? steps_of(products, s.group) : s.group;
             taps = planes * s.kernel * s.kernel;
             rows = first ? mixed_rows(s) : round_up(s.group * bases4, on_tiles ? 16 : 1);
         }

@@ -41,10 +41,10 @@ kbnet::Sizes sizes_of(const AnyTensor4& x, const AnyTensor4& a, const Weight& w,
 }
 
 void forward(const AnyTensor4& x, const AnyTensor4& coefficients, const Weight& weight, const Bias& bias,
-             const AnyTensor4& y, int threads, const std::string& instruction_set) {
+             const AnyTensor4& y, bool split, int threads, const std::string& instruction_set) {
     const kbnet::ForwardCall call{
         sizes_of(x, coefficients, weight, bias), view(x), view(coefficients), view(y), matrix(weight), matrix(bias),
-        nullptr};
+        split, nullptr};
     expect_same_shape(x, y, "y must have the shape of x");
     const kbnet::Kernels& kernels = kernels_named(instruction_set);
     nb::gil_scoped_release release;
@@ -96,7 +96,7 @@ NB_MODULE(_native, m) {
     using namespace nb::literals;
     m.doc() = "Kernel basis attention on the CPU; see csrc/.";
     // Never convert outputs: nanobind would write to a copy.
-    m.def("forward", &forward, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "y"_a.noconvert(), "threads"_a,
+    m.def("forward", &forward, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "y"_a.noconvert(), "split"_a, "threads"_a,
           "instruction_set"_a = "", "Writes the operator's output to y.");
     m.def("backward", &backward, "dy"_a, "x"_a, "coefficients"_a, "weight"_a, "bias"_a, "dx"_a.none().noconvert(),
           "dcoefficients"_a.none().noconvert(), "dweight"_a.none().noconvert(), "dbias"_a.none().noconvert(),

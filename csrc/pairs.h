@@ -1,4 +1,4 @@
-// Whether products of bfloat16 pairs are right and worth using on this processor.
+// Whether products of bfloat16 numbers, paired or split, are right and worth using on this processor.
 //
 // Having the instruction says little: Intel's processors run the one on vectors at a quarter of the rate of a float32
 // multiply-add, AMD's at the same rate. So it is timed, once per process, in less than a tenth of a millisecond.
@@ -57,14 +57,24 @@ inline double tile_product_seconds() {
     return all / kProducts;
 }
 
-bool pairs_are_faster() { return tile_product_seconds() * 6000 / 4096 < 0.8 * product_seconds<FloatDot>(); }
+// Of the same number of steps: pairs replace two steps of floats by one, split products by three.
+inline double share_of_vectors() {
+    static const double share = tile_product_seconds() * 6000 / 4096 / product_seconds<FloatDot>();
+    return share;
+}
+
+bool pairs_are_faster() { return share_of_vectors() < 0.8; }
+inline bool splits_are_faster() { return share_of_vectors() < 0.8 * 2 / 3; }
 #elif defined(KBNET_EMULATED_MATRIX_UNIT)
 bool pairs_are_faster() { return false; }
+inline bool splits_are_faster() { return true; }  // so that they are tested
 #elif defined(__AVX512BF16__)
 // A pair is two products, but making pairs takes time too.
 bool pairs_are_faster() { return product_seconds<PairDot>() < 1.6 * product_seconds<FloatDot>(); }
+inline bool splits_are_faster() { return false; }
 #else
 bool pairs_are_faster() { return false; }
+inline bool splits_are_faster() { return false; }
 #endif
 
 #if defined(KBNET_MATRIX_UNIT) || defined(KBNET_EMULATED_MATRIX_UNIT)
@@ -89,8 +99,8 @@ inline bool products_are_right() {
     return true;
 }
 
-// Mixes `bases` bases of 1x1 in one group of two channels.
-inline bool mixing_is_right(int64_t bases) {
+// Mixes `bases` bases of 1x1 in one group of two channels. Factors above 1 give numbers with low parts.
+inline bool mixing_is_right(int64_t bases, Products products, float weight_factor, float channel_factor) {
     const MatrixUnit unit;
     constexpr int64_t kWidth = 4 * kLanes, kGroup = 2, kMost = 20;
     const Field field({0, 0, 1, 0, kWidth}, 0, 1, kWidth);
@@ -98,15 +108,15 @@ inline bool mixing_is_right(int64_t bases) {
     alignas(64) static float memory[1 << 14], channels[4 * kWidth], coefficients[kMost * kPitch], out[kGroup * kPitch];
     float numbers[kMost * kGroup * kGroup], biases[kMost * kGroup];
     int32_t at[4] = {0, kLanes, 2 * kLanes, 3 * kLanes};
-    for (int64_t i = 0; i < kGroup * field.floats; ++i) channels[i] = small_number(i);
+    for (int64_t i = 0; i < kGroup * field.floats; ++i) channels[i] = channel_factor * small_number(i);
     for (int64_t i = 0; i < kMost * kPitch; ++i) coefficients[i] = i / kPitch < bases ? small_number(11 * i) : 0.0f;
-    for (int64_t i = 0; i < bases * kGroup * kGroup; ++i) numbers[i] = small_number(5 * i);
+    for (int64_t i = 0; i < bases * kGroup * kGroup; ++i) numbers[i] = weight_factor * small_number(5 * i);
     for (int64_t i = 0; i < bases * kGroup; ++i) biases[i] = small_number(13 * i);
     const Sizes s{1, kGroup, 1, kWidth, bases, kGroup, 1};
     Arena arena{memory};
-    float* const packed = arena.take(Mixing::packed(s, true));
-    Mixing::pack(packed, Matrix{numbers, false}, Matrix{biases, false}, Matrix{}, 0, 1, s, true);
-    Mixing mixing(s, true, field, arena);
+    float* const packed = arena.take(Mixing::packed(s, products));
+    Mixing::pack(packed, Matrix{numbers, false}, Matrix{biases, false}, Matrix{}, 0, 1, s, products);
+    Mixing mixing(s, products, field, arena);
     mixing.prepare(coefficients);
     mixing.group<PairDot>(out, channels, Vectors{at, 4}, packed);
     for (int64_t c = 0; c < kGroup; ++c)
@@ -122,7 +132,10 @@ inline bool mixing_is_right(int64_t bases) {
 }
 
 // Few machines that build kbnet have a matrix unit, so this asks the one at hand.
-bool works() { return products_are_right() && mixing_is_right(5) && mixing_is_right(18); }
+bool works() {
+    return products_are_right() && mixing_is_right(5, Products::kPairs, 1, 1) && mixing_is_right(18, Products::kPairs, 1, 1) &&
+           mixing_is_right(18, Products::kSplit, 101, 1) && mixing_is_right(18, Products::kSplit, 1, 101);
+}
 #else
 bool works() { return true; }
 #endif

@@ -39,7 +39,7 @@ constexpr int64_t kSumVectors = 64;
 
 // Packs a matrix [rows][inner], each row times scale[row], for `product`.
 inline void pack_matrix(float* to, const float* m, int64_t rows, int64_t inner, const float* scale) {
-    pack_rows(to, Matrix{m, false}, 0, rows, inner, Matrix{scale, false}, false);
+    pack_rows(to, Matrix{m, false}, 0, rows, inner, Matrix{scale, false}, Products::kFloat);
 }
 
 // The same for the transpose: m is [inner][rows], scaled along `inner`.

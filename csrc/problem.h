@@ -56,6 +56,7 @@ struct ForwardCall {
     Tensor4 x, coefficients, y;
     Matrix weight;  // [N, C, G, k, k]
     Matrix bias;    // [N, C]
+    bool split;     // float32: products of split numbers (products.h) are accurate enough
     // The weights of all groups, packed by Kernels::forward_pack, or forward_tile_pack; null: each strip or tile packs them.
     float* packed;
 };

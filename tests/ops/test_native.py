@@ -89,6 +89,24 @@ def test_values_and_gradients(shape, dtype, instruction_set):
     assert_as_good_as_pytorch(make(shape, dtype))
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_less_precise_products_only_if_allowed(shape, instruction_set):
+    """On a matrix unit, float32 numbers can be sums of two bfloat16 numbers; PyTorch's default doesn't allow that."""
+    x, coefficients, weight, bias, _ = tensors = make(shape)
+    precise = native.forward(*tensors[:4])
+    torch.set_float32_matmul_precision("high")
+    try:
+        ours = native.forward(*tensors[:4])
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    if not instruction_set.startswith("amx"):
+        assert torch.equal(ours, precise)
+    # Every product is wrong by up to 2^-16, whatever the sum.
+    largest = reference.forward(x.double().abs(), coefficients.double().abs(), weight.double().abs(), bias.double().abs())
+    error = (ours.double() - reference.forward(*(t.double() for t in tensors[:4]))).abs()
+    assert (error <= 2.0**-16 * largest).all(), float((error / largest).max())
+
+
 @pytest.mark.parametrize("name", ["kba_k3_gc1", "kba_k3_gc2", "kba_k3_gc4", "kba_k5_gc4"])
 def test_the_authors_numbers(name, official, official_index, instruction_set):
     t, settings = load_file(official / f"{name}.safetensors"), official_index[name]

@@ -1,6 +1,7 @@
 """Kernel basis attention on the CPU with the compiled kernels of csrc/ (the extension `kbnet.engine._native`).
 
-Supports float32, and bfloat16 with float32 accumulation; any memory format, including sliced and transposed tensors,
+Supports float32, and bfloat16 with float32 accumulation (`torch.set_float32_matmul_precision("high")` allows faster
+products of float32 on a matrix unit); any memory format, including sliced and transposed tensors,
 without copying the image. Uses `torch.get_num_threads()` threads. The extension loads at the first use; it is missing
 if the package was installed without a C++ compiler.
 
@@ -44,7 +45,9 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
 def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Apply the operator: x [B,C,H,W], coefficients [B,N,H,W], weight [N,C,G,k,k], bias [N,C] -> [B,C,H,W]."""
     y = torch.empty_like(x)
-    extension().forward(x.detach(), coefficients.detach(), *_dense(weight, bias), y, **settings())
+    extension().forward(
+        x.detach(), coefficients.detach(), *_dense(weight, bias), y, split=_may_split(), **settings()
+    )
     return y
 
 
@@ -74,6 +77,17 @@ def settings() -> dict[str, Any]:
     """Return the arguments of every call of the extension: the number of threads and the requested instruction set."""
     forking.note_use()
     return {"threads": torch.get_num_threads(), "instruction_set": os.environ.get("KBNET_INSTRUCTION_SET", "")}
+
+
+def _may_split() -> bool:
+    """Whether PyTorch's settings allow products of float32 numbers that are a little less precise.
+
+    On a matrix unit, float32 numbers are then multiplied as sums of two bfloat16 numbers, with errors of about 2^-17.
+    """
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)  # since PyTorch 2.9
+    if matmul is None:
+        return torch.get_float32_matmul_precision() != "highest"
+    return matmul.fp32_precision in ("tf32", "bf16")
 
 
 def _dense(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
