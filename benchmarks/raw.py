@@ -1,15 +1,17 @@
-"""Synthetic raw files at five ISO levels: developed and denoised with kbnet, OpenCV's NL-means and BM3D.
+"""Synthetic raw files at five ISO levels: denoised with kbnet before and after developing, OpenCV's NL-means and BM3D.
 
-    python benchmarks/raw.py --data CBSD68 [--limit 4] [--crop 192]
+    python benchmarks/raw.py --data CBSD68 [--limit 12] [--crop 320]
 
 Each photo becomes a scene-linear picture in Rec. 2020, then a Bayer mosaic with shot and read noise (variance = shot *
 signal + read, for signals from 0 to 1), then a DNG, which LibRaw develops. PSNR is measured on the developed pictures,
-against the development of the same mosaic without noise. The peers get the standard deviation of the noise of the
-developed picture, which kbnet doesn't get. Writes benchmarks/results/raw.json.
+against the development of the same mosaic without noise. "kbnet" removes the noise before developing, once with a noise
+that it estimates, and once with the one that the DNG tells; "kbnet, developed" and the peers remove it afterwards. The
+peers get the standard deviation of the noise of the developed picture. Writes benchmarks/results/raw.json.
 """
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from numpy.typing import NDArray
 
 from facts import RESULTS, write
 from kbnet import Restorer
-from kbnet.evaluation.peers import PEERS
-from kbnet.imaging import read_photo
+from kbnet.evaluation.peers import PEERS, Peer
+from kbnet.imaging import Photo, read_photo
 from kbnet.imaging.linear import decode
+from kbnet.inference.developing import restore_raw
 from kbnet.metrics import psnr
+from kbnet.models import find
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "imaging"))
 from raw_files import TO_REC_2020, dng  # the same files as in the tests
@@ -42,11 +46,47 @@ def scene_of(path: Path, crop: int) -> NDArray[np.float64]:
     return linear
 
 
+def floats(photo: Photo) -> NDArray[np.float32]:
+    """The pixels from 0 to 1."""
+    return (photo.pixels / np.float32(65535)).astype(np.float32)
+
+
+def restored(photo: Photo, restorer: Restorer) -> NDArray[np.float32]:
+    """The noise removed before developing."""
+    pixels = restore_raw(restorer, photo, lambda done, total: None)
+    assert pixels is not None  # these files have a Bayer pattern
+    return floats(replace(photo, pixels=pixels))
+
+
+def scores_of(
+    scene: NDArray[np.float64], shot: float, read: float, seed: int, restorer: Restorer, peers: list[Peer]
+) -> dict[str, float]:
+    """PSNR of everything that is compared."""
+    clean = floats(read_photo(dng(scene)))
+    telling, silent = (read_photo(dng(scene, shot=shot, read=read, seed=seed, told=told)) for told in (True, False))
+    noisy = floats(silent)
+    sigma = 255 * float(np.std(noisy - clean))
+    results = {
+        "developed": noisy,
+        "kbnet, developed": restorer(noisy),
+        "kbnet": restored(silent, restorer),
+        "kbnet, noise told": restored(telling, restorer),
+    }
+    results |= {peer.name: np.asarray(peer.denoise(noisy, sigma), np.float32) for peer in peers}
+    return {name: psnr(np.clip(result, 0, 1), clean, peak=1.0) for name, result in results.items()}
+
+
+def clean_score(scene: NDArray[np.float64], restorer: Restorer) -> float:
+    """PSNR of the result of a file without noise."""
+    photo = read_photo(dng(scene))
+    return psnr(restored(photo, restorer), floats(photo), peak=1.0)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=4)
-    parser.add_argument("--crop", type=int, default=192)
+    parser.add_argument("--limit", type=int, default=12)
+    parser.add_argument("--crop", type=int, default=320)
     parser.add_argument("--peers", nargs="*", default=["opencv-nl-means", "bm3d"])
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -57,27 +97,21 @@ def main() -> int:
     for iso, (shot, read) in ISO.items():
         scores: dict[str, list[float]] = {}
         for seed, path in enumerate(paths):
-            scene = scene_of(path, arguments.crop)
-            clean, noisy = (
-                read_photo(dng(scene, shot=s, read=r, seed=seed)).pixels.astype(np.float32) / 65535
-                for s, r in ((0.0, 0.0), (shot, read))
-            )
-            sigma = 255 * float(np.std(noisy - clean))
-            results = {"developed": noisy, "kbnet": restorer(noisy)}
-            results |= {peer.name: np.asarray(peer.denoise(noisy, sigma), np.float32) for peer in peers}
-            for name, result in results.items():
-                scores.setdefault(name, []).append(psnr(np.clip(result, 0, 1), clean, peak=1.0))
-        rows.append(
-            {
-                "iso": iso,
-                "shot": shot,
-                "read": read,
-                "psnr": {n: round(float(np.mean(v)), 2) for n, v in scores.items()},
-            }
-        )
+            for name, score in scores_of(scene_of(path, arguments.crop), shot, read, seed, restorer, peers).items():
+                scores.setdefault(name, []).append(score)
+        means = {name: round(float(np.mean(values)), 2) for name, values in scores.items()}
+        rows.append({"iso": iso, "shot": shot, "read": read, "psnr": means})
         sys.stdout.write(f"{rows[-1]}\n")
         sys.stdout.flush()
-    write("raw", {"photos": len(paths), "crop": arguments.crop, "rows": rows}, arguments.results)
+    clean = [clean_score(scene_of(path, arguments.crop), restorer) for path in paths]
+    found = {
+        "sha256": find("denoise-raw").sha256,  # type: ignore[union-attr]  # it is included
+        "photos": len(paths),
+        "crop": arguments.crop,
+        "rows": rows,
+        "clean": {"mean": round(float(np.mean(clean)), 2), "lowest": round(min(clean), 2)},
+    }
+    write("raw", found, arguments.results)
     return 0
 
 

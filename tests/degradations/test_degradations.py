@@ -21,6 +21,7 @@ MILDEST = {
     "gaussian": {"sigma": 0},
     "camera-noise": {"shot": 1e-7, "jpeg_share": 0},
     "photo-noise": {"camera": {"shot": 1e-7, "jpeg_share": 0}, "gaussian": {"sigma": 0}, "jpeg_share": 0},
+    "raw-noise": {"shot": 1e-6},
     "rain": {"severity": 0, "jpeg_share": 0},
     "defocus": {"radius": 0, "highlight_gain": 1},
     "motion": {"length": 0, "highlight_gain": 1},
@@ -40,6 +41,7 @@ SEVERITIES = {
         {"camera": {"shot": shot, "jpeg_share": 0}, "gaussian": {"sigma": sigma}, "jpeg_share": 0}
         for shot, sigma in ((1e-5, 2), (1e-3, 10), (3e-2, 50))
     ],
+    "raw-noise": [{"shot": shot} for shot in (1e-5, 1e-3, 3e-2)],
     "rain": [{"severity": severity, "jpeg_share": 0} for severity in (0.2, 0.6, 1.5)],
     "defocus": [{"radius": radius, "varying_share": 0} for radius in (0.7, 2, 6)],
     "motion": [{"length": length} for length in (1, 6, 30)],
@@ -120,6 +122,7 @@ def test_every_kind_is_a_documented_degradation():
         "gaussian",
         "camera-noise",
         "photo-noise",
+        "raw-noise",
         "rain",
         "defocus",
         "motion",

@@ -12,7 +12,7 @@ TO_REC_2020 = np.array([[1.7166512, -0.3556708, -0.2533663], [-0.6666844, 1.6164
                         [0.0176399, -0.0427706, 0.9421031]])  # fmt: skip
 
 
-def dng(scene, *, orientation=1, shot=0.0, read=0.0, seed=0):
+def dng(scene, *, orientation=1, shot=0.0, read=0.0, seed=0, pattern=PATTERN, told=False):
     """A DNG whose camera records linear Rec. 2020 with another neutral point.
 
     Args:
@@ -20,10 +20,12 @@ def dng(scene, *, orientation=1, shot=0.0, read=0.0, seed=0):
         orientation: EXIF orientation that the file asks for.
         shot, read: of the noise: its variance is shot * signal + read, for signals from 0 to 1.
         seed: of the noise.
+        pattern: colours of 2x2 pixels: 0 for red, 1 for green, 2 for blue.
+        told: whether the file says how much noise it has.
     """
     camera = scene * np.array(NEUTRAL)
     mosaic = np.empty(scene.shape[:2])
-    for y, row in enumerate(PATTERN):
+    for y, row in enumerate(pattern):
         for x, channel in enumerate(row):
             mosaic[y::2, x::2] = camera[y::2, x::2, channel]
     noise = np.random.default_rng(seed).normal(size=mosaic.shape)
@@ -35,7 +37,7 @@ def dng(scene, *, orientation=1, shot=0.0, read=0.0, seed=0):
         (272, 2, 0, "Synthetic", True),
         (274, 3, 1, orientation, True),
         (33421, 3, 2, (2, 2), True),
-        (33422, 1, 4, bytes(sum(PATTERN, ())), True),
+        (33422, 1, 4, bytes(sum(pattern, ())), True),
         (50706, 1, 4, bytes((1, 4, 0, 0)), True),
         (50707, 1, 4, bytes((1, 1, 0, 0)), True),
         (50708, 2, 0, "Kbnet Synthetic", True),
@@ -45,6 +47,8 @@ def dng(scene, *, orientation=1, shot=0.0, read=0.0, seed=0):
         (50728, 5, 3, _rationals(NEUTRAL), True),
         (50778, 3, 1, 21, True),
     ]
+    if told:
+        tags.append((51041, 12, 2, (shot, read), True))
     target = io.BytesIO()
     tifffile.imwrite(target, values, photometric=32803, extratags=tags, metadata=None)
     return target.getvalue()

@@ -1,12 +1,13 @@
 """Camera raw files, as synthetic DNGs: developed, turned, their colours and metadata, and what isn't one."""
 
 import io
+from dataclasses import replace
 
 import metadata_files as made
 import numpy as np
 import pytest
 import tifffile
-from raw_files import TO_REC_2020, dng
+from raw_files import NEUTRAL, TO_REC_2020, dng
 
 from kbnet.errors import InvalidInputError, UnreadableImageError, UnsupportedImageError
 from kbnet.imaging import probe, raw, read_photo, sniff, write_photo, xmp
@@ -28,7 +29,11 @@ def scene(height=48, width=64):
 
 
 def linear(photo):
-    return decode(photo.pixels.astype(np.float32) / 65535)
+    return linear_of(photo.pixels)
+
+
+def linear_of(pixels):
+    return decode(pixels.astype(np.float32) / 65535)
 
 
 def test_a_raw_file_is_developed_into_its_own_colours():
@@ -55,6 +60,33 @@ def test_the_picture_comes_out_upright_and_says_so(orientation):
     assert linear(photo)[y, x] == pytest.approx(wanted[y, x], abs=2e-3)
     again = tifffile.TiffFile(io.BytesIO(write_photo(photo, None))).pages[0]
     assert 274 not in again.tags or again.tags[274].value == 1
+
+
+@pytest.mark.parametrize("pattern", [((0, 1), (1, 2)), ((1, 0), (2, 1)), ((1, 2), (0, 1)), ((2, 1), (1, 0))])
+def test_the_mosaic_of_a_bayer_sensor(pattern):
+    mosaic = raw.mosaic(dng(scene(), pattern=pattern), "a.dng")
+    recorded = scene() * np.array(NEUTRAL)
+    for index, channel in enumerate((0, 1, 1, 2)):
+        assert mosaic.planes()[4:20, 12:18, index] == pytest.approx(recorded[30, 24, channel], abs=1e-3)
+    assert mosaic.told is None
+
+
+def test_a_mosaic_developed_in_place_of_the_own_one():
+    data = dng(scene(), orientation=6)
+    mosaic = raw.mosaic(data, "a.dng")
+    same = raw.develop(data, "a.dng", mosaic)
+    assert np.abs(linear_of(same) - linear_of(raw.develop(data, "a.dng"))).max() < 3e-4  # rounded at random
+    darker = raw.develop(data, "a.dng", replace(mosaic, signal=mosaic.signal / 2))
+    assert linear_of(darker)[6, 6] == pytest.approx(linear_of(same)[6, 6] / 2, rel=0.02)
+
+
+def test_the_noise_that_a_dng_tells():
+    mosaic = raw.mosaic(dng(scene(), shot=1e-3, read=2e-6, told=True), "a.dng")
+    assert (mosaic.told.shot, mosaic.told.read) == pytest.approx((1e-3, 2e-6))
+
+
+def test_a_linear_dng_has_no_mosaic():
+    assert raw.mosaic(written_as_dng(read_photo(dng(scene()))), "a.dng") is None
 
 
 def test_metadata_is_kept_but_no_instructions_for_developing():

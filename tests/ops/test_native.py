@@ -102,7 +102,9 @@ def test_less_precise_products_only_if_allowed(shape, instruction_set):
     if not instruction_set.startswith("amx"):
         assert torch.equal(ours, precise)
     # Every product is wrong by up to 2^-16, whatever the sum.
-    largest = reference.forward(x.double().abs(), coefficients.double().abs(), weight.double().abs(), bias.double().abs())
+    largest = reference.forward(
+        x.double().abs(), coefficients.double().abs(), weight.double().abs(), bias.double().abs()
+    )
     error = (ours.double() - reference.forward(*(t.double() for t in tensors[:4]))).abs()
     assert (error <= 2.0**-16 * largest).all(), float((error / largest).max())
 

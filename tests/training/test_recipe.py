@@ -62,7 +62,7 @@ def refusal(path, replace=None):
 @pytest.mark.slow
 def test_every_shipped_recipe_is_valid_and_its_network_can_be_built():
     found = sorted(RECIPES.glob("*.toml"))
-    assert len(found) == 16
+    assert len(found) == 17
     for path in found:
         recipe = Recipe.read(path)
         assert recipe.steps > 0

@@ -224,6 +224,56 @@ def test_a_network_with_fewer_blocks_is_refused(fewer, tmp_path):
         initial_model(recipe(model=model), tmp_path / "run")
 
 
+SENSOR = {"channels": 5, "width": 8, "encoder_blocks": [2], "middle_blocks": 1, "decoder_blocks": [1], "bases": 2}
+
+
+def test_a_network_for_a_sensor_starts_from_the_lower_levels_of_one_for_photos(tmp_path):
+    photos = create_model(
+        "kbnet-nano", **SETTINGS | {"encoder_blocks": [1, 1], "decoder_blocks": [1, 1], "middle_blocks": 1}
+    )
+    save_file(photos, tmp_path / "photos.safetensors")
+    model = {"settings": SENSOR, "init": str(tmp_path / "photos.safetensors")}
+    ours = initial_model(recipe(model=model, degradation={"kind": "raw-noise"}), tmp_path / "run").state_dict()
+    theirs = photos.state_dict()
+    for name, source in {
+        "encoder.0.0.": "encoder.1.0.",
+        "downsample.0.": "downsample.1.",
+        "middle.0.": "middle.0.",
+        "decoder.0.0.": "decoder.0.0.",
+        "upsample.0.": "upsample.0.",
+    }.items():
+        parts = [key for key in ours if key.startswith(name)]
+        assert parts
+        assert all(torch.equal(ours[key], theirs[source + key.removeprefix(name)]) for key in parts)
+    assert not ours["encoder.0.1.fusion_scale"].any()  # a block more
+
+
+def test_a_run_on_a_sensor(two, tmp_path):
+    made = recipe(model={"settings": SENSOR}, degradation={"kind": "raw-noise"})
+    run = Run(made, two / "photos", tmp_path / "run")
+    clean, noisy = run.patches.batch(0, 3, 8)
+    assert clean.shape == noisy.shape == (3, 5, 4, 4)
+    assert torch.equal(clean[:, 4], noisy[:, 4])
+    assert not torch.equal(clean[:, :4], noisy[:, :4])
+    validations = []
+    run.train(lambda progress: validations.append(progress.validation))
+    assert [sorted(one.scores) for one in validations if one] == [["raw-noise"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("channels", "degradation", "patch", "expected"),
+    [
+        (3, {"kind": "raw-noise"}, 8, "the network has 3 channels, but raw-noise needs 5"),
+        (5, {"kind": "gaussian", "sigma": [0, 55]}, 8, "the network has 5 channels, but gaussian needs 1 or 3"),
+        (5, {"kind": "raw-noise"}, 7, "patch must be even for raw-noise, got 7"),
+    ],
+)
+def test_what_a_sensor_needs(channels, degradation, patch, expected):
+    settings = SENSOR | {"channels": channels}
+    with pytest.raises(ValueError, match=expected):
+        recipe(model={"settings": settings}, degradation=degradation, phases=[{"steps": 6, "patch": patch, "batch": 2}])
+
+
 @pytest.mark.parametrize("init", ["nowhere.safetensors", "kbnet-l-derain"])
 def test_weights_that_are_not_there_are_refused(init, two, tmp_path):
     with pytest.raises(RecipeError, match=r"model\.init: .*weights"):

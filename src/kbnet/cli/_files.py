@@ -188,8 +188,10 @@ def _results(
     bar: "FileProgress",
     ledger: "Ledger | None" = None,
 ) -> Any:
+    from kbnet.inference.developing import restore_raw
     from kbnet.inference.guard import outbreak_note
     from kbnet.inference.jobs import run_jobs
+    from kbnet.inference.look import Look
 
     return run_jobs(
         jobs,
@@ -208,6 +210,7 @@ def _results(
         skip_existing=options.skip_existing,
         sidecars=options.sidecars,
         mark=_mark(restorer, options),
+        develop=partial(restore_raw, restorer, look=Look(**options.look)),
     )
 
 

@@ -71,7 +71,8 @@ def _computed(result: Any, restorer: "Restorer | None") -> dict[str, str | None]
 
     if restorer is None or not result.ok or result.skipped:
         return dict.fromkeys(("model", "runtime", "dtype", "instruction_set"))
-    used = restorer.suited(result.channels)
+    undeveloped = restorer.raw if getattr(result, "from_raw", False) else None
+    used = undeveloped or restorer.suited(result.channels)
     own = used.runner.runtime == "engine"
     return {
         "model": used.name,

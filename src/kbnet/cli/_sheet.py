@@ -26,6 +26,7 @@ SEVERITIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("shot noise 0.015, JPEG", {"shot": 1.5e-2, "smoothed_share": 1, "jpeg_share": 1}),
     ),
     "photo-noise": tuple((f"random sample {number}", {}) for number in (1, 2, 3, 4)),
+    "raw-noise": tuple((f"shot noise {shot:g}", {"shot": shot}) for shot in (3e-4, 3e-3, 1e-2, 3e-2)),
     "rain": (
         ("light", {"heavy_share": 0, "short_share": 0, **_RAIN}),
         ("short", {"light_share": 0, "heavy_share": 0, **_RAIN}),

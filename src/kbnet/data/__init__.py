@@ -7,7 +7,7 @@ from kbnet import needs_torch  # noqa: F401
 from kbnet.data.blocks import read_blocks
 from kbnet.data.layouts import LAYOUTS, TEST_LAYOUTS, Item, find_items, find_test_items, hold_out, list_photos
 from kbnet.data.loader import Loader
-from kbnet.data.patches import BatchNoise, Degradation, Mixup, PhotoPatches, PhotoSet, photo_set
+from kbnet.data.patches import BatchNoise, Degradation, Mixup, PhotoPatches, PhotoSet, pair_of, photo_set
 from kbnet.data.photos import decode, decode_all, to_tensor
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "find_test_items",
     "hold_out",
     "list_photos",
+    "pair_of",
     "photo_set",
     "read_blocks",
     "to_tensor",

@@ -229,10 +229,23 @@ class PhotoPatches:
             photos, clean_patch, degraded_patch = cut(i)
             if degraded_patch is None:
                 assert photos.degrade is not None
-                degraded_patch = photos.degrade(clean_patch, Generator().manual_seed(_hash(self.seed, step, i)))
+                pair = pair_of(photos.degrade, clean_patch, Generator().manual_seed(_hash(self.seed, step, i)))
+                clean_patch, degraded_patch = pair
             inner = slice(photos.margin, photos.margin + patch)
             pairs.append((clean_patch[:, inner, inner], degraded_patch[:, inner, inner]))
         return torch.stack([clean for clean, _ in pairs]), torch.stack([degraded for _, degraded in pairs])
+
+
+def pair_of(degrade: Degradation, clean: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return what a network should compute from a photo [C,H,W], and what it gets.
+
+    The photo and its degraded version, unless the degradation has a method `pair`, such as that of a sensor's planes.
+    """
+    pair = getattr(degrade, "pair", None)
+    if pair is None:
+        return clean, degrade(clean, generator)
+    wanted, given = pair(clean, generator)
+    return wanted, given
 
 
 def _turned(pixels: Pixels, turn: int) -> Tensor:

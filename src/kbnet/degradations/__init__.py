@@ -19,6 +19,7 @@ from kbnet.degradations.motion import Motion
 from kbnet.degradations.noise import GaussianNoise, gaussian_noise
 from kbnet.degradations.photo_noise import PhotoNoise
 from kbnet.degradations.rain import Rain
+from kbnet.degradations.raw_noise import RawNoise
 from kbnet.errors import InvalidInputError
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Motion",
     "PhotoNoise",
     "Rain",
+    "RawNoise",
     "create_degradation",
     "gaussian_noise",
     "load_kernels",
@@ -41,6 +43,7 @@ DEGRADATIONS: dict[str, type[Degradation]] = {
     "gaussian": GaussianNoise,
     "camera-noise": CameraNoise,
     "photo-noise": PhotoNoise,
+    "raw-noise": RawNoise,
     "rain": Rain,
     "defocus": Defocus,
     "motion": Motion,

@@ -13,9 +13,11 @@ from kbnet.distributed.attempts import NO_CHANGE, outcome_of
 from kbnet.errors import KBNetError, OutputError, OutputExistsError
 from kbnet.imaging.extras import check_extras
 from kbnet.imaging.photo import format_named
+from kbnet.inference.developing import restore_raw
 from kbnet.inference.guard import outbreak_note
 from kbnet.inference.identity import digest, identity
 from kbnet.inference.jobs import Job, Result, run_jobs
+from kbnet.inference.look import Look
 from kbnet.inference.marking import MARKED_NOTE, holds_mark
 from kbnet.inference.steps import times_of
 
@@ -66,6 +68,7 @@ class Worker:
                     Path(folder, name).write_bytes(data)
                 restorer = Restorer.from_pretrained(Path(folder, model), **options)
         self._restore = partial(restorer, **look)
+        self._develop = partial(restore_raw, restorer, look=Look(**look))
         self._examine = partial(outbreak_note, task=restorer.task, guarded=restorer.guard)
         self._output, self._task = output, restorer.task or "restore"
         self._attempts = attempts
@@ -151,7 +154,7 @@ class Worker:
         options["mark"] = self._task if mark else ""
         if options["format"] is None and format_named(target):
             options["format"] = Path(target).suffix
-        (result,) = run_jobs([Job(data, None)], self._restore, examine=self._examine, **options)
+        (result,) = run_jobs([Job(data, None)], self._restore, examine=self._examine, develop=self._develop, **options)
         check_extras(result.extras, row["input"], row["output"], drop_extras=drop_extras)
         return result
 

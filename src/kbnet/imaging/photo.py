@@ -183,6 +183,7 @@ class Photo:
             makes them look like those of other photos, and writing decodes them.
         coding: how a JPEG was encoded, to write a result in the same way; None for other formats, or if unknown.
         developed: whether the file is a camera raw file.
+        undeveloped: the bytes of that file, so that its noise can be removed before it is developed.
         linear_dng: whether to write the TIFF as a linear DNG.
         tail: what follows the image in a JPEG file and is kept in a JPEG; None if there is nothing.
 
@@ -204,6 +205,7 @@ class Photo:
     linear: bool = False
     coding: "JpegCoding | None" = None
     developed: bool = False
+    undeveloped: bytes | None = field(default=None, repr=False)
     linear_dng: bool = False
     tail: Tail | None = None
 

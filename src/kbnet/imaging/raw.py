@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kbnet.errors import MissingExtraError, UnsupportedImageError
-from kbnet.imaging import icc, linear
+from kbnet.imaging import icc, ifd, linear
 from kbnet.imaging._vips import pyvips
 from kbnet.imaging.photo import Pixels
+from kbnet.imaging.sensor import Mosaic, SensorNoise
 
 NOTE = "developed with the camera's white balance into Rec. 2020"
+_BAYER = ("RGGB", "GRBG", "GBRG", "BGGR")
+_NOISE_PROFILE, _DOUBLE = 51041, 12  # a tag of DNG, and the type of its values
 _SIDEWAYS = (5, 6)  # LibRaw's flips by 90 degrees
 
 
@@ -56,10 +59,30 @@ def profile() -> bytes:
     return made
 
 
-def develop(data: bytes, name: str) -> Pixels:
+def mosaic(data: bytes, name: str) -> Mosaic | None:
+    """Return what the sensor recorded; None unless each pixel is red, green or blue in a Bayer pattern.
+
+    Raises:
+        UnsupportedImageError, MissingExtraError: as for `develop`.
+    """
+    with _failures_of(name), _opened(data) as raw:
+        raw.unpack()
+        found = _layout(raw)
+        if found is None:
+            return None
+        red, black, span = found
+        return Mosaic((raw.raw_image_visible.astype(np.float32) - black) / span, red, _told_noise(data))
+
+
+def develop(data: bytes, name: str, instead: Mosaic | None = None) -> Pixels:
     """Develop a camera raw file, upright: [H,W,3] uint16, with the curve of sRGB.
 
     Without noise reduction, sharpening or automatic brightness. Highlights are clipped where a channel is.
+
+    Args:
+        data: bytes of the file.
+        name: of the file, for messages.
+        instead: a mosaic to develop in place of the file's, from `mosaic`.
 
     Raises:
         UnsupportedImageError: the file is damaged, or LibRaw doesn't know the camera.
@@ -69,6 +92,8 @@ def develop(data: bytes, name: str) -> Pixels:
         import rawpy
 
         raw.unpack()
+        if instead is not None:
+            _replace(raw, instead)
         samples = raw.postprocess(
             use_camera_wb=True,
             output_color=rawpy.ColorSpace.Rec2020,
@@ -84,6 +109,46 @@ def develop(data: bytes, name: str) -> Pixels:
     table = np.rint(np.clip(curve.astype(np.float64), 0, 1) * 65535).astype(np.uint16)
     developed: Pixels = table[samples]
     return developed
+
+
+def _layout(raw: Any) -> tuple[tuple[int, int], NDArray[np.float32], NDArray[np.float32]] | None:
+    """The place of red, and black and white minus black of every pixel; None unless the sensor has a Bayer pattern."""
+    import rawpy
+
+    if raw.raw_type != rawpy.RawType.Flat or raw.num_colors != 3 or raw.raw_pattern is None:
+        return None
+    height, width = raw.raw_image_visible.shape
+    corner = raw.raw_colors_visible[:2, :2]
+    letters = "".join(chr(raw.color_desc[index]) for index in corner.ravel())
+    if raw.raw_pattern.shape != (2, 2) or letters not in _BAYER:
+        return None
+    black = np.array(raw.black_level_per_channel, np.float32)[corner]
+    times = -(-height // 2), -(-width // 2)
+    blacks = np.tile(black, times)[:height, :width]
+    return divmod(letters.index("R"), 2), blacks, np.maximum(np.float32(raw.white_level) - blacks, 1)
+
+
+def _replace(raw: Any, instead: Mosaic) -> None:
+    found = _layout(raw)
+    assert found is not None  # this mosaic came from it
+    _, black, span = found
+    # Rounded at random: without noise, steps of the sensor's numbers would show in the shadows.
+    numbers = instead.signal * span + black + np.random.default_rng(0).random(instead.signal.shape, np.float32)
+    raw.raw_image_visible[...] = np.floor(numbers.clip(0, 65535))
+
+
+def _told_noise(data: bytes) -> SensorNoise | None:
+    """The noise of a DNG that tells it: pairs of shot and read noise, for all colours or for each."""
+    file = io.BytesIO(data)
+    form = ifd.read_form(file)
+    directory = None if form is None else ifd.read_directory(file, form, form.first)
+    entry = None if directory is None else directory.entries.get(_NOISE_PROFILE)
+    if entry is None or entry.kind != _DOUBLE or len(entry.data) % 16 or not entry.data:
+        return None
+    values = np.frombuffer(entry.data, "<f8").reshape(-1, 2).mean(0)
+    if not np.isfinite(values).all() or not 0 < values[0] < 1 or not 0 <= values[1] < 1:
+        return None
+    return SensorNoise(float(values[0]), float(values[1]))
 
 
 def _opened(data: bytes) -> Any:

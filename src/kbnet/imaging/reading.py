@@ -388,6 +388,7 @@ def _decode(opened: Opened, image: Any, container: Container, found: Found) -> P
         tail=tail[0] if tail else None,
         linear=linear,
         developed=container.format == "raw",
+        undeveloped=_whole(opened) if container.format == "raw" and opened.isolation is None else None,
         coding=coding_of(opened.file) if container.format == "jpeg" else None,
     )
 

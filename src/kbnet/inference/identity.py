@@ -32,7 +32,7 @@ def identity(restorer: "Restorer") -> dict[str, Any]:
         weights            SHA-256 of the network's settings and tensors, or of an exported file
         instruction_set    of the native kernels on this processor
         versions           of kbnet and of the runtime, with the instruction set of PyTorch's own kernels
-        gray               the identity of the Restorer for gray images, or None
+        gray, raw          the identity of the Restorer for gray images and for camera raw files, or None
     """
     about = restorer.describe()
     about.pop("model")  # the name of the weights does not affect the result
@@ -43,6 +43,7 @@ def identity(restorer: "Restorer") -> dict[str, Any]:
         "instruction_set": instruction_set(),
         "versions": f"kbnet {__version__}, {runner.runtime} {runner.version}".rstrip(),
         "gray": None if restorer.gray is None else identity(restorer.gray),
+        "raw": None if restorer.raw is None else identity(restorer.raw),
     }
 
 

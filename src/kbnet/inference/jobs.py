@@ -22,6 +22,7 @@ from kbnet.inference.naming import Job, plan_jobs
 from kbnet.inference.overlap import Stage
 from kbnet.inference.sidecars import copy_sidecars
 from kbnet.inference.steps import (
+    Develop,
     Examine,
     FileRestorer,
     PixelRestorer,
@@ -56,6 +57,7 @@ def run_jobs(
     skip_existing: bool = False,
     sidecars: bool = False,
     mark: str = "",
+    develop: Develop | None = None,
 ) -> Generator[Result]:
     """Restore the jobs in order, and yield a Result after each.
 
@@ -83,6 +85,8 @@ def run_jobs(
         skip_existing: whether jobs whose output exists are skipped.
         sidecars: whether .xmp and .aae files beside the input are copied beside the result.
         mark: the task for the mark in the results' metadata (`kbnet.inference.marking`); "" for no mark.
+        develop: restores camera raw files before they are developed (`kbnet.inference.developing`), and returns their
+            pixels, or None to restore the developed ones.
     """
     if stream is not None:
         replacing = {"overwrite": overwrite, "drop_extras": drop_extras, "skip_existing": skip_existing}
@@ -103,6 +107,7 @@ def run_jobs(
         skip_existing=skip_existing,
         sidecars=sidecars,
         mark=mark,
+        develop=develop,
     )
     yield from _run(jobs, steps)
 

@@ -14,7 +14,7 @@ from kbnet.inference.arrays import accept
 from kbnet.inference.devices import choose_device, choose_dtype
 from kbnet.inference.guard import undo_in
 from kbnet.inference.look import Look
-from kbnet.inference.runners import Runner, open_weights
+from kbnet.inference.runners import Runner, open_network
 from kbnet.inference.runners.graphs import ExportedNetwork
 from kbnet.inference.runners.runtimes import is_exported, open_exported
 from kbnet.inference.samples import Range, Samples
@@ -100,7 +100,7 @@ class Restorer:
             self.runner = network
         else:
             self.device = choose_device(device)
-            self.runner = _runner(network, self.device, "auto" if str(dtype) == "auto" else self._requested)
+            self.runner = open_network(network, self.device, "auto" if str(dtype) == "auto" else self._requested)
         self.tile = tile
         if tile != "auto" and (not isinstance(tile, int) or isinstance(tile, bool) or tile < 0 or 0 < tile < 64):
             raise InvalidInputError(f"expected tile 'auto', 0 for the full frame, or at least 64 pixels; got {tile!r}")
@@ -121,6 +121,7 @@ class Restorer:
         self.task = ""
         """The task of included weights; empty for other weights."""
         self._gray: Restorer | Callable[[], Restorer] | None = None
+        self._raw: Restorer | Callable[[], Restorer] | None = None
 
     @classmethod
     def from_pretrained(
@@ -141,8 +142,8 @@ class Restorer:
         A task has one or two sets of weights: `preset="best"` selects the larger ones, which are slower and more
         accurate, if there are any. It does not apply to model names and files.
 
-        With a task name, gray images are restored by the task's gray weights, if it has any. With a model name, that
-        model restores every image.
+        With a task name, gray images are restored by the task's gray weights, and camera raw files by those for raw
+        files, if it has any. With a model name, that model restores every image.
 
         "user/repo" is a repository on the Hugging Face Hub (`kbnet.models.hub`).
 
@@ -188,26 +189,19 @@ class Restorer:
             name=entry.name if entry else str(name_or_path),
         )
         restorer.task = entry.task if entry else ""
-        if entry is not None and entry.gray and str(name_or_path) not in catalogue():
-            restorer._gray = partial(
-                cls.from_pretrained,
-                entry.gray,
-                device=device,
-                dtype=dtype,
-                tile=tile,
-                overlap=overlap,
-                context=asked,
-                ensemble=ensemble,
-                guard=guard,
-            )
+        if entry is not None and str(name_or_path) not in catalogue():
+            options = {"device": device, "dtype": dtype, "tile": tile, "overlap": overlap, "context": asked}
+            load = partial(cls.from_pretrained, ensemble=ensemble, guard=guard, **options)  # type: ignore[arg-type]
+            restorer._gray = partial(load, entry.gray) if entry.gray else None
+            restorer._raw = partial(load, entry.raw) if entry.raw else None
         return restorer
 
     @property
     def gray(self) -> "Restorer | None":
         """Restores gray images; loaded at its first use.
 
-        In a colour network, their noise is the same in all three channels, which never occurs in training.
-        `from_pretrained` sets it for tasks that have a gray model.
+        `from_pretrained` sets it for tasks that have a gray model: in a colour network, their noise is the same in all
+        three channels, which never occurs in training.
         """
         if callable(make := self._gray) and not isinstance(make, Restorer):
             self._gray = make()
@@ -216,6 +210,17 @@ class Restorer:
     @gray.setter
     def gray(self, other: "Restorer | None") -> None:
         self._gray = other
+
+    @property
+    def raw(self) -> "Restorer | None":
+        """Removes the noise of camera raw files before they are developed; loaded at its first use.
+
+        `from_pretrained` sets it for tasks that have such a model. Its network takes a sensor's planes
+        (`kbnet.imaging.sensor`), not images; `kbnet.inference.developing` uses it.
+        """
+        if callable(make := self._raw) and not isinstance(make, Restorer):
+            self._raw = make()
+        return self._raw  # type: ignore[return-value]  # made above
 
     @property
     def dtype(self) -> str:
@@ -316,7 +321,13 @@ class Restorer:
         return [each.result() for each in accepted]
 
     def _restore(self, images: Sequence[Samples], look: Look, progress: Progress) -> None:
-        restore_images(self.suited(images[0].channels), images, look.strength if look.is_plain else 1.0, progress)
+        suited = self.suited(images[0].channels)
+        if suited.config.channels not in (1, 3):
+            raise InvalidInputError(
+                f"expected weights for images, got {self.name}, whose network has {suited.config.channels} channels; "
+                "weights with 5 channels are for camera raw files with a Bayer sensor"
+            )
+        restore_images(suited, images, look.strength if look.is_plain else 1.0, progress)
         for image in () if look.is_plain else images:
             image.mix(look)
 
@@ -369,14 +380,6 @@ class Restorer:
                 "are damaged or unsuitable for such values"
             )
         return y
-
-
-def _runner(network: "Weights | Network", device: str, dtype: str) -> Runner:
-    if isinstance(network, Weights):
-        return open_weights(network, device, dtype)
-    from kbnet.inference.runners.modules import TorchRunner  # the caller has made the modules
-
-    return TorchRunner(network, device, "float32" if dtype == "auto" else dtype)
 
 
 def restore(

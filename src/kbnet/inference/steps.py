@@ -27,6 +27,8 @@ from kbnet.inference.sidecars import copy_sidecars
 if TYPE_CHECKING:
     from kbnet.inference.streaming import Streamed
 
+FROM_RAW_NOTE = "noise removed before developing"
+
 BYTES_AT_A_TIME = 2_000_000_000
 """For all images that are read, restored and written at the same time, up to three; a larger one is alone."""
 
@@ -35,6 +37,7 @@ COPIES = 6
 
 Progress = Callable[[Job, int, int], None]
 Examine = Callable[[Pixels, Pixels], str | None]
+Develop = Callable[[Photo, Callable[[int, int], None]], Pixels | None]
 
 
 class PixelRestorer(Protocol):
@@ -69,6 +72,7 @@ class Result:
         error: one line that names the file (then nothing was written), or None on success.
         width, height: of the upright image; 0 if it could not be read.
         channels: of the restored image, without alpha; 0 if it was not restored.
+        from_raw: whether the noise of a camera raw file was removed before it was developed.
         notes: one line for each change that naming, reading or writing had to make.
         data: the encoded result if the job has no output file.
         skipped: nothing was done, because the output is there already, or because the input is a result itself.
@@ -92,6 +96,7 @@ class Result:
     full: bool = False
     proved: bool = False
     channels: int = 0
+    from_raw: bool = False
 
     @property
     def made(self) -> bool:
@@ -122,6 +127,7 @@ class Read:
     seconds: float = 0.0
     error: str | None = None
     proved: bool = False
+    from_raw: bool = False
     restored: Photo | None = None
 
 
@@ -143,6 +149,7 @@ class Steps:
     skip_existing: bool = False
     sidecars: bool = False
     mark: str = ""
+    develop: Develop | None = None
 
     def __post_init__(self) -> None:
         free = free_memory()
@@ -221,17 +228,27 @@ class Steps:
             return
         start = time.monotonic()
         try:
-            pixels = self.network(read.photo.pixels, progress=lambda done, total: self.progress(job, done, total))
+            pixels, read.from_raw = self._restored(read.photo, lambda done, total: self.progress(job, done, total))
             read.change = mean_change(read.photo.pixels, pixels)
             if self.examine is not None and (note := self.examine(read.photo.pixels, pixels)) is not None:
                 read.notes = (*read.notes, note)
+            if read.from_raw:
+                read.notes = (*read.notes, FROM_RAW_NOTE)
             metadata = marked(read.photo.metadata, self.mark) if self.mark else read.photo.metadata
-            read.restored = replace(read.photo, pixels=pixels, metadata=metadata)
+            read.restored = replace(read.photo, pixels=pixels, metadata=metadata, undeveloped=None)
         except Exception as error:
             read.error = explain(error, job)
         finally:
             read.seconds += time.monotonic() - start
             read.photo = None  # the restored one is enough
+
+    def _restored(self, photo: Photo, progress: Callable[[int, int], None]) -> tuple[Pixels, bool]:
+        """The restored pixels, and whether they were developed from a restored camera raw file."""
+        if self.develop is not None and photo.undeveloped is not None:
+            developed = self.develop(photo, progress)
+            if developed is not None:
+                return developed, True
+        return self.network(photo.pixels, progress=progress), False
 
     def write(self, job: Job, read: Read) -> Result:
         """Encode the image and write it; return the outcome, which is also logged."""
@@ -245,6 +262,7 @@ class Steps:
                 result,
                 change=read.change,
                 extras=lost_extras(read.restored, read.format),
+                from_raw=read.from_raw,
                 channels=1 if read.restored.pixels.ndim == 2 else read.restored.pixels.shape[2],
             )
             try:

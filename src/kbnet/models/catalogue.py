@@ -53,9 +53,10 @@ class CatalogueEntry:
         recipe: file in the repository that trains such weights.
         history: the runs that made these weights, if they differ from a single run of the current recipe.
         measured_by: command that measured `metrics`.
-        variant: "hq" (better and slower) or "gray" for weights that aren't their task's default; TASK-VARIANT also
-            selects them.
+        variant: "hq" (better and slower), "gray" or "raw" (for camera raw files) for weights that aren't their task's
+            default; TASK-VARIANT also selects them.
         gray: name of the model that restores gray images when this one is selected by task.
+        raw: name of the model that restores camera raw files when this one is selected by task.
         credits: file in the package's `weights` folder that names each photo trained on, its author and its licence;
             empty if there is none.
         bfloat16: what products of bfloat16 do to results on CBSD68, measured by benchmarks/forms.py: the mean `loss` of
@@ -80,6 +81,7 @@ class CatalogueEntry:
     measured_by: str
     variant: str = ""
     gray: str = ""
+    raw: str = ""
     credits: str = ""
     bfloat16: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)

@@ -152,6 +152,16 @@ PRESETS: dict[str, Config] = {
         bases=8,
         lightweight=True,
     ),
+    # For the four colours of a camera's sensor, and their noise, each half as large as the photo.
+    "kbnet-nano-raw": KBNetSConfig(
+        channels=5,
+        width=32,
+        encoder_blocks=(3, 2, 2),
+        middle_blocks=2,
+        decoder_blocks=(2, 2, 3),
+        bases=8,
+        lightweight=True,
+    ),
     # Three times as many blocks, mostly at high resolution, where weights are few: 15 MB.
     "kbnet-small": KBNetSConfig(
         width=16, encoder_blocks=(3, 6, 8, 4), middle_blocks=2, decoder_blocks=(4, 8, 6, 3), bases=8, lightweight=True

@@ -45,9 +45,7 @@ def refuses(x: Tensor, weight: Tensor) -> str | None:
 def forward(x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Apply the operator: x [B,C,H,W], coefficients [B,N,H,W], weight [N,C,G,k,k], bias [N,C] -> [B,C,H,W]."""
     y = torch.empty_like(x)
-    extension().forward(
-        x.detach(), coefficients.detach(), *_dense(weight, bias), y, split=_may_split(), **settings()
-    )
+    extension().forward(x.detach(), coefficients.detach(), *_dense(weight, bias), y, split=_may_split(), **settings())
     return y
 
 

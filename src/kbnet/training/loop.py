@@ -125,7 +125,7 @@ class Run:
         if state is not None:
             self._resume(state)
 
-        channels = model.config.channels
+        channels = 1 if model.config.channels == 1 else 3  # of photos; a sensor has more
         if memory is None:
             memory = available_bytes() // 2
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))

@@ -30,7 +30,8 @@ class ModelSection(_Section):
     init: str | None = Field(
         default=None,
         description="initial weights: an included model, a task or a file, for the same network; a gray network also "
-        "accepts weights of its colour version, and a KBNet-S those of one with fewer blocks",
+        "accepts weights of its colour version, a KBNet-S those of one with fewer blocks, and a network for a sensor's "
+        "planes those of one for photos",
     )
 
 
@@ -96,6 +97,12 @@ class SourceSection(_Section):
         """Name of the source in validations and messages."""
         kind = self.layout if self.degradation is None else self.degradation.kind
         return self.folder or kind
+
+    @property
+    def channels(self) -> int | None:
+        """Channels that a degradation with images of its own needs; None if the photos determine them."""
+        found = getattr(None if self.degradation is None else self.degradation.build(), "channels", None)
+        return None if found is None else int(found)
 
     @property
     def actual_margin(self) -> int:
@@ -243,6 +250,14 @@ class Recipe(_Section):
             raise ValueError(f"patch must be a multiple of {multiple} for {self.model.preset}, got {odd[0]}")
         if (self.degradation is None) == (not self.sources):
             raise ValueError("expected either a degradation section or a list of sources")
+        for source in self.all_sources:
+            wanted = source.channels
+            if config.channels != wanted if wanted else config.channels not in (1, 3):
+                raise ValueError(
+                    f"the network has {config.channels} channels, but {source.label} needs {wanted or '1 or 3'}"
+                )
+            if wanted and (odd := [phase.patch for phase in self.phases if phase.patch % 2]):
+                raise ValueError(f"patch must be even for {source.label}, got {odd[0]}")
         labels = [source.label for source in self.sources]
         if twice := {label for label in labels if labels.count(label) > 1}:
             raise ValueError(f"sources need different names; set folder for those named {', '.join(sorted(twice))}")

@@ -74,7 +74,7 @@ def load_sources(
     Args:
         recipe: its sources, patch sizes and validation settings are used.
         data: folders; see `assign_folders`.
-        channels: channels of the network's input.
+        channels: 3 or 1, of the photos.
         multiple: minimum side of validation photos, in pixels.
         memory, cache: see `decode_all`.
 

@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 def initial_model(recipe: Recipe, folder: Path) -> Network:
     """Create the network of a recipe in training mode, with the weights of `model.init` or random ones.
 
-    A gray network can start from the weights of a colour one, and a KBNet-S from those of one with fewer blocks. If the
+    A gray network can start from the weights of a colour one, a KBNet-S from those of one with fewer blocks, and one
+    for a sensor's planes, which are half as large as the photo, from the lower levels of one for photos. If the
     folder has a checkpoint, `model.init` isn't loaded, so a run also resumes if those weights no longer exist.
 
     Raises:
@@ -38,6 +39,8 @@ def initial_model(recipe: Recipe, folder: Path) -> Network:
     state, config = start.state_dict(), start.config
     if (config.channels, model.config.channels) == (3, 1):
         state, config = _as_gray(state), replace(config, channels=1)
+    if isinstance(config, KBNetSConfig) and isinstance(model, KBNetS) and _is_for_a_sensor(model.config, config):
+        state, config = _below_first(state, config, model)
     if isinstance(config, KBNetSConfig) and isinstance(model, KBNetS) and _is_deeper(model.config, config):
         state, config = _deepened(state, model), model.config
     if config != model.config:
@@ -83,6 +86,38 @@ def _as_gray(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name in state:
             gray[name] = state[name].mean(0, keepdim=True)
     return gray
+
+
+def _is_for_a_sensor(lower: KBNetSConfig, config: KBNetSConfig) -> bool:
+    """Whether the first level of one network has the resolution and width of the second level of another."""
+    return lower.channels > config.channels == 3 and lower.width == 2 * config.width and len(config.encoder_blocks) > 1
+
+
+def _below_first(
+    state: dict[str, Tensor], config: KBNetSConfig, model: KBNetS
+) -> tuple[dict[str, Tensor], KBNetSConfig]:
+    """Drop the first level of a network. The first and the last convolution are random, as in `model`."""
+    lower = replace(
+        config,
+        channels=model.config.channels,
+        width=2 * config.width,
+        encoder_blocks=config.encoder_blocks[1:],
+        decoder_blocks=config.decoder_blocks[:-1],
+    )
+    ends = {name: value for name, value in model.state_dict().items() if name.partition(".")[0] in ("first", "last")}
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        part, _, rest = name.partition(".")
+        if part in ("encoder", "downsample"):
+            number, _, rest = rest.partition(".")
+            if number != "0":
+                found[f"{part}.{int(number) - 1}.{rest}"] = value
+        elif part in ("decoder", "upsample"):
+            if int(rest.partition(".")[0]) < len(lower.decoder_blocks):
+                found[name] = value
+        elif part not in ("first", "last"):
+            found[name] = value
+    return found | ends, lower
 
 
 def _is_deeper(deep: KBNetSConfig, shallow: KBNetSConfig) -> bool:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from kbnet.data import to_tensor
+from kbnet.data import pair_of, to_tensor
 from kbnet.data.photos import Pixels
 from kbnet.metrics import noisy, psnr, to_uint8
 from kbnet.nn import Network
@@ -77,6 +77,8 @@ class Validator:
                 total += _score(restored, clean)
                 if shown < PICTURES and accelerator.is_main_process:
                     strip = [to_uint8(degraded), to_uint8(restored), clean]
+                    if clean.ndim == 3:
+                        strip = [one[..., :3] for one in strip]  # of a sensor: red and green
                     pictures[f"{name}/{index}"] = np.concatenate(strip, axis=1)
             if accelerator.num_processes > 1:
                 total = float(accelerator.reduce(torch.tensor(total, device=accelerator.device), "sum"))
@@ -102,10 +104,11 @@ def _protocols(held_out: HeldOut, multiple: int) -> dict[str, list[tuple[Image, 
             continue
         assert degrade is not None
         margin = source.actual_margin
-        wide = _centre(clean, multiple, margin)
+        in_planes = hasattr(degrade, "pair")  # of half the size
+        wide = _centre(clean, 2 * multiple if in_planes else multiple, margin)
         inner = tuple(slice(margin, side - margin) for side in wide.shape[:2])
-        worse = degrade(to_tensor(wide), Generator().manual_seed(index))
-        images.append((_to_image(worse)[inner], wide[inner]))
+        wanted, worse = pair_of(degrade, to_tensor(wide), Generator().manual_seed(index))
+        images.append((_to_image(worse)[inner], to_uint8(_to_image(wanted)) if in_planes else wide[inner]))
     return {source.label: images}
 
 

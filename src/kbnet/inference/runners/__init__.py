@@ -10,14 +10,17 @@ import logging
 import os
 from functools import cache
 from importlib.util import find_spec
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kbnet.engine import native
 from kbnet.engine.contexts import Context, Image
 from kbnet.models.config import Config
 from kbnet.models.weights import Weights
 
-__all__ = ["Context", "Image", "Runner", "open_weights"]
+if TYPE_CHECKING:
+    from kbnet.nn import Network
+
+__all__ = ["Context", "Image", "Runner", "open_network", "open_weights"]
 
 BUDGET_BYTES = 768 * 2**20
 """Upper limit for a tile even if more memory is free: larger tiles are not faster, and other programs need memory."""
@@ -68,6 +71,15 @@ class Runner(Protocol):
 
     def __call__(self, image: Image, context: Context) -> Image:
         """Restore images [B,C,H,W], nominally in [0,1]; neither clips nor rounds. A `Gather` is given the averages."""
+
+
+def open_network(network: "Weights | Network", device: str, dtype: str) -> Runner:
+    """Choose what runs weights, as `open_weights`, or modules, which run themselves."""
+    if isinstance(network, Weights):
+        return open_weights(network, device, dtype)
+    from kbnet.inference.runners.modules import TorchRunner  # the caller has made the modules
+
+    return TorchRunner(network, device, "float32" if dtype == "auto" else dtype)
 
 
 def open_weights(weights: Weights, device: str = "cpu", dtype: str = "auto") -> Runner:
