@@ -40,6 +40,11 @@ SETS = {
     "deblur": (("pairs", "motion-dev"), ("blur", "CBSD68")),
 }
 GRAY = (("bsd68", "BSD68"), ("set12", "Set12"))
+GRAY_NOISE = (
+    *(("pairs-gray", name) for name in ("polyu-dev", "renoir-dev", "sidd-dev")),
+    ("bsd68", "BSD68"),
+    ("gaussian-jpeg", "CBSD68"),
+)
 CLEAN = (("clean", "CBSD68"), ("charts", ""))
 INTRODUCTION = """# Quality of the included weights
 
@@ -71,7 +76,8 @@ def main() -> None:
 
 def sets_of(entry: CatalogueEntry) -> tuple[tuple[str, str], ...]:
     """All (benchmark, set) pairs of a model."""
-    return (GRAY if entry.variant == "gray" else SETS[entry.task]) + CLEAN
+    gray = GRAY_NOISE if entry.task == "denoise" else GRAY
+    return (gray if entry.variant == "gray" else SETS[entry.task]) + CLEAN
 
 
 def file_of(entry: CatalogueEntry, benchmark: str, set_name: str, folder: Path) -> Path:

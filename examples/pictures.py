@@ -29,6 +29,7 @@ from skimage import data
 import kbnet
 from kbnet.degradations import create_degradation
 from kbnet.imaging import Photo, read_photo, write_photo
+from kbnet.inference.look import LUMA
 from kbnet.metrics import noisy, psnr, to_uint8
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +118,21 @@ def split(before: Pixels, after: Pixels, corner: tuple[int, int]) -> Pixels:
     return picture
 
 
+def to_gray(pixels: Pixels) -> Pixels:
+    """The luma [H,W] of a photo [H,W,3]."""
+    gray: Pixels = np.rint(pixels @ np.array(LUMA)).astype(np.uint8)
+    return gray
+
+
+def write_gray(damage: Damage, restorer: kbnet.Restorer) -> None:
+    """Write the images of a gray photo with this damage."""
+    before = to_gray(damage.degrade(damage.photo()))
+    pictures = [np.repeat(picture[:, :, None], 3, axis=2) for picture in (before, restorer(before))]
+    window = np.s_[damage.crop[0] : damage.crop[0] + CROP[0], damage.crop[1] : damage.crop[1] + CROP[1]]
+    write(joined([[picture[window] for picture in pictures]]), DOCS / "tasks" / "gray.jpg", quality=93)
+    write(joined([pictures]), DOCS / "gallery" / "gray.jpg", quality=88)
+
+
 def write(pixels: Pixels, path: Path, quality: int | None = None) -> None:
     """Write an image and replace an older one."""
     path.parent.mkdir(exist_ok=True)
@@ -163,6 +179,7 @@ def main() -> None:
         )
         if name in README:
             halves.append(split(before, after, damage.split))
+    write_gray(DAMAGES["camera-noise"], restorers["denoise"])
     write(joined([halves[:2], halves[2:]]), DOCS / "before-after.jpg", quality=88)
     write_table(table)
 

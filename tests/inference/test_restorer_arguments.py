@@ -95,7 +95,9 @@ def test_a_weights_file_is_restored_with(tmp_path):
 def test_shipped_weights_bring_their_context_unless_another_is_asked_for(tmp_path, monkeypatch):
     path = tmp_path / "shipped.safetensors"
     save_file(QUIET, path)
-    entry = SimpleNamespace(name="shipped", task="denoise", context="local", window=48, gray="", fast_dtype="float32")
+    entry = SimpleNamespace(
+        name="shipped", task="denoise", context="local", window=48, gray="", raw="", fast_dtype="float32"
+    )
     monkeypatch.setattr(restorer, "find", lambda name, preset: {"denoise": entry}.get(name))
     monkeypatch.setattr(restorer, "resolve", lambda name, preset: {"denoise": path}.get(name))
     shipped = Restorer.from_pretrained("denoise", device="cpu")

@@ -6,12 +6,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import kbnet
+from kbnet.degradations import create_degradation
 from kbnet.errors import CheckpointError, InvalidInputError, UnknownModelError
 from kbnet.evaluation import measured_figures
+from kbnet.metrics import psnr
 from kbnet.models import PRESETS, TASKS, catalogue, cost, count_parameters, find, list_models, load_model, resolve
 from kbnet.models import catalogue as _catalogue_function
 from kbnet.models.catalogue import FORMER_NAMES
@@ -163,3 +166,12 @@ def test_the_shipped_denoiser_denoises() -> None:
     noisy = ramp + 25 / 255 * torch.randn(1, 3, 96, 96)
     restored = kbnet.Restorer.from_pretrained("denoise-gaussian")(noisy)
     assert (restored - ramp).square().mean() < (noisy - ramp).square().mean() / 20
+
+
+def test_the_default_removes_a_cameras_noise_from_gray_photos() -> None:
+    y, x = np.mgrid[:96, :128].astype(np.float32)
+    clean = (0.45 + 0.25 * np.sin(x / 17) * np.cos(y / 11) + 0.2 * (np.hypot(x - 70, y - 40) < 25)).astype(np.float32)
+    camera = create_degradation("camera-noise", shot=[0.02, 0.02], clean_share=0)
+    noisy = camera(torch.from_numpy(clean[None]), torch.Generator().manual_seed(0))[0].numpy()
+    result = kbnet.restore(noisy)
+    assert psnr(result, clean, peak=1.0) > psnr(noisy, clean, peak=1.0) + 6

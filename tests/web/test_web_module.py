@@ -87,7 +87,7 @@ def test_gray_images_are_restored_with_gray_weights(restore, tile):
     _, result = restore(np.repeat(gray, 3, 2), load={"gray": True, "tile": tile, "workers": 2})
     assert np.array_equal(result[..., :1], result[..., 1:2])
     assert np.array_equal(result[..., :1], result[..., 2:])
-    wanted = expected(gray, "denoise-gaussian-gray", tile)
+    wanted = expected(gray, "denoise-gray", tile)
     assert difference(wanted, gray) > 5
     assert difference(result[..., :1], wanted) <= 1
     told, _ = restore(noisy(16, 16), load={"gray": True, "workers": 1})

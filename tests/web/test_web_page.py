@@ -146,7 +146,7 @@ def test_gray_and_translucent_images_keep_their_kind(open_page):
     _, data = restored(page, "gray.png", encode(gray))
     result = load(data)
     assert result.mode == "L"
-    assert difference(np.asarray(result)[..., None], expected(gray, model="denoise-gaussian-gray")) <= 1
+    assert difference(np.asarray(result)[..., None], expected(gray, model="denoise-gray")) <= 1
     alpha = np.dstack([noisy(24, 32), np.tile(np.arange(32, dtype=np.uint8) * 8, (24, 1))])
     page.add(("glass.png", encode(alpha)))
     page.restore(2)

@@ -20,7 +20,7 @@ _TILES, _CLUSTER = "Tiles and memory", "Many processes or machines (Ray)"
 
 
 TASKS = ("denoise", "denoise-gaussian", "derain", "deblur")
-FORMER_TASKS = ("denoise-real", "denoise-gray", "denoise-free")  # of earlier releases; the catalogue translates them
+FORMER_TASKS = ("denoise-real", "denoise-gray", "denoise-free")  # of earlier releases; the catalogue knows them
 
 
 class Preset(StrEnum):

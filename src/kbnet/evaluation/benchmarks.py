@@ -209,7 +209,7 @@ _TABLE = (
         "input/ and target/ with the same names; extensions may differ",
         "your own images, or any data set in this layout",
         "both converted to gray like OpenCV; " + _BYTES,
-        "denoise-gaussian-gray",
+        "denoise-gray",
         pair_samples("pairs", gray=True),
         score_bytes,
         channels=1,

@@ -213,10 +213,9 @@ class Restorer:
 
     @property
     def raw(self) -> "Restorer | None":
-        """Removes the noise of camera raw files before they are developed; loaded at its first use.
+        """Restores camera raw files before they are developed; loaded at its first use.
 
-        `from_pretrained` sets it for tasks that have such a model. Its network takes a sensor's planes
-        (`kbnet.imaging.sensor`), not images; `kbnet.inference.developing` uses it.
+        Its network takes a sensor's planes (`kbnet.imaging.sensor`), not images: see `kbnet.inference.developing`.
         """
         if callable(make := self._raw) and not isinstance(make, Restorer):
             self._raw = make()
@@ -323,10 +322,7 @@ class Restorer:
     def _restore(self, images: Sequence[Samples], look: Look, progress: Progress) -> None:
         suited = self.suited(images[0].channels)
         if suited.config.channels not in (1, 3):
-            raise InvalidInputError(
-                f"expected weights for images, got {self.name}, whose network has {suited.config.channels} channels; "
-                "weights with 5 channels are for camera raw files with a Bayer sensor"
-            )
+            raise InvalidInputError(f"{self.name} restores camera raw files only: its network takes a sensor's planes")
         restore_images(suited, images, look.strength if look.is_plain else 1.0, progress)
         for image in () if look.is_plain else images:
             image.mix(look)

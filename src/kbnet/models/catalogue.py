@@ -20,12 +20,10 @@ PRESET_CHOICES = ("fast", "best")
 
 FORMER_NAMES = {
     "denoise-real": "denoise",
-    "denoise-gray": "denoise-gaussian-gray",
     "denoise-hq": "denoise-gaussian-hq",
     "denoise-free": "denoise",
     "kbnet-nano-denoise-real": "kbnet-nano-denoise",
     "kbnet-nano-denoise-free": "kbnet-nano-denoise",
-    "kbnet-nano-denoise-gray": "kbnet-nano-denoise-gaussian-gray",
     "kbnet-small-denoise": "kbnet-small-denoise-gaussian",
 }
 """Model names of earlier releases and their current names. The old ones still work, with a warning."""
