@@ -19,13 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 from facts import RESULTS, processor, write
-from kbnet.degradations import DEGRADATIONS
+from kbnet.degradations import DEGRADATIONS, RawNoise
 from kbnet.imaging import read_photo
+from kbnet.imaging.sensor import COLOURS
 from kbnet.inference import Restorer
+from kbnet.inference.samples import ArraySamples
+from kbnet.inference.whole import restore_images
 from kbnet.models import CatalogueEntry, catalogue
 
 os.environ.setdefault("KBNET_INSTRUCTION_SET", "avx512bf16")
 SIGMA = 25
+SHOT = (3.2e-3, 3.2e-3)  # about ISO 1600
 
 
 def main() -> None:
@@ -53,6 +57,8 @@ def measure(entry: CatalogueEntry, images: list[Path]) -> dict[str, Any]:
     exact, fast = (Restorer.from_pretrained(entry.name, device="cpu", dtype=dtype) for dtype in dtypes)
     if [(made.runner.runtime, made.runner.dtype) for made in (exact, fast)] != [("engine", dtype) for dtype in dtypes]:
         raise SystemExit("this processor has no products of bfloat16, or the compiled kernels are off")
+    if entry.variant == "raw":
+        return measure_raw(entry, exact, fast, images)
     losses, changes = [], []
     for number, path in enumerate(images):
         clean = read_photo(path).pixels.astype(np.float32) / 255
@@ -62,10 +68,34 @@ def measure(entry: CatalogueEntry, images: list[Path]) -> dict[str, Any]:
         results = [np.clip(restorer(degraded), 0, 1) for restorer in (exact, fast)]
         losses.append(psnr(results[0], clean) - psnr(results[1], clean))
         changes.append(float(np.abs(results[0] - results[1]).max() * 255))
+    return row(entry, losses, changes)
+
+
+def measure_raw(entry: CatalogueEntry, exact: Restorer, fast: Restorer, images: list[Path]) -> dict[str, Any]:
+    """The same on a sensor's planes, before they are developed."""
+    losses, changes = [], []
+    for number, path in enumerate(images):
+        clean = torch.from_numpy(read_photo(path).pixels.astype(np.float32) / 255).permute(2, 0, 1)
+        wanted, given = (
+            planes.permute(1, 2, 0).contiguous().numpy()
+            for planes in RawNoise(shot=SHOT).pair(clean, torch.Generator().manual_seed(number))
+        )
+        results = []
+        for restorer in (exact, fast):
+            restored = np.empty_like(given)
+            restore_images(restorer, [ArraySamples(given, restored, (0.0, 1.0))], 1.0, lambda done, total: None)
+            results.append(restored[:, :, :COLOURS].clip(0, 1))
+        losses.append(psnr(results[0], wanted[:, :, :COLOURS]) - psnr(results[1], wanted[:, :, :COLOURS]))
+        changes.append(float(np.abs(results[0] - results[1]).max() * 255))
+    return row(entry, losses, changes)
+
+
+def row(entry: CatalogueEntry, losses: list[float], changes: list[float]) -> dict[str, Any]:
+    """What the results file says about one model."""
     return {
         "sha256": entry.sha256,
         "processor": processor(),
-        "images": len(images),
+        "images": len(losses),
         "loss": round(float(np.mean(losses)), 4),
         "change": round(max(changes), 2),
     }

@@ -92,7 +92,8 @@ def main() -> int:
     arguments = parser.parse_args()
     restorer = Restorer.from_pretrained("denoise", device="cpu")
     peers = [PEERS[name] for name in arguments.peers]
-    paths = sorted(path for path in arguments.data.iterdir() if path.suffix in (".png", ".jpg"))[: arguments.limit]
+    every = sorted(path for path in arguments.data.iterdir() if path.suffix in (".png", ".jpg"))
+    paths = every[: arguments.limit]
     rows: list[dict[str, Any]] = []
     for iso, (shot, read) in ISO.items():
         scores: dict[str, list[float]] = {}
@@ -103,13 +104,13 @@ def main() -> int:
         rows.append({"iso": iso, "shot": shot, "read": read, "psnr": means})
         sys.stdout.write(f"{rows[-1]}\n")
         sys.stdout.flush()
-    clean = [clean_score(scene_of(path, arguments.crop), restorer) for path in paths]
+    clean = [clean_score(scene_of(path, arguments.crop), restorer) for path in every]
     found = {
         "sha256": find("denoise-raw").sha256,  # type: ignore[union-attr]  # it is included
         "photos": len(paths),
         "crop": arguments.crop,
         "rows": rows,
-        "clean": {"mean": round(float(np.mean(clean)), 2), "lowest": round(min(clean), 2)},
+        "clean": {"photos": len(clean), "mean": round(float(np.mean(clean)), 2), "lowest": round(min(clean), 2)},
     }
     write("raw", found, arguments.results)
     return 0

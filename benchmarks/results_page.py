@@ -57,6 +57,7 @@ def page(files: Mapping[str, Results], others: Results) -> str:
         pairs(files),
         clean(files),
         runtimes(files),
+        raw(files),
         eight_bits(files),
         training(files),
         workers(files),
@@ -126,11 +127,12 @@ def pairs(files: Mapping[str, Results]) -> str:
             if not mean["input"] or group.startswith("sigma "):
                 continue
             before, after = float(mean["input"]["psnr"]), float(mean["output"]["psnr"])
-            kind = "Y" if results["settings"]["benchmark"] in ON_Y else "RGB"
+            benchmark = find_benchmark(results["settings"]["benchmark"])
+            kind = "Y" if benchmark.name in ON_Y else "gray" if benchmark.channels == 1 else "RGB"
             rows.append(
                 [
                     f"{_set(results)}{'' if group == 'all' else f', {group}'} ({mean['pictures']})",
-                    find_benchmark(results["settings"]["benchmark"]).title,
+                    benchmark.title,
                     kind,
                     _model(results["settings"]),
                     _decibels(before),
@@ -143,6 +145,22 @@ def pairs(files: Mapping[str, Results]) -> str:
             )
     heads = ["set (images)", "benchmark", "on", "model", "input", "restored", "gain", "lowest", "worse than input"]
     return f"## Real noise, rain and blur\n\n{table([*heads, 'from'], rows)}" if rows else ""
+
+
+def raw(files: Mapping[str, Results]) -> str:
+    """Camera raw files with known noise: methods by sensitivity."""
+    found = files.get("raw")
+    if found is None or "clean" not in found:
+        return ""
+    rows = [[str(row["iso"]), *(_decibels(value) for value in row["psnr"].values())] for row in found["rows"]]
+    text = (
+        "## Camera raw files\n\nSynthetic raw files, developed by LibRaw; PSNR against the development of the same "
+        f'file without noise, {found["photos"]} crops of {found["crop"]} pixels from photos. "kbnet" removes the noise '
+        "before developing, all others afterwards; a DNG can tell its noise, otherwise kbnet estimates it. Files "
+        f"without noise ({found['clean']['photos']}): {_decibels(found['clean']['mean'])}, lowest "
+        f"{_decibels(found['clean']['lowest'])}.\n\n"
+    )
+    return text + table(["ISO", *found["rows"][0]["psnr"]], rows) + "\nFrom `raw`.\n"
 
 
 def clean(files: Mapping[str, Results]) -> str:

@@ -76,6 +76,8 @@ def main() -> None:
 
 def sets_of(entry: CatalogueEntry) -> tuple[tuple[str, str], ...]:
     """All (benchmark, set) pairs of a model."""
+    if entry.variant == "raw":
+        return ()  # benchmarks/raw.py
     gray = GRAY_NOISE if entry.task == "denoise" else GRAY
     return (gray if entry.variant == "gray" else SETS[entry.task]) + CLEAN
 

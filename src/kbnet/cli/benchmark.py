@@ -101,13 +101,13 @@ def seconds_per_megapixel(
 
 def _networks(model: str | None) -> "list[CatalogueEntry | str]":
     """One included model for each colour network, or the given model."""
-    from kbnet.models import find, list_models
+    from kbnet.models import PRESETS, find, list_models
 
     if model is not None:
         return [find(model) or model]
     first: dict[str, CatalogueEntry | str] = {}
     for entry in list_models():
-        if not entry.preset.endswith("-gray"):
+        if PRESETS[entry.preset].channels == 3:
             first.setdefault(entry.preset, entry)
     return list(first.values())
 
