@@ -153,12 +153,14 @@ def raw(files: Mapping[str, Results]) -> str:
     if found is None or "clean" not in found:
         return ""
     rows = [[str(row["iso"]), *(_decibels(value) for value in row["psnr"].values())] for row in found["rows"]]
+    told, guessed = found["clean"]["told"], found["clean"]["estimated"]
     text = (
         "## Camera raw files\n\nSynthetic raw files, developed by LibRaw; PSNR against the development of the same "
         f'file without noise, {found["photos"]} crops of {found["crop"]} pixels from photos. "kbnet" removes the noise '
         "before developing, all others afterwards; a DNG can tell its noise, otherwise kbnet estimates it. Files "
-        f"without noise ({found['clean']['photos']}): {_decibels(found['clean']['mean'])}, lowest "
-        f"{_decibels(found['clean']['lowest'])}.\n\n"
+        f"without noise ({found['clean']['photos']}): {_decibels(told['mean'])}, lowest {_decibels(told['lowest'])}, if they "
+        f"tell so; with an estimate {_decibels(guessed['mean'])}, lowest {_decibels(guessed['lowest'])}, because it takes "
+        "fine texture for noise where a small picture has nothing else.\n\n"
     )
     return text + table(["ISO", *found["rows"][0]["psnr"]], rows) + "\nFrom `raw`.\n"
 

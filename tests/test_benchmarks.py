@@ -299,5 +299,5 @@ def test_the_whole_command_is_measured_in_processes_of_its_own(tmp_path):
     found = json.loads((tmp_path / "commands.json").read_text())
     assert {row["environment"] for row in found["rows"]} == {"this", "same"} == set(found["environments"])
     restored = [row for row in found["rows"] if row["what"].startswith("kbnet restore")]
-    assert len(restored) == 2
+    assert len(restored) == 4
     assert all(row["seconds"] > 0 and row["peak_megabytes"] > 20 for row in restored)

@@ -46,7 +46,8 @@ def test_entry_is_true(entry: kbnet.models.CatalogueEntry) -> None:
         assert rows[0] == ["file", "licence", "credit", "source"]
         assert len(rows) > 600
         assert all(len(row) == 4 and row[1] and "NC" not in row[1].split("-") for row in rows[1:])
-    assert entry.metrics["CBSD68 clean, lowest"] >= (38 if entry.task == "deblur" else 42)  # it does no harm
+    harmless = 38 if entry.task == "deblur" else 40 if entry.variant == "raw" else 42  # no sensor is without noise
+    assert entry.metrics["CBSD68 clean, lowest"] >= harmless
     planes = 4 if entry.variant == "raw" else 1  # a sensor's planes have a quarter of the pixels
     assert cost(network.config).per_pixel / planes <= (250_000 if entry.variant == "hq" else 60_000)
 
@@ -63,7 +64,7 @@ def test_metrics_are_those_of_a_results_file_of_these_weights(entry: kbnet.model
     raw = json.loads((ROOT / "benchmarks" / "results" / "raw.json").read_text())
     if raw.get("sha256") == entry.sha256:
         measured |= {f"CBSD68 raw, ISO {row['iso']}": row["psnr"]["kbnet"] for row in raw["rows"]}
-        measured["CBSD68 clean, lowest"] = raw["clean"]["lowest"]
+        measured["CBSD68 clean, lowest"] = raw["clean"]["told"]["lowest"]
     for result in results:
         settings = result.get("settings", {})
         ours = settings.get("sha256") == entry.sha256 and settings["context"] == entry.context
