@@ -147,6 +147,10 @@ def pairs(files: Mapping[str, Results]) -> str:
     return f"## Real noise, rain and blur\n\n{table([*heads, 'from'], rows)}" if rows else ""
 
 
+def _two(scores: Mapping[str, float]) -> str:
+    return f"{_decibels(scores['mean'])} and {_decibels(scores['lowest'])}"
+
+
 def raw(files: Mapping[str, Results]) -> str:
     """Camera raw files with known noise: methods by sensitivity."""
     found = files.get("raw")
@@ -158,9 +162,8 @@ def raw(files: Mapping[str, Results]) -> str:
         "## Camera raw files\n\nSynthetic raw files, developed by LibRaw; PSNR against the development of the same "
         f'file without noise, {found["photos"]} crops of {found["crop"]} pixels from photos. "kbnet" removes the noise '
         "before developing, all others afterwards; a DNG can tell its noise, otherwise kbnet estimates it. Files "
-        f"without noise ({found['clean']['photos']}): {_decibels(told['mean'])}, lowest {_decibels(told['lowest'])}, if they "
-        f"tell so; with an estimate {_decibels(guessed['mean'])}, lowest {_decibels(guessed['lowest'])}, because it takes "
-        "fine texture for noise where a small picture has nothing else.\n\n"
+        f"without noise ({found['clean']['photos']}), mean and lowest: {_two(told)} if they tell so, {_two(guessed)} "
+        "with an estimate, which takes fine texture for noise where a small picture has nothing else.\n\n"
     )
     return text + table(["ISO", *found["rows"][0]["psnr"]], rows) + "\nFrom `raw`.\n"
 
