@@ -163,7 +163,7 @@ def raw(files: Mapping[str, Results]) -> str:
         f'file without noise, {found["photos"]} crops of {found["crop"]} pixels from photos. "kbnet" removes the noise '
         "before developing, all others afterwards; a DNG can tell its noise, otherwise kbnet estimates it. Files "
         f"without noise ({found['clean']['photos']}), mean and lowest: {_two(told)} if they tell so, {_two(guessed)} "
-        "with an estimate, which takes fine texture for noise where a small picture has nothing else.\n\n"
+        "with an estimate, which takes fine texture for noise where a small photo has nothing else.\n\n"
     )
     return text + table(["ISO", *found["rows"][0]["psnr"]], rows) + "\nFrom `raw`.\n"
 

@@ -58,7 +58,7 @@ def test_metrics_are_those_of_a_results_file_of_these_weights(entry: kbnet.model
     measured = {
         f"{result['set']} {sigma}": value
         for result in results
-        if result.get("sha256") == entry.sha256 and result["restorer"]["context"] == entry.context
+        if result.get("sha256") == entry.sha256 and result.get("restorer", {}).get("context") == entry.context
         for sigma, value in result["psnr"].items()
     }
     raw = json.loads((ROOT / "benchmarks" / "results" / "raw.json").read_text())
