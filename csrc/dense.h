@@ -1,7 +1,7 @@
 // Operations of a block on panels: matrix products, convolutions and norms.
 //
 // Every product runs in register tiles of kRows outputs x kColumns vectors of pixels. Weights are packed once per call
-// as [outputs / kRows][inputs][kRows], multiplied by their scales. In bfloat16 two inputs share a lane, as in forward.h;
+// as [outputs / kRows][inputs][kRows], multiplied by their scales. In bfloat16 two inputs share a lane (products.h);
 // with a matrix unit, products of pairs run there (matrix_products.h).
 #pragma once
 

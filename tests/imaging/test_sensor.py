@@ -66,3 +66,8 @@ def test_clipped_pixels_stay_clipped():
     replaced = Mosaic(signal, (0, 0)).replaced(np.full((2, 2, 4), 0.25, np.float32)).signal
     assert replaced[1, 2] == 1.0
     assert (replaced == 0.25).sum() == 15
+
+
+def test_an_estimate_of_a_picture_of_a_few_blocks():
+    found = estimate_noise(noisy(np.full((20, 26, 4), 0.3), MIDDLE))
+    assert found.shot * 0.3 + found.read == pytest.approx(MIDDLE.shot * 0.3 + MIDDLE.read, rel=0.4)

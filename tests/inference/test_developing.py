@@ -71,6 +71,15 @@ def test_jobs_say_when_the_noise_was_removed_before_developing(tmp_path, develop
     assert (result.change > 0.01) == develops
 
 
+def test_less_noise_than_in_training_is_left_alone():
+    for shot, share in ((1e-6, 0), (3e-5, 0.6), (1e-3, 1)):
+        photo = read_photo(dng(scene(), shot=shot, told=True))
+        changed, same = (restore_raw(restorer(by), photo, lambda done, total: None) for by in (0.1, 0.0))
+        full = restore_raw(restorer(0.1), read_photo(dng(scene(), shot=1e-3, told=True)), lambda done, total: None)
+        part = (changed.astype(float) - same).mean() / (full.astype(float) - same).mean()
+        assert part == pytest.approx(share, abs=0.25)
+
+
 def test_the_noise_that_a_file_tells_is_used(monkeypatch):
     from kbnet.imaging import raw
 

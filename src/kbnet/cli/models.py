@@ -45,7 +45,7 @@ def models(
 
 
 def _task(entry: "CatalogueEntry") -> str:
-    """The task, and in parentheses what selects these weights: --preset best, or gray images."""
+    """The task, and in parentheses what selects these weights: --preset best, gray images or raw files."""
     variant = {"hq": "best", "": "other"}.get(entry.variant, entry.variant)
     return entry.task if entry.default else f"{entry.task} ({variant})"
 

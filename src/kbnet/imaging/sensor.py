@@ -114,7 +114,8 @@ def estimate_noise(planes: NDArray[np.float32]) -> SensorNoise:
     usable = means < _BRIGHTEST
     means, variances = means[usable], variances[usable]
     if means.size < _BINS:
-        return SensorNoise(0, float(variances.min(initial=0)))
+        # too few for a line through read noise too
+        return SensorNoise(float((variances / np.maximum(means, 1e-3)).min()) if means.size else 0.0, 0)
     order = np.argsort(means)
     bins = np.array_split(order, min(_BINS, means.size // 8))
     x = np.array([means[one].mean() for one in bins])
