@@ -62,7 +62,7 @@ def test_metrics_are_those_of_a_results_file_of_these_weights(entry: kbnet.model
     }
     raw = json.loads((ROOT / "benchmarks" / "results" / "raw.json").read_text())
     if raw.get("sha256") == entry.sha256:
-        measured |= {f"CBSD68 raw, ISO {row['iso']}": row["psnr"]["kbnet"] for row in raw["rows"]}
+        measured |= {f"CBSD68 raw ISO {row['iso']}": row["psnr"]["kbnet"] for row in raw["rows"]}
         measured["CBSD68 clean, lowest"] = raw["clean"]["told"]["lowest"]
     for result in results:
         settings = result.get("settings", {})

@@ -21,7 +21,7 @@ def models(
 ) -> None:
     """List the included models with cost and licence.
 
-    COST is the number of multiply-adds per pixel. `kbnet info NAME` shows everything about one model.
+    COST is the number of multiply-adds per pixel of the photo. `kbnet info NAME` shows everything about one model.
     """
     from kbnet.models import PRESETS, list_models
 
@@ -31,10 +31,10 @@ def models(
         print_json({"networks": networks, "weights": [asdict(entry) for entry in shipped]})
         return
     costs = {name: _network_facts(name) for name in (PRESETS if verbose else {entry.preset for entry in shipped})}
-    rows = [(_task(entry), entry.name, _cost(costs[entry.preset]), entry.license) for entry in shipped]
+    rows = [(_task(entry), entry.name, _cost(entry, costs[entry.preset]), entry.license) for entry in shipped]
     print_columns(("TASK", "MODEL", "COST", "LICENCE"), rows, right=("COST",))
     if not verbose:
-        typer.echo("\nCOST: multiply-adds per pixel. Quality and more networks: kbnet models --verbose")
+        typer.echo("\nCOST: multiply-adds per pixel of the photo. Quality and more networks: kbnet models --verbose")
         return
     for entry in shipped:
         typer.echo("")
@@ -50,8 +50,9 @@ def _task(entry: "CatalogueEntry") -> str:
     return entry.task if entry.default else f"{entry.task} ({variant})"
 
 
-def _cost(facts: dict[str, Any]) -> str:
-    return f"{facts['macs_per_pixel'] / 1e3:.0f}k"
+def _cost(entry: "CatalogueEntry", network: dict[str, Any]) -> str:
+    """Multiply-adds per pixel of the photo. A network for raw files runs on planes with a quarter of its pixels."""
+    return f"{network['macs_per_pixel'] / (4 if entry.variant == 'raw' else 1) / 1e3:.0f}k"
 
 
 def _facts(entry: "CatalogueEntry", network: dict[str, Any]) -> dict[str, str]:
@@ -61,7 +62,7 @@ def _facts(entry: "CatalogueEntry", network: dict[str, Any]) -> dict[str, str]:
         "model": entry.name,
         "task": _task(entry),
         "summary": entry.summary,
-        "network": f"{entry.preset}, {entry.parameters / 1e6:.2f} M parameters, {_cost(network)} MACs per pixel",
+        "network": f"{entry.preset}, {entry.parameters / 1e6:.2f} M parameters, {_cost(entry, network)} MACs per pixel",
         "licence": entry.license,
         "measured": ", ".join(measured),
     }
