@@ -138,6 +138,24 @@ def test_margins_are_degraded_and_cut_off(write):
     assert torch.equal(clean, degraded)
 
 
+def test_photos_are_reduced_by_a_factor_drawn_for_each_patch(write):
+    # each pixel is one level brighter than its left neighbour
+    path = write("slope.png", np.indices((64, 64)).sum(0).astype(np.uint8))
+
+    def slopes(scale, side=8):
+        patches = PhotoPatches([make_set([Item(path)], degrade=Brighter(), scale=scale, side=side)], seed=2)
+        clean, degraded = patches.batch(3, 16, side)
+        assert torch.equal(degraded[:, :, 1:], clean[:, :, 1:] + 1)
+        assert torch.equal(patches.batch(3, 16, side, slice(5, 6))[0], clean[5:6])
+        return (clean[:, 0, :, 1:] - clean[:, 0, :, :-1])[:, 2:-2, 2:-2].abs().mean((1, 2)) * 255
+
+    assert torch.allclose(slopes((1.0, 1.0)), torch.ones(16), atol=1e-4)
+    assert torch.allclose(slopes((0.5, 0.5)), torch.full((16,), 2.0), atol=1e-3)
+    drawn = slopes((0.25, 1.0))
+    assert drawn.min() < 1.6 < 2.4 < drawn.max() < 4.1
+    assert torch.allclose(slopes((0.1, 0.1), side=32), torch.full((16,), 2.0), atol=1e-3)  # the whole photo
+
+
 def test_a_photo_of_just_the_size_of_a_patch_is_used_whole(write):
     photos = make_set([Item(write("small.png", numbered(4, 4)))], degrade=Brighter())
     drawn = (PhotoPatches([photos]).batch(0, 20, 4)[0] * 255).round()

@@ -270,14 +270,14 @@ def test_a_missing_section_is_named(path):
     assert "optimizer is missing" in refusal(path)
 
 
-RAIN = "{weight=3, folder='photos', degradation={kind='gaussian', sigma=[5, 5]}, margin=4}"
+RAIN = "{weight=3, folder='photos', degradation={kind='gaussian', sigma=[5, 5]}, margin=4, scale=[0.5, 1]}"
 
 
 def test_sources_have_weights_folders_layouts_and_degradations(path):
     without_degradation(path)
     recipe = Recipe.read(path, {"sources": f"[{RAIN}, {{folder='rain-pairs', layout='rain13k'}}]"})
     photos, pairs = recipe.all_sources
-    assert (photos.weight, photos.margin, photos.label) == (3, 4, "photos")
+    assert (photos.weight, photos.margin, photos.scale, photos.label) == (3, 4, (0.5, 1), "photos")
     assert photos.degradation.build() == BatchNoise((5, 5))
     assert (pairs.weight, pairs.layout, pairs.degradation) == (1, "rain13k", None)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
@@ -293,6 +293,9 @@ def test_sources_have_weights_folders_layouts_and_degradations(path):
         ("[{folder='photos'}]", "layout photos needs a degradation"),
         ("[{layout='sidd', degradation={kind='gaussian', sigma=[5, 5]}}]", "layouts of pairs take none"),
         ("[{layout='pairs', margin=3}]", "margin needs a degradation"),
+        ("[{layout='pairs', scale=[0.5, 1]}]", "scale needs a degradation"),
+        ("[{degradation={kind='gaussian', sigma=[5, 5]}, scale=[0.5, 2]}]", "scale must be [low, high] with 0 < low <= high <= 1"),
+        ("[{degradation={kind='gaussian', sigma=[5, 5]}, scale=[0.5]}]", "sources.0.scale"),
         ("[{layout='pairs', weight=0}]", "sources.0.weight"),
         ("[{layout='pairs', folder=''}]", "sources.0.folder"),
         ("[{degradation={kind='pairs'}}]", "layout photos needs a degradation"),

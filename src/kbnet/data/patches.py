@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import interpolate
 
 from kbnet.data.layouts import Item
 from kbnet.data.photos import Pixels, to_tensor
@@ -69,6 +70,8 @@ class PhotoSet:
         degrade: degrades a clean patch; None for pairs.
         weight: relative share of the patches that come from this set.
         margin: pixels around a patch that are degraded with it and then cropped, so that blur sees real surroundings.
+        scale: range of the factor by which the photo is reduced for a patch; a photo that would become too small is
+            reduced less.
     """
 
     photos: list[tuple[Pixels, Pixels | None]]
@@ -76,6 +79,7 @@ class PhotoSet:
     degrade: Degradation | None
     weight: float = 1.0
     margin: int = 0
+    scale: tuple[float, float] = (1.0, 1.0)
     _memory: SharedMemory | None = field(default=None, init=False, repr=False, compare=False)
 
     def share(self) -> None:
@@ -103,6 +107,7 @@ def photo_set(
     largest: int | None = None,
     weight: float = 1.0,
     margin: int = 0,
+    scale: tuple[float, float] = (1.0, 1.0),
 ) -> PhotoSet:
     """Build the set of one source from decoded photos or pairs.
 
@@ -113,7 +118,7 @@ def photo_set(
     Raises:
         InvalidInputError: no photo is large enough for the largest patch.
     """
-    loaded = PhotoSet([], [], degrade, weight, margin)
+    loaded = PhotoSet([], [], degrade, weight, margin, scale)
     wanted, largest = smallest + 2 * margin, (largest or smallest) + 2 * margin
     for item in items:
         clean = decoded[item.clean]
@@ -200,6 +205,12 @@ class PhotoPatches:
             return 1.0, None
         return float(numbers.beta(self.mixup.alpha, self.mixup.alpha)), numbers.permutation(count).tolist()
 
+    def _scale(self, photos: PhotoSet, step: int, index: int) -> float:
+        low, high = photos.scale
+        if low == high:
+            return low
+        return float(np.random.default_rng(_hash(self.seed, step, index, "scale")).uniform(low, high))
+
     def _patches(self, step: int, count: int, patch: int, wanted: list[int]) -> tuple[Tensor, Tensor]:
         generator = Generator().manual_seed(self.seed * 1_000_003 + step)
         chosen = torch.multinomial(self._weights_for(patch), count, replacement=True, generator=generator).tolist()
@@ -208,13 +219,14 @@ class PhotoPatches:
 
         def cut(i: int) -> tuple[PhotoSet, Tensor, Tensor | None]:
             photos, index = self._places[chosen[i]]
-            side = patch + 2 * photos.margin
+            wanted = patch + 2 * photos.margin
             clean, degraded = photos.photos[index]
+            side = min(round(wanted / self._scale(photos, step, i)), *clean.shape[:2])
             top, left = (int(at * (extent - side + 1)) for at, extent in zip(corners[i], clean.shape[:2], strict=True))
             window = slice(top, top + side), slice(left, left + side)
             return (
                 photos,
-                _turned(clean[window], turns[i]),
+                _reduced(_turned(clean[window], turns[i]), wanted),
                 None if degraded is None else _turned(degraded[window], turns[i]),
             )
 
@@ -251,6 +263,13 @@ def pair_of(degrade: Degradation, clean: Tensor, generator: Generator) -> tuple[
 def _turned(pixels: Pixels, turn: int) -> Tensor:
     turned = np.rot90(pixels, turn % 4)
     return to_tensor(turned[:, ::-1] if turn >= 4 else turned)
+
+
+def _reduced(patch: Tensor, side: int) -> Tensor:
+    if patch.shape[-1] == side:
+        return patch
+    smaller = interpolate(patch[None], size=(side, side), mode="bicubic", align_corners=False, antialias=True)
+    return smaller[0].clamp_(0, 1)
 
 
 def _hash(*parts: object) -> int:

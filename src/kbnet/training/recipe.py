@@ -76,6 +76,11 @@ class SourceSection(_Section):
         description="pixels around a patch that are degraded with it and then cropped; defaults to what the "
         "degradation needs; a smaller margin saves time",
     )
+    scale: tuple[float, float] = Field(
+        default=(1.0, 1.0),
+        description="range of factors, at most 1, by which the photo is reduced before a patch is cut: reduced photos "
+        "have finer detail; validation photos stay as they are",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SourceSection":
@@ -90,6 +95,10 @@ class SourceSection(_Section):
             raise ValueError("drawn needs a degradation; pairs are already degraded")
         if self.margin and not wanted:
             raise ValueError("margin needs a degradation; pairs are already degraded")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be [low, high] with 0 < low <= high <= 1, got {list(self.scale)}")
+        if self.scale != (1, 1) and not wanted:
+            raise ValueError("scale needs a degradation; reducing pairs would change their noise")
         return self
 
     @property

@@ -111,6 +111,7 @@ def load_sources(
                 largest=max(sides),
                 weight=source.weight,
                 margin=source.actual_margin,
+                scale=source.scale,
             )
         )
         if source.drawn:
