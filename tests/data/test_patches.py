@@ -156,6 +156,26 @@ def test_photos_are_reduced_by_a_factor_drawn_for_each_patch(write):
     assert torch.allclose(slopes((0.1, 0.1), side=32), torch.full((16,), 2.0), atol=1e-3)  # the whole photo
 
 
+def test_some_patches_are_stored_as_jpeg_with_chroma_of_half_resolution(write):
+    # Neighbours differ in colour, not in luma: what halves the resolution of chroma makes them the same.
+    stripes = np.empty((64, 64, 3), np.uint8)
+    stripes[:, ::2], stripes[:, 1::2] = (150, 110, 90), (90, 141, 92)
+
+    def contrasts(jpeg_share):
+        found = make_set([Item(write("stripes.png", stripes))], degrade=Brighter(), channels=3, jpeg_share=jpeg_share)
+        patches = PhotoPatches([found], seed=2)
+        clean, degraded = patches.batch(3, 64, 16)
+        assert torch.equal(degraded[..., 1:], clean[..., 1:] + 1)
+        assert torch.equal(patches.batch(3, 64, 16, slice(5, 6))[0], clean[5:6])
+        return clean[:, 0, 4:-4, 4:-4].std((1, 2)) * 255
+
+    assert contrasts(0.0).min() > 29
+    some = contrasts(0.5)
+    assert 20 <= (some < 8).sum() <= 44
+    assert (some < 8).sum() + (some > 29).sum() == 64
+    assert contrasts(1.0).max() < 8
+
+
 def test_a_photo_of_just_the_size_of_a_patch_is_used_whole(write):
     photos = make_set([Item(write("small.png", numbered(4, 4)))], degrade=Brighter())
     drawn = (PhotoPatches([photos]).batch(0, 20, 4)[0] * 255).round()

@@ -270,7 +270,8 @@ def test_a_missing_section_is_named(path):
     assert "optimizer is missing" in refusal(path)
 
 
-RAIN = "{weight=3, folder='photos', degradation={kind='gaussian', sigma=[5, 5]}, margin=4, scale=[0.5, 1]}"
+GAUSSIAN = "degradation={kind='gaussian', sigma=[5, 5]}"
+RAIN = f"{{weight=3, folder='photos', {GAUSSIAN}, margin=4, scale=[0.5, 1], jpeg_share=0.4}}"
 
 
 def test_sources_have_weights_folders_layouts_and_degradations(path):
@@ -278,6 +279,7 @@ def test_sources_have_weights_folders_layouts_and_degradations(path):
     recipe = Recipe.read(path, {"sources": f"[{RAIN}, {{folder='rain-pairs', layout='rain13k'}}]"})
     photos, pairs = recipe.all_sources
     assert (photos.weight, photos.margin, photos.scale, photos.label) == (3, 4, (0.5, 1), "photos")
+    assert photos.jpeg_share == 0.4
     assert photos.degradation.build() == BatchNoise((5, 5))
     assert (pairs.weight, pairs.layout, pairs.degradation) == (1, "rain13k", None)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
@@ -294,8 +296,12 @@ def test_sources_have_weights_folders_layouts_and_degradations(path):
         ("[{layout='sidd', degradation={kind='gaussian', sigma=[5, 5]}}]", "layouts of pairs take none"),
         ("[{layout='pairs', margin=3}]", "margin needs a degradation"),
         ("[{layout='pairs', scale=[0.5, 1]}]", "scale needs a degradation"),
-        ("[{degradation={kind='gaussian', sigma=[5, 5]}, scale=[0.5, 2]}]", "scale must be [low, high] with 0 < low <= high <= 1"),
-        ("[{degradation={kind='gaussian', sigma=[5, 5]}, scale=[0.5]}]", "sources.0.scale"),
+        (
+            "[{degradation={kind='gaussian', sigma=[5, 5]}, scale=[0.5, 2]}]",
+            "scale must be [low, high] with 0 < low <= high <= 1",
+        ),
+        (f"[{{{GAUSSIAN}, scale=[0.5]}}]", "sources.0.scale"),
+        ("[{layout='pairs', jpeg_share=0.5}]", "jpeg_share needs a degradation"),
         ("[{layout='pairs', weight=0}]", "sources.0.weight"),
         ("[{layout='pairs', folder=''}]", "sources.0.folder"),
         ("[{degradation={kind='pairs'}}]", "layout photos needs a degradation"),

@@ -17,9 +17,13 @@ from kbnet.data.layouts import Item
 from kbnet.data.photos import Pixels, to_tensor
 from kbnet.data.shared import SharedMemory, at, place_of, share
 from kbnet.degradations import gaussian_noise
+from kbnet.degradations.jpeg import random_jpeg
+from kbnet.degradations.randomness import chance
 from kbnet.errors import InvalidInputError
 
 _log = logging.getLogger(__name__)
+
+_JPEG_QUALITY = (80, 97)  # of cameras and phones
 
 Degradation = Callable[[Tensor, Generator], Tensor]
 """Function from a clean image [C,H,W] in [0,1] and a generator to the degraded image of the same shape."""
@@ -72,6 +76,8 @@ class PhotoSet:
         margin: pixels around a patch that are degraded with it and then cropped, so that blur sees real surroundings.
         scale: range of the factor by which the photo is reduced for a patch; a photo that would become too small is
             reduced less.
+        jpeg_share: share of the patches that are stored as JPEG with chroma of half resolution before anything else.
+            Networks then learn how smooth the chroma of most photos is.
     """
 
     photos: list[tuple[Pixels, Pixels | None]]
@@ -80,6 +86,7 @@ class PhotoSet:
     weight: float = 1.0
     margin: int = 0
     scale: tuple[float, float] = (1.0, 1.0)
+    jpeg_share: float = 0.0
     _memory: SharedMemory | None = field(default=None, init=False, repr=False, compare=False)
 
     def share(self) -> None:
@@ -108,6 +115,7 @@ def photo_set(
     weight: float = 1.0,
     margin: int = 0,
     scale: tuple[float, float] = (1.0, 1.0),
+    jpeg_share: float = 0.0,
 ) -> PhotoSet:
     """Build the set of one source from decoded photos or pairs.
 
@@ -118,7 +126,7 @@ def photo_set(
     Raises:
         InvalidInputError: no photo is large enough for the largest patch.
     """
-    loaded = PhotoSet([], [], degrade, weight, margin, scale)
+    loaded = PhotoSet([], [], degrade, weight, margin, scale, jpeg_share)
     wanted, largest = smallest + 2 * margin, (largest or smallest) + 2 * margin
     for item in items:
         clean = decoded[item.clean]
@@ -211,6 +219,12 @@ class PhotoPatches:
             return low
         return float(np.random.default_rng(_hash(self.seed, step, index, "scale")).uniform(low, high))
 
+    def _stored(self, patch: Tensor, photos: PhotoSet, step: int, index: int) -> Tensor:
+        if not photos.jpeg_share:
+            return patch
+        generator = Generator().manual_seed(_hash(self.seed, step, index, "jpeg"))
+        return random_jpeg(patch, _JPEG_QUALITY, 1.0, generator) if chance(photos.jpeg_share, generator) else patch
+
     def _patches(self, step: int, count: int, patch: int, wanted: list[int]) -> tuple[Tensor, Tensor]:
         generator = Generator().manual_seed(self.seed * 1_000_003 + step)
         chosen = torch.multinomial(self._weights_for(patch), count, replacement=True, generator=generator).tolist()
@@ -226,7 +240,7 @@ class PhotoPatches:
             window = slice(top, top + side), slice(left, left + side)
             return (
                 photos,
-                _reduced(_turned(clean[window], turns[i]), wanted),
+                self._stored(_reduced(_turned(clean[window], turns[i]), wanted), photos, step, i),
                 None if degraded is None else _turned(degraded[window], turns[i]),
             )
 

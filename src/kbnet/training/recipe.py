@@ -81,6 +81,13 @@ class SourceSection(_Section):
         description="range of factors, at most 1, by which the photo is reduced before a patch is cut: reduced photos "
         "have finer detail; validation photos stay as they are",
     )
+    jpeg_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the patches that are first stored as JPEG with chroma of half resolution, as cameras "
+        "store photos; what comes back counts as clean; validation photos stay as they are",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SourceSection":
@@ -99,6 +106,8 @@ class SourceSection(_Section):
             raise ValueError(f"scale must be [low, high] with 0 < low <= high <= 1, got {list(self.scale)}")
         if self.scale != (1, 1) and not wanted:
             raise ValueError("scale needs a degradation; reducing pairs would change their noise")
+        if self.jpeg_share and not wanted:
+            raise ValueError("jpeg_share needs a degradation; pairs are used as they are")
         return self
 
     @property

@@ -112,6 +112,7 @@ def load_sources(
                 weight=source.weight,
                 margin=source.actual_margin,
                 scale=source.scale,
+                jpeg_share=source.jpeg_share,
             )
         )
         if source.drawn:
