@@ -18,7 +18,7 @@ from kbnet.data.photos import Pixels, to_tensor
 from kbnet.data.shared import SharedMemory, at, place_of, share
 from kbnet.degradations import gaussian_noise
 from kbnet.degradations.jpeg import random_jpeg
-from kbnet.degradations.randomness import chance
+from kbnet.degradations.randomness import chance, uniform
 from kbnet.errors import InvalidInputError
 
 _log = logging.getLogger(__name__)
@@ -214,14 +214,9 @@ class PhotoPatches:
         return float(numbers.beta(self.mixup.alpha, self.mixup.alpha)), numbers.permutation(count).tolist()
 
     def _scale(self, photos: PhotoSet, step: int, index: int) -> float:
-        low, high = photos.scale
-        if low == high:
-            return low
-        return float(np.random.default_rng(_hash(self.seed, step, index, "scale")).uniform(low, high))
+        return uniform(photos.scale, Generator().manual_seed(_hash(self.seed, step, index, "scale")))
 
     def _stored(self, patch: Tensor, photos: PhotoSet, step: int, index: int) -> Tensor:
-        if not photos.jpeg_share:
-            return patch
         generator = Generator().manual_seed(_hash(self.seed, step, index, "jpeg"))
         return random_jpeg(patch, _JPEG_QUALITY, 1.0, generator) if chance(photos.jpeg_share, generator) else patch
 
@@ -233,14 +228,14 @@ class PhotoPatches:
 
         def cut(i: int) -> tuple[PhotoSet, Tensor, Tensor | None]:
             photos, index = self._places[chosen[i]]
-            wanted = patch + 2 * photos.margin
+            reduced = patch + 2 * photos.margin
             clean, degraded = photos.photos[index]
-            side = min(round(wanted / self._scale(photos, step, i)), *clean.shape[:2])
+            side = min(round(reduced / self._scale(photos, step, i)), *clean.shape[:2])
             top, left = (int(at * (extent - side + 1)) for at, extent in zip(corners[i], clean.shape[:2], strict=True))
             window = slice(top, top + side), slice(left, left + side)
             return (
                 photos,
-                self._stored(_reduced(_turned(clean[window], turns[i]), wanted), photos, step, i),
+                self._stored(_reduced(_turned(clean[window], turns[i]), reduced), photos, step, i),
                 None if degraded is None else _turned(degraded[window], turns[i]),
             )
 

@@ -85,8 +85,8 @@ class SourceSection(_Section):
         default=0.0,
         ge=0,
         le=1,
-        description="share of the patches that are first stored as JPEG with chroma of half resolution, as cameras "
-        "store photos; what comes back counts as clean; validation photos stay as they are",
+        description="share of the patches of photos that are first stored as JPEG with chroma of half resolution, as "
+        "cameras store them; what comes back counts as clean; validation photos stay as they are",
     )
 
     @model_validator(mode="after")
